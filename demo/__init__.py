@@ -1,0 +1,7 @@
+"""The demo: the whole system on the bundled sample, judged prequentially. `make demo` runs it."""
+
+from pathlib import Path
+
+SAMPLE = Path(__file__).with_name("sample")
+ORDER_LINES = SAMPLE / "order_lines.parquet"
+ANSWERS = SAMPLE / "knowledge.parquet"

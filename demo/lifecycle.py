@@ -1,0 +1,226 @@
+"""The life of a deployment in a few minutes: backfill, train, publish, then live replay, through the production stages."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress, TaskID
+
+from demo import ANSWERS, ORDER_LINES
+from demo.judge import ID_ONLY, POPULAR, RANKER, RECENT, Judge, Moment
+from demo.plan import Plan
+from demo.record import Recorder
+from features.historical import users_before
+from reaseq.artefacts import Artefact
+from reaseq.behavior import training as behavior_training
+from reaseq.behavior.inference import publish_behavior
+from reaseq.behavior.model import BehaviorConfig
+from reaseq.behavior.training import Basket, TrainingPlan, trainable
+from reaseq.evaluation.online_retail import Order, read_retail
+from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.ranker import training as ranker_training
+from reaseq.ranker.engine import Engine, publish_ranker
+from reaseq.ranker.model import RankerConfig
+from reaseq.ranker.popularity import WINDOWS_DAYS, Popularity
+from reaseq.ranker.training import Sample, examples_of
+from reaseq.records import Inferred, Item
+from reaseq.representation.trained_ids import TrainedIds
+from reaseq.settings import Settings
+from streams.assembly import System, assemble
+from streams.delivery import Delivery
+from streams.in_process import InProcessLog, InProcessRuntime
+from streams.stage import BatchPolicy
+from streams.topics import ITEM_FEATURES
+
+BATCH = BatchPolicy(limit_records=1024, wait_s=0.0)
+ARCHIVE_BATCH = BatchPolicy(limit_records=4000, wait_s=3600.0)
+ITEMS_CHUNK = 128
+ORDERS_CHUNK = 16
+RECENT_COLUMN = 1 + WINDOWS_DAYS.index(30)
+
+
+class Lifecycle:
+    """One run of the demo: `prepare` backfills and trains, `replay` is the live part."""
+
+    def __init__(self, plan: Plan, settings: Settings, models: Path, progress: Progress) -> None:
+        self.plan = plan
+        self.recorder = Recorder()
+        self.seconds: dict[str, float] = {}
+        self._models = models
+        self._progress = progress
+        self._clock = time.perf_counter()
+        task = progress.add_task("load the sample, the encoder and Feast", total=1)
+        settings.knowledge.recorded_file = ANSWERS
+        self.retail = read_retail(ORDER_LINES, plan.customers_share, plan.start_ms)
+        self.system: System = assemble(settings, BATCH, ARCHIVE_BATCH)
+        self.log = InProcessLog()
+        self.log.subscribe(ITEM_FEATURES.name, self.system.follow_items)
+        self.runtime = InProcessRuntime(
+            self.log,
+            lambda stage: Delivery(stage, self.log, self.system.store, settings.guard.future_limit_s, self.recorder.servable),
+            self.system.stages,
+        )
+        progress.advance(task)
+        self._phase_done("load")
+
+    async def prepare(self) -> Judge:
+        """Backfill the training months, and train each model on the blocks before the one it works on."""
+        plan = self.plan
+        first = self.retail.between(0, plan.inference_ms)
+        second = self.retail.between(plan.inference_ms, plan.replay_ms)
+        earlier = (*first.orders, *second.orders)
+        await self._onboard([*first.items, *second.items])
+        await self._backfill("replay the first months: histories", first.orders)
+        behavior = self._train_behavior(first.orders, plan.inference_ms, plan.behavior, "train the behaviour model")
+        self.system.use_behavior(behavior)
+        await self._backfill("replay the next months: with inferred behaviours", second.orders)
+        await self.runtime.run_until_idle(flush=True)
+        self._train_rankers(earlier, second.orders)
+        behavior = self._train_behavior(earlier, plan.replay_ms, plan.behavior_update, "train it again, to this day")
+        self.system.use_behavior(behavior)
+        return Judge({item_id for order in earlier for item_id in order.item_ids}, earlier)
+
+    async def replay(self, judge: Judge) -> None:
+        """The live part, order by order: list what is new, rank for the customer, judge, then deliver the events."""
+        live = self.retail.between(self.plan.replay_ms, 2**62)
+        task = self._progress.add_task("live replay: rank, judge, learn", total=len(live.orders))
+        items = list(reversed(live.items))
+        self.recorder.live = True
+        for order in live.orders:
+            while items and items[-1].event_time_ms <= order.time_ms:
+                await self.runtime.publish([items.pop()])
+                await self.runtime.run_until_idle()
+            self._rank(order, judge)
+            await self.runtime.publish(order.events)
+            await self.runtime.run_until_idle()
+            self._learn(order, judge)
+            self._progress.advance(task)
+        self.recorder.live = False
+        await self.runtime.run_until_idle(flush=True)
+        self.recorder.dead_letters = len(self.log.dead_letters)
+        self._phase_done("live replay")
+
+    async def _onboard(self, items: Sequence[Item]) -> None:
+        task = self._progress.add_task("onboard the catalogue of the training months", total=len(items))
+        for start in range(0, len(items), ITEMS_CHUNK):
+            chunk = items[start : start + ITEMS_CHUNK]
+            await self.runtime.publish(chunk)
+            await self.runtime.run_until_idle()
+            self._progress.advance(task, len(chunk))
+        self._phase_done("onboard")
+
+    async def _backfill(self, label: str, orders: Sequence[Order]) -> None:
+        task = self._progress.add_task(label, total=len(orders))
+        for chunk in _without_repeats(orders):
+            await self.runtime.publish([event for order in chunk for event in order.events])
+            await self.runtime.run_until_idle()
+            self._progress.advance(task, len(chunk))
+        await self.runtime.run_until_idle(flush=True)
+        self._phase_done("backfill")
+
+    def _baskets(self, orders: Sequence[Order]) -> list[tuple[Basket, Inferred]]:
+        """The orders with what Feast knew of each customer strictly before."""
+        known = users_before(self.system.store, [o.user_id for o in orders], [o.time_ms for o in orders])
+        return [
+            (Basket(order.user_id, order.time_ms, order.item_ids, history), inferred)
+            for order, (history, inferred) in zip(orders, known, strict=True)
+        ]
+
+    def _train_behavior(self, orders: Sequence[Order], until_ms: int, plan: TrainingPlan, label: str) -> Artefact:
+        baskets = trainable([basket for basket, _ in self._baskets(orders)])
+        self._phase_done("point-in-time join")
+        table, ids = self.system.table.snapshot, _trained(orders)
+        config = BehaviorConfig(claims=load_vocabulary().size, items=len(ids), vector_dim=self.system.encoder.dim)
+        task = self._progress.add_task(label, total=behavior_training.steps_of(len(baskets), plan))
+        model = behavior_training.train(baskets, table, ids, config, plan, self._advance(task))
+        self._phase_done("train behaviour")
+        return publish_behavior(self._models, _day(until_ms), model, ids, self._facts(until_ms))
+
+    def _train_rankers(self, earlier: Sequence[Order], orders: Sequence[Order]) -> None:
+        samples = [Sample(basket, inferred) for basket, inferred in self._baskets(orders)]
+        self._phase_done("point-in-time join")
+        table, ids, plan = self.system.table.snapshot, _trained(earlier), self.plan.ranker
+        events = ((order.time_ms, item_id) for order in earlier for item_id in order.item_ids)
+        full = RankerConfig(claims=load_vocabulary().size, items=len(ids), vector_dim=self.system.encoder.dim)
+        examples = examples_of(samples, events, table, full, plan)
+        self.popularity = Popularity()
+        for order in earlier:
+            self._count(order)
+        self.engines = {}
+        for name, config in ((RANKER, full), (ID_ONLY, replace(full, semantic=False, reads_inferred=False))):
+            task = self._progress.add_task(f"train the {name}", total=ranker_training.steps_of(len(samples), plan))
+            model = ranker_training.train(examples, table, ids, config, plan, self._advance(task))
+            self.engines[name] = Engine(model, ids, name, self.system.table, self.popularity)
+            if name == RANKER:
+                publish_ranker(self._models, _day(self.plan.replay_ms), model, ids, self._facts(self.plan.replay_ms))
+        self._phase_done("train rankers")
+
+    def _rank(self, order: Order, judge: Judge) -> None:
+        started = time.perf_counter()
+        user = self.system.store.read_users([order.user_id]).get(order.user_id)
+        read = time.perf_counter()
+        table = self.system.table.snapshot
+        # The data lists an item with its first sale: that basket could not have chosen it by what we know.
+        on_sale = table.live & (table.listed_ms < order.time_ms)
+        rows = on_sale.nonzero().squeeze(-1)
+        ranked = self.engines[RANKER].score_rows(user, table, rows, order.time_ms)
+        done = time.perf_counter()
+        self.recorder.rank_s.append(done - started)
+        self.recorder.score_s.append(done - read)
+        ids_only = self.engines[ID_ONLY].score_rows(user, table, rows, order.time_ms)
+        counts = self.popularity.counts(np.arange(len(table)))
+        scores = {RECENT: counts[:, RECENT_COLUMN], POPULAR: counts[:, 0]}
+        for name, of_rows in ((RANKER, ranked), (ID_ONLY, ids_only)):
+            scores[name] = np.full(len(table), -np.inf, np.float32)
+            scores[name][rows] = of_rows
+        judge.judge(order, Moment(table.ids, on_sale.numpy(), counts[:, 0]), scores)
+        self.recorder.remember(order, user, table.ids, scores[RANKER])
+
+    def _learn(self, order: Order, judge: Judge) -> None:
+        judge.learn(order)
+        self._count(order)
+
+    def _count(self, order: Order) -> None:
+        for row in self.system.table.snapshot.rows(order.item_ids).tolist():
+            self.popularity.observe(row, order.time_ms)
+
+    def _facts(self, until_ms: int) -> dict[str, str | int]:
+        return {
+            "space_id": self.system.encoder.space_id,
+            "vector_dim": self.system.encoder.dim,
+            "vocabulary": load_vocabulary().version,
+            "trained_until": _day(until_ms),
+            "data": f"online-retail sample, {self.plan.name}",
+        }
+
+    def _advance(self, task: TaskID) -> Callable[[int, float], None]:
+        return lambda steps, loss: self._progress.advance(task, steps)
+
+    def _phase_done(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + now - self._clock, 2)
+        self._clock = now
+
+
+def _without_repeats(orders: Sequence[Order]) -> Iterator[list[Order]]:
+    """Chunks in which no customer comes twice, so that the archive holds what was known before each basket."""
+    chunk: list[Order] = []
+    customers: set[str] = set()
+    for order in orders:
+        if order.user_id in customers or len(chunk) == ORDERS_CHUNK:
+            yield chunk
+            chunk, customers = [], set()
+        chunk.append(order)
+        customers.add(order.user_id)
+    yield chunk
+
+
+def _trained(orders: Sequence[Order]) -> TrainedIds:
+    return TrainedIds(sorted({item_id for order in orders for item_id in order.item_ids}))
+
+
+def _day(time_ms: int) -> str:
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y%m%d")

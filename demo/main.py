@@ -1,0 +1,51 @@
+"""The demo from start to finish: lifecycle, report, what is shown at the end."""
+
+import asyncio
+import logging
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import structlog
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from demo.plan import FULL, QUICK
+from reaseq.settings import Settings
+
+
+def run_demo(quick: bool, out: Path) -> None:
+    """Run the demo and write `report.json` and `report.html` into `out`; its models are published for `reaseq up`."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    warnings.filterwarnings("ignore")  # of the libraries; the tests take each for an error
+    torch.set_num_threads(os.cpu_count() or 1)
+    published = Settings().models_dir
+    state = out / "state"
+    shutil.rmtree(state, ignore_errors=True)  # a replay into yesterday's store would change nothing
+    state.mkdir(parents=True)
+    os.environ["REASEQ_STATE_DIR"] = str(state)  # Feast reads the repository's definitions in its own way
+    console = Console()
+    console.print("[bold]ReaSeq streaming[/bold]: UCI Online Retail as a live stream, on the embedded store")
+    columns = (TextColumn("{task.description:<50}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("import torch, transformers and Feast", total=1)
+        from demo.lifecycle import Lifecycle
+        from demo.report import report_of
+        from demo.terminal import show
+        from demo.page import write_report
+
+        progress.advance(task)
+        lifecycle = Lifecycle(QUICK if quick else FULL, Settings(), published, progress)
+        judge = asyncio.run(_run(lifecycle))
+    report = report_of(lifecycle, judge)
+    write_report(report, out)
+    show(report, console)
+    console.print(f"\nthe same with pictures: [bold]{out / 'report.html'}[/bold], as data: {out / 'report.json'}")
+
+
+async def _run(lifecycle: "Lifecycle") -> "Judge":
+    judge = await lifecycle.prepare()
+    await lifecycle.replay(judge)
+    return judge

@@ -1,0 +1,52 @@
+"""What the demo does when: the cuts between its blocks of time, and the sizes of the two variants."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from reaseq.behavior.training import TrainingPlan
+from reaseq.ranker.training import RankerPlan
+
+
+def _ms(day: str) -> int:
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Blocks of time, each model trained on earlier blocks only.
+
+    [start, inference_ms)       histories only; trains the first behaviour model
+    [inference_ms, replay_ms)   that model infers; trains the ranker on what was inferred, and the second behaviour model
+    [replay_ms, end)            the live replay: the second behaviour model infers, the ranker is judged
+    """
+
+    name: str
+    customers_share: float
+    start_ms: int
+    inference_ms: int
+    replay_ms: int
+    behavior: TrainingPlan
+    behavior_update: TrainingPlan
+    ranker: RankerPlan
+
+
+FULL = Plan(
+    name="full",
+    customers_share=1.0,
+    start_ms=_ms("2010-12-01"),
+    inference_ms=_ms("2011-06-01"),
+    replay_ms=_ms("2011-11-11"),
+    behavior=TrainingPlan(epochs=5),
+    behavior_update=TrainingPlan(epochs=3),
+    ranker=RankerPlan(epochs=2),
+)
+QUICK = Plan(
+    name="quick",
+    customers_share=0.02,
+    start_ms=_ms("2011-07-01"),
+    inference_ms=_ms("2011-09-01"),
+    replay_ms=_ms("2011-11-01"),
+    behavior=TrainingPlan(epochs=5, batch_baskets=32),
+    behavior_update=TrainingPlan(epochs=3, batch_baskets=32),
+    ranker=RankerPlan(epochs=3, batch_baskets=16),
+)

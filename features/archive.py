@@ -1,0 +1,76 @@
+"""The archive: every feature record as append-only parquet, one folder a view, read by Feast's offline store."""
+
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import FeatureView, Field
+from feast.types import Bytes, Float64, Int64, String
+
+from features.definitions import VIEWS, join_key
+from features.rows import Row, rows_of
+from reaseq.records import ItemFeatures, UserFeatures
+
+_ARROW = {Bytes: pa.binary(), Float64: pa.float64(), Int64: pa.int64(), String: pa.string()}
+_TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+class Archive:
+    """Appends records as immutable files. A file appears whole or not at all: it is written aside, then renamed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def create(self) -> None:
+        """Give every view a folder with an empty file, so that a join over an empty archive has its columns."""
+        for view in VIEWS:
+            empty = self._folder / view.name / "empty.parquet"
+            if not empty.exists():
+                _write(empty, _schema(view).empty_table())
+
+    def append(self, records: Sequence[ItemFeatures | UserFeatures]) -> None:
+        """Write the rows of `records`, durable when the call returns. A record may be appended twice without harm."""
+        batches: dict[str, list[Row]] = {}
+        for record in records:
+            for row in rows_of(record):
+                batches.setdefault(row.view.name, []).append(row)
+        for name, rows in batches.items():
+            _write(self._folder / name / f"part-{uuid.uuid4().hex}.parquet", _table(rows))
+
+
+def _schema(view: FeatureView) -> pa.Schema:
+    fields: list[Field] = view.features
+    return pa.schema(
+        [
+            pa.field(join_key(view), pa.string()),
+            pa.field("event_timestamp", _TIMESTAMP),
+            pa.field("version_timestamp", _TIMESTAMP),
+            *(pa.field(field.name, _ARROW[field.dtype]) for field in fields),
+        ]
+    )
+
+
+def _table(rows: list[Row]) -> pa.Table:
+    view = rows[0].view
+    entries = [
+        {
+            join_key(view): row.entity_id,
+            "event_timestamp": row.event_time_ms * 1000,
+            "version_timestamp": row.event_time_ms * 1000 + int(row.values["revision"]),
+            **row.values,
+        }
+        for row in rows
+    ]
+    return pa.Table.from_pylist(entries, schema=_schema(view))
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.tmp")
+    pq.write_table(table, aside, compression="zstd")
+    with aside.open("rb") as written:
+        os.fsync(written.fileno())
+    aside.rename(path)

@@ -1,0 +1,93 @@
+"""What Feast knows: entities, feature views and services. `feast apply` reads this file.
+
+Long arrays are packed into one binary column (see `features.packing`). The archive's `version_timestamp` is the event
+time plus the revision in microseconds: Feast's tie-break between rows of one event time.
+"""
+
+from datetime import timedelta
+
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.types import Bytes, Float64, Int64, PrimitiveFeastType, String
+
+from reaseq.settings import Settings
+
+ITEM_KEY = "item_id"
+USER_KEY = "user_id"
+
+item = Entity(name="item", join_keys=[ITEM_KEY], value_type=ValueType.STRING, description="A product of the catalogue")
+user = Entity(name="user", join_keys=[USER_KEY], value_type=ValueType.STRING, description="A person who acts on items")
+
+
+def _view(name: str, entity: Entity, description: str, **schema: PrimitiveFeastType) -> FeatureView:
+    return FeatureView(
+        name=name,
+        entities=[entity],
+        ttl=timedelta(0),  # features do not expire: an old history is still the history
+        schema=[Field(name=feature, dtype=dtype) for feature, dtype in schema.items()],
+        source=FileSource(
+            name=f"{name}_archive",
+            path=str(Settings().archive_dir.resolve() / name / "*.parquet"),
+            timestamp_field="event_timestamp",
+            created_timestamp_column="version_timestamp",
+        ),
+        online=True,
+        description=description,
+    )
+
+
+item_representation = _view(
+    "item_representation",
+    item,
+    "What the ranker reads of an item: vector, claims as shared ids, side features",
+    stage=String,
+    listed_ms=Int64,
+    title=String,
+    attributes=String,
+    price=Float64,
+    space_id=String,
+    vector=Bytes,
+    content=String,
+    fingerprint=String,
+    claim_ids=Bytes,
+    claim_confidences=Bytes,
+    revision=Int64,
+)
+item_knowledge = _view(
+    "item_knowledge",
+    item,
+    "The structured product knowledge behind the claims, as JSON",
+    knowledge=String,
+    revision=Int64,
+)
+user_history = _view(
+    "user_history",
+    user,
+    "What a user did, latest behaviours",
+    history=Bytes,
+    revision=Int64,
+)
+user_inferred = _view(
+    "user_inferred",
+    user,
+    "What a user plausibly did or will do, though the log never saw it",
+    inferred=Bytes,
+    model=String,
+    as_of_ms=Int64,
+    events_seen=Int64,
+    latent=Bytes,
+    revision=Int64,
+)
+
+VIEWS = (item_representation, item_knowledge, user_history, user_inferred)
+
+_JOIN_KEYS = {item.name: ITEM_KEY, user.name: USER_KEY}
+
+
+def join_key(view: FeatureView) -> str:
+    """The column of the entity's id in a view (Feast itself knows it only after `apply`)."""
+    return _JOIN_KEYS[view.entities[0]]
+
+
+ranking = FeatureService(
+    name="ranking", features=[item_representation, user_history, user_inferred], description="What the ranker reads"
+)

@@ -1,0 +1,100 @@
+"""A Feast online store that keeps its promises: newest wins, atomically, one packed row per entity and view.
+
+Feast's own stores overwrite newer with older or check without atomicity. This base holds the contract and Feast's
+interface; a flavour says only how packed rows are put (atomically, greater order wins), got and listed.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from feast import Entity, FeatureView
+from feast.infra.key_encoding_utils import serialize_entity_key
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.repo_config import RepoConfig
+from numpy.typing import DTypeLike, NDArray
+
+from features import row as rows
+
+KEY_VERSION = 3  # Feast's serialisation of entity keys
+
+
+def entity_key(join_key: str, entity_id: str) -> EntityKey:
+    """Feast's key of an entity with one string id."""
+    return EntityKey(join_keys=[join_key], entity_values=[Value(string_val=entity_id)])
+
+
+def entity_id_of(key: bytes) -> str:
+    """The string id at the end of a serialised key of one string id: its length stands in the four bytes before it."""
+    at = 4 + 4 + 4 + int.from_bytes(key[8:12], "little") + 4
+    return key[at + 4 :].decode()
+
+
+class PackedOnlineStore(OnlineStore):
+    """Feast's online-store interface over packed rows; see the module for the contract."""
+
+    @abstractmethod
+    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> None:
+        """Write (entity key, packed row) pairs; each lands if and only if its order is greater than that of the row there."""
+
+    @abstractmethod
+    def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The packed rows of `keys`, in their order; None where there is none."""
+
+    @abstractmethod
+    def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
+        """Every (entity key, packed row) of the view, in no order. Rows written meanwhile may or may not be seen."""
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Write a batch; older rows are kept out whatever the order and whoever writes at the same time."""
+        packed = [
+            (serialize_entity_key(key, KEY_VERSION), rows.pack(values, event_time)) for key, values, event_time, _ in data
+        ]
+        self.put(config, table, packed)
+        if progress:
+            progress(len(packed))
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        """The rows of `entity_keys`, in their order; (None, None) where there is none."""
+        names = requested_features or [feature.name for feature in table.features]
+        keys = [serialize_entity_key(key, KEY_VERSION) for key in entity_keys]
+        return [
+            (rows.order_of(row).event_time, rows.unpack(row, names)) if row else (None, None)
+            for row in self.get(config, table, keys)
+        ]
+
+    def online_read_numpy(
+        self, config: RepoConfig, table: FeatureView, entity_keys: Sequence[EntityKey], feature: str, dtype: DTypeLike
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """One bytes feature of many entities as an array (N, D) of `dtype`, and which of them were found (N,).
+
+        All rows found must hold the same number of values; the rows that are missing read as zeros.
+        """
+        keys = [serialize_entity_key(key, KEY_VERSION) for key in entity_keys]
+        contents = [rows.content(row, feature) if row else b"" for row in self.get(config, table, keys)]
+        found = np.fromiter((bool(content) for content in contents), dtype=bool, count=len(contents))
+        present = np.frombuffer(b"".join(contents), dtype=dtype).reshape(int(found.sum()), -1) if found.any() else None
+        values = np.zeros((len(contents), 0 if present is None else present.shape[1]), dtype=dtype)  # (N, D)
+        if present is not None:
+            values[found] = present
+        return values, found
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Delete every row of `tables`."""
+        self.update(config, tables, [], entities, [], partial=True)

@@ -1,0 +1,90 @@
+"""The production flavour of the packed online store: Redis, one string a row, compare-and-set in Lua."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import redis
+from feast import Entity, FeatureView
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from pydantic import SecretStr
+
+from features.packed_store import PackedOnlineStore
+
+SCAN_PAGE_KEYS = 1000
+NEWEST_WINS = Path(__file__).with_name("newest_wins.lua").read_text()
+
+
+class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
+    """Configuration in `feature_store.yaml`."""
+
+    type: Literal["features.redis_store.PackedRedisOnlineStore"] = "features.redis_store.PackedRedisOnlineStore"
+    url: SecretStr
+    timeout_s: float = 2.0
+
+
+class PackedRedisOnlineStore(PackedOnlineStore):
+    """Each row is one key, so a pipeline of scripts works on one Redis and on a cluster alike."""
+
+    def __init__(self) -> None:
+        self._client: redis.Redis | None = None
+
+    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> None:
+        prefix = _prefix(config, table)
+        client = self._connect(config)
+        script = client.register_script(NEWEST_WINS)
+        with client.pipeline(transaction=False) as pipe:
+            for key, row in packed:
+                script(keys=[prefix + key], args=[row], client=pipe)
+            pipe.execute()
+
+    def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
+        if not keys:
+            return []
+        prefix = _prefix(config, table)
+        return self._connect(config).mget([prefix + key for key in keys])  # type: ignore[return-value]
+
+    def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
+        prefix = _prefix(config, table)
+        client = self._connect(config)
+        cursor = 0
+        while True:
+            cursor, page = client.scan(cursor, match=_glob(prefix) + b"*", count=SCAN_PAGE_KEYS)  # type: ignore[misc]
+            if page:
+                yield from ((key[len(prefix) :], row) for key, row in zip(page, client.mget(page), strict=True) if row)  # type: ignore[arg-type]
+            if not cursor:
+                return
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        """Delete the rows of the views to delete; Redis needs no tables."""
+        for table in tables_to_delete:
+            prefix = _prefix(config, table)
+            keys = [prefix + key for key, _ in self.scan(config, table)]
+            for start in range(0, len(keys), SCAN_PAGE_KEYS):
+                self._connect(config).unlink(*keys[start : start + SCAN_PAGE_KEYS])
+
+    def _connect(self, config: RepoConfig) -> redis.Redis:
+        if self._client is None:
+            settings = config.online_store
+            self._client = redis.Redis.from_url(
+                settings.url.get_secret_value(),
+                socket_timeout=settings.timeout_s,
+                socket_connect_timeout=settings.timeout_s,
+            )
+        return self._client
+
+
+def _prefix(config: RepoConfig, table: FeatureView) -> bytes:
+    return f"{config.project}:{table.name}:".encode()
+
+
+def _glob(literal: bytes) -> bytes:
+    return b"".join(b"\\" + bytes([char]) if char in b"*?[]\\^" else bytes([char]) for char in literal)

@@ -1,0 +1,133 @@
+"""Typed reads and writes of feature records through Feast: the only door between records and the store."""
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import redis
+import yaml
+from feast import FeatureStore, FeatureView
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.repo_config import RepoConfig
+
+from features import definitions as views
+from features.packed_store import PackedOnlineStore, entity_id_of, entity_key
+from features.rows import Row, item_record, rows_of, user_record
+from reaseq.errors import StoreUnavailable
+from reaseq.records import ItemFeatures, UserFeatures
+from reaseq.settings import Settings
+
+FOLDER = Path(__file__).parent
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PROFILES = {"embedded": "feature_store.yaml", "production": "feature_store.production.yaml"}
+# A record's views are written in this order and read back together: the last one written is the one to look for.
+_ITEM_VIEWS = (views.item_representation, views.item_knowledge)
+_USER_VIEWS = (views.user_history, views.user_inferred)
+
+
+# SQLite says "operational" of a locked or full database; Redis drops, refuses or times out, and says so when out of memory.
+_STORE_FAULTS = (sqlite3.OperationalError, redis.RedisError, OSError)
+
+
+def feast_variables(settings: Settings) -> dict[str, str]:
+    """What the profiles' YAML leaves open."""
+    state = settings.state_dir.resolve()
+    return {
+        "REASEQ_REGISTRY": str(state / "registry.db"),
+        "REASEQ_ONLINE_DB": str(state / "online.db"),
+        "REASEQ_REDIS_URL": settings.store.redis_url.get_secret_value(),
+    }
+
+
+def profile_file(settings: Settings) -> Path:
+    """The `feature_store.yaml` of the profile in force."""
+    return FOLDER / _PROFILES[settings.store.profile]
+
+
+class FeatureRepository:
+    """Feature records in and out of the online store, in whichever profile the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        text = Template(profile_file(settings).read_text()).substitute(feast_variables(settings))
+        self.feast = FeatureStore(config=RepoConfig(**yaml.safe_load(text), repo_path=FOLDER))
+        self.config: RepoConfig = self.feast.config
+        self.online: PackedOnlineStore = self.feast._get_provider().online_store
+
+    def apply(self) -> None:
+        """Register entities, views and services with Feast, and create what the online store needs."""
+        self.feast.apply([views.item, views.user, *views.VIEWS, views.ranking])
+
+    def write(self, records: Sequence[ItemFeatures | UserFeatures]) -> None:
+        """Make records servable. Older records than those in the store change nothing.
+
+        Raises StoreUnavailable, after which some of the records may be servable: write them again.
+        """
+        batches: dict[str, list[Row]] = {}
+        for record in records:
+            for row in rows_of(record):
+                batches.setdefault(row.view.name, []).append(row)
+        with _faults_named():
+            for rows in batches.values():
+                self.online.online_write_batch(self.config, rows[0].view, [_to_feast(row) for row in rows], None)
+
+    def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
+        """The records of the items that the store knows."""
+        found = self._read(_ITEM_VIEWS, views.ITEM_KEY, item_ids)
+        return {item_id: item_record(item_id, time_ms, *values) for item_id, (time_ms, values) in found.items()}
+
+    def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
+        """The records of the users that the store knows."""
+        found = self._read(_USER_VIEWS, views.USER_KEY, user_ids)
+        return {user_id: user_record(user_id, time_ms, *values) for user_id, (time_ms, values) in found.items()}
+
+    def scan_ids(self, view: FeatureView) -> Iterator[str]:
+        """The ids of every entity that has a row in the view."""
+        return (entity_id_of(key) for key, _ in self.online.scan(self.config, view))
+
+    def _read(
+        self, pair: tuple[FeatureView, FeatureView], join_key: str, ids: Sequence[str]
+    ) -> dict[str, tuple[int, list[dict[str, Any]]]]:
+        keys = [entity_key(join_key, entity_id) for entity_id in ids]
+        with _faults_named():
+            columns = [self.online.online_read(self.config, view, keys) for view in pair]
+        found = {}
+        for entity_id, parts in zip(ids, zip(*columns, strict=True), strict=True):
+            # A reader may come between the writes of a record's views: what is half there is not there yet.
+            if all(values is not None for _, values in parts):
+                time_ms = (parts[0][0] - _EPOCH) // timedelta(milliseconds=1)  # type: ignore[operator]
+                found[entity_id] = (time_ms, [_plain(values) for _, values in parts])  # type: ignore[arg-type]
+        return found
+
+
+@contextmanager
+def _faults_named() -> Iterator[None]:
+    try:
+        yield
+    except _STORE_FAULTS as error:
+        raise StoreUnavailable(f"the online store failed: {error}") from error
+
+
+def _to_feast(row: Row) -> tuple[Any, dict[str, Value], datetime, None]:
+    values = {name: _to_value(value) for name, value in row.values.items()}
+    event_time = _EPOCH + timedelta(milliseconds=row.event_time_ms)
+    return entity_key(views.join_key(row.view), row.entity_id), values, event_time, None
+
+
+def _to_value(value: str | int | float | bytes) -> Value:
+    match value:
+        case str():
+            return Value(string_val=value)
+        case bytes():
+            return Value(bytes_val=value)
+        case int():
+            return Value(int64_val=value)
+        case float():
+            return Value(double_val=value)
+
+
+def _plain(values: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: getattr(value, kind) for name, value in values.items() if (kind := value.WhichOneof("val"))}

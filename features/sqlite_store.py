@@ -1,0 +1,89 @@
+"""The embedded flavour of the packed online store: SQLite, nothing to start, several processes may write."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from feast import Entity, FeatureView
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+
+from features import row as rows
+from features.packed_store import PackedOnlineStore
+
+BUSY_TIMEOUT_S = 30.0
+READ_CHUNK_KEYS = 500  # SQLite's oldest limit on bound parameters is 999
+
+
+class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
+    """Configuration in `feature_store.yaml`."""
+
+    type: Literal["features.sqlite_store.PackedSqliteOnlineStore"] = "features.sqlite_store.PackedSqliteOnlineStore"
+    path: str
+
+
+class PackedSqliteOnlineStore(PackedOnlineStore):
+    """One table a view in WAL mode; the conditional upsert is the compare-and-set."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> None:
+        statement = (
+            f"insert into {_table(config, table)} values (?, ?, ?, ?, ?) on conflict (entity_key) do update set "  # noqa: S608
+            "event_us = excluded.event_us, revision = excluded.revision, digest = excluded.digest, row = excluded.row "
+            "where (excluded.event_us, excluded.revision, excluded.digest) > (event_us, revision, digest)"
+        )
+        connection = self._connection(config)
+        with connection:
+            connection.execute("begin immediate")
+            connection.executemany(statement, [(key, *rows.order_of(row), row) for key, row in packed])
+
+    def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(keys), READ_CHUNK_KEYS):
+            chunk = keys[start : start + READ_CHUNK_KEYS]
+            marks = ",".join("?" * len(chunk))
+            query = f"select entity_key, row from {_table(config, table)} where entity_key in ({marks})"  # noqa: S608
+            found.update(self._connection(config).execute(query, chunk))
+        return [found.get(key) for key in keys]
+
+    def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
+        yield from self._connection(config).execute(f"select entity_key, row from {_table(config, table)}")  # noqa: S608
+
+    def update(
+        self,
+        config: RepoConfig,
+        tables_to_delete: Sequence[FeatureView],
+        tables_to_keep: Sequence[FeatureView],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+        partial: bool,
+    ) -> None:
+        """Create the tables to keep and drop the ones to delete (`feast apply`)."""
+        connection = self._connection(config)
+        with connection:
+            for table in tables_to_keep:
+                connection.execute(
+                    f"create table if not exists {_table(config, table)} (entity_key blob primary key, event_us integer "
+                    "not null, revision integer not null, digest integer not null, row blob not null) without rowid"
+                )
+            for table in tables_to_delete:
+                connection.execute(f"drop table if exists {_table(config, table)}")
+
+    def _connection(self, config: RepoConfig) -> sqlite3.Connection:
+        # A connection belongs to one thread; opening it costs a millisecond once.
+        if not hasattr(self._local, "connection"):
+            path = Path(config.online_store.path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+            connection.execute("pragma journal_mode = wal")
+            connection.execute("pragma synchronous = normal")
+            self._local.connection = connection
+        return self._local.connection  # type: ignore[no-any-return]
+
+
+def _table(config: RepoConfig, table: FeatureView) -> str:
+    name = f"{config.project}_{table.name}".replace('"', '""')
+    return f'"{name}"'

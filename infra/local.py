@@ -1,0 +1,91 @@
+"""The whole system on one machine without containers: broker, Redis, workers and the ranking service as processes."""
+
+import sys
+import urllib.error
+import urllib.request
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from infra import process
+from infra.kafka.broker import install, start_broker
+from infra.redis import start_redis
+from reaseq.errors import InfrastructureError
+from reaseq.settings import Settings
+
+READY_TIMEOUT_S = 180.0  # a worker imports torch, transformers and Feast before it is ready: half a minute on two slow cores
+STOP_ORDER = ("ranker", "worker", "redis", "kafka")
+
+
+def start_services(settings: Settings) -> None:
+    """Start the broker and Redis that the settings point to."""
+    run_dir, state = settings.run_dir, settings.state_dir.resolve()
+    start_broker(
+        run_dir,
+        state / "kafka" / "data",
+        install(state),
+        _port(settings.kafka.bootstrap_servers),
+        max_message_bytes=settings.kafka.max_message_bytes + 64 * 1024,
+    )
+    start_redis(run_dir, state / "redis", _port(settings.store.redis_url.get_secret_value()))
+
+
+def start_worker(settings: Settings, name: str) -> process.Process:
+    """Start one worker of the group; does not wait for it."""
+    port = process.free_port()
+    env = {"REASEQ_WORKER__METRICS_PORT": str(port)}
+    return process.start(settings.run_dir, name, _reaseq("worker", "--name", name), env=_env(settings) | env, ports=(port,))
+
+
+def start_ranker(settings: Settings) -> process.Process:
+    """Start the ranking service; does not wait for it."""
+    port = settings.service.port
+    return process.start(settings.run_dir, "ranker", _reaseq("serve"), env=_env(settings), ports=(port,))
+
+
+def wait_ready(started: process.Process) -> None:
+    """Wait until a worker or the ranking service says that it is ready."""
+    url = f"http://{process.LOOPBACK}:{started.ports[0]}/readyz"
+    process.wait_until(lambda: http_get(url) is not None, READY_TIMEOUT_S, f"{started.name} to be ready", started)
+
+
+def stop_all(settings: Settings) -> list[str]:
+    """Stop what runs, readers before what they read from; returns the names."""
+    names = [running.name for running in process.running(settings.run_dir)]
+    names.sort(key=lambda name: STOP_ORDER.index(name.split("-")[0]))
+    for name in names:
+        process.stop(settings.run_dir, name)
+    return names
+
+
+def http_get(url: str, timeout_s: float = 2.0) -> str | None:
+    """The body of a successful answer; None when there is none."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310  our own loopback addresses
+            body: bytes = answer.read()
+            return body.decode()
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return None
+
+
+def _reaseq(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "reaseq", *arguments]
+
+
+def _env(settings: Settings) -> dict[str, str]:
+    """The settings as environment, so that every process sees the same tree."""
+    env = {"REASEQ_STATE_DIR": str(settings.state_dir.resolve())}
+    for group, fields in settings.model_dump(exclude={"state_dir"}, exclude_none=True).items():
+        for name, value in fields.items():
+            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
+            env[f"REASEQ_{group}__{name}".upper()] = str(plain)
+    return env
+
+
+def _port(address: str) -> int:
+    parts = urlsplit(address if "//" in address else f"//{address}")
+    if parts.hostname not in (process.LOOPBACK, "localhost") or parts.port is None:
+        raise InfrastructureError(
+            f"`reaseq up` starts services on this machine alone, and {parts.hostname}:{parts.port} is not"
+        )
+    return parts.port

@@ -1,0 +1,72 @@
+"""Published models: immutable directories and one pointer to the one in force.
+
+<models>/<kind>/<version>/…            written aside, renamed into place, never changed after
+<models>/<kind>/<version>/manifest.json   written last: a directory without it is not a model
+<models>/<kind>/current                the version in force, replaced atomically
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from reaseq.errors import ArtefactError
+
+MANIFEST = "manifest.json"
+POINTER = "current"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A published model on disk."""
+
+    kind: str
+    version: str
+    path: Path
+    facts: dict[str, Any]  # what it was made for and how good it is
+
+    def require(self, **expected: str | int) -> None:
+        """Raise ArtefactError unless the model was made for exactly these features (space, vocabulary, …)."""
+        for name, value in expected.items():
+            if self.facts.get(name) != value:
+                raise ArtefactError(
+                    f"{self.kind} {self.version} was made for {name} {self.facts.get(name)!r}, this system has {value!r}"
+                )
+
+
+def publish(models: Path, kind: str, label: str, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Artefact:
+    """Write a version and point to it. The version is `label` and a hash of the files, so equal models are one version."""
+    digests = {name: sha256(content).hexdigest() for name, content in sorted(files.items())}
+    version = f"{label}-{sha256(json.dumps(digests).encode()).hexdigest()[:8]}"
+    folder = models / kind / version
+    if not (folder / MANIFEST).exists():
+        aside = models / kind / f".{version}.{os.getpid()}"
+        aside.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (aside / name).write_bytes(content)
+        manifest = {"kind": kind, "version": version, "files": digests, "facts": dict(facts)}
+        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        aside.rename(folder)
+    pointer = models / kind / f".{POINTER}.{os.getpid()}"
+    pointer.write_text(version)
+    pointer.replace(models / kind / POINTER)
+    return Artefact(kind, version, folder, dict(facts))
+
+
+def current(models: Path, kind: str) -> Artefact:
+    """The version in force. Raises ArtefactError when there is none, or when it is not whole."""
+    pointer = models / kind / POINTER
+    if not pointer.exists():
+        raise ArtefactError(f"no {kind} model is published in {models}: run `reaseq demo` or `reaseq train` first")
+    version = pointer.read_text().strip()
+    folder = models / kind / version
+    if not (folder / MANIFEST).exists():
+        raise ArtefactError(f"{folder} has no {MANIFEST}: the publication did not finish")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for name, digest in manifest["files"].items():
+        if sha256((folder / name).read_bytes()).hexdigest() != digest:
+            raise ArtefactError(f"{folder / name} is not what the manifest says: the file was changed or cut")
+    return Artefact(kind, version, folder, manifest["facts"])

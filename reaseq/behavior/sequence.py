@@ -1,0 +1,43 @@
+"""Histories as tensors: what the behaviour model and the ranker read of a user, from the same code in training and serving."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reaseq.records import EVENT_TYPES, History
+from reaseq.representation.item_table import Snapshot
+
+HOUR_MS = 3_600_000
+GAP_BUCKETS = 16  # logarithmic: 0 = within the hour, each further bucket twice as far back, the last 2^14 hours
+TYPES = len(EVENT_TYPES) + 1
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """B histories of the latest H behaviours each, padded on the left with row 0."""
+
+    rows: Tensor  # (B, H) int64, rows of the item table
+    types: Tensor  # (B, H) int64, 0 is padding
+    gaps: Tensor  # (B, H) int64, bucket of the time from the behaviour to now
+
+    def __getitem__(self, places: Tensor) -> "Sequences":
+        return Sequences(self.rows[places], self.types[places], self.gaps[places])
+
+
+def sequences_of(histories: Sequence[History], now_ms: Sequence[int], table: Snapshot, length: int) -> Sequences:
+    """Tensors of `histories` as seen at `now_ms`, each cut to its latest `length` behaviours."""
+    rows = np.zeros((len(histories), length), np.int64)
+    types = np.zeros_like(rows)
+    times = np.zeros_like(rows)
+    for place, history in enumerate(histories):
+        count = min(len(history.item_ids), length)
+        if count:
+            rows[place, -count:] = table.rows(history.item_ids[-count:])
+            types[place, -count:] = history.types[-count:]
+            times[place, -count:] = history.times_ms[-count:]
+    ago_hours = np.maximum(np.asarray(now_ms, np.int64)[:, None] - times, 0) / HOUR_MS
+    gaps = np.minimum(np.ceil(np.log2(ago_hours + 1)), GAP_BUCKETS - 1).astype(np.int64)
+    return Sequences(torch.from_numpy(rows), torch.from_numpy(types), torch.from_numpy(np.where(types > 0, gaps, 0)))

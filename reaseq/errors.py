@@ -1,0 +1,47 @@
+"""Errors of the project: one small hierarchy, each with the reason code that metrics and dead letters carry."""
+
+
+class ReaSeqError(Exception):
+    """Base of every error raised on purpose. `reason` is a stable code, the message is for people."""
+
+    reason = "internal"
+
+
+class InvalidRecord(ReaSeqError):
+    """A record on a topic is not what its schema promises; it goes to the dead letters and is never retried as it is."""
+
+    reason = "invalid_record"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class StoreUnavailable(ReaSeqError):
+    """The feature store does not answer; the same call may succeed later."""
+
+    reason = "store_unavailable"
+
+
+class SpaceMismatch(ReaSeqError):
+    """Two vectors of different embedding spaces met; comparing them would give a number without meaning."""
+
+    reason = "space_mismatch"
+
+
+class ArtefactError(ReaSeqError):
+    """A published model is missing, incomplete, or was made for other features than the ones at hand."""
+
+    reason = "artefact"
+
+
+class DeliveryError(ReaSeqError):
+    """A record could be neither processed nor put into the dead letters: the worker must stop without acknowledging."""
+
+    reason = "delivery"
+
+
+class InfrastructureError(ReaSeqError):
+    """A program or service that the command needs is missing or did not start; the message says how to get it."""
+
+    reason = "infrastructure"

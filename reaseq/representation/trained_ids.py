@@ -1,0 +1,24 @@
+"""Which rows of an item table a model has an id embedding for."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from reaseq.representation.item_table import Snapshot
+
+
+class TrainedIds:
+    """Item ids that training knew, numbered from 1; 0 stands for every other item."""
+
+    def __init__(self, item_ids: Sequence[str]) -> None:
+        self.item_ids = list(item_ids)
+        self._numbers = {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
+
+    def __len__(self) -> int:
+        return len(self.item_ids) + 1
+
+    def of(self, table: Snapshot) -> Tensor:
+        """The number of each row's item (N,)."""
+        numbers = [self._numbers.get(item_id, 0) for item_id in table.ids[: len(table)]]
+        return torch.tensor(numbers, dtype=torch.long, device=table.live.device)

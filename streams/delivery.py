@@ -1,0 +1,182 @@
+"""The delivery contract, written once for every stage and runtime: at least once, with idempotent effects.
+
+    1. decode        a message that breaks its schema becomes a dead letter
+    2. compute       the stage turns the rest into effects; a message that makes it fail becomes a dead letter
+    3. produce       feature records and dead letters, each confirmed by the log
+    4. serve         write the feature records to the store; older records change nothing there
+    5. acknowledge   the runtime does, and only when `handle` has returned
+
+A crash anywhere before 5 brings the batch back, and the second pass ends where the first would have. When 3 fails the
+error escapes: the worker must stop without acknowledging. When the store is away, 2 and 4 wait for it: the consumer's
+lag is the back-pressure.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import structlog
+
+from reaseq.errors import InvalidRecord, ReaSeqError, StoreUnavailable
+from streams import metrics
+from streams.dead_letters import bury
+from streams.messages import Decoder, Message, RawRecord, encode
+from streams.stage import Effects, FeatureRecord, Stage
+from streams.topics import TOPIC_OF
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+Pair = tuple[RawRecord, Message]
+Observer = Callable[[str, Message, float], None]
+
+
+class Log(Protocol):
+    """Where records are produced to."""
+
+    async def produce(self, records: Sequence[RawRecord]) -> None:
+        """Append the records; returns when all are confirmed, raises when one is not."""
+        ...
+
+
+class FeatureWriter(Protocol):
+    """Where feature records become servable."""
+
+    def write(self, records: Sequence[FeatureRecord]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before the n-th retry of something that will come back."""
+
+    first_s: float = 0.1
+    limit_s: float = 5.0
+
+    def wait_s(self, attempt: int) -> float:
+        """Doubles with each attempt, up to the limit."""
+        return min(self.first_s * 2.0 ** min(attempt, 16), self.limit_s)
+
+
+class Delivery:
+    """Takes the batches of one stage through the contract above."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        destination: Log,
+        store: FeatureWriter,
+        future_limit_s: float,
+        observe: Observer | None = None,
+        backoff: Backoff = Backoff(),
+    ) -> None:
+        self.stage = stage
+        self._log = destination
+        self._store = store
+        self._decoder = Decoder(stage.source, future_limit_s)
+        self._observe = observe
+        self._backoff = backoff
+
+    async def handle(self, batch: Sequence[RawRecord]) -> None:
+        """Steps 1 to 4 for one batch. Raises only where acknowledging would lose something."""
+        started = time.perf_counter()
+        decoded, letters = self._decode(batch)
+        effects = await self._compute(decoded, letters)
+        await self._log.produce([*self._encode(effects, decoded), *letters])
+        if effects.records:
+            await self._when_store_is_there(lambda: asyncio.to_thread(self._store.write, effects.records))
+        self._report(effects, decoded, len(letters), time.perf_counter() - started)
+
+    def _decode(self, batch: Sequence[RawRecord]) -> tuple[list[Pair], list[RawRecord]]:
+        decoded, letters = [], []
+        now_ms = int(time.time() * 1000)
+        for raw in batch:
+            try:
+                decoded.append((raw, self._decoder.decode(raw, now_ms)))
+            except InvalidRecord as error:
+                letters.append(self._bury(raw, error.reason, str(error)))
+        return decoded, letters
+
+    async def _compute(self, pairs: list[Pair], letters: list[RawRecord]) -> Effects:
+        """Effects of the batch; when it fails as a whole, of each key on its own, so that one message harms no other.
+
+        Never of less than a key: a stage that reads its state from the store must see all messages of a key at once,
+        since the effects of the first are not in the store yet.
+        """
+        if not pairs:
+            return Effects()
+        try:
+            return await self._process(pairs)
+        except Exception as error:
+            log.warning("batch_failed", stage=self.stage.name, records=len(pairs), error=repr(error))
+        total = Effects()
+        for key in dict.fromkeys(message.key for _, message in pairs):
+            effects = await self._compute_key([pair for pair in pairs if pair[1].key == key], letters)
+            total = Effects(total.records + effects.records, total.counts + effects.counts)
+        return total
+
+    async def _compute_key(self, pairs: list[Pair], letters: list[RawRecord]) -> Effects:
+        try:
+            return await self._process(pairs)
+        except Exception as error:
+            failures = {place: failure for place, pair in enumerate(pairs) if (failure := await self._failure(pair))}
+            # When each message passes alone, the failure lies in what they add up to: none of them can be kept.
+            failures = failures or dict.fromkeys(range(len(pairs)), error)
+        for place, failure in failures.items():
+            reason = failure.reason if isinstance(failure, ReaSeqError) else f"failed_{type(failure).__name__}"
+            letters.append(self._bury(pairs[place][0], reason, repr(failure)))
+        rest = [pair for place, pair in enumerate(pairs) if place not in failures]
+        return await self._compute_key(rest, letters) if rest else Effects()
+
+    async def _failure(self, pair: Pair) -> Exception | None:
+        try:
+            await self._process([pair])
+        except Exception as error:
+            return error
+        return None
+
+    async def _process(self, pairs: list[Pair]) -> Effects:
+        return await self._when_store_is_there(lambda: self.stage.process([message for _, message in pairs]))
+
+    async def _when_store_is_there(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        tries = 0
+        while True:
+            try:
+                return await attempt()
+            except StoreUnavailable as error:
+                wait_s = self._backoff.wait_s(tries)
+                log.warning("store_unavailable", stage=self.stage.name, retry_in_s=wait_s, error=str(error))
+                metrics.RETRIES.labels(self.stage.name).inc()
+                await asyncio.sleep(wait_s)
+                tries += 1
+
+    def _encode(self, effects: Effects, pairs: list[Pair]) -> list[RawRecord]:
+        origin_ms: dict[str, int] = {}
+        for _, message in pairs:
+            origin_ms[message.key] = min(message.origin_ms, origin_ms.get(message.key, message.origin_ms))
+        return [encode(record, origin_ms[TOPIC_OF[type(record)].key(record)]) for record in effects.records]
+
+    def _report(self, effects: Effects, pairs: list[Pair], letters: int, seconds: float) -> None:
+        name = self.stage.name
+        now = time.time()
+        metrics.RECORDS.labels(name, "processed").inc(len(pairs))
+        metrics.RECORDS.labels(name, "dead_letter").inc(letters)
+        metrics.WRITTEN.labels(name).inc(len(effects.records))
+        metrics.BATCH.labels(name).observe(seconds)
+        metrics.LAST_PROGRESS.labels(name).set(now)
+        for what, count in effects.counts.items():
+            metrics.OUTCOMES.labels(name, what).inc(count)
+        freshness = metrics.FRESHNESS.labels(name)
+        changed = {TOPIC_OF[type(record)].key(record) for record in effects.records}
+        for _, message in pairs:
+            if message.key in changed:
+                freshness_s = now - message.origin_ms / 1000
+                freshness.observe(freshness_s)
+                if self._observe:
+                    self._observe(name, message, freshness_s)
+
+    def _bury(self, raw: RawRecord, reason: str, message: str) -> RawRecord:
+        log.warning("dead_letter", stage=self.stage.name, key=raw.key, reason=reason, error=message)
+        metrics.DEAD.labels(self.stage.name, reason).inc()
+        return bury(raw, self.stage.name, reason, message, int(time.time() * 1000))

@@ -1,0 +1,134 @@
+"""The Faust runtime: the stages on Kafka, with Faust's own acknowledgement switched off and ours in its place.
+
+Faust acknowledges on an exception, and on a stop it drops what a batch still holds. Here a batch is taken without
+acknowledgement, goes through `Delivery`, and only then is each of its events acknowledged. What escapes `Delivery` must
+not be acknowledged by anyone: the process ends at once, and the group hands its partitions to another worker.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+
+import faust
+import structlog
+from aiokafka import AIOKafkaProducer
+
+from reaseq.settings import Settings
+from streams.delivery import Delivery, Log
+from streams.messages import RawRecord
+from streams.stage import Stage
+from streams.topics import DEAD_LETTER_MARGIN_BYTES
+
+log = structlog.get_logger()
+
+EXIT_UNDELIVERED = 70  # EX_SOFTWARE: the worker could neither deliver nor bury a record
+COMMIT_INTERVAL_S = 1.0
+
+
+class KafkaLog:
+    """Produces with confirmation: idempotent, acks from all in-sync replicas. Belongs to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings.kafka
+        self._producer: AIOKafkaProducer | None = None
+
+    async def produce(self, records: Sequence[RawRecord]) -> None:
+        """Append the records; returns when the broker has confirmed all."""
+        if not records:
+            return
+        producer = await self._started()
+        pending = [
+            await producer.send(
+                record.topic,
+                value=record.value,
+                key=record.key,
+                timestamp_ms=record.timestamp_ms,
+                headers=list(record.headers),
+            )
+            for record in records
+        ]
+        await asyncio.gather(*pending)
+
+    async def close(self) -> None:
+        """Send what is left and close the connections."""
+        if self._producer:
+            await self._producer.stop()
+
+    async def _started(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            self._producer = AIOKafkaProducer(
+                bootstrap_servers=self._settings.bootstrap_servers,
+                enable_idempotence=True,
+                acks="all",
+                compression_type="lz4",
+                linger_ms=5,
+                max_request_size=self._settings.max_message_bytes + DEAD_LETTER_MARGIN_BYTES,
+            )
+            await self._producer.start()
+        return self._producer
+
+
+def build_app(
+    settings: Settings, stages: Sequence[Stage], deliver: Callable[[Stage, Log], Delivery], data_dir: str
+) -> faust.App:
+    """A Faust application in which each stage is an agent over raw bytes."""
+    app = faust.App(
+        settings.kafka.group_id,
+        broker=f"kafka://{settings.kafka.bootstrap_servers}",
+        datadir=data_dir,
+        key_serializer="raw",
+        value_serializer="raw",
+        topic_disable_leader=True,
+        web_enabled=False,
+        broker_commit_interval=COMMIT_INTERVAL_S,
+        broker_session_timeout=settings.kafka.session_timeout_s,
+        broker_heartbeat_interval=settings.kafka.session_timeout_s / 5,
+        broker_max_poll_interval=600.0,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=settings.kafka.max_message_bytes + DEAD_LETTER_MARGIN_BYTES,
+        stream_buffer_maxsize=1024,
+        stream_wait_empty=False,
+    )
+    destination = KafkaLog(settings)
+    for stage in stages:
+        _add_agent(app, stage, deliver(stage, destination))
+
+    @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
+    async def close(_: object, **__: object) -> None:
+        await destination.close()
+
+    return app
+
+
+def _add_agent(app: faust.App, stage: Stage, delivery: Delivery) -> None:
+    topic = app.topic(stage.source.name, key_serializer="raw", value_serializer="raw", internal=False)
+
+    async def run(stream: faust.Stream) -> None:  # type: ignore[type-arg]
+        async for events in stream.noack_take(stage.batch.limit_records, within=stage.batch.wait_s):
+            await _handle(delivery, events)
+            for event in events:
+                await stream.ack(event)
+
+    app.agent(topic, name=stage.name)(run)
+
+
+async def _handle(delivery: Delivery, events: Sequence[faust.Event]) -> None:
+    try:
+        await delivery.handle([_raw(event.message) for event in events])
+    except Exception:
+        log.exception("undelivered", stage=delivery.stage.name, records=len(events))
+        os._exit(EXIT_UNDELIVERED)
+
+
+def _raw(message: object) -> RawRecord:
+    headers = message.headers or ()  # type: ignore[attr-defined]
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return RawRecord(
+        message.topic,  # type: ignore[attr-defined]
+        message.key,  # type: ignore[attr-defined]
+        message.value,  # type: ignore[attr-defined]
+        round(message.timestamp * 1000),  # type: ignore[attr-defined]
+        tuple(pairs),
+        message.partition,  # type: ignore[attr-defined]
+        message.offset,  # type: ignore[attr-defined]
+    )

@@ -1,0 +1,215 @@
+"""Kafka outside the stream workers: creating topics, producing, following a topic, and measuring lag (kafka-python)."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+import structlog
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import NewTopic
+from kafka.errors import TopicAlreadyExistsError
+
+from reaseq.errors import DeliveryError
+from reaseq.settings import KafkaSettings
+from streams.messages import RawRecord, encode
+from streams.topics import DEAD_LETTER_MARGIN_BYTES, TOPICS, Topic
+
+log = structlog.get_logger()
+
+POLL_MS = 200
+CONFIRM_TIMEOUT_S = 60.0
+
+
+def create_topics(settings: KafkaSettings) -> list[str]:
+    """Create the topics that are missing; returns their names. One that is there stays as it is."""
+    admin = KafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    try:
+        present = set(admin.list_topics())
+        missing = [topic for topic in TOPICS if topic.name not in present]
+        try:
+            if missing:
+                admin.create_topics([_new_topic(topic, settings) for topic in missing])
+        except TopicAlreadyExistsError:
+            log.info("topics_created_by_another_process")
+        return [topic.name for topic in missing]
+    finally:
+        admin.close()
+
+
+def _new_topic(topic: Topic, settings: KafkaSettings) -> NewTopic:
+    config = {
+        "cleanup.policy": topic.cleanup,
+        "max.message.bytes": str(settings.max_message_bytes + DEAD_LETTER_MARGIN_BYTES),
+    }
+    if topic.retention_ms:
+        config["retention.ms"] = str(topic.retention_ms)
+    return NewTopic(topic.name, settings.partitions, settings.replication_factor, topic_configs=config)
+
+
+class Producer:
+    """Produces records and confirms each: acks from all in-sync replicas, idempotent, lz4."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._producer = KafkaProducer(
+            bootstrap_servers=settings.bootstrap_servers,
+            acks="all",
+            enable_idempotence=True,
+            compression_type="lz4",
+            linger_ms=20,
+            max_request_size=settings.max_message_bytes + DEAD_LETTER_MARGIN_BYTES,
+        )
+
+    def send(self, records: Iterable[msgspec.Struct]) -> int:
+        """Produce records, stamped with this moment; returns how many when all are confirmed."""
+        now_ms = int(time.time() * 1000)
+        return self.send_raw(encode(record, now_ms) for record in records)
+
+    def send_raw(self, records: Iterable[RawRecord]) -> int:
+        """The same for records as bytes."""
+        sent = [
+            self._producer.send(
+                record.topic,
+                key=record.key,
+                value=record.value,
+                headers=list(record.headers),
+                timestamp_ms=record.timestamp_ms,
+            )
+            for record in records
+        ]
+        self._producer.flush(timeout=CONFIRM_TIMEOUT_S)
+        for future in sent:
+            future.get(timeout=CONFIRM_TIMEOUT_S)
+        return len(sent)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._producer.close()
+
+
+class Follower:
+    """Follows a topic from its start, all partitions, without a consumer group: for tables that every process keeps whole.
+
+    `caught_up` is set once everything that was there at the start has been handed on. A failure ends the follower, and
+    `check` raises it.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topic: Topic,
+        receive: Callable[[Sequence[RawRecord]], None],
+        since_ms: int | None = None,
+    ) -> None:
+        self.caught_up = threading.Event()
+        self._topic = topic
+        self._receive = receive
+        self._settings = settings
+        self._since_ms = since_ms
+        self._stop = threading.Event()
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name=f"follow-{topic.name}", daemon=True)
+
+    def start(self) -> "Follower":
+        """Begin to follow, in a thread of its own."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop and wait for the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise DeliveryError if following has failed."""
+        if self._failure:
+            raise DeliveryError(f"following {self._topic.name} failed: {self._failure}") from self._failure
+
+    def _run(self) -> None:
+        consumer = _consumer(self._settings)
+        try:
+            partitions = _partitions(consumer, self._topic.name)
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            if self._since_ms is not None:
+                _seek_to_time(consumer, partitions, self._since_ms)
+            ends = consumer.end_offsets(partitions)
+            while not self._stop.is_set():
+                polled = consumer.poll(timeout_ms=POLL_MS, max_records=2000)
+                records = [_raw(record) for batch in polled.values() for record in batch]
+                if records:
+                    self._receive(records)
+                if not self.caught_up.is_set() and all(consumer.position(tp) >= end for tp, end in ends.items()):
+                    self.caught_up.set()
+        except Exception as error:
+            log.exception("follower_failed", topic=self._topic.name)
+            self._failure = error
+        finally:
+            consumer.close()
+
+
+def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
+    """Every record that the topic holds at this moment."""
+    consumer = _consumer(settings)
+    try:
+        partitions = _partitions(consumer, topic.name)
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        while any(consumer.position(tp) < end for tp, end in ends.items()):
+            for batch in consumer.poll(timeout_ms=POLL_MS).values():
+                yield from map(_raw, batch)
+    finally:
+        consumer.close()
+
+
+def lags(settings: KafkaSettings, topics: Sequence[Topic]) -> dict[str, tuple[int, int]]:
+    """By topic: how many records it holds, and how many of them the group has not acknowledged."""
+    consumer = _consumer(settings, group_id=settings.group_id)
+    try:
+        found = {}
+        for topic in topics:
+            partitions = _partitions(consumer, topic.name)
+            starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+            committed = {tp: consumer.committed(tp) or starts[tp] for tp in partitions}
+            held = sum(ends[tp] - starts[tp] for tp in partitions)
+            found[topic.name] = (held, sum(max(ends[tp] - committed[tp], 0) for tp in partitions))
+        return found
+    finally:
+        consumer.close()
+
+
+def _consumer(settings: KafkaSettings, group_id: str | None = None) -> KafkaConsumer:
+    return KafkaConsumer(
+        bootstrap_servers=settings.bootstrap_servers,
+        group_id=group_id,
+        enable_auto_commit=False,
+        max_partition_fetch_bytes=settings.max_message_bytes + DEAD_LETTER_MARGIN_BYTES,
+    )
+
+
+def _partitions(consumer: KafkaConsumer, topic: str) -> list[TopicPartition]:
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        raise DeliveryError(f"there is no topic {topic!r}: run `reaseq setup` first")
+    return [TopicPartition(topic, number) for number in sorted(numbers)]
+
+
+def _seek_to_time(consumer: KafkaConsumer, partitions: Sequence[TopicPartition], since_ms: int) -> None:
+    for tp, found in consumer.offsets_for_times(dict.fromkeys(partitions, since_ms)).items():
+        if found:
+            consumer.seek(tp, found.offset)
+        else:
+            consumer.seek_to_end(tp)
+
+
+def _raw(record: "object") -> RawRecord:
+    return RawRecord(
+        record.topic,
+        record.key,
+        record.value,
+        record.timestamp,
+        tuple(record.headers),
+        record.partition,
+        record.offset,  # type: ignore[attr-defined]
+    )

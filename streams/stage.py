@@ -1,0 +1,49 @@
+"""The contract of a stage: plain Python that turns a batch of messages into effects. It knows no broker and no runtime."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from reaseq.records import ItemFeatures, UserFeatures
+from streams.messages import Message
+from streams.topics import Topic
+
+FeatureRecord = ItemFeatures | UserFeatures
+
+
+@dataclass(frozen=True)
+class BatchPolicy:
+    """How many records a batch holds at most, and how long the first of them waits for the others."""
+
+    limit_records: int
+    wait_s: float
+
+
+@dataclass
+class Effects:
+    """What a batch leads to: feature records to produce and make servable, and outcomes worth counting."""
+
+    records: list[FeatureRecord] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+class Stage(Protocol):
+    """One step of the stream.
+
+    `process` may see a message twice and must then lead to the same end. It may raise: StoreUnavailable is retried, any
+    other exception sends the message it stems from to the dead letters.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def source(self) -> Topic: ...
+
+    @property
+    def batch(self) -> BatchPolicy: ...
+
+    async def process(self, batch: Sequence[Message]) -> Effects:
+        """The effects of a batch; messages of one key are in their order."""
+        ...

@@ -1,0 +1,101 @@
+"""Onboarding: an item of the catalogue becomes servable at once, by its text."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from reaseq.knowledge.content import Content
+from reaseq.records import Item, ItemFeatures
+from streams.messages import Message
+from streams.stage import BatchPolicy, Effects
+from streams.topics import ITEMS
+
+
+class ItemReader(Protocol):
+    """Where the present records of items are read."""
+
+    def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]: ...
+
+
+class TextEncoder(Protocol):
+    """Texts to unit vectors (N, D) of one space."""
+
+    space_id: str
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
+
+
+class Onboarding:
+    """Items to feature records. New content is servable as stage `text`; old content keeps its vector and knowledge."""
+
+    name = "onboarding"
+    source = ITEMS
+
+    def __init__(self, store: ItemReader, encoder: TextEncoder, batch: BatchPolicy) -> None:
+        self.batch = batch
+        self._store = store
+        self._encoder = encoder
+
+    async def process(self, batch: Sequence[Message]) -> Effects:
+        """One record for each item that changed: what its last message in the batch leaves it at."""
+        effects = Effects()
+        known = await asyncio.to_thread(self._store.read_items, list({message.key for message in batch}))
+        changed: dict[str, ItemFeatures] = {}
+        for message in batch:
+            before = changed.get(message.key, known.get(message.key))
+            after = _delisted(before) if message.body is None else self._listed(message.body, before)
+            if after:
+                changed[message.key] = after
+            else:
+                unknown = message.body is None and before is None
+                effects.counts["unknown_item_delisted" if unknown else "not_newer"] += 1
+        effects.records.extend(await asyncio.to_thread(self._with_vectors, list(changed.values())))
+        return effects
+
+    def _listed(self, item: Item, before: ItemFeatures | None) -> ItemFeatures | None:
+        """The record of an item as listed now; None when the catalogue said so before or has said something newer."""
+        if before and item.event_time_ms <= before.event_time_ms:
+            return None
+        content = Content.of(item.title, item.attributes)
+        record = ItemFeatures(
+            item_id=item.item_id,
+            event_time_ms=item.event_time_ms,
+            listed_ms=before.listed_ms if before else item.event_time_ms,
+            stage="text",
+            title=content.title,
+            attributes=dict(content.attributes),
+            price=item.price,
+            space_id=self._encoder.space_id,
+            content=content.hash,
+        )
+        if not before or (before.content, before.space_id) != (record.content, record.space_id):
+            return record
+        return msgspec.structs.replace(
+            record,
+            stage=before.stage,
+            vector=before.vector,
+            fingerprint=before.fingerprint,
+            knowledge=before.knowledge,
+        )
+
+    def _with_vectors(self, records: list[ItemFeatures]) -> list[ItemFeatures]:
+        bare = [record for record in records if record.stage == "text" and not record.vector]
+        vectors = self._encoder.encode([Content.of(record.title, record.attributes).text for record in bare])
+        encoded = {
+            record.item_id: msgspec.structs.replace(record, vector=vector.astype(np.float16).tobytes())
+            for record, vector in zip(bare, vectors, strict=True)
+        }
+        return [encoded.get(record.item_id, record) for record in records]
+
+
+def _delisted(before: ItemFeatures | None) -> ItemFeatures | None:
+    """The mark that a delisted item leaves; its event time is that of the listing it ends, so a later listing wins."""
+    if before is None or before.stage == "delisted":
+        return None
+    return ItemFeatures(
+        item_id=before.item_id, event_time_ms=before.event_time_ms, listed_ms=before.listed_ms, stage="delisted"
+    )

@@ -1,0 +1,60 @@
+"""How the running system is doing: lag, rates, freshness, dead letters."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from reaseq.settings import Settings
+from streams import dead_letters
+from streams.kafka import lags, read_all
+from streams.topics import DEAD_LETTERS, EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
+
+SOURCES = (ITEMS, EVENTS, ITEM_FEATURES, USER_FEATURES)
+RATE_WINDOW_S = 1.0
+FRESHNESS = "reaseq_freshness_seconds"
+
+
+@dataclass(frozen=True)
+class TopicStatus:
+    """One topic: records it holds, records not yet acknowledged, and acknowledged per second just now."""
+
+    name: str
+    held: int
+    lag: int
+    acknowledged_per_s: float
+
+
+def topics_status(settings: Settings) -> list[TopicStatus]:
+    """Every source topic, measured over RATE_WINDOW_S."""
+    before, started = lags(settings.kafka, SOURCES), time.monotonic()
+    time.sleep(RATE_WINDOW_S)
+    after, seconds = lags(settings.kafka, SOURCES), time.monotonic() - started
+    return [
+        TopicStatus(name, held, lag, round((held - lag - before[name][0] + before[name][1]) / seconds, 1))
+        for name, (held, lag) in after.items()
+    ]
+
+
+def dead_letters_by_reason(settings: Settings) -> Counter[tuple[str, str]]:
+    """How many dead letters each (stage, reason) has."""
+    letters = map(dead_letters.read, read_all(settings.kafka, DEAD_LETTERS))
+    return Counter((letter.stage, letter.reason) for letter in letters)
+
+
+def freshness_s(scrapes: Sequence[str], quantiles: Sequence[float]) -> dict[str, list[float]]:
+    """By stage, the upper bounds of the histogram buckets in which the quantiles fall, over all workers."""
+    buckets: dict[str, Counter[float]] = {}
+    for scrape in scrapes:
+        for family in text_string_to_metric_families(scrape):
+            for sample in family.samples:
+                if sample.name == f"{FRESHNESS}_bucket":
+                    bound = float(sample.labels["le"])
+                    buckets.setdefault(sample.labels["stage"], Counter())[bound] += int(sample.value)
+    return {
+        stage: [next(bound for bound in sorted(counts) if counts[bound] >= q * max(counts.values())) for q in quantiles]
+        for stage, counts in buckets.items()
+        if max(counts.values())
+    }

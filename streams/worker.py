@@ -1,0 +1,52 @@
+"""A stream worker: one process of the consumer group, all stages, on Kafka through Faust."""
+
+import sys
+
+import faust
+import structlog
+import torch
+
+from reaseq.artefacts import current
+from reaseq.behavior.inference import KIND as BEHAVIOR
+from reaseq.errors import ArtefactError
+from reaseq.settings import Settings
+from streams.assembly import System, assemble
+from streams.delivery import Delivery
+from streams.faust_runtime import build_app
+from streams.kafka import Follower
+from streams.probe import serve_probe
+from streams.stage import BatchPolicy
+from streams.topics import ITEM_FEATURES
+
+log = structlog.get_logger()
+
+
+def run_worker(settings: Settings, name: str) -> None:
+    """Work until SIGTERM. Does not return: Faust leaves the process."""
+    torch.set_num_threads(settings.worker.threads)
+    kafka = settings.kafka
+    batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
+    archive_batch = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
+    system = assemble(settings, batch, archive_batch)
+    items = Follower(kafka, ITEM_FEATURES, system.follow_items).start()
+    items.caught_up.wait()
+    _use_published_model(system, settings)
+    probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port, items.caught_up.is_set)
+    log.info("worker_ready", worker=name, probe_port=probe.server_port, items=len(system.table.snapshot) - 1)
+    app = build_app(
+        settings,
+        system.stages,
+        lambda stage, destination: Delivery(stage, destination, system.store, settings.guard.future_limit_s),
+        data_dir=str(settings.run_dir / f"faust-{name}"),
+    )
+    sys.exit(faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True).execute_from_commandline())
+
+
+def _use_published_model(system: System, settings: Settings) -> None:
+    try:
+        artefact = current(settings.models_dir, BEHAVIOR)
+    except ArtefactError as missing:
+        log.warning("no_behavior_model", consequence="histories only, nothing is inferred", error=str(missing))
+        return
+    system.use_behavior(artefact)
+    log.info("behavior_model", version=artefact.version)
