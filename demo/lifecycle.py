@@ -85,11 +85,11 @@ class Lifecycle:
 
     async def replay(self, judge: Judge) -> None:
         """The live part, order by order: list what is new, rank for the customer, judge, then deliver the events."""
-        live = self.retail.between(self.plan.replay_ms, 2**62)
-        task = self._progress.add_task("live replay: rank, judge, learn", total=len(live.orders))
-        items = list(reversed(live.items))
+        orders = [order for order in self.retail.orders if order.time_ms >= self.plan.replay_ms]
+        task = self._progress.add_task("live replay: rank, judge, learn", total=len(orders))
+        items = list(reversed(self.live_items))
         self.recorder.live = True
-        for order in live.orders:
+        for order in orders:
             while items and items[-1].event_time_ms <= order.time_ms:
                 await self.runtime.publish([items.pop()])
                 await self.runtime.run_until_idle()
@@ -102,6 +102,11 @@ class Lifecycle:
         await self.runtime.run_until_idle(flush=True)
         self.recorder.dead_letters = len(self.log.dead_letters)
         self._phase_done("live replay")
+
+    @property
+    def live_items(self) -> list[Item]:
+        """What is listed during the live replay, in its order."""
+        return [item for item in self.retail.items if item.event_time_ms >= self.plan.replay_ms]
 
     async def _onboard(self, items: Sequence[Item]) -> None:
         task = self._progress.add_task("onboard the catalogue of the training months", total=len(items))

@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 import torch
@@ -14,6 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from demo.plan import FULL, QUICK
 from reaseq.settings import Settings
+
+if TYPE_CHECKING:
+    from demo.judge import Judge
+    from demo.lifecycle import Lifecycle
 
 
 def run_demo(quick: bool, out: Path) -> None:
@@ -32,9 +37,9 @@ def run_demo(quick: bool, out: Path) -> None:
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("import torch, transformers and Feast", total=1)
         from demo.lifecycle import Lifecycle
+        from demo.page import write_report
         from demo.report import report_of
         from demo.terminal import show
-        from demo.page import write_report
 
         progress.advance(task)
         lifecycle = Lifecycle(QUICK if quick else FULL, Settings(), published, progress)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reaseq.evaluation.online_retail import Order
-from reaseq.records import Event, UserFeatures
 from reaseq.ranker.popularity import DAY_MS
+from reaseq.records import Event, UserFeatures
 from streams.messages import Message
 
 SHOWN_HISTORY = 20

@@ -1,5 +1,6 @@
 """Typed reads and writes of feature records through Feast: the only door between records and the store."""
 
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,11 @@ from features.rows import Row, item_record, rows_of, user_record
 from reaseq.errors import StoreUnavailable
 from reaseq.records import ItemFeatures, UserFeatures
 from reaseq.settings import Settings
+
+# Importing Feast points prometheus_client to a folder of Feast's, which child processes would inherit and find gone.
+for _name in ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"):
+    if "feast_metrics_" in os.environ.get(_name, ""):
+        del os.environ[_name]
 
 FOLDER = Path(__file__).parent
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -39,6 +39,10 @@ class _Head(msgspec.Struct):
     schema: Any = None
 
 
+class _Untyped(msgspec.Struct, tag_field="schema", tag=""):
+    """Stands beside a message type, since a tag is only asked for where there are several to tell apart."""
+
+
 def encode(record: msgspec.Struct, origin_ms: int) -> RawRecord:
     """A record ready to be produced to its topic."""
     topic = TOPIC_OF[type(record)]
@@ -52,7 +56,7 @@ class Decoder:
     def __init__(self, topic: Topic, future_limit_s: float) -> None:
         self._topic = topic
         self._future_limit_ms = int(future_limit_s * 1000)
-        self._body = msgspec.json.Decoder(topic.message)
+        self._body = msgspec.json.Decoder(topic.message | _Untyped)
 
     def decode(self, raw: RawRecord, now_ms: int) -> Message:
         """The message in `raw`. Raises InvalidRecord, which names what is wrong and where."""
@@ -72,13 +76,16 @@ class Decoder:
 
     def _parse(self, value: bytes) -> Any:
         try:
-            return self._body.decode(value)
-        except (msgspec.ValidationError, UnicodeDecodeError) as error:
+            body = self._body.decode(value)
+        except msgspec.ValidationError as error:
             raise InvalidRecord(self._reason(value), str(error)[:ERROR_LIMIT_CHARS]) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRecord("malformed_json", str(error)[:ERROR_LIMIT_CHARS]) from error
         except RecursionError as error:
             raise InvalidRecord("malformed_json", "nested too deeply") from error
+        if isinstance(body, _Untyped):
+            raise InvalidRecord("unknown_schema", "the schema is empty - at `$.schema`")
+        return body
 
     def _reason(self, value: bytes) -> str:
         try:

@@ -5,6 +5,7 @@ stays visible, the behaviours to come are the response. A token is an item; beha
 places of the response are exchangeable: they share one position and, while masked, one embedding.
 """
 
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -71,7 +72,7 @@ def denoise(
     open_items = allowed.clone()
     latent = None
     bounds = [round(places * step / steps) for step in range(steps + 1)]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         hidden = model.hidden(history, response, items)[:, -1]  # (B, d)
         latent = hidden if latent is None else latent
         logits = model.logits(hidden, items).masked_fill(~open_items, -torch.inf)

@@ -39,7 +39,7 @@ class Encoder:
         self._buckets = [size for size in BUCKETS_TOKENS if size < settings.limit_tokens] + [settings.limit_tokens]
         self._batch = settings.batch_texts
         self._lock = threading.Lock()  # fast tokenizers must not be called from two threads at once
-        self.dim: int = int(self._model.get_sentence_embedding_dimension() or 0)
+        self.dim: int = int(self._model.get_embedding_dimension() or 0)
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """Unit vectors (N, D) of `texts`, longer ones cut at the token limit. `progress` hears how many are done."""

@@ -195,9 +195,7 @@ def test_a_process_that_is_never_ready_is_stopped(run_dir: Path) -> None:
     assert ended(process.pid)
 
 
-def test_a_missing_program_is_named_with_its_package(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_program_is_named_with_its_package(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("REASEQ_KAFKA_LIBS", raising=False)
     with pytest.raises(InfrastructureError, match=r"apt-get install.* openjdk-17-jre-headless maven"):

@@ -1,0 +1,150 @@
+"""The demo's outcome as one JSON-able report: what the terminal and the page show."""
+
+import os
+import platform
+from collections import Counter
+from typing import Any
+
+import torch
+
+from demo.judge import Judge
+from demo.lifecycle import Lifecycle
+from demo.record import Shown, percentile_ms
+from features.definitions import item_representation
+from reaseq.records import ItemFeatures
+
+READ_CHUNK_ITEMS = 500
+SHOWN_PAST = 10
+SHOWN_INFERRED = 8
+
+Report = dict[str, Any]
+
+
+def report_of(lifecycle: Lifecycle, judge: Judge) -> Report:
+    """Everything that was measured; keys carry their unit, what could not be measured is None."""
+    items = _items(lifecycle)
+    return {
+        "variant": lifecycle.plan.name,
+        "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "torch_threads": torch.get_num_threads()},
+        "phases_s": lifecycle.seconds,
+        "total_s": round(sum(lifecycle.seconds.values()), 1),
+        **_stream(lifecycle, items),
+        "baskets": judge.baskets,
+        **_latencies(lifecycle),
+        "quality": [
+            {
+                "model": model,
+                "slice": part,
+                "targets": tally.targets,
+                "hr_10": _rounded(tally.hit_rate),
+                "gauc": _rounded(tally.gauc),
+                "gauc_matched": _rounded(tally.gauc_matched),
+                "hits_by_day": {str(day): counts for day, counts in tally.by_day.items()},
+            }
+            for model, part, tally in judge.table()
+        ],
+        "freshness_by_day_ms": {
+            str(day): {"p50": percentile_ms(seconds, 50), "p99": percentile_ms(seconds, 99)}
+            for day, seconds in lifecycle.recorder.freshness_by_day.items()
+        },
+        "item_card": _card(lifecycle, items),
+        "customer": _customer(lifecycle.recorder.shown, items),
+    }
+
+
+def _items(lifecycle: Lifecycle) -> dict[str, ItemFeatures]:
+    store = lifecycle.system.store
+    ids = list(store.scan_ids(item_representation))
+    items: dict[str, ItemFeatures] = {}
+    for start in range(0, len(ids), READ_CHUNK_ITEMS):
+        items |= store.read_items(ids[start : start + READ_CHUNK_ITEMS])
+    return items
+
+
+def _stream(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report:
+    reasoners = Counter(
+        record.knowledge.claims[0].reasoner for record in items.values() if record.knowledge and record.knowledge.claims
+    )
+    orders = lifecycle.retail.orders
+    live = [order for order in orders if order.time_ms >= lifecycle.plan.replay_ms]
+    return {
+        "items_onboarded_by_stage": dict(Counter(record.stage for record in items.values())),
+        "items_reasoned_by": dict(reasoners),
+        "items_listed_live": len(lifecycle.live_items),
+        "events": sum(len(order.events) for order in orders),
+        "events_live": sum(len(order.events) for order in live),
+        "dead_letters": lifecycle.recorder.dead_letters,
+    }
+
+
+def _latencies(lifecycle: Lifecycle) -> Report:
+    recorder = lifecycle.recorder
+    timings = {
+        "event_to_servable": recorder.freshness_s.get("behavior", []),
+        "item_to_text": recorder.freshness_s.get("onboarding", []),
+        "item_to_reasoned": recorder.freshness_s.get("reasoning", []),
+        "rank": recorder.rank_s,
+        "score": recorder.score_s,
+    }
+    return {
+        f"{name}_p{percent}_ms": percentile_ms(seconds, percent) for name, seconds in timings.items() for percent in (50, 99)
+    } | {"rank_candidates": int(lifecycle.system.table.snapshot.live.sum())}
+
+
+def _card(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report | None:
+    """The last item listed live whose knowledge an LLM spoke; without one, the last that has any knowledge."""
+    known = [items[item.item_id] for item in lifecycle.live_items if items[item.item_id].knowledge]
+    spoken = [record for record in known if record.knowledge and record.knowledge.profile]
+    if not known:
+        return None
+    record = (spoken or known)[-1]
+    knowledge = record.knowledge
+    assert knowledge  # noqa: S101  for the type checker
+    claims: dict[str, list[Report]] = {}
+    for claim in knowledge.claims:
+        claims.setdefault(claim.group, []).append(
+            {"value": claim.value, "confidence": claim.confidence, "reasoner": claim.reasoner}
+        )
+    return {
+        "item_id": record.item_id,
+        "title": record.title,
+        "price": record.price,
+        "stage": record.stage,
+        "product_type": knowledge.product_type,
+        "profile": knowledge.profile,
+        "claims": claims,
+        "complements": list(knowledge.complements),
+        "substitutes": list(knowledge.substitutes),
+        "fingerprint": record.fingerprint,
+    }
+
+
+def _customer(shown: Shown | None, items: dict[str, ItemFeatures]) -> Report | None:
+    if shown is None:
+        return None
+    history, inferred = shown.user.history, shown.user.inferred
+    bought, before = set(shown.order.item_ids), set(history.item_ids)
+
+    def title(item_id: str) -> str:
+        return items[item_id].title if item_id in items else item_id
+
+    past = list(zip(history.item_ids, history.times_ms, strict=True))[-SHOWN_PAST:]
+    guesses = list(zip(inferred.item_ids, inferred.confidences, strict=True))[:SHOWN_INFERRED]
+    return {
+        "user_id": shown.user.user_id,
+        "time_ms": shown.order.time_ms,
+        "basket_lines": len(bought),
+        "behavior_model": inferred.model,
+        "history": [{"title": title(item_id), "time_ms": time_ms} for item_id, time_ms in reversed(past)],
+        "inferred": [
+            {"title": title(item_id), "confidence": confidence, "bought": item_id in bought} for item_id, confidence in guesses
+        ],
+        "ranked": [
+            {"title": title(item_id), "bought": item_id in bought, "bought_before": item_id in before}
+            for item_id in shown.ranked
+        ],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Installs what the integration tests need and this machine lacks: Redis, and Java with Maven for the broker.
+# Where it may not, it says what to install; the tests that need it are then left out, and say so.
+set -eu
+
+missing=""
+command -v redis-server >/dev/null || missing="$missing redis-server"
+command -v java >/dev/null || missing="$missing openjdk-17-jre-headless"
+command -v mvn >/dev/null || missing="$missing maven"
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing:$missing"
+    apt-get update -q >/dev/null
+    # The tests start a Redis of their own: the package must not start one.
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
+        chmod 755 /usr/sbin/policy-rc.d
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+    fi
+    # shellcheck disable=SC2086  a list of packages
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $missing >/dev/null
+else
+    echo "not installed, and this user may not install it:$missing"
+    echo "the tests that need it are left out; to run them: apt-get install$missing"
+fi

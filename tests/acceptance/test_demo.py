@@ -1,0 +1,31 @@
+"""The quick demo as a newcomer runs it: one command, a report that can be read, models that can be served."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_demo_reports_what_it_did(quick_demo: Path) -> None:
+    report = json.loads((quick_demo / "out" / "report.json").read_text())
+
+    assert report["items_onboarded_by_stage"]["reasoned"] > 0
+    assert report["dead_letters"] == 0
+    assert report["baskets"] > 0
+    assert 0 < report["event_to_servable_p50_ms"] <= report["event_to_servable_p99_ms"]
+    assert 0 < report["rank_p50_ms"] <= report["rank_p99_ms"]
+
+
+def test_the_page_needs_nothing_from_elsewhere(quick_demo: Path) -> None:
+    page = (quick_demo / "out" / "report.html").read_text()
+
+    assert "<svg" in page
+    assert "<script src" not in page and "<link rel" not in page
+
+
+def test_the_models_are_published(quick_demo: Path) -> None:
+    for kind in ("behavior", "ranker"):
+        version = (quick_demo / "state" / "models" / kind / "current").read_text()
+        assert (quick_demo / "state" / "models" / kind / version / "manifest.json").exists()

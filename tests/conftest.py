@@ -1,0 +1,35 @@
+"""Fixtures and rules that all kinds of tests share."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NEEDED = {"redis-server": "redis-server", "java": "openjdk-17-jre-headless", "mvn": "maven"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave integration tests out where a machine lacks a program, and say how to get it; CI may lack none."""
+    missing = [package for program, package in NEEDED.items() if not shutil.which(program)]
+    if not missing:
+        return
+    hint = f"left out: needs {', '.join(missing)} (apt-get install {' '.join(missing)})"
+    if os.environ.get("CI"):
+        raise pytest.UsageError(f"no test may be {hint}")
+    for item in items:
+        if item.get_closest_marker("integration"):
+            item.add_marker(pytest.mark.skip(reason=hint))
+
+
+@pytest.fixture(scope="session")
+def quick_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quick demo, run once as a user would: `out/` holds its report, `state/models` its models."""
+    folder = tmp_path_factory.mktemp("quick-demo")
+    env = {**os.environ, "REASEQ_STATE_DIR": str(folder / "state")}
+    command = [sys.executable, "-m", "reaseq", "demo", "--quick", "--out", str(folder / "out")]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder

@@ -1,0 +1,261 @@
+"""The real thing: a broker, Redis, two workers in one group and the ranking service; one worker is killed half-way.
+
+What is in Redis afterwards is compared, byte for byte, with what one in-process replay writes to the embedded store.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import time
+import urllib.request
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+
+from demo import ANSWERS, ORDER_LINES
+from features.definitions import VIEWS
+from features.repository import FeatureRepository
+from infra import local, process
+from reaseq.artefacts import current
+from reaseq.behavior.history import event_key
+from reaseq.evaluation.online_retail import read_retail
+from reaseq.records import Event, Item
+from reaseq.settings import Settings
+from streams import status
+from streams.assembly import assemble
+from streams.delivery import Delivery
+from streams.in_process import InProcessLog, InProcessRuntime
+from streams.kafka import Producer, create_topics
+from streams.messages import RawRecord
+from streams.stage import BatchPolicy
+from streams.topics import EVENTS, ITEM_FEATURES, ITEMS
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+EVENTS_WANTED = 20_000
+SETTLE_TIMEOUT_S = 300.0
+Rows = dict[str, dict[bytes, bytes]]
+
+
+@dataclass
+class Running:
+    """The system under test, and what was produced to it."""
+
+    settings: Settings
+    workers: list[process.Process]
+    items: tuple[Item, ...]
+    events: tuple[Event, ...]
+    scrapes_of_the_dead: list[str] = field(default_factory=list)
+
+    def wait_until_lag(self, topics: tuple[str, ...], at_most: int = 0) -> None:
+        """Wait until the group has acknowledged all but `at_most` records of the topics."""
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            lags = {topic.name: topic.lag for topic in status.topics_status(self.settings)}
+            if all(lags[name] <= at_most for name in topics):
+                return
+        logs = "\n".join(worker.log_tail() for worker in self.workers)
+        raise AssertionError(f"lag did not settle: {lags}\n{logs}")
+
+    def settle(self) -> None:
+        """Wait until nothing moves any more."""
+        self.wait_until_lag(tuple(topic.name for topic in status.SOURCES))
+
+    def reasoned(self) -> int:
+        """How many items the workers that are alive have reasoned about."""
+        total = 0
+        for worker in self.workers:
+            if worker.alive:
+                for sample in _samples(worker, "reaseq_outcomes_total"):
+                    total += int(sample[1]) if sample[0].get("what") == "reasoned" else 0
+        return total
+
+
+@pytest.fixture(scope="module")
+def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The system, up, with a catalogue and half of the events behind it when a worker is killed."""
+    state = tmp_path_factory.mktemp("system")
+    os.symlink(quick_demo / "state" / "models", state / "models")
+    settings = Settings(state_dir=state)
+    settings.store.profile = "production"
+    settings.knowledge.recorded_file = ANSWERS
+    settings.kafka.bootstrap_servers = f"127.0.0.1:{process.free_port()}"
+    settings.kafka.session_timeout_s = 6.0
+    settings.kafka.archive_batch_wait_s = 1.0
+    settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{process.free_port()}/0")
+    settings.service.port = process.free_port()
+    try:
+        local.start_services(settings)
+        create_topics(settings.kafka)
+        FeatureRepository(settings).apply()
+        workers = [local.start_worker(settings, f"worker-{number}") for number in (1, 2)]
+        ranker = local.start_ranker(settings)
+        for started in (*workers, ranker):
+            local.wait_ready(started)
+        retail = read_retail(ORDER_LINES)
+        events = tuple(event for order in retail.orders for event in order.events)[-EVENTS_WANTED:]
+        bought = {event.item_id for event in events}
+        items = tuple(item for item in retail.items if item.item_id in bought)[:1500]
+        yield Running(settings, workers, items, events)
+    finally:
+        local.stop_all(settings)
+
+
+@pytest.fixture(scope="module")
+def after_the_kill(running: Running) -> Running:
+    """Everything has been produced and processed; one worker did not live to see the end."""
+    producer = Producer(running.settings.kafka)
+    producer.send(running.items)
+    running.settle()  # inference reads the catalogue: it is the same for every event only when it is there before them
+    producer.send(running.events)
+    running.wait_until_lag((EVENTS.name,), at_most=len(running.events) // 2)
+    victim = running.workers[0]
+    os.killpg(victim.pid, signal.SIGKILL)
+    producer.close()
+    running.settle()
+    return running
+
+
+@pytest.fixture(scope="module")
+def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """What one in-process replay of the same records leaves in the embedded store."""
+    torch.set_num_threads(running.settings.worker.threads)
+    settings = Settings(state_dir=tmp_path_factory.mktemp("reference"))
+    settings.knowledge.recorded_file = ANSWERS
+    system = assemble(settings, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
+    system.use_behavior(current(running.settings.models_dir, "behavior"))
+    log = InProcessLog()
+    log.subscribe(ITEM_FEATURES.name, system.follow_items)
+    runtime = InProcessRuntime(log, lambda stage: Delivery(stage, log, system.store, 300.0), system.stages)
+
+    async def replay() -> None:
+        for records in (running.items, running.events):
+            await runtime.publish(records)
+            await runtime.run_until_idle(flush=True)
+
+    asyncio.run(replay())
+    assert not log.dead_letters
+    return _rows(settings)
+
+
+def test_every_item_and_user_is_in_the_store_with_exactly_the_reference_values(
+    after_the_kill: Running, reference: Rows
+) -> None:
+    rows = _rows(after_the_kill.settings)
+
+    for view in VIEWS:
+        assert rows[view.name].keys() == reference[view.name].keys(), f"{view.name}: lost or invented entities"
+        differing = [key for key, row in rows[view.name].items() if row != reference[view.name][key]]
+        assert not differing, f"{view.name}: {len(differing)} of {len(rows[view.name])} rows differ"
+
+
+def test_no_event_is_lost_or_doubled(after_the_kill: Running) -> None:
+    limit = after_the_kill.settings.behavior.history_limit_events
+    by_user: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for event in after_the_kill.events:
+        by_user[event.user_id].append((event.event_time_ms, event_key(event.event_id)))
+
+    users = FeatureRepository(after_the_kill.settings).read_users(list(by_user))
+
+    assert users.keys() == by_user.keys()
+    for user_id, produced in by_user.items():
+        history = users[user_id].history
+        assert list(zip(history.times_ms, history.event_keys, strict=True)) == sorted(produced)[-limit:]
+
+
+def test_nothing_went_to_the_dead_letters(after_the_kill: Running) -> None:
+    assert not status.dead_letters_by_reason(after_the_kill.settings)
+
+
+def test_a_second_replay_changes_no_value_and_reasons_about_nothing(after_the_kill: Running) -> None:
+    before, reasoned = _rows(after_the_kill.settings), after_the_kill.reasoned()
+    producer = Producer(after_the_kill.settings.kafka)
+    producer.send(after_the_kill.items)
+    producer.send(after_the_kill.events)
+    producer.close()
+    after_the_kill.settle()
+
+    assert _rows(after_the_kill.settings) == before
+    assert after_the_kill.reasoned() == reasoned
+
+
+def test_the_ranking_service_ranks_what_the_stream_brought(after_the_kill: Running) -> None:
+    candidates = [item.item_id for item in after_the_kill.items[:500]]
+    last = after_the_kill.events[-1]
+
+    answer = _rank(after_the_kill, last.user_id, candidates, last.event_time_ms)
+
+    assert sorted(ranked["item_id"] for ranked in answer["ranked"]) == sorted(candidates)
+    scores = [ranked["score"] for ranked in answer["ranked"]]
+    assert scores == sorted(scores, reverse=True) and len(set(scores)) > 100
+    assert answer["degraded"] == []
+    assert answer["features_time_ms"] == last.event_time_ms
+
+
+def test_the_ranking_service_says_what_it_did_without(after_the_kill: Running) -> None:
+    answer = _rank(after_the_kill, "nobody", ["no such item", after_the_kill.items[0].item_id], 1_323_000_000_000)
+
+    assert answer["degraded"] == ["unknown_user", "unknown_candidates"]
+    assert len(answer["ranked"]) == 2
+
+
+def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: Running) -> None:
+    def item(**changes: object) -> bytes:
+        return json.dumps({"schema": "item.1", "item_id": "x", "title": "t", "event_time_ms": 1} | changes).encode()
+
+    def event(**changes: object) -> bytes:
+        fields = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "never listed", "type": "view"}
+        return json.dumps(fields | {"event_time_ms": 1} | changes).encode()
+
+    bad = [
+        (ITEMS, "x", b"{not json", "malformed_json"),
+        (ITEMS, "x", json.dumps({"schema": "item.1", "item_id": "x", "event_time_ms": 1}).encode(), "invalid_field"),
+        (ITEMS, "x", item(title=7), "invalid_field"),
+        (ITEMS, "x", item(schema="item.9"), "unknown_schema"),
+        (ITEMS, "x", item(title="t" * 2_000_000), "invalid_field"),
+        (EVENTS, "u", event(event_time_ms=4_000_000_000_000), "from_the_future"),
+        (EVENTS, "other", event(), "key_mismatch"),
+    ]
+    accepted = [(ITEMS, "never listed either", None), (EVENTS, "u", event())]
+    producer = Producer(after_the_kill.settings.kafka)
+    now_ms = int(time.time() * 1000)
+    producer.send_raw(RawRecord(topic.name, key.encode(), value, now_ms) for topic, key, value, _ in bad)
+    producer.send_raw(RawRecord(topic.name, key.encode(), value, now_ms) for topic, key, value in accepted)
+    producer.close()
+    after_the_kill.settle()
+
+    buried: Counter[str] = Counter()
+    for (_, reason), count in status.dead_letters_by_reason(after_the_kill.settings).items():
+        buried[reason] += count
+    assert buried == Counter(reason for *_, reason in bad)
+    users = FeatureRepository(after_the_kill.settings).read_users(["u"])
+    assert users["u"].history.item_ids == ("never listed",)
+    assert after_the_kill.workers[1].alive
+
+
+def _rows(settings: Settings) -> Rows:
+    repository = FeatureRepository(settings)
+    return {view.name: dict(repository.online.scan(repository.config, view)) for view in VIEWS}
+
+
+def _samples(worker: process.Process, name: str) -> Iterator[tuple[dict[str, str], float]]:
+    scrape = local.http_get(f"http://127.0.0.1:{worker.ports[0]}/metrics") or ""
+    for family in text_string_to_metric_families(scrape):
+        for sample in family.samples:
+            if sample.name == name:
+                yield sample.labels, sample.value
+
+
+def _rank(running: Running, user_id: str, candidates: list[str], time_ms: int) -> dict:  # type: ignore[type-arg]
+    body = json.dumps({"user_id": user_id, "candidate_ids": candidates, "time_ms": time_ms}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{running.settings.service.port}/v1/rank", body, {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)  # type: ignore[no-any-return]

@@ -1,0 +1,157 @@
+"""The delivery contract, step by step, on stand-ins for the log and the store."""
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from reaseq.errors import DeliveryError, StoreUnavailable
+from reaseq.records import History, UserFeatures
+from streams import dead_letters
+from streams.delivery import Backoff, Delivery
+from streams.messages import Message, RawRecord
+from streams.stage import BatchPolicy, Effects, FeatureRecord
+from streams.topics import DEAD_LETTERS, EVENTS, USER_FEATURES
+
+
+EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "type": "view", "event_time_ms": 1}
+
+
+class Journal:
+    """A stand-in for log and store that writes down what happens in which order."""
+
+    def __init__(self, produce_fails: bool = False, store_is_away: int = 0) -> None:
+        self.steps: list[str] = []
+        self.produced: list[RawRecord] = []
+        self.written: list[FeatureRecord] = []
+        self._produce_fails = produce_fails
+        self._store_is_away = store_is_away
+
+    async def produce(self, records: Sequence[RawRecord]) -> None:
+        if self._produce_fails:
+            raise DeliveryError("not confirmed")
+        self.steps.append("produce")
+        self.produced += records
+
+    def write(self, records: Sequence[FeatureRecord]) -> None:
+        if self._store_is_away:
+            self._store_is_away -= 1
+            self.steps.append("store away")
+            raise StoreUnavailable("gone")
+        self.steps.append("write")
+        self.written += records
+
+    @property
+    def letters(self) -> list[RawRecord]:
+        return [record for record in self.produced if record.topic == DEAD_LETTERS.name]
+
+
+class CountEvents:
+    """A stage that counts a user's events, and fails on what it is told to."""
+
+    name, source, batch = "count", EVENTS, BatchPolicy(10, 0)
+
+    def __init__(self, poison: str = "", most: int = 100) -> None:
+        self._poison = poison
+        self._most = most
+
+    async def process(self, batch: Sequence[Message]) -> Effects:
+        counts: dict[str, int] = {}
+        for message in batch:
+            if message.body.event_id == self._poison:
+                raise ValueError("poisonous")
+            counts[message.key] = counts.get(message.key, 0) + 1
+        if max(counts.values()) > self._most:
+            raise OverflowError("too many")
+        return Effects([UserFeatures(user_id=u, event_time_ms=1, events_seen=n, history=History()) for u, n in counts.items()])
+
+
+def raw(event_id: str, user_id: str = "u", headers: tuple[tuple[str, bytes], ...] = ()) -> RawRecord:
+    value = json.dumps(EVENT | {"event_id": event_id, "user_id": user_id}).encode()
+    return RawRecord(EVENTS.name, user_id.encode(), value, 1, headers)
+
+
+def deliver(stage: CountEvents, journal: Journal) -> Delivery:
+    return Delivery(stage, journal, journal, 300, backoff=Backoff(first_s=0.001))
+
+
+async def test_records_are_confirmed_before_they_are_servable() -> None:
+    journal = Journal()
+
+    await deliver(CountEvents(), journal).handle([raw("a"), raw("b", "v")])
+
+    assert journal.steps == ["produce", "write"]
+    assert [record.topic for record in journal.produced] == [USER_FEATURES.name] * 2
+    assert len(journal.written) == 2
+
+
+async def test_what_is_not_confirmed_is_neither_written_nor_acknowledged() -> None:
+    journal = Journal(produce_fails=True)
+
+    with pytest.raises(DeliveryError):
+        await deliver(CountEvents(), journal).handle([raw("a")])
+
+    assert journal.written == []
+
+
+async def test_a_dead_letter_that_is_not_confirmed_stops_the_worker() -> None:
+    with pytest.raises(DeliveryError):
+        await deliver(CountEvents(), Journal(produce_fails=True)).handle([raw("a")._replace(value=b"{")])
+
+
+async def test_while_the_store_is_away_the_batch_waits_and_loses_nothing() -> None:
+    journal = Journal(store_is_away=3)
+
+    await deliver(CountEvents(), journal).handle([raw("a")])
+
+    assert journal.steps == ["produce", "store away", "store away", "store away", "write"]
+    assert journal.letters == []
+
+
+async def test_a_poisonous_message_is_buried_alone() -> None:
+    journal = Journal()
+
+    await deliver(CountEvents(poison="bad"), journal).handle([raw("a"), raw("bad"), raw("b"), raw("c", "v")])
+
+    assert [dead_letters.read(letter).reason for letter in journal.letters] == ["failed_ValueError"]
+    assert {record.user_id: record.events_seen for record in journal.written if isinstance(record, UserFeatures)} == {
+        "u": 2,
+        "v": 1,
+    }
+
+
+async def test_messages_that_fail_only_together_are_buried_together() -> None:
+    journal = Journal()
+
+    await deliver(CountEvents(most=1), journal).handle([raw("a"), raw("b"), raw("c", "v")])
+
+    assert [dead_letters.read(letter).reason for letter in journal.letters] == ["failed_OverflowError"] * 2
+    assert [record.user_id for record in journal.written if isinstance(record, UserFeatures)] == ["v"]
+
+
+async def test_a_dead_letter_keeps_the_bytes_and_headers_and_says_why() -> None:
+    journal = Journal()
+    broken = raw("a", headers=(("trace", b"1"),))._replace(value=b"{broken")
+
+    await deliver(CountEvents(), journal).handle([broken])
+
+    (letter,) = journal.letters
+    told = dead_letters.read(letter)
+    assert (letter.key, letter.value) == (broken.key, broken.value)
+    assert ("trace", b"1") in letter.headers
+    assert (told.source, told.stage, told.reason, told.attempts) == ("events", "count", "malformed_json", 1)
+    assert told.first_failure_ms == told.last_failure_ms > 0
+
+
+async def test_a_replayed_dead_letter_that_fails_again_counts_on() -> None:
+    journal = Journal()
+    delivery = deliver(CountEvents(), journal)
+    await delivery.handle([raw("a")._replace(value=b"{")])
+    first = journal.letters[0]
+
+    await delivery.handle([first._replace(topic=EVENTS.name)])
+
+    told = dead_letters.read(journal.letters[1])
+    assert told.attempts == 2
+    assert told.first_failure_ms == dead_letters.read(first).first_failure_ms
+    assert len(journal.letters[1].headers) == len(first.headers)
