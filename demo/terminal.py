@@ -11,13 +11,17 @@ from demo.report import Report
 
 SLICE_NAMES = {ALL: "all", NEW: "new to customer", ALL_UNSEEN: "all, unseen", NEW_UNSEEN: "new, unseen"}
 
+MEASURES = {"hr_10": "HR@10", "gauc": "GAUC", "gauc_matched": "GAUC against items as popular as the target (matched)"}
+
 
 def show(report: Report, console: Console) -> None:
     """Print the figures, the knowledge card and the customer's ranked list."""
     console.print(_overview(report))
-    console.print(_quality(report))
+    console.print(f"\nranking before each of {report['baskets']:,} baskets, by number of targets")
+    for measure in MEASURES:
+        console.print(_quality(report, measure))
     console.print(
-        "[dim]Unseen: items that training never saw. Matched: against items as popular as the target. "
+        "[dim]Unseen: items that training never saw; judge them on the matched GAUC. "
         "An item's first sale is not judged: the data lists it with that sale.[/dim]\n"
     )
     if report["item_card"]:
@@ -45,26 +49,23 @@ def _overview(report: Report) -> Table:
     return table
 
 
-def _quality(report: Report) -> Table:
-    title = f"ranking before each of {report['baskets']:,} baskets (prequential): HR@10 · GAUC · matched GAUC"
-    table = Table(title=title, title_justify="left")
+def _quality(report: Report, measure: str) -> Table:
+    """One measure: a row a model, a column a slice."""
+    table = Table(title=MEASURES[measure], title_justify="left")
     table.add_column("model")
     targets = {row["slice"]: row["targets"] for row in report["quality"]}
     for part, name in SLICE_NAMES.items():
-        table.add_column(f"{name}\n{targets.get(part, 0):,} targets", justify="right", no_wrap=True)
+        table.add_column(f"{name}\n{targets.get(part, 0):,}", justify="right", no_wrap=True)
     for model in dict.fromkeys(row["model"] for row in report["quality"]):
-        by_slice = {row["slice"]: row for row in report["quality"] if row["model"] == model}
-        table.add_row(model, *(_figures(by_slice[part]) for part in SLICE_NAMES))
+        by_slice = {row["slice"]: row[measure] for row in report["quality"] if row["model"] == model}
+        values = [by_slice[part] for part in SLICE_NAMES]
+        table.add_row(model, *("–" if value is None else f"{value:.3f}" for value in values))
     return table
-
-
-def _figures(row: Report) -> str:
-    return " · ".join("–" if row[key] is None else f"{row[key]:.3f}" for key in ("hr_10", "gauc", "gauc_matched"))
 
 
 def _pair(report: Report, name: str) -> str:
     p50, p99 = report[f"{name}_p50_ms"], report[f"{name}_p99_ms"]
-    return "nothing measured" if p50 is None else f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+    return "nothing measured" if p50 is None or p99 is None else f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"
 
 
 def _show_card(card: Report, console: Console) -> None:

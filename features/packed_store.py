@@ -34,7 +34,7 @@ def entity_id_of(key: bytes) -> str:
     return key[at + 4 :].decode()
 
 
-class PackedOnlineStore(OnlineStore):
+class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no types
     """Feast's online-store interface over packed rows; see the module for the contract."""
 
     @abstractmethod

@@ -104,8 +104,8 @@ class FeatureRepository:
         for entity_id, parts in zip(ids, zip(*columns, strict=True), strict=True):
             # A reader may come between the writes of a record's views: what is half there is not there yet.
             if all(values is not None for _, values in parts):
-                time_ms = (parts[0][0] - _EPOCH) // timedelta(milliseconds=1)  # type: ignore[operator]
-                found[entity_id] = (time_ms, [_plain(values) for _, values in parts])  # type: ignore[arg-type]
+                time_ms = (parts[0][0] - _EPOCH) // timedelta(milliseconds=1)
+                found[entity_id] = (time_ms, [_plain(values) for _, values in parts])
         return found
 
 

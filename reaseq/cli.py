@@ -141,16 +141,16 @@ def status() -> None:
     running = process.running(settings.run_dir)
     console.print(_table("running", ("process", "pid", "port"), [(p.name, p.pid, *p.ports[:1]) for p in running]))
     with _clear_errors():
-        rows = [(t.name, t.held, t.lag, t.acknowledged_per_s) for t in system.topics_status(settings)]
-        console.print(_table("topics", ("topic", "records", "lag", "acknowledged/s"), rows))
+        topics = [(t.name, t.held, t.lag, t.acknowledged_per_s) for t in system.topics_status(settings)]
+        console.print(_table("topics", ("topic", "records", "lag", "acknowledged/s"), topics))
         workers = [p for p in running if p.name.startswith("worker")]
         scrapes = [local.http_get(f"http://{process.LOOPBACK}:{p.ports[0]}/metrics") or "" for p in workers]
         fresh = system.freshness_s(scrapes, (0.5, 0.99))
-        rows = [(stage, f"≤ {p50:g} s", f"≤ {p99:g} s") for stage, (p50, p99) in sorted(fresh.items())]
-        console.print(_table("produced → servable", ("stage", "p50", "p99"), rows))
+        stages = [(stage, f"≤ {p50:g} s", f"≤ {p99:g} s") for stage, (p50, p99) in sorted(fresh.items())]
+        console.print(_table("produced → servable", ("stage", "p50", "p99"), stages))
         letters = system.dead_letters_by_reason(settings)
-        rows = [(stage, reason, count) for (stage, reason), count in letters.most_common()]
-        console.print(_table("dead letters", ("stage", "reason", "count"), rows or [("none", "", 0)]))
+        buried = [(stage, reason, count) for (stage, reason), count in letters.most_common()]
+        console.print(_table("dead letters", ("stage", "reason", "count"), buried or [("none", "", 0)]))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

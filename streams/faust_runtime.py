@@ -103,7 +103,7 @@ def build_app(
 def _add_agent(app: faust.App, stage: Stage, delivery: Delivery) -> None:
     topic = app.topic(stage.source.name, key_serializer="raw", value_serializer="raw", internal=False)
 
-    async def run(stream: faust.Stream) -> None:  # type: ignore[type-arg]
+    async def run(stream: faust.Stream) -> None:
         async for events in stream.noack_take(stage.batch.limit_records, within=stage.batch.wait_s):
             await _handle(delivery, events)
             for event in events:

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 import structlog
@@ -203,13 +204,6 @@ def _seek_to_time(consumer: KafkaConsumer, partitions: Sequence[TopicPartition],
             consumer.seek_to_end(tp)
 
 
-def _raw(record: "object") -> RawRecord:
-    return RawRecord(
-        record.topic,
-        record.key,
-        record.value,
-        record.timestamp,
-        tuple(record.headers),
-        record.partition,
-        record.offset,  # type: ignore[attr-defined]
-    )
+def _raw(record: Any) -> RawRecord:
+    headers = tuple(record.headers)
+    return RawRecord(record.topic, record.key, record.value, record.timestamp, headers, record.partition, record.offset)

@@ -1,12 +1,20 @@
 """Fixtures and rules that all kinds of tests share."""
 
+import atexit
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# Feast's definitions read the state folder when they are imported: tests must never write into the user's.
+os.environ["REASEQ_STATE_DIR"] = tempfile.mkdtemp(prefix="reaseq-tests-")
+atexit.register(shutil.rmtree, os.environ["REASEQ_STATE_DIR"], ignore_errors=True)
+# The broker's jars are fetched once for all tests.
+os.environ.setdefault("REASEQ_KAFKA_LIBS", str(Path(__file__).parents[1] / "var" / "kafka" / "libs"))
 
 NEEDED = {"redis-server": "redis-server", "java": "openjdk-17-jre-headless", "mvn": "maven"}
 

@@ -56,7 +56,7 @@ def train(
     numbers = ids.of(table)
     model.train()
     for _ in range(plan.epochs):
-        for places in torch.randperm(len(response)).split(plan.batch_baskets):
+        for places in torch.split(torch.randperm(len(response)), plan.batch_baskets):
             masked, t = diffusion.mask(response[places])
             logits = model(history[places], masked, model.items(table, numbers))
             loss = diffusion.loss(logits, response[places], masked, t)

@@ -30,7 +30,7 @@ class RecordedReasoner:
 
         A claim outside the vocabulary is dropped: a recorded answer gets no more trust than a live one.
         """
-        answers = {}
+        answers: dict[str, ProductKnowledge] = {}
         for answer in pq.read_table(path).to_pylist():
             answers.setdefault(Content.of(answer["description"], {}).hash, _knowledge(answer, vocabulary))
         return RecordedReasoner(answers, path.stem)

@@ -44,8 +44,14 @@ class Request:
     now_ms: Tensor  # (B,)
 
     def __getitem__(self, places: Tensor) -> "Request":
-        parts = (self.history, self.inferred, self.confidences, self.candidates, self.counts, self.now_ms)
-        return Request(*(part[places] for part in parts))
+        return Request(
+            history=self.history[places],
+            inferred=self.inferred[places],
+            confidences=self.confidences[places],
+            candidates=self.candidates[places],
+            counts=self.counts[places],
+            now_ms=self.now_ms[places],
+        )
 
 
 @dataclass(frozen=True)
@@ -154,7 +160,8 @@ class TargetAttention(nn.Module):
     def forward(self, candidates: Tensor, sequence: Tensor, gate: Tensor) -> Tensor:
         """What the sequence says of each candidate (B, C, d). A gate of 0 hides a place; all hidden gives zeros."""
         scores = self.query(candidates) @ self.key(sequence).transpose(1, 2) / candidates.shape[-1] ** 0.5  # (B, C, L)
-        weights = torch.softmax(scores + torch.log(gate + 1e-9).unsqueeze(1), dim=-1)
+        opened = torch.log(gate).masked_fill(gate == 0, torch.finfo(gate.dtype).min)  # (B, L)
+        weights = torch.softmax(scores + opened.unsqueeze(1), dim=-1)
         told = gate.amax(-1).gt(0)[:, None, None]
         return weights @ self.value(sequence) * told  # type: ignore[no-any-return]
 

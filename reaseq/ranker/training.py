@@ -110,7 +110,7 @@ def train(
     numbers = ids.of(table)
     model.train()
     for _ in range(plan.epochs):
-        for places in torch.randperm(len(examples.positives)).split(plan.batch_baskets):
+        for places in torch.split(torch.randperm(len(examples.positives)), plan.batch_baskets):
             scores = model(examples.request[places], model.embed(table, numbers))  # (B, P + M)
             loss = _loss(scores, examples.positives[places])
             progress(1, optimisation.step(loss))

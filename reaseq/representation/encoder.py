@@ -33,7 +33,7 @@ class Encoder:
         from sentence_transformers import SentenceTransformer  # several seconds: only where texts are encoded
         from transformers.utils import logging as transformers_logging
 
-        transformers_logging.disable_progress_bar()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         revision = None if Path(model).is_dir() else settings.revision
         self._model = SentenceTransformer(model, revision=revision).eval()
         self._buckets = [size for size in BUCKETS_TOKENS if size < settings.limit_tokens] + [settings.limit_tokens]
@@ -68,7 +68,7 @@ class Encoder:
         inputs = {name: tensor.to(self._model.device) for name, tensor in tokens.items()}
         vectors = self._model(inputs)["sentence_embedding"]  # (B, D)
         unit = torch.nn.functional.normalize(vectors, dim=-1)
-        return unit[: len(texts)].float().cpu().numpy()  # type: ignore[no-any-return]
+        return unit[: len(texts)].float().cpu().numpy()
 
 
 def _resolve(settings: EncoderSettings) -> tuple[str, str]:

@@ -13,7 +13,6 @@ from streams.messages import Message, RawRecord
 from streams.stage import BatchPolicy, Effects, FeatureRecord
 from streams.topics import DEAD_LETTERS, EVENTS, USER_FEATURES
 
-
 EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "type": "view", "event_time_ms": 1}
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,7 +89,7 @@ def run_stage(arrivals: Sequence[Event], cuts: Sequence[int], model: Echo | None
     store = MemoryStore()
     stage = BehaviorStage(store, Everything(), model, policy, BatchPolicy(100, 0))
     bounds = sorted({0, *(cut for cut in cuts if cut < len(arrivals)), len(arrivals)})
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         batch = [Message(arrival.user_id, arrival, 0) for arrival in arrivals[start:end]]
         for record in asyncio.run(stage.process(batch)).records:
             assert isinstance(record, UserFeatures)

@@ -1,0 +1,242 @@
+"""One contract for both flavours of the online store: SQLite (embedded) and Redis (production)."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feast.protos.feast.types.Value_pb2 import Value
+
+from features import definitions as views
+from features import row as rows
+from features.archive import Archive
+from features.packed_store import entity_id_of, entity_key
+from features.repository import FeatureRepository, feast_variables, profile_file
+from infra import process
+from infra.redis import start_redis
+from reaseq.errors import StoreUnavailable
+from reaseq.records import ItemFeatures
+from reaseq.settings import Settings
+
+pytestmark = pytest.mark.integration
+
+WRITERS, ROUNDS, KEYS = 4, 40, 12
+
+
+@pytest.fixture(scope="module", params=["embedded", "production"])
+def repository(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureRepository]:
+    """An applied repository over a real store."""
+    state = tmp_path_factory.mktemp(request.param)
+    settings = Settings(state_dir=state)
+    settings.store.profile = request.param
+    if request.param == "production":
+        port = process.free_port()
+        settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{port}/0")
+        start_redis(settings.run_dir, state / "redis", port)
+    repository = FeatureRepository(settings)
+    repository.apply()
+    yield repository
+    process.stop(settings.run_dir, "redis")
+
+
+@pytest.fixture(autouse=True)
+def empty_store(repository: FeatureRepository) -> None:
+    """Each test starts without rows."""
+    clear(repository)
+
+
+def clear(repository: FeatureRepository) -> None:
+    repository.online.update(repository.config, views.VIEWS, [], [], [], partial=True)
+    repository.online.update(repository.config, [], views.VIEWS, [], [], partial=True)
+
+
+def item(item_id: str, time_ms: int = 1000, **changes: object) -> ItemFeatures:
+    fields = {"title": item_id, "stage": "text", "vector": np.full(4, time_ms % 7, np.float16).tobytes()} | changes
+    return ItemFeatures(item_id=item_id, event_time_ms=time_ms, listed_ms=1, **fields)  # type: ignore[arg-type]
+
+
+def test_a_record_comes_back_as_it_was_written(repository: FeatureRepository) -> None:
+    record = item("a", price=2.5, attributes={"colour": "red"}, content="c", fingerprint="f", space_id="s")
+
+    repository.write([record])
+
+    assert repository.read_items(["a", "nobody"]) == {"a": record}
+
+
+@pytest.mark.parametrize("order", permutations(range(4)))
+def test_the_newest_wins_whatever_the_order(repository: FeatureRepository, order: tuple[int, ...]) -> None:
+    records = [item("a", 900, stage="reasoned"), item("a", 1000), item("a", 1000, stage="reasoned"), item("a", 800)]
+
+    for place in order:
+        repository.write([records[place]])
+
+    assert repository.read_items(["a"]) == {"a": records[2]}
+
+
+@pytest.mark.parametrize("order", permutations(range(3)))
+def test_within_a_batch_too(repository: FeatureRepository, order: tuple[int, ...]) -> None:
+    records = [item("a", 900), item("a", 1000), item("a", 1100)]
+
+    repository.write([records[place] for place in order])
+
+    assert repository.read_items(["a"])["a"].event_time_ms == 1100
+
+
+def test_a_tie_is_settled_by_content_and_the_same_in_every_order(repository: FeatureRepository) -> None:
+    one, other = item("a", title="one"), item("a", title="other")
+    outcomes = []
+    for pair in ((one, other), (other, one)):
+        clear(repository)
+        repository.write([pair[0]])
+        repository.write([pair[1]])
+        outcomes.append(repository.read_items(["a"])["a"].title)
+
+    assert outcomes[0] == outcomes[1]
+
+
+def test_several_processes_writing_at_once_leave_the_newest(repository: FeatureRepository) -> None:
+    context = multiprocessing.get_context("fork")
+    settings = _settings_of(repository)
+    writers = [context.Process(target=_write_rounds, args=(settings, number)) for number in range(WRITERS)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(timeout=120)
+        assert writer.exitcode == 0
+
+    stored = repository.read_items([f"k{key}" for key in range(KEYS)])
+
+    assert {record.event_time_ms for record in stored.values()} == {ROUNDS * WRITERS}
+    assert len(stored) == KEYS
+
+
+def _settings_of(repository: FeatureRepository) -> Settings:
+    state = Path(repository.config.registry.path).parent
+    settings = Settings(state_dir=state)
+    if "Redis" in repository.config.online_store.type:
+        settings.store.profile = "production"
+        settings.store.redis_url = repository.config.online_store.url
+    return settings
+
+
+def _write_rounds(settings: Settings, writer: int) -> None:
+    repository = FeatureRepository(settings)
+    times = [round_ * WRITERS + writer + 1 for round_ in range(ROUNDS)]
+    np.random.default_rng(writer).shuffle(times)
+    for time_ms in times:
+        repository.write([item(f"k{key}", time_ms) for key in range(KEYS)])
+    os._exit(0)
+
+
+def test_a_feature_that_an_old_row_lacks_reads_as_absent(repository: FeatureRepository) -> None:
+    key = entity_key(views.ITEM_KEY, "a")
+    time = datetime(2020, 1, 1, tzinfo=UTC)
+    repository.online.online_write_batch(
+        repository.config, views.item_representation, [(key, {"title": Value(string_val="old")}, time, None)], None
+    )
+
+    ((read_time, values),) = repository.online.online_read(repository.config, views.item_representation, [key])
+
+    assert read_time == time
+    assert values == {"title": Value(string_val="old")}
+
+
+def test_vectors_are_read_into_one_array(repository: FeatureRepository) -> None:
+    repository.write([item("a", 1), item("b", 2)])
+    keys = [entity_key(views.ITEM_KEY, item_id) for item_id in ("b", "nobody", "a")]
+
+    values, found = repository.online.online_read_numpy(
+        repository.config, views.item_representation, keys, "vector", np.float16
+    )
+
+    assert found.tolist() == [True, False, True]
+    assert values.tolist() == [[2.0] * 4, [0.0] * 4, [1.0] * 4]
+
+
+def test_a_scan_finds_every_entity(repository: FeatureRepository) -> None:
+    repository.write([item(f"item {number} ü*[x]") for number in range(1200)])
+
+    ids = sorted(repository.scan_ids(views.item_representation))
+
+    assert ids == sorted(f"item {number} ü*[x]" for number in range(1200))
+    assert all(entity_id_of(key) in ids for key, _ in repository.online.scan(repository.config, views.item_knowledge))
+
+
+def test_feasts_own_read_works_on_it(repository: FeatureRepository) -> None:
+    repository.write([item("a", price=2.5)])
+
+    read = repository.feast.get_online_features(
+        features=["item_representation:title", "item_representation:price"],
+        entity_rows=[{"item_id": "a"}, {"item_id": "nobody"}],
+    ).to_dict()
+
+    assert read == {"item_id": ["a", "nobody"], "title": ["a", None], "price": [2.5, None]}
+
+
+@pytest.mark.filterwarnings("ignore")  # Feast's and ibis's own
+def test_feasts_materialize_brings_the_archive_and_keeps_what_is_newer(repository: FeatureRepository) -> None:
+    archive = Archive(_archive_folder())
+    archive.create()
+    old, new = item("from archive", 1_000), item("newer online", 1_000)
+    archive.append([old, new])
+    repository.write([item("newer online", 2_000)])
+
+    repository.feast.materialize(datetime(1969, 12, 31, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC))
+
+    items = repository.read_items(["from archive", "newer online"])
+    assert items["from archive"].event_time_ms == 1_000
+    assert items["newer online"].event_time_ms == 2_000
+
+
+def _archive_folder() -> Path:
+    # Feast was told where the archive is when the definitions were imported.
+    return Path(views.item_representation.batch_source.path).parent.parent
+
+
+def test_feasts_command_line_works_on_it(repository: FeatureRepository) -> None:
+    settings = _settings_of(repository)
+    command = [sys.executable, "-m", "reaseq", "feast", "feature-views", "list"]
+    env = {
+        **os.environ,
+        **feast_variables(settings),
+        "REASEQ_STATE_DIR": str(settings.state_dir),
+        "REASEQ_STORE__PROFILE": settings.store.profile,
+        "REASEQ_STORE__REDIS_URL": settings.store.redis_url.get_secret_value(),
+    }
+
+    listed = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    assert profile_file(settings).exists()
+    assert "user_history" in listed.stdout, listed.stderr
+
+
+def test_a_store_that_does_not_answer_is_said_to_be_unavailable(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    settings.store.profile = "production"
+    settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{process.free_port()}/0")
+    repository = FeatureRepository(settings)
+
+    with pytest.raises(StoreUnavailable):
+        repository.read_items(["a"])
+    with pytest.raises(StoreUnavailable):
+        repository.write([item("a")])
+
+
+def test_equal_rows_are_equal_bytes() -> None:
+    values = {"b": Value(int64_val=1), "a": Value(string_val="x"), rows.REVISION: Value(int64_val=3)}
+    time = datetime(2020, 1, 1)
+
+    row = rows.pack(values, time)
+
+    assert row == rows.pack(dict(reversed(values.items())), time.replace(tzinfo=UTC))
+    assert rows.order_of(row).revision == 3
+    assert rows.order_of(row).event_time == time.replace(tzinfo=UTC)
+    assert rows.order_of(rows.pack(values, time + timedelta(microseconds=1))) > rows.order_of(row)
+    assert rows.unpack(row, ["a", "c"]) == {"a": Value(string_val="x")}
+    assert rows.content(rows.pack({"v": Value(bytes_val=b"x" * 300)}, time), "v") == b"x" * 300
