@@ -23,7 +23,7 @@ class Moment:
 
     ids: Sequence[str]  # (N,) or more
     on_sale: NDArray[np.bool_]  # (N,) and listed before the basket
-    sold: NDArray[np.float32]  # (N,) so far
+    sold: NDArray[np.float32]  # (N,) over the last 30 days
 
 
 class Judge:

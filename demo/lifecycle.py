@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.progress import Progress, TaskID
+from torch import nn
 
 from demo import ANSWERS, ORDER_LINES
 from demo.judge import ID_ONLY, POPULAR, RANKER, RECENT, Judge, Moment
@@ -16,13 +18,15 @@ from demo.record import Recorder
 from features.historical import users_before
 from reaseq.artefacts import Artefact
 from reaseq.behavior import training as behavior_training
-from reaseq.behavior.inference import publish_behavior
+from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig
 from reaseq.behavior.training import Basket, TrainingPlan, trainable
 from reaseq.evaluation.online_retail import Order, read_retail
 from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.published import publish_model
 from reaseq.ranker import training as ranker_training
-from reaseq.ranker.engine import Engine, publish_ranker
+from reaseq.ranker.engine import KIND as RANKER_KIND
+from reaseq.ranker.engine import Engine
 from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.popularity import WINDOWS_DAYS, Popularity
 from reaseq.ranker.training import Sample, examples_of
@@ -142,7 +146,7 @@ class Lifecycle:
         task = self._progress.add_task(label, total=behavior_training.steps_of(len(baskets), plan))
         model = behavior_training.train(baskets, table, ids, config, plan, self._advance(task))
         self._phase_done("train behaviour")
-        return publish_behavior(self._models, _day(until_ms), model, ids, self._facts(until_ms))
+        return self._publish(BEHAVIOR, until_ms, model, config, ids)
 
     def _train_rankers(self, earlier: Sequence[Order], orders: Sequence[Order]) -> None:
         samples = [Sample(basket, inferred) for basket, inferred in self._baskets(orders)]
@@ -160,7 +164,7 @@ class Lifecycle:
             model = ranker_training.train(examples, table, ids, config, plan, self._advance(task))
             self.engines[name] = Engine(model, ids, name, self.system.table, self.popularity)
             if name == RANKER:
-                publish_ranker(self._models, _day(self.plan.replay_ms), model, ids, self._facts(self.plan.replay_ms))
+                self._publish(RANKER_KIND, self.plan.replay_ms, model, config, ids)
         self._phase_done("train rankers")
 
     def _rank(self, order: Order, judge: Judge) -> None:
@@ -181,7 +185,7 @@ class Lifecycle:
         for name, of_rows in ((RANKER, ranked), (ID_ONLY, ids_only)):
             scores[name] = np.full(len(table), -np.inf, np.float32)
             scores[name][rows] = of_rows
-        judge.judge(order, Moment(table.ids, on_sale.numpy(), counts[:, 0]), scores)
+        judge.judge(order, Moment(table.ids, on_sale.numpy(), counts[:, RECENT_COLUMN]), scores)
         self.recorder.remember(order, user, table.ids, scores[RANKER])
 
     def _learn(self, order: Order, judge: Judge) -> None:
@@ -192,14 +196,15 @@ class Lifecycle:
         for row in self.system.table.snapshot.rows(order.item_ids).tolist():
             self.popularity.observe(row, order.time_ms)
 
-    def _facts(self, until_ms: int) -> dict[str, str | int]:
-        return {
+    def _publish(self, kind: str, until_ms: int, model: nn.Module, config: Any, ids: TrainedIds) -> Artefact:
+        facts = {
             "space_id": self.system.encoder.space_id,
             "vector_dim": self.system.encoder.dim,
             "vocabulary": load_vocabulary().version,
             "trained_until": _day(until_ms),
             "data": f"online-retail sample, {self.plan.name}",
         }
+        return publish_model(self._models, kind, _day(until_ms), model, config, ids, facts)
 
     def _advance(self, task: TaskID) -> Callable[[int, float], None]:
         return lambda steps, loss: self._progress.advance(task, steps)

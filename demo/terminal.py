@@ -11,7 +11,11 @@ from demo.report import Report
 
 SLICE_NAMES = {ALL: "all", NEW: "new to customer", ALL_UNSEEN: "all, unseen", NEW_UNSEEN: "new, unseen"}
 
-MEASURES = {"hr_10": "HR@10", "gauc": "GAUC", "gauc_matched": "GAUC against items as popular as the target (matched)"}
+MEASURES = {
+    "hr_10": "HR@10",
+    "gauc": "GAUC",
+    "gauc_matched": "GAUC against items that sold as often over the last 30 days (matched)",
+}
 
 
 def show(report: Report, console: Console) -> None:

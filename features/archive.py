@@ -11,7 +11,7 @@ from feast import FeatureView, Field
 from feast.types import Bytes, Float64, Int64, String
 
 from features.definitions import VIEWS, join_key
-from features.rows import Row, rows_of
+from features.rows import Row, rows_by_view
 from reaseq.records import ItemFeatures, UserFeatures
 
 _ARROW = {Bytes: pa.binary(), Float64: pa.float64(), Int64: pa.int64(), String: pa.string()}
@@ -33,11 +33,7 @@ class Archive:
 
     def append(self, records: Sequence[ItemFeatures | UserFeatures]) -> None:
         """Write the rows of `records`, durable when the call returns. A record may be appended twice without harm."""
-        batches: dict[str, list[Row]] = {}
-        for record in records:
-            for row in rows_of(record):
-                batches.setdefault(row.view.name, []).append(row)
-        for name, rows in batches.items():
+        for name, rows in rows_by_view(records).items():
             _write(self._folder / name / f"part-{uuid.uuid4().hex}.parquet", _table(rows))
 
 

@@ -17,7 +17,7 @@ from feast.repo_config import RepoConfig
 
 from features import definitions as views
 from features.packed_store import PackedOnlineStore, entity_id_of, entity_key
-from features.rows import Row, item_record, rows_of, user_record
+from features.rows import Row, item_record, rows_by_view, user_record
 from reaseq.errors import StoreUnavailable
 from reaseq.records import ItemFeatures, UserFeatures
 from reaseq.settings import Settings
@@ -72,12 +72,8 @@ class FeatureRepository:
 
         Raises StoreUnavailable, after which some of the records may be servable: write them again.
         """
-        batches: dict[str, list[Row]] = {}
-        for record in records:
-            for row in rows_of(record):
-                batches.setdefault(row.view.name, []).append(row)
         with _faults_named():
-            for rows in batches.values():
+            for rows in rows_by_view(records).values():
                 self.online.online_write_batch(self.config, rows[0].view, [_to_feast(row) for row in rows], None)
 
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:

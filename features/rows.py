@@ -1,6 +1,6 @@
 """Feature records to rows of the feature views, and back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -26,6 +26,15 @@ class Row(NamedTuple):
 def rows_of(record: ItemFeatures | UserFeatures) -> list[Row]:
     """The rows that a feature record writes, one a view."""
     return _item_rows(record) if isinstance(record, ItemFeatures) else _user_rows(record)
+
+
+def rows_by_view(records: Sequence[ItemFeatures | UserFeatures]) -> dict[str, list[Row]]:
+    """The rows of several records, view by view."""
+    batches: dict[str, list[Row]] = {}
+    for record in records:
+        for row in rows_of(record):
+            batches.setdefault(row.view.name, []).append(row)
+    return batches
 
 
 def _item_rows(record: ItemFeatures) -> list[Row]:

@@ -77,7 +77,6 @@ class WorkerSettings(BaseModel):
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0
     threads: int = 1
-    drain_s: float = 20.0
 
 
 class Settings(BaseSettings):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import features  # noqa: F401  before any test imports Feast itself: see features/__init__.py
+
 # Feast's definitions read the state folder when they are imported: tests must never write into the user's.
 os.environ["REASEQ_STATE_DIR"] = tempfile.mkdtemp(prefix="reaseq-tests-")
 atexit.register(shutil.rmtree, os.environ["REASEQ_STATE_DIR"], ignore_errors=True)

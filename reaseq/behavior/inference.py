@@ -1,21 +1,17 @@
 """Inference of behaviours on the stream: a published model, the item table, and batches of one fixed shape."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from reaseq.artefacts import Artefact, publish
+from reaseq.artefacts import Artefact
 from reaseq.behavior import diffusion
 from reaseq.behavior.history import Question
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.sequence import Sequences, sequences_of
+from reaseq.published import load_weights, sizes_of, trained_ids_of
 from reaseq.records import History, Inferred
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -39,11 +35,8 @@ class BehaviorInference:
     @staticmethod
     def load(artefact: Artefact, table: ItemTable, places: int) -> "BehaviorInference":
         """The published model, bound to a table."""
-        config = BehaviorConfig(**json.loads((artefact.path / "config.json").read_text()))
-        model = BehaviorModel(config)
-        model.load_state_dict(load_file(artefact.path / "model.safetensors"))
-        ids = TrainedIds(json.loads((artefact.path / "items.json").read_text()))
-        return BehaviorInference(model.eval(), ids, artefact.version, table, places)
+        model = load_weights(artefact, BehaviorModel(BehaviorConfig(**sizes_of(artefact))))
+        return BehaviorInference(model, trained_ids_of(artefact), artefact.version, table, places)
 
     def infer(self, questions: Sequence[Question]) -> list[Inferred]:
         """Answers in order, each from its own question alone."""
@@ -97,13 +90,3 @@ def _latest(sequences: Sequences, length: int) -> Sequences:
         pad = torch.nn.functional.pad
         return Sequences(pad(sequences.rows, (short, 0)), pad(sequences.types, (short, 0)), pad(sequences.gaps, (short, 0)))
     return Sequences(sequences.rows[:, -length:], sequences.types[:, -length:], sequences.gaps[:, -length:])
-
-
-def publish_behavior(models: Path, label: str, model: BehaviorModel, ids: TrainedIds, facts: dict[str, Any]) -> Artefact:
-    """Publish a trained model with what it needs to be loaded."""
-    files = {
-        "model.safetensors": save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}),
-        "config.json": json.dumps(asdict(model.config)).encode(),
-        "items.json": json.dumps(ids.item_ids).encode(),
-    }
-    return publish(models, KIND, label, files, facts)

