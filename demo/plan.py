@@ -35,10 +35,10 @@ FULL = Plan(
     customers_share=1.0,
     start_ms=_ms("2010-12-01"),
     inference_ms=_ms("2011-06-01"),
-    replay_ms=_ms("2011-11-14"),
-    behavior=TrainingPlan(epochs=4),
-    behavior_update=TrainingPlan(epochs=2),
-    ranker=RankerPlan(epochs=2),
+    replay_ms=_ms("2011-11-25"),
+    behavior=TrainingPlan(epochs=3),
+    behavior_update=TrainingPlan(epochs=1),
+    ranker=RankerPlan(epochs=1),
 )
 QUICK = Plan(
     name="quick",

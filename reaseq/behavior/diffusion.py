@@ -44,17 +44,18 @@ def mask(response: Tensor, generator: torch.Generator | None = None) -> tuple[Te
     return torch.where(hit & (response != ABSENT), MASK, response), t
 
 
-def loss(logits: Tensor, response: Tensor, masked: Tensor, t: Tensor) -> Tensor:
+def loss(model: Denoiser, history: Sequences, response: Tensor, items: Items, masked: Tensor, t: Tensor) -> Tensor:
     """Cross-entropy on the masked tokens, each weighted 1/t, per token of the response.
 
         L = E_t [ 1/t · Σ_masked −log p(token | history, masked response) ] / (number of response tokens)
 
-    logits (B, K, N); response and masked (B, K); t (B, 1).
+    response and masked (B, K); t (B, 1). Only masked places are scored: the others add nothing, and scoring is dear.
     """
     hit = masked == MASK  # (B, K)
-    log_p = torch.log_softmax(logits, dim=-1)  # (B, K, N)
-    nll = -log_p.gather(-1, response.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, K)
-    return (hit * nll / t).sum() / (response != ABSENT).sum().clamp(min=1)
+    logits = model.logits(model.hidden(history, masked, items)[hit], items)  # (M, N)
+    nll = torch.nn.functional.cross_entropy(logits, response[hit], reduction="none")  # (M,)
+    weights = 1 / t.expand_as(hit)[hit]  # (M,)
+    return (weights * nll).sum() / (response != ABSENT).sum().clamp(min=1)
 
 
 def denoise(

@@ -18,7 +18,7 @@ from reaseq.representation.trained_ids import TrainedIds
 
 KIND = "behavior"
 BATCH_USERS = 4  # every forward pass has this shape, so a user's result does not depend on the batch
-STEPS = 4  # forward passes of the sampler
+STEPS = 2  # forward passes of the sampler
 
 
 class BehaviorInference:

@@ -21,7 +21,7 @@ class BehaviorConfig:
     width: int = 96
     layers: int = 2
     heads: int = 4
-    history: int = 48  # behaviours that the model sees
+    history: int = 32  # behaviours that the model sees
     response: int = 16  # behaviours that it is trained to infer at once
     id_dropout: float = 0.15  # share of items trained as if unknown, so that an unseen item is not a random one
 
@@ -62,10 +62,6 @@ class BehaviorModel(nn.Module):
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width)
         self.scale = nn.Parameter(torch.tensor(config.width**-0.5))
-
-    def forward(self, history: Sequences, response: Tensor, items: Items) -> Tensor:
-        """Logits (B, K, N) of every item at each place of the response; `items` come from `ItemEmbedding`."""
-        return self.logits(self.hidden(history, response, items), items)
 
     def logits(self, hidden: Tensor, items: Items) -> Tensor:
         """Scores (…, N) of every item for hidden states (…, d)."""

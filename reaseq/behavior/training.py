@@ -58,8 +58,7 @@ def train(
     for _ in range(plan.epochs):
         for places in torch.split(torch.randperm(len(response)), plan.batch_baskets):
             masked, t = diffusion.mask(response[places])
-            logits = model(history[places], masked, model.items(table, numbers))
-            loss = diffusion.loss(logits, response[places], masked, t)
+            loss = diffusion.loss(model, history[places], response[places], model.items(table, numbers), masked, t)
             progress(1, optimisation.step(loss))
     return model.eval()
 

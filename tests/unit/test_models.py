@@ -108,6 +108,15 @@ def test_what_is_absent_is_never_masked() -> None:
 
 
 def test_the_loss_weighs_masked_tokens_by_one_over_t() -> None:
+    class Fixed:
+        """A stand-in for the network: its hidden states are its logits."""
+
+        def hidden(self, history: object, response: object, items: object) -> torch.Tensor:
+            return logits
+
+        def logits(self, hidden: torch.Tensor, items: object) -> torch.Tensor:
+            return hidden
+
     logits = torch.randn(2, 2, 5)
     response = torch.tensor([[1, 2], [3, diffusion.ABSENT]])
     masked = torch.tensor([[diffusion.MASK, 2], [diffusion.MASK, diffusion.ABSENT]])
@@ -116,7 +125,8 @@ def test_the_loss_weighs_masked_tokens_by_one_over_t() -> None:
     log_p = torch.log_softmax(logits, -1)
     by_hand = (-log_p[0, 0, 1] / 0.5 - log_p[1, 0, 3] / 0.25) / 3
 
-    assert torch.allclose(diffusion.loss(logits, response, masked, t), by_hand)
+    history, items = sequences_of([], [], CATALOGUE.snapshot, 1), (torch.empty(0), torch.empty(0))
+    assert torch.allclose(diffusion.loss(Fixed(), history, response, items, masked, t), by_hand)
 
 
 def test_inferred_are_items_on_sale_that_the_log_does_not_have_each_once() -> None:
