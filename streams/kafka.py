@@ -13,6 +13,7 @@ from kafka.errors import TopicAlreadyExistsError
 
 from reaseq.errors import DeliveryError
 from reaseq.settings import KafkaSettings
+from streams import metrics
 from streams.messages import RawRecord, encode
 from streams.topics import DEAD_LETTER_MARGIN_BYTES, TOPICS, Topic
 
@@ -140,6 +141,7 @@ class Follower:
                 records = [_raw(record) for batch in polled.values() for record in batch]
                 if records:
                     self._receive(records)
+                    metrics.FOLLOWED.labels(self._topic.name).set(sum(map(consumer.position, partitions)))
                 if not self.caught_up.is_set() and all(consumer.position(tp) >= end for tp, end in ends.items()):
                     self.caught_up.set()
         except Exception as error:

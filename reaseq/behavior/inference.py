@@ -8,6 +8,7 @@ from torch import Tensor
 
 from reaseq.artefacts import Artefact
 from reaseq.behavior import diffusion
+from reaseq.behavior.diffusion import Items
 from reaseq.behavior.history import Question
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.sequence import Sequences, sequences_of
@@ -29,7 +30,8 @@ class BehaviorInference:
         self._ids = ids
         self._table = table
         self._places = places
-        self._embedded: tuple[Snapshot, tuple[Tensor, Tensor]] | None = None
+        self._source: Snapshot | None = None  # what `_ordered` was made of
+        self._ordered: tuple[Snapshot, Items]
         self.version = version
 
     @staticmethod
@@ -40,20 +42,22 @@ class BehaviorInference:
 
     def infer(self, questions: Sequence[Question]) -> list[Inferred]:
         """Answers in order, each from its own question alone."""
-        table = self._table.snapshot
         answers = []
         with torch.inference_mode():
-            items = self._items(table)
+            table, items = self._catalogue()
             for start in range(0, len(questions), BATCH_USERS):
                 answers += self._batch(questions[start : start + BATCH_USERS], table, items)
         return answers
 
-    def _items(self, table: Snapshot) -> tuple[Tensor, Tensor]:
-        if self._embedded is None or self._embedded[0] is not table:
-            self._embedded = (table, self._model.items(table, self._ids.of(table)))
-        return self._embedded[1]
+    def _catalogue(self) -> tuple[Snapshot, Items]:
+        newest = self._table.snapshot
+        if self._source is not newest:
+            table = newest.by_id()
+            self._ordered = (table, self._model.items(table, self._ids.of(table)))
+            self._source = newest
+        return self._ordered
 
-    def _batch(self, questions: Sequence[Question], table: Snapshot, items: tuple[Tensor, Tensor]) -> list[Inferred]:
+    def _batch(self, questions: Sequence[Question], table: Snapshot, items: Items) -> list[Inferred]:
         padding = [Question(History(), 0, 0)] * (BATCH_USERS - len(questions))
         padded = [*questions, *padding]
         as_of_ms = [question.as_of_ms for question in padded]

@@ -47,6 +47,16 @@ class Snapshot:
         found = [row if row < size else 0 for row in (self.index.get(item_id, 0) for item_id in item_ids)]
         return torch.tensor(found, dtype=torch.long)
 
+    def by_id(self) -> "Snapshot":
+        """The same table with its rows in order of item id: equal for equal catalogues, in whatever order they came.
+
+        Sums over the table round differently in another order, so what must be reproducible is computed on this one.
+        """
+        order = sorted(range(len(self)), key=self.ids.__getitem__)  # the unknown item, "", stays first
+        ids = [self.ids[row] for row in order]
+        tensors = (self.vectors, self.claims, self.confidences, self.prices, self.listed_ms, self.live)
+        return Snapshot(ids, {item_id: row for row, item_id in enumerate(ids) if row}, *(tensor[order] for tensor in tensors))
+
 
 class ItemTable:
     """Applies feature records, newest wins, and hands out snapshots."""

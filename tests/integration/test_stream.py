@@ -67,13 +67,22 @@ class Running:
         """Wait until nothing moves any more."""
         self.wait_until_lag(tuple(topic.name for topic in status.SOURCES))
 
+    def wait_for_item_tables(self) -> None:
+        """Wait until every worker's item table holds all of `item-features`: inference reads the catalogue there."""
+        [topic] = [topic for topic in status.topics_status(self.settings) if topic.name == ITEM_FEATURES.name]
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        for worker in self.workers:
+            while dict(_samples(worker, "reaseq_followed_records")) != {(("topic", ITEM_FEATURES.name),): topic.held}:
+                assert time.monotonic() < deadline, f"{worker.name} did not follow {topic}"
+                time.sleep(0.2)
+
     def reasoned(self) -> int:
         """How many items the workers that are alive have reasoned about."""
         total = 0
         for worker in self.workers:
             if worker.alive:
                 for sample in _samples(worker, "reaseq_outcomes_total"):
-                    total += int(sample[1]) if sample[0].get("what") == "reasoned" else 0
+                    total += int(sample[1]) if ("what", "reasoned") in sample[0] else 0
         return total
 
 
@@ -112,7 +121,8 @@ def after_the_kill(running: Running) -> Running:
     """Everything has been produced and processed; one worker did not live to see the end."""
     producer = Producer(running.settings.kafka)
     producer.send(running.items)
-    running.settle()  # inference reads the catalogue: it is the same for every event only when it is there before them
+    running.settle()
+    running.wait_for_item_tables()  # what is inferred is the same for every order of events only when they are there first
     producer.send(running.events)
     running.wait_until_lag((EVENTS.name,), at_most=len(running.events) // 2)
     victim = running.workers[0]
@@ -244,12 +254,12 @@ def _rows(settings: Settings) -> Rows:
     return {view.name: dict(repository.online.scan(repository.config, view)) for view in VIEWS}
 
 
-def _samples(worker: process.Process, name: str) -> Iterator[tuple[dict[str, str], float]]:
+def _samples(worker: process.Process, name: str) -> Iterator[tuple[tuple[tuple[str, str], ...], float]]:
     scrape = local.http_get(f"http://127.0.0.1:{worker.ports[0]}/metrics") or ""
     for family in text_string_to_metric_families(scrape):
         for sample in family.samples:
             if sample.name == name:
-                yield sample.labels, sample.value
+                yield tuple(sorted(sample.labels.items())), sample.value
 
 
 def _rank(running: Running, user_id: str, candidates: list[str], time_ms: int) -> dict:  # type: ignore[type-arg]

@@ -73,6 +73,17 @@ def test_the_table_keeps_the_newest_of_each_item() -> None:
     assert not table.snapshot.live[1]
 
 
+def test_by_id_equal_catalogues_are_equal_tables_in_whatever_order_they_came() -> None:
+    items = [item(number) for number in range(ITEMS)]
+    one, other = table_of(*items).snapshot.by_id(), table_of(*reversed(items)).snapshot.by_id()
+
+    assert one.ids == other.ids == ["", *sorted(item.item_id for item in items)]
+    assert one.index == other.index
+    for name in ("vectors", "claims", "confidences", "prices", "listed_ms", "live"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    assert one.rows(["i3"]).item() == one.ids.index("i3")
+
+
 def test_a_snapshot_never_changes() -> None:
     table = table_of(item(1))
     before = table.snapshot
