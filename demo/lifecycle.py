@@ -22,7 +22,7 @@ from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig
 from reaseq.behavior.training import Basket, TrainingPlan, trainable
 from reaseq.evaluation.online_retail import Order, read_retail
-from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.published import publish_model
 from reaseq.ranker import training as ranker_training
 from reaseq.ranker.engine import KIND as RANKER_KIND
@@ -142,7 +142,7 @@ class Lifecycle:
         baskets = trainable([basket for basket, _ in self._baskets(orders)])
         self._phase_done("point-in-time join")
         table, ids = self.system.table.snapshot, _trained(orders)
-        config = BehaviorConfig(claims=load_vocabulary().size, items=len(ids), vector_dim=self.system.encoder.dim)
+        config = BehaviorConfig(claims=vocabulary_in_force().size, items=len(ids), vector_dim=self.system.encoder.dim)
         task = self._progress.add_task(label, total=behavior_training.steps_of(len(baskets), plan))
         model = behavior_training.train(baskets, table, ids, config, plan, self._advance(task))
         self._phase_done("train behaviour")
@@ -153,7 +153,7 @@ class Lifecycle:
         self._phase_done("point-in-time join")
         table, ids, plan = self.system.table.snapshot, _trained(earlier), self.plan.ranker
         events = ((order.time_ms, item_id) for order in earlier for item_id in order.item_ids)
-        full = RankerConfig(claims=load_vocabulary().size, items=len(ids), vector_dim=self.system.encoder.dim)
+        full = RankerConfig(claims=vocabulary_in_force().size, items=len(ids), vector_dim=self.system.encoder.dim)
         examples = examples_of(samples, events, table, full, plan)
         self.popularity = Popularity()
         for order in earlier:
@@ -200,7 +200,7 @@ class Lifecycle:
         facts = {
             "space_id": self.system.encoder.space_id,
             "vector_dim": self.system.encoder.dim,
-            "vocabulary": load_vocabulary().version,
+            "vocabulary": vocabulary_in_force().version,
             "trained_until": _day(until_ms),
             "data": f"online-retail sample, {self.plan.name}",
         }

@@ -41,6 +41,7 @@ item_representation = _view(
     "What the ranker reads of an item: vector, claims as shared ids, side features",
     stage=String,
     listed_ms=Int64,
+    seller_id=String,
     title=String,
     attributes=String,
     price=Float64,

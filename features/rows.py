@@ -8,8 +8,8 @@ from feast import FeatureView
 
 from features import definitions as views
 from features.packing import pack_history, pack_inferred, unpack_history, unpack_inferred
-from reaseq.knowledge.vocabulary import load_vocabulary
-from reaseq.records import Inferred, ItemFeatures, ProductKnowledge, UserFeatures
+from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.records import STAGE_RANK, Inferred, ItemFeatures, ProductKnowledge, UserFeatures
 
 Value = str | int | float | bytes
 
@@ -38,10 +38,11 @@ def rows_by_view(records: Sequence[ItemFeatures | UserFeatures]) -> dict[str, li
 
 
 def _item_rows(record: ItemFeatures) -> list[Row]:
-    claim_ids, confidences = load_vocabulary().claim_ids(record.knowledge)
+    claim_ids, confidences = vocabulary_in_force().claim_ids(record.knowledge)
     representation: dict[str, Value] = {
         "stage": record.stage,
         "listed_ms": record.listed_ms,
+        "seller_id": record.seller_id,
         "title": record.title,
         "attributes": msgspec.json.encode(record.attributes, order="sorted").decode(),
         "space_id": record.space_id,
@@ -86,11 +87,14 @@ def item_record(
 ) -> ItemFeatures:
     """The inverse of `rows_of` for an item."""
     price = representation.get("price")
+    stage, revision = representation["stage"], representation["revision"]
     return ItemFeatures(
         item_id=item_id,
         event_time_ms=event_time_ms,
         listed_ms=representation["listed_ms"],  # type: ignore[arg-type]
-        stage=representation["stage"],  # type: ignore[arg-type]
+        stage=stage,  # type: ignore[arg-type]
+        reasoned_again=revision - STAGE_RANK[stage],  # type: ignore[index, operator]
+        seller_id=representation["seller_id"],  # type: ignore[arg-type]
         title=representation["title"],  # type: ignore[arg-type]
         attributes=msgspec.json.decode(str(representation["attributes"]), type=dict[str, str]),
         price=float(price) if price is not None else None,

@@ -1,20 +1,20 @@
 """The whole system on one machine without containers: broker, Redis, workers and the ranking service as processes."""
 
+import json
 import sys
-import urllib.error
-import urllib.request
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from infra import process
 from infra.kafka.broker import install, start_broker
 from infra.redis import start_redis
+from infra.vllm.server import start_vllm
 from reaseq.errors import InfrastructureError
 from reaseq.settings import Settings
 
 READY_TIMEOUT_S = 180.0  # a worker imports torch, transformers and Feast before it is ready: half a minute on two slow cores
-STOP_ORDER = ("ranker", "worker", "redis", "kafka")
+STOP_ORDER = ("ranker", "worker", "reasoner", "vllm", "redis", "kafka")
 
 
 def start_services(settings: Settings) -> None:
@@ -30,11 +30,12 @@ def start_services(settings: Settings) -> None:
     start_redis(run_dir, state / "redis", _port(settings.store.redis_url.get_secret_value()))
 
 
-def start_worker(settings: Settings, name: str) -> process.Process:
-    """Start one worker of the group; does not wait for it."""
+def start_worker(settings: Settings, name: str, role: str = "all") -> process.Process:
+    """Start one worker of a role's group; does not wait for it."""
     port = process.free_port()
     env = {"REASEQ_WORKER__METRICS_PORT": str(port)}
-    return process.start(settings.run_dir, name, _reaseq("worker", "--name", name), env=_env(settings) | env, ports=(port,))
+    command = _reaseq("worker", "--name", name, "--role", role)
+    return process.start(settings.run_dir, name, command, env=_env(settings) | env, ports=(port,))
 
 
 def start_ranker(settings: Settings) -> process.Process:
@@ -43,10 +44,18 @@ def start_ranker(settings: Settings) -> process.Process:
     return process.start(settings.run_dir, "ranker", _reaseq("serve"), env=_env(settings), ports=(port,))
 
 
+def start_model(settings: Settings, model: str) -> None:
+    """Start vLLM with a model, wait until it serves, and point the settings to it."""
+    port = process.free_port()
+    _, name = start_vllm(settings.state_dir.resolve(), settings.run_dir, model, port)
+    settings.knowledge.llm.base_url = f"http://{process.LOOPBACK}:{port}/v1"
+    settings.knowledge.llm.model = name
+
+
 def wait_ready(started: process.Process) -> None:
     """Wait until a worker or the ranking service says that it is ready."""
     url = f"http://{process.LOOPBACK}:{started.ports[0]}/readyz"
-    process.wait_until(lambda: http_get(url) is not None, READY_TIMEOUT_S, f"{started.name} to be ready", started)
+    process.wait_until(lambda: process.http_get(url) is not None, READY_TIMEOUT_S, f"{started.name} to be ready", started)
 
 
 def stop_all(settings: Settings) -> list[str]:
@@ -58,16 +67,6 @@ def stop_all(settings: Settings) -> list[str]:
     return names
 
 
-def http_get(url: str, timeout_s: float = 2.0) -> str | None:
-    """The body of a successful answer; None when there is none."""
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310  our own loopback addresses
-            body: bytes = answer.read()
-            return body.decode()
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
-        return None
-
-
 def _reaseq(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "reaseq", *arguments]
 
@@ -75,11 +74,25 @@ def _reaseq(*arguments: str) -> list[str]:
 def _env(settings: Settings) -> dict[str, str]:
     """The settings as environment, so that every process sees the same tree."""
     env = {"REASEQ_STATE_DIR": str(settings.state_dir.resolve())}
-    for group, fields in settings.model_dump(exclude={"state_dir"}, exclude_none=True).items():
-        for name, value in fields.items():
-            plain = value.get_secret_value() if isinstance(value, SecretStr) else value
-            env[f"REASEQ_{group}__{name}".upper()] = str(plain)
+    for group in type(settings).model_fields:
+        if group != "state_dir":
+            env |= _variables(f"REASEQ_{group}".upper(), getattr(settings, group))
     return env
+
+
+def _variables(prefix: str, value: object) -> dict[str, str]:
+    match value:
+        case BaseModel():
+            inner = (_variables(f"{prefix}__{name}".upper(), getattr(value, name)) for name in type(value).model_fields)
+            return {name: text for variables in inner for name, text in variables.items()}
+        case SecretStr():
+            return {prefix: value.get_secret_value()}
+        case dict():
+            return {prefix: json.dumps(value)}
+        case None:
+            return {}
+        case _:
+            return {prefix: str(value)}
 
 
 def _port(address: str) -> int:

@@ -10,6 +10,8 @@ import shutil
 import signal
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -220,3 +222,13 @@ def _require_free(name: str, port: int) -> None:
 
 def _record(run_dir: Path, name: str) -> Path:
     return run_dir / f"{name}.json"
+
+
+def http_get(url: str, timeout_s: float = 2.0) -> str | None:
+    """The body of a successful answer; None when there is none."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310  our own loopback addresses
+            body: bytes = answer.read()
+            return body.decode()
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return None

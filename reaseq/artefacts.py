@@ -56,10 +56,15 @@ def publish(models: Path, kind: str, label: str, files: Mapping[str, bytes], fac
     return Artefact(kind, version, folder, dict(facts))
 
 
+def is_published(models: Path, kind: str) -> bool:
+    """Whether any version of that kind is in force."""
+    return (models / kind / POINTER).exists()
+
+
 def current(models: Path, kind: str) -> Artefact:
     """The version in force. Raises ArtefactError when there is none, or when it is not whole."""
     pointer = models / kind / POINTER
-    if not pointer.exists():
+    if not is_published(models, kind):
         raise ArtefactError(f"no {kind} model is published in {models}: run `reaseq demo` or `reaseq train` first")
     version = pointer.read_text().strip()
     folder = models / kind / version

@@ -17,10 +17,34 @@ class InvalidRecord(ReaSeqError):
         self.reason = reason
 
 
-class StoreUnavailable(ReaSeqError):
-    """The feature store does not answer; the same call may succeed later."""
+class Unavailable(ReaSeqError):
+    """Something outside does not answer; the same call may succeed later, so it is waited for."""
+
+    reason = "unavailable"
+
+
+class StoreUnavailable(Unavailable):
+    """The feature store does not answer."""
 
     reason = "store_unavailable"
+
+
+class EndpointUnavailable(Unavailable):
+    """The language model's endpoint does not answer, or refuses everybody."""
+
+    reason = "endpoint_unavailable"
+
+
+class VocabularyError(ReaSeqError):
+    """A vocabulary file is missing or broken, or knowledge speaks one that cannot be migrated."""
+
+    reason = "vocabulary"
+
+
+class CatalogueError(ReaSeqError):
+    """A catalogue or a file of answers that a command was given cannot be read; the message names the row."""
+
+    reason = "catalogue"
 
 
 class SpaceMismatch(ReaSeqError):

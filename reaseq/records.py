@@ -20,7 +20,7 @@ EventType = Literal["view", "click", "cart", "purchase"]
 Stage = Literal["text", "reasoned", "delisted"]
 
 EVENT_TYPES: tuple[EventType, ...] = ("view", "click", "cart", "purchase")
-STAGE_RANK: dict[Stage, int] = {"text": 0, "reasoned": 1, "delisted": 2}
+STAGE_RANK: dict[Stage, int] = {"text": 0, "reasoned": 1, "delisted": 1 << 20}  # a million times reasoned come between
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="item.1"):
@@ -30,6 +30,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="i
     title: Annotated[str, Meta(min_length=1, max_length=TITLE_LIMIT_CHARS)]
     event_time_ms: TimeMs
     price: Annotated[float, Meta(ge=0)] | None = None
+    seller_id: Annotated[str, Meta(max_length=ID_LIMIT_CHARS)] = ""
     attributes: Annotated[dict[str, Annotated[str, Meta(max_length=TITLE_LIMIT_CHARS)]], Meta(max_length=ATTRIBUTES_LIMIT)] = (
         msgspec.field(default_factory=dict)
     )
@@ -47,12 +48,16 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """One statement of product knowledge: `value` of the closed vocabulary holds in `group`, and who says so."""
+    """One statement of product knowledge: `value` of the closed vocabulary holds in `group`, and who says so.
+
+    `evidence` is the span of the item's text that the claim rests on, word for word; empty where it rests on the whole.
+    """
 
     group: str
     value: str
     confidence: float
     reasoner: str
+    evidence: str = ""
 
 
 class ProductKnowledge(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,8 +79,9 @@ class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     """The enriched item representation. Newest wins by (event time, stage rank, content of the row).
 
     `vector` is float16, little endian, of unit length in the space `space_id`. `content` is the hash of the text that
-    reasoning sees; `fingerprint` adds who reasoned and on which vocabulary, so that nothing is reasoned twice. A delisted
-    item keeps its record, without features.
+    reasoning sees; `fingerprint` adds who reasoned and on which vocabulary, so that nothing is reasoned twice;
+    `reasoned_again` counts how often the same listing was reasoned about anew, under another fingerprint. A delisted item
+    keeps its record, without features.
     """
 
     item_id: str
@@ -90,11 +96,13 @@ class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     content: str = ""
     fingerprint: str = ""
     knowledge: ProductKnowledge | None = None
+    seller_id: str = ""
+    reasoned_again: int = 0
 
     @property
     def revision(self) -> int:
         """Order among records of the same event time."""
-        return STAGE_RANK[self.stage]
+        return STAGE_RANK[self.stage] + self.reasoned_again
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):

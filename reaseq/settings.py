@@ -6,7 +6,7 @@ Values come from the environment first (`REASEQ_STORE__PROFILE=production`), the
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, JsonValue, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -41,10 +41,50 @@ class EncoderSettings(BaseModel):
     limit_tokens: int = 128
 
 
-class KnowledgeSettings(BaseModel):
-    """Explicit reasoning. `recorded_file`: parquet of answers that an LLM gave earlier; what has none is zero-shot."""
+class LlmSettings(BaseModel):
+    """The language model behind the agents: any OpenAI-compatible endpoint. An empty `base_url`: none, nobody is asked.
 
+    `revision` pins what the endpoint serves; a new one reasons anew. `extra_body` are further fields of each request.
+    """
+
+    base_url: str = ""
+    api_key: SecretStr = SecretStr("")
+    model: str = ""
+    revision: str = ""
+    temperature: float = 0.0
+    seed: int | None = None  # vLLM's CPU engine dies of a seeded request
+    extra_body: dict[str, JsonValue] = {}
+    concurrency_limit_calls: int = 64
+    connect_timeout_s: float = 5.0
+    answer_timeout_s: float = 120.0
+    attempts_limit: int = 4
+    retry_first_s: float = 0.5
+    retry_limit_s: float = 20.0
+    breaker_failures: int = 8
+    breaker_open_s: float = 15.0
+    text_limit_chars: int = 4000
+    reasoning_limit_chars: int = 500
+    answer_limit_tokens: int = 1024
+    response_limit_bytes: int = 1024 * 1024
+    budget_item_tokens: int | None = None
+    budget_seller_day_tokens: int | None = None
+    budget_day_tokens: int | None = None
+
+
+class KnowledgeSettings(BaseModel):
+    """Explicit reasoning: the vocabulary (a bundled version or a .yaml file), and the reasoners in the order they are asked.
+
+    `recorded_file`: parquet of answers that an LLM gave earlier. `cascade_threshold`: an agent of the language model is not
+    asked where the student expects to make at least this share of its claims; 1 asks always. A worker reasons about
+    `items_per_batch` × `batches_in_flight` items at once.
+    """
+
+    vocabulary: str = "giftware-2"
     recorded_file: Path | None = None
+    cascade_threshold: float = 1.0
+    items_per_batch: int = 16
+    batches_in_flight: int = 8
+    llm: LlmSettings = LlmSettings()
 
 
 class BehaviorSettings(BaseModel):
@@ -103,6 +143,11 @@ class Settings(BaseSettings):
     def archive_dir(self) -> Path:
         """The parquet archive of feature records, one folder a view."""
         return self.state_dir / "archive"
+
+    @property
+    def ledger_file(self) -> Path:
+        """Every answer of the language model, and what it cost."""
+        return self.state_dir / "knowledge.db"
 
     @property
     def run_dir(self) -> Path:

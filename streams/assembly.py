@@ -7,11 +7,18 @@ import msgspec
 
 from features.archive import Archive
 from features.repository import FeatureRepository
-from reaseq.artefacts import Artefact
+from reaseq.artefacts import Artefact, current, is_published
 from reaseq.behavior.inference import BehaviorInference
+from reaseq.knowledge.agents.reasoner import VllmReasoner, make_panel
+from reaseq.knowledge.cascade import Cascade
+from reaseq.knowledge.llm.budget import Budgets
+from reaseq.knowledge.llm.endpoint import Endpoint
+from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.reasoner import FirstAnswer, Reasoner
 from reaseq.knowledge.recorded import RecordedReasoner
-from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.knowledge.student import KIND as STUDENT
+from reaseq.knowledge.student import Student
+from reaseq.knowledge.vocabulary import Vocabulary, vocabulary_in_force
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.records import ItemFeatures
 from reaseq.representation.encoder import Encoder
@@ -43,29 +50,59 @@ class System:
 
     def use_behavior(self, artefact: Artefact) -> None:
         """Infer behaviours with a published model from the next batch on."""
-        artefact.require(space_id=self.encoder.space_id, vocabulary=load_vocabulary().version)
+        artefact.require(space_id=self.encoder.space_id, vocabulary=vocabulary_in_force().version)
         places = self.settings.behavior.inferred_behaviors
         self.behavior.model = BehaviorInference.load(artefact, self.table, places)
 
 
 def assemble(settings: Settings, batch: BatchPolicy, archive_batch: BatchPolicy) -> System:
-    """Stages on the store that the settings name, reasoning from recorded answers where there are any."""
-    vocabulary = load_vocabulary()
+    """Stages on the store that the settings name, with the reasoners that they name."""
+    vocabulary = vocabulary_in_force()
     encoder = Encoder(settings.encoder)
     store = FeatureRepository(settings)
     archive = Archive(settings.archive_dir)
     archive.create()
     store.apply()
     table = ItemTable(vocabulary, encoder.space_id, encoder.dim)
-    reasoners: list[Reasoner] = [ZeroShotReasoner(encoder, vocabulary)]
-    if settings.knowledge.recorded_file:
-        reasoners.insert(0, RecordedReasoner.from_parquet(settings.knowledge.recorded_file, vocabulary))
-    behavior = BehaviorStage(store, table, None, settings.behavior, batch)
+    reasoner = FirstAnswer(*reasoners_of(settings, vocabulary, encoder))
+    knowledge = settings.knowledge
+    # Small batches, several at once: an item is servable with its knowledge as soon as it and its few neighbours are done.
+    waiting = knowledge.llm.base_url
+    reasoning = BatchPolicy(knowledge.items_per_batch, batch.wait_s, knowledge.batches_in_flight) if waiting else batch
     stages: tuple[Stage, ...] = (
         Onboarding(store, encoder, batch),
-        Reasoning(store, FirstAnswer(*reasoners), encoder, vocabulary.version, batch),
-        behavior,
+        Reasoning(store, reasoner, encoder, vocabulary.version, reasoning),
+        behavior := BehaviorStage(store, table, None, settings.behavior, batch),
         ArchiveStage(ITEM_FEATURES, archive, archive_batch),
         ArchiveStage(USER_FEATURES, archive, archive_batch),
     )
     return System(settings, encoder, store, table, behavior, stages)
+
+
+def reasoners_of(settings: Settings, vocabulary: Vocabulary, encoder: Encoder) -> list[Reasoner]:
+    """The reasoners in the order they are asked: recorded answers, the language model, the student, zero-shot.
+
+    Between a student and a model stands the cascade, where its threshold lets the student answer instead.
+    """
+    knowledge = settings.knowledge
+    reasoners: list[Reasoner] = []
+    if knowledge.recorded_file:
+        reasoners.append(RecordedReasoner.from_parquet(knowledge.recorded_file, vocabulary))
+    student = None
+    if is_published(settings.models_dir, STUDENT):
+        student = Student.load(current(settings.models_dir, STUDENT), vocabulary, encoder.space_id)
+    if knowledge.llm.base_url:
+        model = llm_reasoner(settings, vocabulary)
+        threshold = knowledge.cascade_threshold
+        reasoners.append(Cascade(student, model, vocabulary, threshold) if student and threshold < 1 else model)
+    if student:
+        reasoners.append(student)
+    return [*reasoners, ZeroShotReasoner(encoder, vocabulary)]
+
+
+def llm_reasoner(settings: Settings, vocabulary: Vocabulary) -> VllmReasoner:
+    """The agents before the endpoint that the settings name, with the ledger of this machine."""
+    llm = settings.knowledge.llm
+    endpoint = Endpoint(llm)
+    budgets = Budgets(llm.budget_item_tokens, llm.budget_seller_day_tokens, llm.budget_day_tokens)
+    return VllmReasoner(make_panel(vocabulary, llm, endpoint.model), endpoint, Ledger(settings.ledger_file), budgets)

@@ -7,8 +7,8 @@
     5. acknowledge   the runtime does, and only when `handle` has returned
 
 A crash anywhere before 5 brings the batch back, and the second pass ends where the first would have. When 3 fails the
-error escapes: the worker must stop without acknowledging. When the store is away, 2 and 4 wait for it: the consumer's
-lag is the back-pressure.
+error escapes: the worker must stop without acknowledging. When the store or the language model is away, 2 and 4 wait
+for it: the consumer's lag is the back-pressure.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 
 import structlog
 
-from reaseq.errors import InvalidRecord, ReaSeqError, StoreUnavailable
+from reaseq.errors import InvalidRecord, ReaSeqError, Unavailable
 from streams import metrics
 from streams.dead_letters import bury
 from streams.messages import Decoder, Message, RawRecord, encode
@@ -85,7 +85,7 @@ class Delivery:
         effects = await self._compute(decoded, letters)
         await self._log.produce([*self._encode(effects, decoded), *letters])
         if effects.records:
-            await self._when_store_is_there(lambda: asyncio.to_thread(self._store.write, effects.records))
+            await self._when_available(lambda: asyncio.to_thread(self._store.write, effects.records))
         self._report(effects, decoded, len(letters), time.perf_counter() - started)
 
     def _decode(self, batch: Sequence[RawRecord]) -> tuple[list[Pair], list[RawRecord]]:
@@ -137,17 +137,17 @@ class Delivery:
         return None
 
     async def _process(self, pairs: list[Pair]) -> Effects:
-        return await self._when_store_is_there(lambda: self.stage.process([message for _, message in pairs]))
+        return await self._when_available(lambda: self.stage.process([message for _, message in pairs]))
 
-    async def _when_store_is_there(self, attempt: Callable[[], Awaitable[T]]) -> T:
+    async def _when_available(self, attempt: Callable[[], Awaitable[T]]) -> T:
         tries = 0
         while True:
             try:
                 return await attempt()
-            except StoreUnavailable as error:
+            except Unavailable as error:
                 wait_s = self._backoff.wait_s(tries)
-                log.warning("store_unavailable", stage=self.stage.name, retry_in_s=wait_s, error=str(error))
-                metrics.RETRIES.labels(self.stage.name).inc()
+                log.warning("waiting", reason=error.reason, stage=self.stage.name, retry_in_s=wait_s, error=str(error))
+                metrics.RETRIES.labels(self.stage.name, error.reason).inc()
                 await asyncio.sleep(wait_s)
                 tries += 1
 

@@ -8,6 +8,7 @@ not be acknowledged by anyone: the process ends at once, and the group hands its
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import faust
 import structlog
@@ -15,6 +16,7 @@ from aiokafka import AIOKafkaProducer
 
 from reaseq.settings import Settings
 from streams.delivery import Delivery, Log
+from streams.in_flight import InFlight
 from streams.messages import RawRecord
 from streams.stage import Stage
 from streams.topics import DEAD_LETTER_MARGIN_BYTES
@@ -69,11 +71,11 @@ class KafkaLog:
 
 
 def build_app(
-    settings: Settings, stages: Sequence[Stage], deliver: Callable[[Stage, Log], Delivery], data_dir: str
+    settings: Settings, group_id: str, stages: Sequence[Stage], deliver: Callable[[Stage, Log], Delivery], data_dir: str
 ) -> faust.App:
     """A Faust application in which each stage is an agent over raw bytes."""
     app = faust.App(
-        settings.kafka.group_id,
+        group_id,
         broker=f"kafka://{settings.kafka.bootstrap_servers}",
         datadir=data_dir,
         key_serializer="raw",
@@ -104,19 +106,26 @@ def _add_agent(app: faust.App, stage: Stage, delivery: Delivery) -> None:
     topic = app.topic(stage.source.name, key_serializer="raw", value_serializer="raw", internal=False)
 
     async def run(stream: faust.Stream) -> None:
-        async for events in stream.noack_take(stage.batch.limit_records, within=stage.batch.wait_s):
-            await _handle(delivery, events)
+        in_flight = InFlight(stage.batch.in_flight)
+
+        async def work(batch: Sequence[RawRecord], events: Sequence[faust.Event]) -> None:
+            await _handle(delivery, batch)
             for event in events:
+                # Faust commits up to the first event that is not acknowledged, so batches may end in any order.
                 await stream.ack(event)
+
+        async for events in stream.noack_take(stage.batch.limit_records, within=stage.batch.wait_s):
+            batch = [_raw(event.message) for event in events]
+            await in_flight.start(batch, partial(work, batch, events))
 
     app.agent(topic, name=stage.name)(run)
 
 
-async def _handle(delivery: Delivery, events: Sequence[faust.Event]) -> None:
+async def _handle(delivery: Delivery, batch: Sequence[RawRecord]) -> None:
     try:
-        await delivery.handle([_raw(event.message) for event in events])
+        await delivery.handle(batch)
     except Exception:
-        log.exception("undelivered", stage=delivery.stage.name, records=len(events))
+        log.exception("undelivered", stage=delivery.stage.name, records=len(batch))
         os._exit(EXIT_UNDELIVERED)
 
 

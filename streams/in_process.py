@@ -6,10 +6,12 @@ The quick start and the tests use it. A topic is a list in memory; each stage re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
 from streams.delivery import Delivery
+from streams.in_flight import InFlight
 from streams.messages import RawRecord, encode
 from streams.stage import Stage
 from streams.topics import DEAD_LETTERS
@@ -62,9 +64,7 @@ class InProcessRuntime:
         while busy:
             busy = False
             for queue in self._queues:
-                while batch := queue.take(flush):
-                    await queue.delivery.handle(batch)
-                    busy = True
+                busy |= await queue.work(flush)
 
 
 class _Queue:
@@ -80,7 +80,17 @@ class _Queue:
             self._first_at = time.monotonic()
         self._waiting += records
 
-    def take(self, flush: bool) -> list[RawRecord]:
+    async def work(self, flush: bool) -> bool:
+        """Handle due batches, as many at once as the policy allows, until none is due; whether there was one."""
+        worked = False
+        in_flight = InFlight(self.delivery.stage.batch.in_flight)
+        while batch := self._take(flush):
+            worked = True
+            await in_flight.start(batch, partial(self.delivery.handle, batch))
+        await in_flight.drain()
+        return worked
+
+    def _take(self, flush: bool) -> list[RawRecord]:
         policy = self.delivery.stage.batch
         full = len(self._waiting) >= policy.limit_records
         if not self._waiting or not (full or flush or time.monotonic() - self._first_at >= policy.wait_s):

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import msgspec
 import structlog
@@ -11,13 +12,15 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import TopicAlreadyExistsError
 
-from reaseq.errors import DeliveryError
+from reaseq.errors import DeliveryError, ReaSeqError
 from reaseq.settings import KafkaSettings
 from streams import metrics
 from streams.messages import RawRecord, encode
 from streams.topics import DEAD_LETTER_MARGIN_BYTES, TOPICS, Topic
 
 log = structlog.get_logger()
+
+Role = Literal["all", "stream", "reasoning"]
 
 POLL_MS = 200
 CONFIRM_TIMEOUT_S = 60.0
@@ -166,17 +169,40 @@ def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
         consumer.close()
 
 
-def lags(settings: KafkaSettings, topics: Sequence[Topic]) -> dict[str, tuple[int, int]]:
-    """By topic: how many records it holds, and how many of them the group has not acknowledged."""
-    consumer = _consumer(settings, group_id=settings.group_id)
+def role_of(name: str) -> Role:
+    """The role of that name. Raises ReaSeqError where there is none."""
+    roles = get_args(Role)
+    if name not in roles:
+        raise ReaSeqError(f"no role {name!r}; there are {', '.join(roles)}")
+    return name  # type: ignore[return-value]
+
+
+def group_of(settings: KafkaSettings, role: Role) -> str:
+    """The consumer group of workers of a role. All members of a group read the same topics."""
+    return f"{settings.group_id}-{role}" if role == "reasoning" else settings.group_id
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How many records a topic holds, how many of them a group has not acknowledged, and whether it ever did any."""
+
+    held: int
+    unacknowledged: int
+    begun: bool
+
+
+def lags(settings: KafkaSettings, group_id: str, topics: Sequence[Topic]) -> dict[str, Lag]:
+    """The lag of a group in each topic."""
+    consumer = _consumer(settings, group_id=group_id)
     try:
         found = {}
         for topic in topics:
             partitions = _partitions(consumer, topic.name)
             starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-            committed = {tp: consumer.committed(tp) or starts[tp] for tp in partitions}
+            committed = {tp: consumer.committed(tp) for tp in partitions}
+            behind = sum(max(ends[tp] - (committed[tp] or starts[tp]), 0) for tp in partitions)
             held = sum(ends[tp] - starts[tp] for tp in partitions)
-            found[topic.name] = (held, sum(max(ends[tp] - committed[tp], 0) for tp in partitions))
+            found[topic.name] = Lag(held, behind, any(committed.values()))
         return found
     finally:
         consumer.close()

@@ -9,7 +9,7 @@ RECORDS = Counter("reaseq_records", "Records taken from a topic, by what became 
 DEAD = Counter("reaseq_dead_letters", "Records sent to the dead letters", ["stage", "reason"])
 OUTCOMES = Counter("reaseq_outcomes", "What stages noticed on the way, such as an event for an unknown item", ["stage", "what"])
 WRITTEN = Counter("reaseq_feature_records", "Feature records produced and made servable", ["stage"])
-RETRIES = Counter("reaseq_store_retries", "Batches that had to wait for the feature store", ["stage"])
+RETRIES = Counter("reaseq_waits", "Waits of a batch for something that does not answer", ["stage", "reason"])
 FRESHNESS = Histogram(
     "reaseq_freshness_seconds", "Input produced to its effect servable", ["stage"], buckets=FRESHNESS_BUCKETS_S
 )

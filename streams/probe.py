@@ -1,24 +1,20 @@
 """What a worker tells its surroundings over HTTP: metrics, and whether it is alive and ready."""
 
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 
-def serve_probe(host: str, port: int, ready: Callable[[], bool]) -> ThreadingHTTPServer:
+def serve_probe(host: str, port: int) -> ThreadingHTTPServer:
     """Serve `/metrics`, `/healthz` and `/readyz` from a thread; port 0 takes a free one (see `server_port`)."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/metrics":
                 self._answer(200, CONTENT_TYPE_LATEST, generate_latest())
-            elif self.path == "/healthz":
+            elif self.path in ("/healthz", "/readyz"):  # a worker serves this once it is ready
                 self._answer(200, "text/plain", b"ok\n")
-            elif self.path == "/readyz":
-                is_ready = ready()
-                self._answer(200 if is_ready else 503, "text/plain", b"ready\n" if is_ready else b"not ready\n")
             else:
                 self._answer(404, "text/plain", b"not found\n")
 

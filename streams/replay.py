@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from operator import attrgetter
 
-from reaseq.records import Event, Item
+from reaseq.records import Event, Item, ItemFeatures
 from streams.kafka import Producer
 
 CHUNK_RECORDS = 500
@@ -43,3 +43,14 @@ def _paced(records: Sequence[Item | Event], speed: float) -> Iterator[Sequence[I
             continue
         yield records[at:end]
         at = end
+
+
+def produce_paced(
+    producer: Producer, records: Sequence[ItemFeatures], rate_per_s: float, progress: Callable[[int], None]
+) -> None:
+    """Produce records, at most so many a second."""
+    limit = max(1, min(CHUNK_RECORDS, int(rate_per_s)))
+    started = time.monotonic()
+    for at in range(0, len(records), limit):
+        progress(producer.send(records[at : at + limit]))
+        time.sleep(max(0.0, (at + limit) / rate_per_s - (time.monotonic() - started)))

@@ -8,7 +8,7 @@ import uvicorn
 
 from features.repository import FeatureRepository
 from reaseq.artefacts import current
-from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.popularity import Popularity
@@ -24,7 +24,7 @@ from streams.topics import EVENTS, ITEM_FEATURES
 def run_service(settings: Settings) -> None:
     """Serve rankings until SIGTERM."""
     torch.set_num_threads(settings.service.threads)
-    vocabulary = load_vocabulary()
+    vocabulary = vocabulary_in_force()
     artefact = current(settings.models_dir, RANKER)
     artefact.require(vocabulary=vocabulary.version)
     # The model says which space it was trained on; the table refuses items of any other.

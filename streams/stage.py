@@ -14,10 +14,12 @@ FeatureRecord = ItemFeatures | UserFeatures
 
 @dataclass(frozen=True)
 class BatchPolicy:
-    """How many records a batch holds at most, and how long the first of them waits for the others."""
+    """How many records a batch holds at most, how long the first of them waits for the others, and how many batches may be
+    under way at once: more than one suits a stage that waits for somebody else."""
 
     limit_records: int
     wait_s: float
+    in_flight: int = 1
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Effects:
 class Stage(Protocol):
     """One step of the stream.
 
-    `process` may see a message twice and must then lead to the same end. It may raise: StoreUnavailable is retried, any
+    `process` may see a message twice and must then lead to the same end. It may raise: Unavailable is retried, any
     other exception sends the message it stems from to the dead letters.
     """
 

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reaseq.settings import Settings
 from streams import dead_letters
-from streams.kafka import lags, read_all
+from streams.kafka import Lag, group_of, lags, read_all
 from streams.topics import DEAD_LETTERS, EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
 
 SOURCES = (ITEMS, EVENTS, ITEM_FEATURES, USER_FEATURES)
@@ -19,23 +19,36 @@ FRESHNESS = "reaseq_freshness_seconds"
 
 @dataclass(frozen=True)
 class TopicStatus:
-    """One topic: records it holds, records not yet acknowledged, and acknowledged per second just now."""
+    """One topic and group: records it holds, records the group has not acknowledged, and acknowledged per second just now."""
 
     name: str
+    group: str
     held: int
     lag: int
     acknowledged_per_s: float
 
 
 def topics_status(settings: Settings) -> list[TopicStatus]:
-    """Every source topic, measured over RATE_WINDOW_S."""
-    before, started = lags(settings.kafka, SOURCES), time.monotonic()
+    """Every source topic, and what the group of reasoning workers follows where there is one, over RATE_WINDOW_S."""
+    before, started = _lags(settings), time.monotonic()
     time.sleep(RATE_WINDOW_S)
-    after, seconds = lags(settings.kafka, SOURCES), time.monotonic() - started
-    return [
-        TopicStatus(name, held, lag, round((held - lag - before[name][0] + before[name][1]) / seconds, 1))
-        for name, (held, lag) in after.items()
-    ]
+    after, seconds = _lags(settings), time.monotonic() - started
+    found = []
+    for (group, name), lag in after.items():
+        earlier = before.get((group, name), lag)
+        acknowledged = lag.held - lag.unacknowledged - earlier.held + earlier.unacknowledged
+        found.append(TopicStatus(name, group, lag.held, lag.unacknowledged, round(acknowledged / seconds, 1)))
+    return found
+
+
+def _lags(settings: Settings) -> dict[tuple[str, str], Lag]:
+    kafka = settings.kafka
+    stream, reasoning = group_of(kafka, "stream"), group_of(kafka, "reasoning")
+    found = {(stream, name): lag for name, lag in lags(kafka, stream, SOURCES).items()}
+    for name, lag in lags(kafka, reasoning, [ITEM_FEATURES]).items():
+        if lag.begun:  # else no worker of that role has ever run
+            found[reasoning, name] = lag
+    return found
 
 
 def dead_letters_by_reason(settings: Settings) -> Counter[tuple[str, str]]:

@@ -13,29 +13,33 @@ from reaseq.settings import Settings
 from streams.assembly import System, assemble
 from streams.delivery import Delivery
 from streams.faust_runtime import build_app
-from streams.kafka import Follower
+from streams.kafka import Follower, Role, group_of
 from streams.probe import serve_probe
 from streams.stage import BatchPolicy
+from streams.stages.reasoning import NAME as REASONING
 from streams.topics import ITEM_FEATURES
 
 log = structlog.get_logger()
 
 
-def run_worker(settings: Settings, name: str) -> None:
+def run_worker(settings: Settings, name: str, role: Role) -> None:
     """Work until SIGTERM. Does not return: Faust leaves the process."""
     torch.set_num_threads(settings.worker.threads)
     kafka = settings.kafka
     batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
     archive_batch = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
     system = assemble(settings, batch, archive_batch)
-    items = Follower(kafka, ITEM_FEATURES, system.follow_items).start()
-    items.caught_up.wait()
-    _use_published_model(system, settings)
-    probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port, items.caught_up.is_set)
-    log.info("worker_ready", worker=name, probe_port=probe.server_port, items=len(system.table.snapshot) - 1)
+    stages = [stage for stage in system.stages if role == "all" or (stage.name == REASONING) == (role == "reasoning")]
+    items = Follower(kafka, ITEM_FEATURES, system.follow_items)
+    if role != "reasoning":  # which reads no other item
+        items.start().caught_up.wait()
+        _use_published_model(system, settings)
+    probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port)
+    log.info("worker_ready", worker=name, role=role, probe_port=probe.server_port, items=len(system.table.snapshot) - 1)
     app = build_app(
         settings,
-        system.stages,
+        group_of(kafka, role),
+        stages,
         lambda stage, destination: Delivery(stage, destination, system.store, settings.guard.future_limit_s),
         data_dir=str(settings.run_dir / f"faust-{name}"),
     )

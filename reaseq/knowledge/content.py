@@ -29,7 +29,7 @@ class Content:
     @property
     def hash(self) -> str:
         """Equal content, equal hash."""
-        return _digest(self.title, *(part for pair in self.attributes for part in pair))
+        return digest(self.title, *(part for pair in self.attributes for part in pair))
 
 
 def clean(text: str) -> str:
@@ -41,8 +41,9 @@ def clean(text: str) -> str:
 
 def fingerprint(content_hash: str, vocabulary: str, reasoner: str) -> str:
     """Names one act of reasoning: the content, the vocabulary it was held to, and who reasoned with which parameters."""
-    return _digest(content_hash, vocabulary, reasoner)
+    return digest(content_hash, vocabulary, reasoner)
 
 
-def _digest(*parts: str) -> str:
+def digest(*parts: str) -> str:
+    """A hash of the parts and of where one ends and the next begins."""
     return blake2b(json.dumps(parts).encode(), digest_size=FINGERPRINT_BYTES).hexdigest()

@@ -1,6 +1,7 @@
-"""The interface of explicit reasoning: item content in, product knowledge out, whoever reasons."""
+"""The interface of explicit reasoning: items in, product knowledge out, whoever reasons."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,35 +11,47 @@ from reaseq.knowledge.content import Content
 from reaseq.records import ProductKnowledge
 
 
+@dataclass(frozen=True)
+class Subject:
+    """An item that is reasoned about. Only the content reaches a prompt; the ids say on whose account."""
+
+    content: Content
+    item_id: str = ""
+    seller_id: str = ""
+
+
+Answers = list[ProductKnowledge | None]
+
+
 class Reasoner(Protocol):
-    """Turns contents into knowledge. `identity` names everything that its answers depend on beside the content."""
+    """Turns items into knowledge. `identity` names everything that its answers depend on beside the content."""
 
     @property
     def identity(self) -> str: ...
 
-    async def reason(self, contents: Sequence[Content], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
-        """Knowledge of each content, in order; None where this reasoner has no answer. `vectors` (N, D): their text vectors."""
+    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
+        """Knowledge of each item, in order; None where this reasoner has no answer. `vectors` (N, D): their text vectors.
+
+        Raises Unavailable where the answers must be waited for.
+        """
         ...
 
 
 class FirstAnswer:
-    """Asks one reasoner after the other and takes, for each content, the first answer."""
+    """Asks one reasoner after the other and takes, for each item, the first answer."""
 
     def __init__(self, *reasoners: Reasoner) -> None:
         self._reasoners = reasoners
         self.identity = " > ".join(reasoner.identity for reasoner in reasoners)
 
-    async def reason(self, contents: Sequence[Content], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
-        """The first answer to each content; None where nobody has one."""
-        answers: list[ProductKnowledge | None] = [None] * len(contents)
+    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
+        """The first answer to each item; None where nobody has one."""
+        answers: Answers = [None] * len(subjects)
         for reasoner in self._reasoners:
-            open_places = [place for place, answer in enumerate(answers) if answer is None]
-            if not open_places:
+            unanswered = [place for place, answer in enumerate(answers) if answer is None]
+            if not unanswered:
                 break
-            for place, answer in zip(
-                open_places,
-                await reasoner.reason([contents[place] for place in open_places], vectors[open_places]),
-                strict=True,
-            ):
+            given = await reasoner.reason([subjects[place] for place in unanswered], vectors[unanswered])
+            for place, answer in zip(unanswered, given, strict=True):
                 answers[place] = answer
         return answers

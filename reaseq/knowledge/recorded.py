@@ -1,6 +1,6 @@
 """The recorded reasoner: answers that a real LLM gave earlier, found by the item's content."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from reaseq.knowledge.content import Content
+from reaseq.knowledge.guard import admit
+from reaseq.knowledge.reasoner import Answers, Subject
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 
 RECORDED = "recorded"
 CONFIDENCE = 1.0  # the LLM gave no confidences: an answer that passed the vocabulary stands as it is
 PHRASES_LIMIT = 8
+VOCABULARY = "giftware-1"  # what the table's claims are held to, where its metadata does not say
+VOCABULARY_KEY = b"vocabulary"
 
 
 class RecordedReasoner:
@@ -26,33 +30,40 @@ class RecordedReasoner:
 
     @staticmethod
     def from_parquet(path: Path, vocabulary: Vocabulary) -> "RecordedReasoner":
-        """Read answers from a table with one column a group, `description`, and the free texts.
-
-        A claim outside the vocabulary is dropped: a recorded answer gets no more trust than a live one.
-        """
+        """Read answers from a table (see `read_answers`)."""
         answers: dict[str, ProductKnowledge] = {}
-        for answer in pq.read_table(path).to_pylist():
-            answers.setdefault(Content.of(answer["description"], {}).hash, _knowledge(answer, vocabulary))
+        for content, knowledge in read_answers(path, vocabulary):
+            answers.setdefault(content.hash, knowledge)
         return RecordedReasoner(answers, path.stem)
 
-    async def reason(self, contents: Sequence[Content], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
-        """The recorded answer to each content, if there is one."""
-        return [self._answers.get(content.hash) for content in contents]
+    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
+        """The recorded answer to each item's content, if there is one."""
+        return [self._answers.get(subject.content.hash) for subject in subjects]
 
 
-def _knowledge(answer: dict[str, Any], vocabulary: Vocabulary) -> ProductKnowledge:
+def read_answers(path: Path, vocabulary: Vocabulary) -> Iterator[tuple[Content, ProductKnowledge]]:
+    """Contents and their answers out of a table with `description`, the free texts, and a column a group.
+
+    The claims are migrated to `vocabulary`, and one that it lacks is dropped: a recorded answer gets no more trust than a
+    live one.
+    """
+    table = pq.read_table(path)
+    spoken = (table.schema.metadata or {}).get(VOCABULARY_KEY, VOCABULARY.encode()).decode()
+    for answer in table.to_pylist():
+        content = Content.of(answer["description"], {})
+        yield content, _knowledge(answer, content, spoken, vocabulary)
+
+
+def _knowledge(answer: dict[str, Any], content: Content, spoken: str, vocabulary: Vocabulary) -> ProductKnowledge:
     claims = []
     for group in vocabulary.groups:
-        given = answer[group.name]
-        values = [given] if isinstance(given, str) else given or []
-        claims += [
-            Claim(group.name, value, CONFIDENCE, RECORDED)
-            for value in values[: group.most]
-            if (group.name, value) in vocabulary
-        ]
+        given = answer.get(group.name) or []
+        values = [given] if isinstance(given, str) else given
+        claims += [Claim(group.name, value, CONFIDENCE, RECORDED) for value in values]
+    adopted = vocabulary.adopt(ProductKnowledge(vocabulary=spoken, claims=tuple(claims)))
     return ProductKnowledge(
         vocabulary=vocabulary.version,
-        claims=tuple(claims),
+        claims=admit(adopted.claims, vocabulary, content, RECORDED),
         product_type=answer["product_type"],
         profile=answer["profile"],
         complements=tuple(answer["complements"][:PHRASES_LIMIT]),

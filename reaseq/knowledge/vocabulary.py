@@ -1,47 +1,72 @@
-"""The closed vocabulary that product knowledge is held to, and the shared ids of its claims."""
+"""The closed vocabulary that product knowledge is held to: data files that a domain team edits, and the ids of their claims.
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+A file is a base (`retail-1`, `content-1`) or a pack on top of one (`giftware-2`, `beauty-1`). A version is never edited once
+it is in use: a change is a new file, whose `migrates` section says what became of the values of the one before.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Annotated, Literal
 
+import msgspec
 import numpy as np
+import yaml
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from reaseq.errors import ReaSeqError
-from reaseq.records import ProductKnowledge
+from reaseq.errors import VocabularyError
+from reaseq.records import Claim, ProductKnowledge
+from reaseq.settings import Settings
 
 VOCABULARIES = Path(__file__).with_name("vocabularies")
+DEFINITION_LIMIT_CHARS = 160
+
+Name = Annotated[str, Meta(pattern="^[a-z0-9_]+$", max_length=64)]
+Definition = Annotated[str, Meta(min_length=1, max_length=DEFINITION_LIMIT_CHARS, pattern=r"^[^\n]+$")]
+Values = dict[Name, Definition]
 
 
 @dataclass(frozen=True)
 class Group:
-    """One question the knowledge answers: between `least` and `most` of `values`."""
+    """One question that the knowledge answers: between `least` and `most` of `values`, each value with its definition."""
 
     name: str
-    values: tuple[str, ...]
+    agent: Literal["demand", "attribute", "relation"]
+    question: str
     least: int
     most: int
+    evidence_required: bool
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Migration:
+    """What became of the values of an earlier version; those that it does not name stay as they are."""
+
+    source: str = ""
+    renamed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    dropped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def apply(self, claim: Claim) -> Claim | None:
+        """The claim in the new version's words; None where the value was dropped."""
+        if claim.value in self.dropped.get(claim.group, ()):
+            return None
+        value = self.renamed.get(claim.group, {}).get(claim.value, claim.value)
+        return msgspec.structs.replace(claim, value=value)
 
 
 class Vocabulary:
-    """Groups of allowed values. A claim's id is its place in the file plus one; 0 is left for padding."""
+    """Groups of allowed values. A claim's id is its place in the vocabulary plus one; 0 is left for padding."""
 
-    def __init__(self, version: str, groups: tuple[Group, ...]) -> None:
+    def __init__(self, version: str, groups: tuple[Group, ...], migration: Migration = Migration()) -> None:
         self.version = version
         self.groups = groups
+        self._migration = migration
         pairs = [(group.name, value) for group in groups for value in group.values]
         self._ids = {pair: place for place, pair in enumerate(pairs, start=1)}
         self.size = len(pairs) + 1
-
-    @staticmethod
-    def from_file(path: Path) -> "Vocabulary":
-        """Read a vocabulary: `single` groups take exactly one value, `multiple` groups their own bounds."""
-        raw = json.loads(path.read_text())
-        single = [Group(name, tuple(values), 1, 1) for name, values in raw["single"].items()]
-        multiple = [Group(name, tuple(g["values"]), g["min"], g["max"]) for name, g in raw["multiple"].items()]
-        return Vocabulary(raw["version"], tuple(single + multiple))
 
     def __contains__(self, claim: tuple[str, str]) -> bool:
         return claim in self._ids
@@ -49,21 +74,103 @@ class Vocabulary:
     def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._ids)
 
+    def claim_id(self, group: str, value: str) -> int:
+        """The shared id of a claim that the vocabulary has."""
+        return self._ids[group, value]
+
     def claim_ids(self, knowledge: ProductKnowledge | None) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
         """Shared ids (C,) of an item's claims and their confidences (C,), in the order of the claims."""
-        if knowledge is None:
-            return np.zeros(0, np.int32), np.zeros(0, np.float16)
-        if knowledge.vocabulary != self.version:
-            raise ReaSeqError(f"knowledge speaks vocabulary {knowledge.vocabulary!r}, this system {self.version!r}")
-        ids = [self._ids[claim.group, claim.value] for claim in knowledge.claims]
-        return np.array(ids, np.int32), np.array([claim.confidence for claim in knowledge.claims], np.float16)
+        claims = self.adopt(knowledge).claims if knowledge else ()
+        ids = [self._ids[claim.group, claim.value] for claim in claims]
+        return np.array(ids, np.int32), np.array([claim.confidence for claim in claims], np.float16)
+
+    def adopt(self, knowledge: ProductKnowledge) -> ProductKnowledge:
+        """Knowledge in this version's words: migrated, step by step, where it speaks an earlier one.
+
+        Raises VocabularyError where no migration leads here.
+        """
+        if knowledge.vocabulary == self.version:
+            return knowledge
+        if not self._migration.source:
+            raise VocabularyError(
+                f"knowledge speaks vocabulary {knowledge.vocabulary!r}, from which no migration leads to {self.version!r}"
+            )
+        if knowledge.vocabulary != self._migration.source:
+            knowledge = load_vocabulary(self._migration.source).adopt(knowledge)
+        migrated = (self._migration.apply(claim) for claim in knowledge.claims)
+        kept = tuple(claim for claim in migrated if claim and (claim.group, claim.value) in self)
+        return msgspec.structs.replace(knowledge, vocabulary=self.version, claims=kept)
+
+
+class _Group(msgspec.Struct, forbid_unknown_fields=True):
+    agent: Literal["demand", "attribute", "relation", ""] = ""
+    question: str = ""
+    least: Annotated[int, Meta(ge=0)] = 0
+    most: Annotated[int, Meta(ge=1, le=8)] = 1
+    evidence: Literal["required", "optional"] = "optional"
+    values: Values = {}
+    adds: Values = {}
+
+
+class _Migrates(msgspec.Struct, forbid_unknown_fields=True, rename={"source": "from"}):
+    source: str
+    renamed: dict[Name, dict[Name, Name]] = {}
+    dropped: dict[Name, tuple[Name, ...]] = {}
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    version: str
+    title: str
+    groups: dict[Name, _Group]
+    base: str = ""
+    migrates: _Migrates | None = None
 
 
 @cache
-def load_vocabulary(version: str = "giftware-1") -> Vocabulary:
-    """The bundled vocabulary of that version."""
-    path = VOCABULARIES / f"{version}.json"
+def load_vocabulary(name: str) -> Vocabulary:
+    """The bundled vocabulary of that version, or the one in the file of that path.
+
+    Raises VocabularyError, which names the file and the place in it.
+    """
+    path = Path(name) if name.endswith(".yaml") else VOCABULARIES / f"{name}.yaml"
     if not path.exists():
-        known = ", ".join(sorted(p.stem for p in VOCABULARIES.glob("*.json")))
-        raise ReaSeqError(f"no vocabulary {version!r}; known: {known}")
-    return Vocabulary.from_file(path)
+        known = ", ".join(sorted(bundled.stem for bundled in VOCABULARIES.glob("*.yaml")))
+        raise VocabularyError(f"no vocabulary {name!r}; bundled: {known}; your own: the path of a .yaml file")
+    try:
+        file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise VocabularyError(f"{path}: {error}") from error
+    if file.version != path.stem:
+        raise VocabularyError(f"{path}: says version {file.version!r}; the name of the file is the version")
+    groups = {group.name: group for group in load_vocabulary(file.base).groups} if file.base else {}
+    for group_name, group in file.groups.items():
+        groups[group_name] = _merged(path, group_name, group, groups.get(group_name))
+    vocabulary = Vocabulary(file.version, tuple(groups.values()), _migration(file))
+    for group_name, renamed in _migration(file).renamed.items():
+        for value in renamed.values():
+            if (group_name, value) not in vocabulary:
+                raise VocabularyError(f"{path}: migrates to {group_name}={value}, which the vocabulary lacks")
+    return vocabulary
+
+
+@cache
+def vocabulary_in_force() -> Vocabulary:
+    """The vocabulary of this deployment, `REASEQ_KNOWLEDGE__VOCABULARY`."""
+    return load_vocabulary(Settings().knowledge.vocabulary)
+
+
+def _merged(path: Path, name: str, group: _Group, base: Group | None) -> Group:
+    if group.adds:
+        if base is None or group.values:
+            raise VocabularyError(
+                f"{path}: group {name!r} adds to the base's values, so the base has it and `values` is absent"
+            )
+        merged = {**base.values, **group.adds}
+        return Group(name, base.agent, base.question, base.least, base.most, base.evidence_required, merged)
+    if not group.agent or not group.question or len(group.values) < group.most:
+        raise VocabularyError(f"{path}: group {name!r} needs an agent, a question and at least {group.most} values")
+    return Group(name, group.agent, group.question, group.least, group.most, group.evidence == "required", group.values)
+
+
+def _migration(file: _File) -> Migration:
+    return Migration(file.migrates.source, file.migrates.renamed, file.migrates.dropped) if file.migrates else Migration()

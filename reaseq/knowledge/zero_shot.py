@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reaseq.knowledge.content import Content
+from reaseq.knowledge.reasoner import Answers, Subject
 from reaseq.knowledge.vocabulary import Group, Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 from reaseq.representation.encoder import Encoder
@@ -28,8 +28,8 @@ class ZeroShotReasoner:
         self._prompts: dict[str, NDArray[np.float32]] = {}
         self.identity = f"{ZERO_SHOT}:{encoder.space_id}:{TEMPERATURE}:{LIFT}"
 
-    async def reason(self, contents: Sequence[Content], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
-        """Knowledge of each content from its text vector (N, D)."""
+    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
+        """Knowledge of each item from its text vector (N, D)."""
         return await asyncio.to_thread(lambda: [self._knowledge(vector) for vector in vectors])
 
     def _knowledge(self, vector: NDArray[np.float32]) -> ProductKnowledge:
@@ -41,9 +41,10 @@ class ZeroShotReasoner:
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
         ranked = np.argsort(-probabilities, kind="stable")[: group.most]
-        floor = LIFT / len(group.values)
+        values = list(group.values)
+        floor = LIFT / len(values)
         return [
-            Claim(group.name, group.values[place], round(float(probabilities[place]), 4), ZERO_SHOT)
+            Claim(group.name, values[place], round(float(probabilities[place]), 4), ZERO_SHOT)
             for rank, place in enumerate(ranked)
             if rank < group.least or probabilities[place] >= floor
         ]

@@ -69,6 +69,7 @@ class Onboarding:
             title=content.title,
             attributes=dict(content.attributes),
             price=item.price,
+            seller_id=item.seller_id,
             space_id=self._encoder.space_id,
             content=content.hash,
         )
@@ -80,6 +81,7 @@ class Onboarding:
             vector=before.vector,
             fingerprint=before.fingerprint,
             knowledge=before.knowledge,
+            reasoned_again=before.reasoned_again,
         )
 
     def _with_vectors(self, records: list[ItemFeatures]) -> list[ItemFeatures]:

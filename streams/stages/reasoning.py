@@ -8,20 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reaseq.knowledge.content import Content, fingerprint
-from reaseq.knowledge.reasoner import Reasoner
+from reaseq.knowledge.guard import enrich
+from reaseq.knowledge.reasoner import Reasoner, Subject
 from reaseq.records import ItemFeatures, ProductKnowledge
 from streams.messages import Message
 from streams.stage import BatchPolicy, Effects
 from streams.stages.onboarding import ItemReader, TextEncoder
 from streams.topics import ITEM_FEATURES
 
-PROFILE_WEIGHT = 0.5  # of the profile's vector beside the text's: bounds how far a reasoner can move an item
+NAME = "reasoning"
 
 
 class Reasoning:
-    """Follows `item-features`: what arrives there at the text stage leaves with knowledge and an enriched vector."""
+    """Follows `item-features`: what arrives there without the knowledge of the present reasoner leaves with it.
 
-    name = "reasoning"
+    That is every record at the text stage, and one that was reasoned about under another fingerprint (a changed prompt, model
+    or vocabulary), which `reaseq knowledge refresh` puts there again.
+    """
+
+    name = NAME
     source = ITEM_FEATURES
 
     def __init__(
@@ -34,18 +39,24 @@ class Reasoning:
         self._vocabulary = vocabulary
 
     async def process(self, batch: Sequence[Message]) -> Effects:
-        """A reasoned record for each text-stage record that is still the newest of its item."""
+        """A reasoned record for each record that is due and still the newest of its item.
+
+        Raises Unavailable where the reasoner must be waited for; what it has answered by then costs nothing again.
+        """
         effects = Effects()
-        asked = {message.key: message.body for message in batch if message.body and message.body.stage == "text"}
-        known = await asyncio.to_thread(self._store.read_items, list(asked))
-        due = [record for key, record in asked.items() if not _superseded(record, known.get(key))]
+        asked = {message.key: message.body for message in batch if message.body and self._is_due(message.body)}
+        due = await self._still_due(list(asked.values()))
         effects.counts["superseded"] += len(asked) - len(due)
         if not due:
             return effects
-        contents = [Content(record.title, tuple(sorted(record.attributes.items()))) for record in due]
-        vectors = np.stack([np.frombuffer(record.vector, np.float16) for record in due]).astype(np.float32)  # (N, D)
-        answers = await self._reasoner.reason(contents, vectors)
+        subjects = [
+            Subject(Content(record.title, tuple(sorted(record.attributes.items()))), record.item_id, record.seller_id)
+            for record in due
+        ]
+        vectors = await asyncio.to_thread(self._text_vectors, due, subjects)  # (N, D)
+        answers = await self._reasoner.reason(subjects, vectors)
         enriched = await asyncio.to_thread(self._enrich, vectors, answers)
+        current = {record.item_id for record in await self._still_due(due)}  # reasoning takes its time
         effects.counts["reasoned"] += sum(answer is not None for answer in answers)
         effects.counts["no_answer"] += sum(answer is None for answer in answers)
         effects.records.extend(
@@ -54,21 +65,38 @@ class Reasoning:
                 stage="reasoned",
                 knowledge=answer,
                 vector=vector.astype(np.float16).tobytes(),
-                fingerprint=fingerprint(record.content, self._vocabulary, self._reasoner.identity),
+                fingerprint=self._fingerprint(record),
+                reasoned_again=record.reasoned_again + (record.stage == "reasoned"),
             )
             for record, answer, vector in zip(due, answers, enriched, strict=True)
-            if answer is not None
+            if answer is not None and record.item_id in current
         )
         return effects
 
+    async def _still_due(self, records: list[ItemFeatures]) -> list[ItemFeatures]:
+        known = await asyncio.to_thread(self._store.read_items, [record.item_id for record in records])
+        return [record for record in records if not _superseded(record, known.get(record.item_id))]
+
+    def _is_due(self, record: ItemFeatures) -> bool:
+        return record.stage == "text" or (record.stage == "reasoned" and record.fingerprint != self._fingerprint(record))
+
+    def _fingerprint(self, record: ItemFeatures) -> str:
+        return fingerprint(record.content, self._vocabulary, self._reasoner.identity)
+
+    def _text_vectors(self, records: Sequence[ItemFeatures], subjects: Sequence[Subject]) -> NDArray[np.float32]:
+        """The vectors of the items' texts; one that was reasoned about has an enriched vector and is encoded anew."""
+        vectors = np.stack([np.frombuffer(record.vector, np.float16) for record in records]).astype(np.float32)
+        again = [place for place, record in enumerate(records) if record.stage == "reasoned"]
+        vectors[again] = self._encoder.encode([subjects[place].content.text for place in again])
+        return vectors
+
     def _enrich(self, vectors: NDArray[np.float32], answers: Sequence[ProductKnowledge | None]) -> NDArray[np.float32]:
-        """Text vectors (N, D) drawn towards their profiles' vectors; unit length."""
+        """Text vectors (N, D) drawn towards their profiles' vectors."""
         told = [place for place, answer in enumerate(answers) if answer and answer.profile]
         profiles = self._encoder.encode([answers[place].profile for place in told])  # type: ignore[union-attr]
         enriched = vectors.copy()
         for place, profile in zip(told, profiles, strict=True):
-            mixed = (1 - PROFILE_WEIGHT) * vectors[place] + PROFILE_WEIGHT * profile
-            enriched[place] = mixed / np.linalg.norm(mixed)
+            enriched[place] = enrich(vectors[place], profile)
         return enriched
 
 

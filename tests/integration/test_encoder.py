@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.knowledge.reasoner import Subject
+from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.representation.encoder import Encoder
 from reaseq.settings import EncoderSettings
@@ -37,10 +38,10 @@ def test_a_texts_vector_is_the_same_bit_for_bit_whatever_it_is_batched_with(enco
 
 
 async def test_the_zero_shot_reasoner_claims_something_for_each_group_that_asks_for_it(encoder: Encoder) -> None:
-    vocabulary = load_vocabulary()
-    contents = [Content.of("PACK OF 12 RED CHRISTMAS CRACKERS", {}), Content.of("BLUE CERAMIC TEAPOT", {})]
+    vocabulary = vocabulary_in_force()
+    subjects = [Subject(Content.of(title, {})) for title in ("PACK OF 12 RED CHRISTMAS CRACKERS", "BLUE CERAMIC TEAPOT")]
 
-    answers = await ZeroShotReasoner(encoder, vocabulary).reason(contents, encoder.encode([c.text for c in contents]))
+    answers = await ZeroShotReasoner(encoder, vocabulary).reason(subjects, encoder.encode([s.content.text for s in subjects]))
 
     for answer in answers:
         assert answer

@@ -255,7 +255,7 @@ def _rows(settings: Settings) -> Rows:
 
 
 def _samples(worker: process.Process, name: str) -> Iterator[tuple[tuple[tuple[str, str], ...], float]]:
-    scrape = local.http_get(f"http://127.0.0.1:{worker.ports[0]}/metrics") or ""
+    scrape = process.http_get(f"http://127.0.0.1:{worker.ports[0]}/metrics") or ""
     for family in text_string_to_metric_families(scrape):
         for sample in family.samples:
             if sample.name == name:

@@ -13,8 +13,9 @@ from reaseq.errors import ArtefactError
 from reaseq.evaluation.metrics import Lists, Tally, ranks
 from reaseq.evaluation.online_retail import read_retail
 from reaseq.knowledge.content import Content, fingerprint
+from reaseq.knowledge.reasoner import Subject
 from reaseq.knowledge.recorded import RecordedReasoner
-from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.knowledge.vocabulary import vocabulary_in_force
 
 scores = st.lists(st.integers(0, 5), min_size=1, max_size=8).map(lambda values: np.array(values, np.float32))
 
@@ -77,11 +78,11 @@ def test_a_fingerprint_names_content_vocabulary_and_reasoner() -> None:
 
 
 async def test_recorded_answers_are_found_by_content_and_hold_to_the_vocabulary() -> None:
-    vocabulary = load_vocabulary()
+    vocabulary = vocabulary_in_force()
     reasoner = RecordedReasoner.from_parquet(ANSWERS, vocabulary)
-    contents = [Content.of("WHITE  HANGING HEART T-LIGHT HOLDER", {}), Content.of("nobody sells this", {})]
+    subjects = [Subject(Content.of(title, {})) for title in ("WHITE  HANGING HEART T-LIGHT HOLDER", "nobody sells this")]
 
-    answer, nothing = await reasoner.reason(contents, np.zeros((2, 4), np.float32))
+    answer, nothing = await reasoner.reason(subjects, np.zeros((2, 4), np.float32))
 
     assert nothing is None
     assert answer and answer.profile

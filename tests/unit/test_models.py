@@ -12,7 +12,7 @@ from reaseq.behavior.inference import BATCH_USERS, BehaviorInference
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.sequence import sequences_of
 from reaseq.errors import SpaceMismatch
-from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.model import Ranker, RankerConfig, TargetAttention
 from reaseq.ranker.popularity import DAY_MS, Popularity
@@ -21,13 +21,13 @@ from reaseq.representation.item_table import ItemTable
 from reaseq.representation.trained_ids import TrainedIds
 
 DIM, ITEMS, NOW_MS = 16, 300, 1_000 * DAY_MS
-VOCABULARY = load_vocabulary()
+VOCABULARY = vocabulary_in_force()
 
 
 def item(number: int, **changes: object) -> ItemFeatures:
     vector = np.random.default_rng(number).normal(size=DIM)
     category = VOCABULARY.groups[0]
-    claim = Claim(category.name, category.values[number % len(category.values)], 1.0, "stand-in")
+    claim = Claim(category.name, list(category.values)[number % len(category.values)], 1.0, "stand-in")
     fields = {
         "event_time_ms": 1,
         "listed_ms": 1,

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reaseq.knowledge.content import Content
+from reaseq.knowledge.reasoner import Subject
 from reaseq.records import Claim, Item, ItemFeatures, ProductKnowledge
 from streams.messages import Message
 from streams.stage import BatchPolicy
@@ -53,9 +53,9 @@ class OneAnswer:
         self.asked = 0
         self._answer = answer
 
-    async def reason(self, contents: Sequence[Content], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
-        self.asked += len(contents)
-        return [self._answer] * len(contents)
+    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
+        self.asked += len(subjects)
+        return [self._answer] * len(subjects)
 
 
 def listing(title: str = "a lantern", time_ms: int = 10, price: float = 1.0) -> Message:

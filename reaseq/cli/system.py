@@ -1,22 +1,19 @@
-"""The command line. It alone wires the packages together, and imports them late: `--help` answers at once."""
+"""Commands that run the system: demo, up and down, workers, the service, replay and status."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from reaseq.cli.console import clear_errors, present_settings, production_settings, table_of
 
-    from reaseq.settings import Settings
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help="ReaSeq streaming.")
+app = typer.Typer()
 
 Quick = Annotated[bool, typer.Option("--quick", help="A small part of the sample, in under a minute.")]
 Name = Annotated[str, typer.Option(help="Names the worker in logs and on disk.")]
 Workers = Annotated[int, typer.Option(min=1, help="Stream workers to start.")]
+Role = Annotated[str, typer.Option(help="all stages, or only `stream` (all but reasoning) or only `reasoning`.")]
+Vllm = Annotated[str, typer.Option(metavar="MODEL", help="Also serve this model with vLLM: a folder, a name, or `tiny`.")]
 Speed = Annotated[float, typer.Option(min=0, help="Seconds of event time in one second; 0: as fast as it goes.")]
 Days = Annotated[int, typer.Option(min=1, help="The last days of the sample to replay.")]
 
@@ -30,24 +27,34 @@ def demo(quick: Quick = False, out: Annotated[Path, typer.Option(help="Where the
 
 
 @app.command()
-def up(workers: Workers = 2) -> None:
-    """Start a local broker, Redis, stream workers and the ranking service."""
+def up(workers: Workers = 2, vllm: Vllm = "") -> None:
+    """Start a local broker, Redis, stream workers and the ranking service; with --vllm, a language model as well.
+
+    Without a model, items are reasoned about from the sample's recorded answers, and by the cheaper reasoners where there
+    is none. With one, a worker of its own asks it, so that a slow model holds up nothing else.
+    """
     from rich.console import Console
 
     from demo import ANSWERS
     from infra import local
     from reaseq.artefacts import current
 
-    settings = _production()
-    settings.knowledge.recorded_file = ANSWERS
+    settings = production_settings()
     console = Console()
-    with _clear_errors():
+    with clear_errors():
         current(settings.models_dir, "ranker")
         with console.status("starting the broker and Redis"):
             local.start_services(settings)
             setup()
+        if vllm:
+            with console.status("starting vLLM (the first time, its environment is installed)"):
+                local.start_model(settings, vllm)
+        else:
+            settings.knowledge.recorded_file = ANSWERS
+        role = "stream" if vllm else "all"
         with console.status("starting workers and the ranking service"):
-            started = [local.start_worker(settings, f"worker-{number}") for number in range(1, workers + 1)]
+            started = [local.start_worker(settings, f"worker-{number}", role) for number in range(1, workers + 1)]
+            started += [local.start_worker(settings, "reasoner", "reasoning")] if vllm else []
             started.append(local.start_ranker(settings))
             for process in started:
                 local.wait_ready(process)
@@ -61,8 +68,8 @@ def down() -> None:
     """Stop everything that `up` started; data and models stay."""
     from infra import local
 
-    with _clear_errors():
-        stopped = local.stop_all(_production())
+    with clear_errors():
+        stopped = local.stop_all(production_settings())
     typer.echo(f"stopped: {', '.join(stopped) or 'nothing was running'}")
 
 
@@ -72,22 +79,23 @@ def setup() -> None:
     from features.repository import FeatureRepository
     from streams.kafka import create_topics
 
-    settings = _production()
-    with _clear_errors():
+    settings = production_settings()
+    with clear_errors():
         created = create_topics(settings.kafka)
         FeatureRepository(settings).apply()
     typer.echo(f"topics created: {', '.join(created) or 'none, all are there'}; Feast repository applied")
 
 
 @app.command()
-def worker(name: Name = "worker") -> None:
+def worker(name: Name = "worker", role: Role = "all") -> None:
     """Run one stream worker in the foreground."""
     from reaseq.logs import configure_logs
+    from streams.kafka import role_of
     from streams.worker import run_worker
 
     configure_logs()
-    with _clear_errors():
-        run_worker(_production(), name)
+    with clear_errors():
+        run_worker(production_settings(), name, role_of(role))
 
 
 @app.command()
@@ -97,8 +105,8 @@ def serve() -> None:
     from streams.serving import run_service
 
     configure_logs()
-    with _clear_errors():
-        run_service(_production())
+    with clear_errors():
+        run_service(production_settings())
 
 
 @app.command()
@@ -111,12 +119,12 @@ def replay(speed: Speed = 0.0, days: Days = 400) -> None:
     from streams.kafka import Producer
     from streams.replay import replay as replay_records
 
-    settings = _production()
+    settings = production_settings()
     retail = read_retail(ORDER_LINES)
     events = [event for order in retail.orders for event in order.events]
     since_ms = events[-1].event_time_ms - days * 24 * 3600 * 1000
     events = [event for event in events if event.event_time_ms >= since_ms]
-    with _clear_errors(), Progress() as progress:
+    with clear_errors(), Progress() as progress:
         # What was listed before the days to replay is the catalogue that they start from.
         task = progress.add_task("replay", total=len(retail.items) + len(events))
         producer = Producer(settings.kafka)
@@ -129,28 +137,55 @@ def replay(speed: Speed = 0.0, days: Days = 400) -> None:
 
 
 @app.command()
+def backfill(
+    catalogue: Annotated[Path, typer.Argument(metavar="CATALOGUE", help="Parquet with item_id, title and further columns.")],
+    rate: Annotated[float, typer.Option("--rate", min=1, help="Items a second at most.")] = 500.0,
+) -> None:
+    """Send a parquet catalogue of any size through the topics; stopped, it goes on where it was."""
+    from rich.progress import Progress
+
+    from streams.catalogue import Catalogue
+    from streams.catalogue import backfill as produce
+    from streams.kafka import Producer
+
+    settings = production_settings()
+    with clear_errors(), Progress() as progress:
+        rows = Catalogue(catalogue)
+        task = progress.add_task("backfill", total=len(rows))
+        producer = Producer(settings.kafka)
+        state = settings.state_dir / "backfill" / f"{rows.identity}.json"
+        produced = produce(rows, producer, state, rate, lambda count: progress.advance(task, count))
+        producer.close()
+    typer.echo(
+        f"produced {produced} of {len(rows)} items; the rest had been before"
+        if produced < len(rows)
+        else f"produced {produced} items"
+    )
+
+
+@app.command()
 def status() -> None:
     """Show what runs, lag, rates, freshness and dead letters."""
     from rich.console import Console
 
-    from infra import local, process
+    from infra import process
     from streams import status as system
 
-    settings = _production()
+    settings = production_settings()
     console = Console()
     running = process.running(settings.run_dir)
-    console.print(_table("running", ("process", "pid", "port"), [(p.name, p.pid, *p.ports[:1]) for p in running]))
-    with _clear_errors():
-        topics = [(t.name, t.held, t.lag, t.acknowledged_per_s) for t in system.topics_status(settings)]
-        console.print(_table("topics", ("topic", "records", "lag", "acknowledged/s"), topics))
-        workers = [p for p in running if p.name.startswith("worker")]
-        scrapes = [local.http_get(f"http://{process.LOOPBACK}:{p.ports[0]}/metrics") or "" for p in workers]
+    console.print(table_of("running", ("process", "pid", "port"), [(p.name, p.pid, *p.ports[:1]) for p in running]))
+    with clear_errors():
+        topics = [(t.name, t.group, t.held, t.lag, t.acknowledged_per_s) for t in system.topics_status(settings)]
+        console.print(table_of("topics", ("topic", "group", "records", "lag", "acknowledged/s"), topics))
+        workers = [p for p in running if p.name.startswith(("worker", "reasoner"))]
+        scrapes = [process.http_get(f"http://{process.LOOPBACK}:{p.ports[0]}/metrics") or "" for p in workers]
         fresh = system.freshness_s(scrapes, (0.5, 0.99))
         stages = [(stage, f"≤ {p50:g} s", f"≤ {p99:g} s") for stage, (p50, p99) in sorted(fresh.items())]
-        console.print(_table("produced → servable", ("stage", "p50", "p99"), stages))
+        console.print(table_of("produced → servable", ("stage", "p50", "p99"), stages))
         letters = system.dead_letters_by_reason(settings)
         buried = [(stage, reason, count) for (stage, reason), count in letters.most_common()]
-        console.print(_table("dead letters", ("stage", "reason", "count"), buried or [("none", "", 0)]))
+        console.print(table_of("dead letters", ("stage", "reason", "count"), buried or [("none", "", 0)]))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -161,7 +196,7 @@ def feast(context: typer.Context) -> None:
 
     from features.repository import FOLDER, feast_variables, profile_file
 
-    settings = _settings()
+    settings = present_settings()
     command = [
         sys.executable,
         "-m",
@@ -173,39 +208,3 @@ def feast(context: typer.Context) -> None:
         *context.args,
     ]
     os.execve(sys.executable, command, {**os.environ, **feast_variables(settings)})  # noqa: S606  a fixed program
-
-
-def _settings() -> "Settings":
-    from reaseq.settings import Settings
-
-    return Settings()
-
-
-def _production() -> "Settings":
-    """The settings for the system on Kafka: the store is Redis whatever the default says."""
-    settings = _settings()
-    settings.store.profile = "production"
-    return settings
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*map(str, row))
-    return table
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """An error that was raised on purpose is one line to read and an exit status, not a traceback."""
-    from reaseq.errors import ReaSeqError
-
-    try:
-        yield
-    except ReaSeqError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(1) from error

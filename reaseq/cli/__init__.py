@@ -1,0 +1,10 @@
+"""The command line. It alone wires the packages together, and imports them late: `--help` answers at once."""
+
+import typer
+
+from reaseq.cli import knowledge, system, train
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help="ReaSeq streaming.")
+app.registered_commands += system.app.registered_commands
+app.add_typer(knowledge.app, name="knowledge", help="Product knowledge: look at it, pay for it, renew it, move it.")
+app.add_typer(train.app, name="train", help="Train models and publish them.")

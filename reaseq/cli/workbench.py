@@ -1,0 +1,80 @@
+"""What the commands about knowledge work with: agents, ledger, store, and the answers that a student learns from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from features import definitions as views
+from features.repository import FeatureRepository
+from reaseq.errors import ReaSeqError
+from reaseq.evaluation.distillation import Teacher
+from reaseq.evaluation.knowledge import Answer
+from reaseq.knowledge.agents.panel import Panel
+from reaseq.knowledge.agents.reasoner import identity_of, make_panel
+from reaseq.knowledge.content import Content
+from reaseq.knowledge.llm.call import Model
+from reaseq.knowledge.llm.endpoint import model_of
+from reaseq.knowledge.llm.ledger import Ledger
+from reaseq.knowledge.reasoner import Subject
+from reaseq.knowledge.recorded import RECORDED, read_answers
+from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.records import Item, ItemFeatures
+from reaseq.representation.encoder import Encoder
+from reaseq.settings import Settings
+
+READ_ITEMS = 500
+TEACHERS = (RECORDED, "llm:")  # who speaks for a language model
+
+
+@dataclass(frozen=True)
+class Agents:
+    """The agents as the settings have them, and what was asked of them before."""
+
+    panel: Panel
+    model: Model
+    ledger: Ledger
+
+    @staticmethod
+    def of(settings: Settings) -> "Agents":
+        """Raises ReaSeqError where the settings name no model: fingerprints and prices hang on it."""
+        llm = settings.knowledge.llm
+        if not llm.model:
+            raise ReaSeqError(
+                "no language model is named: set REASEQ_KNOWLEDGE__LLM__MODEL (and …__BASE_URL where one serves it)"
+            )
+        model = model_of(llm)
+        return Agents(make_panel(vocabulary_in_force(), llm, model), model, Ledger(settings.ledger_file))
+
+    @property
+    def identity(self) -> str:
+        """What a fingerprint says of them."""
+        return identity_of(self.panel, self.model)
+
+
+def items_in_store(repository: FeatureRepository) -> Iterator[ItemFeatures]:
+    """Every listed item that the feature store serves."""
+    ids = repository.scan_ids(views.item_representation)
+    while chunk := list(islice(ids, READ_ITEMS)):
+        yield from (record for record in repository.read_items(chunk).values() if record.stage != "delisted")
+
+
+def subject_of(item: Item | ItemFeatures) -> Subject:
+    """An item as reasoning sees it."""
+    return Subject(Content.of(item.title, item.attributes), item.item_id, item.seller_id)
+
+
+def teacher_of(settings: Settings, answers: Path | None) -> Teacher:
+    """The answers of a language model, out of a file or out of the feature store, and their items' vectors."""
+    vocabulary = vocabulary_in_force()
+    found = list(read_answers(answers, vocabulary)) if answers else list(_answers_in_store(settings))
+    return Teacher.of(found, vocabulary, Encoder(settings.encoder))
+
+
+def _answers_in_store(settings: Settings) -> Iterator[Answer]:
+    vocabulary = vocabulary_in_force()
+    for record in items_in_store(FeatureRepository(settings)):
+        if record.knowledge:
+            spoken = [claim for claim in record.knowledge.claims if claim.reasoner.startswith(TEACHERS)]
+            if len(spoken) == len(record.knowledge.claims) > 0:
+                yield Content.of(record.title, record.attributes), vocabulary.adopt(record.knowledge)

@@ -1,0 +1,108 @@
+"""Each agent's prompt: a file, filled with the vocabulary's slice. The same bytes for every item, and the item last."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from reaseq.knowledge.agents.answers import Strict, critic_model, draft_model, grammar, synthesis_model
+from reaseq.knowledge.content import Content, digest
+from reaseq.knowledge.llm.call import Call
+from reaseq.knowledge.vocabulary import Group, Vocabulary
+
+FOLDER = Path(__file__).with_name("prompts")
+DRAFTING = ("demand", "attribute", "relation")
+AGENTS = (*DRAFTING, "critic", "synthesis")
+
+# Chat templates mark turns with signs such as <|im_start|>, </s> or [INST], and servers read them in user text as well.
+# Escaped, they are the same JSON string to a reader and no mark to a tokenizer. Brackets are also JSON's own, so the signs
+# in strings first become characters for private use, which `content.clean` leaves nowhere.
+_SIGNS = "<>[]|"
+_HIDDEN = {ord(sign): chr(0xE000 + place) for place, sign in enumerate(_SIGNS)}
+_ESCAPED = {0xE000 + place: f"\\u{ord(sign):04x}" for place, sign in enumerate(_SIGNS)}
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One agent: its name, its system prompt, and the shape of its answer."""
+
+    name: str
+    system: str
+    answer: type[Strict]
+    schema: str
+
+    def ask(self, content: Content, text_limit_chars: int, **more: Any) -> Call:
+        """The call about one item; `more` are further fields of the user's JSON, after the item."""
+        return Call(self.name, self.system, _user(content, text_limit_chars, more), self.schema)
+
+
+def make_agents(vocabulary: Vocabulary, reasoning_limit_chars: int) -> dict[str, Agent]:
+    """The agents by name, for one vocabulary."""
+    agents = {}
+    for name in DRAFTING:
+        groups = tuple(group for group in vocabulary.groups if group.agent == name)
+        answer = draft_model(name, groups, reasoning_limit_chars)
+        agents[name] = _agent(name, answer, vocabulary=_listed(groups), shape=_shape(answer, groups))
+    agents["critic"] = _agent("critic", critic_model(reasoning_limit_chars), vocabulary=_listed(vocabulary.groups))
+    agents["synthesis"] = _agent("synthesis", synthesis_model(reasoning_limit_chars))
+    return agents
+
+
+def version(agents: dict[str, Agent]) -> str:
+    """Changes with any prompt, any definition and any shape of an answer."""
+    return digest(*(part for agent in agents.values() for part in (agent.system, agent.schema)))[:12]
+
+
+def _agent(name: str, answer: type[Strict], **parts: str) -> Agent:
+    texts = [(FOLDER / f"{file}.md").read_text().strip() for file in ("common", name)]
+    return Agent(name, Template("\n\n".join(texts)).substitute(parts), answer, grammar(answer))
+
+
+def _listed(groups: Sequence[Group]) -> str:
+    blocks = []
+    for group in groups:
+        bounds = str(group.least) if group.least == group.most else f"{group.least} to {group.most}"
+        quoted = ", each with evidence" if group.evidence_required else ""
+        lines = [f"- {value}: {definition}" for value, definition in group.values.items()]
+        blocks.append("\n".join([f"## {group.name} ({bounds}{quoted}): {group.question}", *lines]))
+    return "\n\n".join(blocks)
+
+
+def _shape(answer: type[Strict], groups: Sequence[Group]) -> str:
+    shape: dict[str, Any] = {}
+    for name in answer.model_fields:
+        group = next((group for group in groups if group.name == name), None)
+        if group:
+            evidence = {"evidence": "words of the item"} if group.evidence_required else {}
+            shape[name] = [{"value": f"one of {name}", "confidence": "likely", **evidence}]
+        else:
+            shape[name] = ["…"] if name in ("complements", "substitutes") else "…"
+    return json.dumps(shape, ensure_ascii=False)
+
+
+def _user(content: Content, text_limit_chars: int, more: dict[str, Any]) -> str:
+    item: dict[str, Any] = {"title": content.title[:text_limit_chars]}
+    left = text_limit_chars - len(item["title"])
+    attributes = {}
+    for name, value in content.attributes:
+        if left <= len(name):
+            break
+        attributes[name] = value[: left - len(name)]
+        left -= len(name) + len(attributes[name])
+    if attributes:
+        item["attributes"] = attributes
+    return json.dumps(_hide({"item": item, **more}), ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
+
+
+def _hide(value: Any) -> Any:
+    match value:
+        case str():
+            return value.translate(_HIDDEN)
+        case dict():
+            return {_hide(name): _hide(inner) for name, inner in value.items()}
+        case list():
+            return [_hide(inner) for inner in value]
+        case _:
+            return value

@@ -1,0 +1,133 @@
+"""An OpenAI-compatible chat-completions endpoint: bounded in calls at once, time, size and retries."""
+
+import asyncio
+import json
+import random
+import time
+from typing import Any
+
+import httpx
+import structlog
+
+from reaseq.errors import EndpointUnavailable
+from reaseq.knowledge import metrics
+from reaseq.knowledge.llm.call import Call, Completion, Model, Usage
+from reaseq.knowledge.llm.patience import Breaker, Retries, Timeouts
+from reaseq.settings import LlmSettings
+
+log = structlog.get_logger()
+
+# The endpoint's own trouble, or ours with it (a wrong key, a model that it lacks): not the item's, so it is waited for.
+_EVERYBODYS = {401, 403, 404, 408, 425, 429} | set(range(500, 600))
+
+
+class Endpoint:
+    """Completes calls. Belongs to one event loop."""
+
+    def __init__(self, settings: LlmSettings) -> None:
+        self.model = model_of(settings)
+        self._settings = settings
+        timeouts = Timeouts(settings.connect_timeout_s, settings.answer_timeout_s)
+        self._retries = Retries(settings.attempts_limit, settings.retry_first_s, settings.retry_limit_s)
+        self._breaker = Breaker(settings.breaker_failures, settings.breaker_open_s)
+        self._slots = asyncio.Semaphore(settings.concurrency_limit_calls)
+        self._draw = random.Random()  # noqa: S311  jitter, not a secret
+        key = settings.api_key.get_secret_value()
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(timeouts.answer_s, connect=timeouts.connect_s),
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            limits=httpx.Limits(max_connections=settings.concurrency_limit_calls),
+        )
+
+    async def complete(self, call: Call) -> Completion:
+        """The answer, or a completion that says why there is none.
+
+        Raises EndpointUnavailable when the endpoint answers nobody; the same call may succeed later.
+        """
+        async with self._slots:
+            started = time.perf_counter()
+            for attempt in range(self._retries.attempts):
+                if not self._breaker.admit():
+                    raise EndpointUnavailable(f"{self._settings.base_url} has not answered; it is left alone for a while")
+                completion = await self._attempt(call, started, attempt)
+                metrics.BREAKER_OPEN.set(self._breaker.is_open)
+                if completion:
+                    return completion
+                if attempt + 1 < self._retries.attempts and not self._breaker.is_open:
+                    await asyncio.sleep(self._retries.wait_s(attempt, self._draw))
+            if self._breaker.is_open:
+                raise EndpointUnavailable(f"{self._settings.base_url} does not answer")
+        # Others are answered: the fault lies in this call, and waiting for it would hold them up.
+        return Completion(refused="no_answer", usage=Usage(seconds=time.perf_counter() - started, retries=attempt))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _attempt(self, call: Call, started: float, attempt: int) -> Completion | None:
+        try:
+            status, payload = await self._post(call.body(self.model))
+        except httpx.HTTPError as error:
+            self._failed(call, repr(error))
+            return None
+        except asyncio.CancelledError:
+            self._breaker.released()
+            raise
+        seconds = time.perf_counter() - started
+        if status in _EVERYBODYS:
+            self._failed(call, f"HTTP {status}: {(payload or b'')[:200]!r}")
+            return None
+        self._breaker.succeeded()
+        if payload is None:
+            return Completion(refused="too_large", usage=Usage(seconds=seconds, retries=attempt))
+        if status != httpx.codes.OK:
+            log.warning("call_refused", agent=call.agent, status=status, answer=payload[:500].decode(errors="replace"))
+            return Completion(refused=f"http_{status}", usage=Usage(seconds=seconds, retries=attempt))
+        return completion_of(payload, seconds, attempt)
+
+    async def _post(self, body: dict[str, Any]) -> tuple[int, bytes | None]:
+        url = f"{self._settings.base_url.rstrip('/')}/chat/completions"
+        async with self._client.stream("POST", url, json=body) as response:
+            read = bytearray()
+            async for chunk in response.aiter_bytes():
+                read += chunk
+                if len(read) > self._settings.response_limit_bytes:
+                    return response.status_code, None
+            return response.status_code, bytes(read)
+
+    def _failed(self, call: Call, fault: str) -> None:
+        was_open = self._breaker.is_open
+        self._breaker.failed()
+        metrics.CALLS.labels(call.agent, "failed_attempt").inc()
+        if not was_open:  # while it is open, every line would say the same
+            log.warning("call_failed", agent=call.agent, fault=fault, breaker_open=self._breaker.is_open)
+
+
+def model_of(settings: LlmSettings) -> Model:
+    """The model that the settings name, with its decoding."""
+    return Model(
+        settings.model,
+        settings.revision,
+        settings.temperature,
+        settings.seed,
+        settings.answer_limit_tokens,
+        settings.extra_body,
+    )
+
+
+def completion_of(payload: bytes | dict[str, Any], seconds: float = 0.0, retries: int = 0) -> Completion:
+    """What a chat-completions response says, whoever served it."""
+    try:
+        answer = json.loads(payload) if isinstance(payload, bytes) else payload
+        counted = answer["usage"]
+        cached = (counted.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        usage = Usage(int(counted["prompt_tokens"]), int(cached), int(counted["completion_tokens"]), seconds, retries)
+        choice = answer["choices"][0]
+        text, finished = choice["message"]["content"], choice["finish_reason"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return Completion(refused="garbage_response", usage=Usage(seconds=seconds, retries=retries))
+    if finished == "length":
+        return Completion(refused="truncated", usage=usage)
+    if not isinstance(text, str) or not text.strip():
+        return Completion(refused="empty_answer", usage=usage)
+    return Completion(text=text, usage=usage)

@@ -1,0 +1,202 @@
+"""The ledger: every call that was ever answered, with its answer and its price. It is the knowledge cache as well.
+
+One SQLite file, shared by the workers of a machine, written before an answer is used: a call that stands here is never made
+again, whatever was killed since. Days are UTC.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from reaseq.errors import CatalogueError
+from reaseq.knowledge.llm.call import Completion, Usage
+
+BUSY_TIMEOUT_S = 30.0
+EXPORT_ROWS = 10_000
+GROUPINGS = ("agent", "model", "item_id", "seller_id", "origin", "day")
+
+_SCHEMA = pa.schema(
+    [
+        ("fingerprint", pa.string()),
+        ("agent", pa.string()),
+        ("model", pa.string()),
+        ("item_id", pa.string()),
+        ("seller_id", pa.string()),
+        ("content", pa.string()),
+        ("text", pa.string()),
+        ("refused", pa.string()),
+        ("tokens_in", pa.int64()),
+        ("tokens_cached", pa.int64()),
+        ("tokens_out", pa.int64()),
+        ("seconds", pa.float64()),
+        ("retries", pa.int64()),
+        ("answered_ms", pa.int64()),
+        ("origin", pa.string()),
+    ]
+)
+_COLUMNS = _SCHEMA.names
+_SQL_TYPES = {pa.string(): "TEXT", pa.int64(): "INTEGER", pa.float64(): "REAL"}
+_CREATE = f"""
+CREATE TABLE IF NOT EXISTS calls (
+    {", ".join(f"{field.name} {_SQL_TYPES[field.type]} NOT NULL" for field in _SCHEMA)}, PRIMARY KEY (fingerprint)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS calls_by_time ON calls (answered_ms);
+CREATE INDEX IF NOT EXISTS calls_by_item ON calls (item_id);
+CREATE INDEX IF NOT EXISTS calls_by_content ON calls (content);
+"""
+_INSERT = f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One answered call. `origin` is `endpoint`, `batch`, or `import`: only the first was paid for by this system's stream."""
+
+    fingerprint: str
+    agent: str
+    model: str
+    item_id: str
+    seller_id: str
+    content: str
+    completion: Completion
+    origin: str = "endpoint"
+    answered_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a group of calls cost."""
+
+    group: str
+    calls: int
+    refused: int
+    tokens_in: int
+    tokens_cached: int
+    tokens_out: int
+    seconds: float
+    retries: int
+
+
+class Ledger:
+    """Answered calls in a SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")
+        self._db.executescript(_CREATE)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def find(self, fingerprint: str) -> Completion | None:
+        """The answer to a call that was made before."""
+        query = "SELECT text, refused, tokens_in, tokens_cached, tokens_out, seconds, retries FROM calls WHERE fingerprint = ?"
+        row = self._db.execute(query, (fingerprint,)).fetchone()
+        return Completion(row[0], row[1], Usage(*row[2:])) if row else None
+
+    def enter(self, entries: Sequence[Entry]) -> int:
+        """Keep answers; one that is there already stays. Returns how many are new."""
+        now_ms = int(time.time() * 1000)
+        before = self._db.total_changes
+        self._db.executemany(_INSERT, [_row(entry, now_ms) for entry in entries])
+        return self._db.total_changes - before
+
+    def tokens_of_item(self, item_id: str) -> int:
+        """Tokens, in and out, that were spent at the endpoint on one item."""
+        return self._spent("item_id = ?", item_id)
+
+    def tokens_of_day(self, since_ms: int, seller_id: str | None = None) -> int:
+        """Tokens spent at the endpoint since a time, by all or by one seller's items."""
+        if seller_id is None:
+            return self._spent("answered_ms >= ?", since_ms)
+        return self._spent("answered_ms >= ? AND seller_id = ?", since_ms, seller_id)
+
+    def entries(self, content: str) -> list[Entry]:
+        """The calls about one content, on whichever item's account, in order of time."""
+        query = f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE content = ? ORDER BY answered_ms, agent"  # noqa: S608
+        return [_entry(row) for row in self._db.execute(query, (content,))]
+
+    def costs(self, by: str, limit: int = 1000) -> list[Cost]:
+        """Costs grouped by one of GROUPINGS, the dearest first; what was imported cost nothing here."""
+        if by not in GROUPINGS:
+            raise CatalogueError(f"costs are grouped by {', '.join(GROUPINGS)}, not by {by!r}")
+        key = "strftime('%Y-%m-%d', answered_ms / 1000, 'unixepoch')" if by == "day" else by
+        query = f"""SELECT {key}, count(*), sum(refused != ''), sum(tokens_in), sum(tokens_cached), sum(tokens_out),
+                           sum(seconds), sum(retries)
+                    FROM calls WHERE origin != 'import' GROUP BY 1 ORDER BY sum(tokens_in + tokens_out) DESC LIMIT ?"""  # noqa: S608
+        return [Cost(*row) for row in self._db.execute(query, (limit,))]
+
+    def export_parquet(self, path: Path) -> int:
+        """Write every call to a parquet file, which appears whole or not at all. Returns how many."""
+        rows = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        with pq.ParquetWriter(partial, _SCHEMA, compression="zstd") as writer:
+            for batch in self._batches():
+                columns = [
+                    pa.array(column, field.type) for column, field in zip(zip(*batch, strict=True), _SCHEMA, strict=True)
+                ]
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+                rows += len(batch)
+        partial.replace(path)
+        return rows
+
+    def import_parquet(self, path: Path) -> tuple[int, int]:
+        """Take over another ledger's calls, marked as imported. Returns how many rows it has, and how many were new.
+
+        Raises CatalogueError where the file is no exported ledger.
+        """
+        try:
+            table = pq.ParquetFile(path)
+            if table.schema_arrow.names != _COLUMNS:
+                raise CatalogueError(f"{path}: columns {table.schema_arrow.names}, expected {_COLUMNS}")
+            rows = new = 0
+            for batch in table.iter_batches(EXPORT_ROWS):
+                values = [{**row, "origin": "import"} for row in batch.to_pylist()]
+                before = self._db.total_changes
+                self._db.executemany(_INSERT, [tuple(row[name] for name in _COLUMNS) for row in values])
+                rows, new = rows + len(values), new + self._db.total_changes - before
+            return rows, new
+        except (pa.ArrowInvalid, OSError, sqlite3.IntegrityError) as error:
+            raise CatalogueError(f"{path}: {error}") from error
+
+    def _batches(self) -> Iterator[list[tuple[object, ...]]]:
+        with closing(self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM calls")) as cursor:  # noqa: S608
+            while batch := cursor.fetchmany(EXPORT_ROWS):
+                yield batch
+
+    def _spent(self, where: str, *values: object) -> int:
+        query = f"SELECT coalesce(sum(tokens_in + tokens_out), 0) FROM calls WHERE origin = 'endpoint' AND {where}"  # noqa: S608
+        spent: int = self._db.execute(query, values).fetchone()[0]
+        return spent
+
+
+def day_start_ms(now_ms: int) -> int:
+    """The midnight, UTC, before a time."""
+    day = datetime.fromtimestamp(now_ms / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return int(day.timestamp() * 1000)
+
+
+def _row(entry: Entry, now_ms: int) -> tuple[object, ...]:
+    completion, usage = entry.completion, entry.completion.usage
+    return (
+        *(entry.fingerprint, entry.agent, entry.model, entry.item_id, entry.seller_id, entry.content),
+        *(completion.text, completion.refused),
+        *(usage.tokens_in, usage.tokens_cached, usage.tokens_out, usage.seconds, usage.retries),
+        *(entry.answered_ms or now_ms, entry.origin),
+    )
+
+
+def _entry(row: tuple) -> Entry:  # type: ignore[type-arg]
+    completion = Completion(row[6], row[7], Usage(*row[8:13]))
+    fingerprint, agent, model, item_id, seller_id, content = row[:6]
+    return Entry(fingerprint, agent, model, item_id, seller_id, content, completion, row[14], row[13])
