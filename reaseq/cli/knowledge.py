@@ -59,29 +59,34 @@ def cost(
 
 @app.command()
 def stale() -> None:
-    """Say how many items the present prompts, vocabulary and model have not reasoned about, and about what it would cost."""
+    """Say how many items the present prompts, vocabulary and model have not reasoned about, and about what it would cost.
+
+    Items with a recorded answer are not asked about. Where a cascade is set, it is an upper bound: the student spares calls.
+    """
     import asyncio
 
     from rich.console import Console
 
     from features.repository import FeatureRepository
-    from reaseq.cli.workbench import Agents, items_in_store, subject_of
+    from reaseq.cli.workbench import Agents, items_in_store, recorded_contents, subject_of
     from reaseq.knowledge.agents.pending import Forecaster
 
     settings, console = present_settings(), Console()
     with clear_errors():
         agents = Agents.of(settings)
         forecaster = Forecaster(agents.panel, agents.model, agents.ledger)
+        recorded = recorded_contents(settings)
         items = 0
         with console.status("comparing items with the ledger"):
             for record in items_in_store(FeatureRepository(settings)):
                 items += 1
-                asyncio.run(forecaster.add(subject_of(record)))
+                if record.content not in recorded:
+                    asyncio.run(forecaster.add(subject_of(record)))
         total = forecaster.total
     console.print(table_of("calls that would be made", ("agent", "calls"), list(total.calls.items()) or [("none", 0)]))
     console.print(
         f"{total.items} of {items} items are stale for {agents.identity}: about {total.tokens_in:,.0f} tokens in"
-        f" and {total.tokens_out:,.0f} out, {forecaster.basis}"
+        f" ({total.tokens_cached:,.0f} of them from the prefix cache) and {total.tokens_out:,.0f} out, {forecaster.basis}"
     )
 
 

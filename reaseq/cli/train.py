@@ -45,12 +45,13 @@ def student(answers: Answers = None, json_file: Json = None) -> None:
         results = examine(teacher, trained)
         for items in dict.fromkeys(result.items for result in results):
             held = [result for result in results if result.items == items]
-            columns = ("claim group", *(f"{result.reasoner}: precision, recall, calibration error" for result in held))
+            columns = ("claim group", *(result.reasoner for result in held))
             rows = [
                 (scores[0].group, *(f"{s.precision:.2f}  {s.recall:.2f}  {s.calibration_error:.2f}" for s in scores))
                 for scores in zip(*(result.scores for result in held), strict=True)
             ]
-            console.print(table_of(f"{held[0].count} held-out items: {items}", columns, rows))
+            title = f"{held[0].count} held-out items, {items}: precision, recall, calibration error"
+            console.print(table_of(title, columns, rows))
         facts = {
             "vocabulary": teacher.vocabulary.version,
             "space_id": teacher.encoder.space_id,

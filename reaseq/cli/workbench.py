@@ -64,6 +64,12 @@ def subject_of(item: Item | ItemFeatures) -> Subject:
     return Subject(Content.of(item.title, item.attributes), item.item_id, item.seller_id)
 
 
+def recorded_contents(settings: Settings) -> set[str]:
+    """The hashes of the contents that have a recorded answer, which is taken before any model is asked."""
+    recorded = settings.knowledge.recorded_file
+    return {content.hash for content, _ in read_answers(recorded, vocabulary_in_force())} if recorded else set()
+
+
 def teacher_of(settings: Settings, answers: Path | None) -> Teacher:
     """The answers of a language model, out of a file or out of the feature store, and their items' vectors."""
     vocabulary = vocabulary_in_force()

@@ -82,9 +82,11 @@ def nearest_copy(
 
 
 def score(claims: Claimed, truth: Tensor, vocabulary: Vocabulary) -> list[GroupScore]:
-    """A score for each group, then one over all; truth (N, V) is what the teacher claims."""
-    slices = [(piece.group.name, slice(piece.start, piece.end)) for piece in slices_of(vocabulary)]
-    return [_score(name, claims, truth, columns) for name, columns in [*slices, ("all", slice(None))]]
+    """A score for each group that the teacher speaks of, then one over all of them; truth (N, V) is what it claims."""
+    columns = {piece.group.name: torch.arange(piece.start, piece.end) for piece in slices_of(vocabulary)}
+    spoken = {name: of_group for name, of_group in columns.items() if truth[:, of_group].any()}
+    spoken["all"] = torch.cat(list(spoken.values()))
+    return [_score(name, claims, truth, of_group) for name, of_group in spoken.items()]
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def cheapest(points: Sequence[CascadePoint], least_recall: float) -> CascadePoin
     return min((point for point in points if point.recall >= least_recall), key=lambda point: point.items_sent_share)
 
 
-def _score(name: str, claims: Claimed, truth: Tensor, columns: slice) -> GroupScore:
+def _score(name: str, claims: Claimed, truth: Tensor, columns: Tensor) -> GroupScore:
     made, wanted, sure = claims.claimed[:, columns], truth[:, columns].bool(), claims.confidences[:, columns]
     hits = float((made & wanted).sum())
     return GroupScore(

@@ -70,14 +70,13 @@ def enrich(text: NDArray[np.float32], profile: NDArray[np.float32]) -> NDArray[n
 
     A seller who talks an agent into a false profile moves the item by this much and no further.
     """
-    cosine = float(text @ profile)
-    weight = PROFILE_WEIGHT
-    mixed = (1 - weight) * text + weight * profile
+    across = profile - float(text @ profile) * text  # (D,), what of the profile lies beside the text
+    if np.linalg.norm(across) < 1e-6:
+        return text
+    mixed = (1 - PROFILE_WEIGHT) * text + PROFILE_WEIGHT * profile
     mixed /= np.linalg.norm(mixed)
     if float(text @ mixed) >= LEAST_COSINE:
         return mixed
     # On the arc from text to profile, the point whose cosine to the text is exactly the limit.
-    across = profile - cosine * text
-    across /= np.linalg.norm(across)
-    limited: NDArray[np.float32] = LEAST_COSINE * text + np.sqrt(1 - LEAST_COSINE**2).astype(np.float32) * across
-    return limited / np.linalg.norm(limited)
+    limited: NDArray[np.float32] = LEAST_COSINE * text + (1 - LEAST_COSINE**2) ** 0.5 * across / np.linalg.norm(across)
+    return limited

@@ -59,6 +59,7 @@ class StudentModel(nn.Module):
 
     scale: Tensor
     offset: Tensor
+    taught: Tensor
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
@@ -68,6 +69,7 @@ class StudentModel(nn.Module):
         self.out = nn.Linear(config.width + config.vector_dim, config.values)
         self.register_buffer("scale", torch.ones(config.values))
         self.register_buffer("offset", torch.zeros(config.values))
+        self.register_buffer("taught", torch.ones(config.values, dtype=torch.bool))  # values whose group the teacher spoke of
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Calibrated logits (N, V)."""
@@ -127,6 +129,8 @@ def train(
     steps = plan.epochs * -(-len(rows) // plan.batch_items)
     optimisation = Optimisation(model, plan.learning_rate, plan.weight_decay, steps)
     slices = slices_of(vocabulary)
+    for piece in slices:
+        model.taught[piece.start : piece.end] = targets[:, piece.start : piece.end].any()
     for _ in range(plan.epochs):
         for batch in rows[torch.randperm(len(rows))].split(plan.batch_items):  # type: ignore[no-untyped-call]
             optimisation.step(_loss(model(inputs[batch]), targets[batch], slices))
@@ -192,14 +196,21 @@ class Student:
         return publish(models, KIND, "heads", files, facts)
 
     def predict(self, vectors: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-        """Probabilities (N, V) and which values are claimed (N, V), from text vectors (N, D)."""
+        """Probabilities (N, V) and which values are claimed (N, V), from text vectors (N, D).
+
+        Of a group that the teacher never spoke of, nothing is claimed.
+        """
         with torch.inference_mode():
             p = probabilities(self._model(torch.from_numpy(vectors)), self._slices)
-        return p, chosen(p, self._slices)
+        return p, chosen(p, self._slices) & self._model.taught
 
     def expectations(self, p: Tensor, claimed: Tensor) -> Tensor:
-        """`expected_share` of every drafting agent (N, A), in the order of DRAFTING."""
-        return torch.stack([expected_share(p, claimed, self._slices, agent) for agent in DRAFTING], dim=1)
+        """`expected_share` of every drafting agent (N, A), in the order of DRAFTING; 0 where it has a group to be taught."""
+        shares = [expected_share(p, claimed, self._slices, agent) for agent in DRAFTING]
+        return torch.stack(shares, dim=1) * torch.tensor([self._knows(agent) for agent in DRAFTING])
+
+    def _knows(self, agent: str) -> bool:
+        return all(self._model.taught[piece.start] for piece in self._slices if piece.group.agent == agent)
 
     def claims(self, subject: Subject, p: Tensor, claimed: Tensor) -> tuple[Claim, ...]:
         """The claims about one item from its row of `predict` (V,), checked like everybody's."""

@@ -22,6 +22,7 @@ from reaseq.settings import Settings
 
 VOCABULARIES = Path(__file__).with_name("vocabularies")
 DEFINITION_LIMIT_CHARS = 160
+CLAIMS_LIMIT = 32  # of one item: what models and the item table have room for
 
 Name = Annotated[str, Meta(pattern="^[a-z0-9_]+$", max_length=64)]
 Definition = Annotated[str, Meta(min_length=1, max_length=DEFINITION_LIMIT_CHARS, pattern=r"^[^\n]+$")]
@@ -91,12 +92,13 @@ class Vocabulary:
         """
         if knowledge.vocabulary == self.version:
             return knowledge
-        if not self._migration.source:
-            raise VocabularyError(
-                f"knowledge speaks vocabulary {knowledge.vocabulary!r}, from which no migration leads to {self.version!r}"
-            )
         if knowledge.vocabulary != self._migration.source:
-            knowledge = load_vocabulary(self._migration.source).adopt(knowledge)
+            try:
+                knowledge = load_vocabulary(self._migration.source).adopt(knowledge)
+            except VocabularyError as error:
+                raise VocabularyError(
+                    f"no migration leads from vocabulary {knowledge.vocabulary!r} to {self.version!r}: {error}"
+                ) from error
         migrated = (self._migration.apply(claim) for claim in knowledge.claims)
         kept = tuple(claim for claim in migrated if claim and (claim.group, claim.value) in self)
         return msgspec.structs.replace(knowledge, vocabulary=self.version, claims=kept)
@@ -123,6 +125,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     title: str
     groups: dict[Name, _Group]
     base: str = ""
+    without: tuple[Name, ...] = ()
     migrates: _Migrates | None = None
 
 
@@ -142,9 +145,12 @@ def load_vocabulary(name: str) -> Vocabulary:
         raise VocabularyError(f"{path}: {error}") from error
     if file.version != path.stem:
         raise VocabularyError(f"{path}: says version {file.version!r}; the name of the file is the version")
-    groups = {group.name: group for group in load_vocabulary(file.base).groups} if file.base else {}
+    inherited = load_vocabulary(file.base).groups if file.base else ()
+    groups = {group.name: group for group in inherited if group.name not in file.without}
     for group_name, group in file.groups.items():
         groups[group_name] = _merged(path, group_name, group, groups.get(group_name))
+    if (claims := sum(group.most for group in groups.values())) > CLAIMS_LIMIT:
+        raise VocabularyError(f"{path}: an item could have {claims} claims; {CLAIMS_LIMIT} is the limit, lower `most`")
     vocabulary = Vocabulary(file.version, tuple(groups.values()), _migration(file))
     for group_name, renamed in _migration(file).renamed.items():
         for value in renamed.values():

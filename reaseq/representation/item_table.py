@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from reaseq.errors import SpaceMismatch
-from reaseq.knowledge.vocabulary import Vocabulary
+from reaseq.knowledge.vocabulary import CLAIMS_LIMIT, Vocabulary
 from reaseq.records import ItemFeatures
 
-CLAIMS_LIMIT = 32
 NO_PRICE = -1.0
 
 

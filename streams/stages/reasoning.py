@@ -87,7 +87,7 @@ class Reasoning:
         """The vectors of the items' texts; one that was reasoned about has an enriched vector and is encoded anew."""
         vectors = np.stack([np.frombuffer(record.vector, np.float16) for record in records]).astype(np.float32)
         again = [place for place, record in enumerate(records) if record.stage == "reasoned"]
-        vectors[again] = self._encoder.encode([subjects[place].content.text for place in again])
+        vectors[again] = self._encoder.encode([subjects[place].content.text for place in again]).astype(np.float16)
         return vectors
 
     def _enrich(self, vectors: NDArray[np.float32], answers: Sequence[ProductKnowledge | None]) -> NDArray[np.float32]:

@@ -171,3 +171,40 @@ def test_without_an_answer_the_item_stays_at_its_text() -> None:
 
     assert reason(store, *onboard(store, listing()), reasoner=OneAnswer(answer=None)) == []
     assert store.items["i"].stage == "text"
+
+
+def test_another_reasoner_reasons_anew_from_the_text_and_wins_over_the_record_before() -> None:
+    class Another(OneAnswer):
+        identity = "stand-in:2"
+
+    store, changed = MemoryStore(), msgspec.structs.replace(KNOWLEDGE, profile="another profile")
+    (text,) = onboard(store, listing())
+    (first,) = reason(store, text, reasoner=OneAnswer())
+    (second,) = reason(store, first, reasoner=Another(changed))
+
+    assert (second.knowledge, second.reasoned_again, second.event_time_ms) == (changed, 1, first.event_time_ms)
+    assert second.revision > first.revision and second.fingerprint != first.fingerprint
+    direct = reason(MemoryStore(text), text, reasoner=Another(changed))
+    assert second.vector == direct[0].vector, "drawn from the text's vector, not from the enriched one"
+    assert reason(store, first, reasoner=Another(changed)) == [], "the earlier record has been overtaken"
+
+
+def test_a_delisting_wins_over_any_number_of_reasonings() -> None:
+    record = onboard(MemoryStore(), listing())[0]
+    often = msgspec.structs.replace(record, stage="reasoned", reasoned_again=1000)
+
+    (mark,) = onboard(MemoryStore(often), GONE)
+
+    assert mark.revision > often.revision
+
+
+def test_what_is_overtaken_while_it_is_reasoned_about_is_not_written() -> None:
+    store = MemoryStore()
+    (text,) = onboard(store, listing())
+
+    class Slow(OneAnswer):
+        async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
+            store.items["i"] = msgspec.structs.replace(text, event_time_ms=20, title="a candle")
+            return await super().reason(subjects, vectors)
+
+    assert reason(store, text, reasoner=Slow()) == []

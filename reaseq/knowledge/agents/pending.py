@@ -55,6 +55,7 @@ class Forecast:
     items: int = 0
     calls: Counter[str] = field(default_factory=Counter)
     tokens_in: float = 0.0
+    tokens_cached: float = 0.0  # of `tokens_in`, those that a server's prefix cache would save
     tokens_out: float = 0.0
 
 
@@ -85,6 +86,7 @@ class Forecaster:
         past = self._past.get(agent)
         self.total.calls[agent] += 1
         self.total.tokens_in += past.tokens_in / past.calls if past else prompt_chars / CHARS_PER_TOKEN
+        self.total.tokens_cached += past.tokens_cached / past.calls if past else 0.0
         self.total.tokens_out += past.tokens_out / past.calls if past else ANSWER_CHARS / CHARS_PER_TOKEN
 
 

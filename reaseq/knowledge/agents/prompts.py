@@ -35,7 +35,8 @@ class Agent:
 
     def ask(self, content: Content, text_limit_chars: int, **more: Any) -> Call:
         """The call about one item; `more` are further fields of the user's JSON, after the item."""
-        return Call(self.name, self.system, _user(content, text_limit_chars, more), self.schema)
+        urgency = AGENTS.index(self.name) + len(more)  # the later the agent, and a repair later than a draft
+        return Call(self.name, self.system, _user(content, text_limit_chars, more), self.schema, urgency)
 
 
 def make_agents(vocabulary: Vocabulary, reasoning_limit_chars: int) -> dict[str, Agent]:

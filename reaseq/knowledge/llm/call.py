@@ -28,12 +28,16 @@ class Model:
 
 @dataclass(frozen=True)
 class Call:
-    """What one agent asks: the same `system` bytes for every item, so that the server computes their prefix once."""
+    """What one agent asks: the same `system` bytes for every item, so that the server computes their prefix once.
+
+    `urgency` says how far its item has come; an answer does not depend on it.
+    """
 
     agent: str
     system: str
     user: str
     schema: str  # JSON schema of the answer, as JSON
+    urgency: int = 0
 
     def fingerprint(self, model: Model) -> str:
         """Equal for calls whose answers are interchangeable."""

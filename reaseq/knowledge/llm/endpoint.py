@@ -13,9 +13,12 @@ from reaseq.errors import EndpointUnavailable
 from reaseq.knowledge import metrics
 from reaseq.knowledge.llm.call import Call, Completion, Model, Usage
 from reaseq.knowledge.llm.patience import Breaker, Retries, Timeouts
+from reaseq.knowledge.llm.slots import Slots
 from reaseq.settings import LlmSettings
 
 log = structlog.get_logger()
+
+KEEP_ALIVE_S = 2.0  # less than servers keep idle connections, so that none is used while it is being closed
 
 # The endpoint's own trouble, or ours with it (a wrong key, a model that it lacks): not the item's, so it is waited for.
 _EVERYBODYS = {401, 403, 404, 408, 425, 429} | set(range(500, 600))
@@ -30,13 +33,13 @@ class Endpoint:
         timeouts = Timeouts(settings.connect_timeout_s, settings.answer_timeout_s)
         self._retries = Retries(settings.attempts_limit, settings.retry_first_s, settings.retry_limit_s)
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_open_s)
-        self._slots = asyncio.Semaphore(settings.concurrency_limit_calls)
+        self._slots = Slots(settings.concurrency_limit_calls)
         self._draw = random.Random()  # noqa: S311  jitter, not a secret
         key = settings.api_key.get_secret_value()
         self._client = httpx.AsyncClient(
             timeout=httpx.Timeout(timeouts.answer_s, connect=timeouts.connect_s),
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx.Limits(max_connections=settings.concurrency_limit_calls),
+            limits=httpx.Limits(max_connections=settings.concurrency_limit_calls, keepalive_expiry=KEEP_ALIVE_S),
         )
 
     async def complete(self, call: Call) -> Completion:
@@ -44,7 +47,7 @@ class Endpoint:
 
         Raises EndpointUnavailable when the endpoint answers nobody; the same call may succeed later.
         """
-        async with self._slots:
+        async with self._slots.taken(call.urgency):
             started = time.perf_counter()
             for attempt in range(self._retries.attempts):
                 if not self._breaker.admit():
@@ -124,6 +127,7 @@ def completion_of(payload: bytes | dict[str, Any], seconds: float = 0.0, retries
         usage = Usage(int(counted["prompt_tokens"]), int(cached), int(counted["completion_tokens"]), seconds, retries)
         choice = answer["choices"][0]
         text, finished = choice["message"]["content"], choice["finish_reason"]
+        (text or "").encode()  # half a surrogate pair is JSON, but no text
     except (ValueError, LookupError, TypeError, AttributeError):
         return Completion(refused="garbage_response", usage=Usage(seconds=seconds, retries=retries))
     if finished == "length":

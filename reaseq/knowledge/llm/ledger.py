@@ -7,7 +7,7 @@ again, whatever was killed since. Days are UTC.
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,7 +51,7 @@ CREATE INDEX IF NOT EXISTS calls_by_time ON calls (answered_ms);
 CREATE INDEX IF NOT EXISTS calls_by_item ON calls (item_id);
 CREATE INDEX IF NOT EXISTS calls_by_content ON calls (content);
 """
-_INSERT = f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
+_INSERT = f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,8 @@ class Ledger:
     def enter(self, entries: Sequence[Entry]) -> int:
         """Keep answers; one that is there already stays. Returns how many are new."""
         now_ms = int(time.time() * 1000)
-        before = self._db.total_changes
-        self._db.executemany(_INSERT, [_row(entry, now_ms) for entry in entries])
-        return self._db.total_changes - before
+        with self._transaction():
+            return self._insert([_row(entry, now_ms) for entry in entries])
 
     def tokens_of_item(self, item_id: str) -> int:
         """Tokens, in and out, that were spent at the endpoint on one item."""
@@ -160,14 +159,29 @@ class Ledger:
             if table.schema_arrow.names != _COLUMNS:
                 raise CatalogueError(f"{path}: columns {table.schema_arrow.names}, expected {_COLUMNS}")
             rows = new = 0
-            for batch in table.iter_batches(EXPORT_ROWS):
-                values = [{**row, "origin": "import"} for row in batch.to_pylist()]
-                before = self._db.total_changes
-                self._db.executemany(_INSERT, [tuple(row[name] for name in _COLUMNS) for row in values])
-                rows, new = rows + len(values), new + self._db.total_changes - before
+            with self._transaction():
+                for batch in table.iter_batches(EXPORT_ROWS):
+                    values = [{**row, "origin": "import"} for row in batch.to_pylist()]
+                    new += self._insert([tuple(row[name] for name in _COLUMNS) for row in values])
+                    rows += len(values)
             return rows, new
         except (pa.ArrowInvalid, OSError, sqlite3.IntegrityError) as error:
             raise CatalogueError(f"{path}: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _insert(self, rows: Sequence[tuple[object, ...]]) -> int:
+        before = self._db.total_changes
+        self._db.executemany(_INSERT, rows)
+        return self._db.total_changes - before
 
     def _batches(self) -> Iterator[list[tuple[object, ...]]]:
         with closing(self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM calls")) as cursor:  # noqa: S608

@@ -1,0 +1,61 @@
+"""Several batches at once: as many as allowed, never two about the same item, and no failure unheard."""
+
+import asyncio
+from functools import partial
+
+import pytest
+
+from streams.in_flight import InFlight
+from streams.messages import RawRecord
+
+
+def batch(*keys: str) -> list[RawRecord]:
+    return [RawRecord("items", key.encode(), b"{}", 0) for key in keys]
+
+
+class Work:
+    """Notes when each batch begins and ends."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.at_once = self.most_at_once = 0
+
+    async def run(self, name: str, turns: int) -> None:
+        self.log.append(f"{name} begins")
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        self.at_once -= 1
+        self.log.append(f"{name} ends")
+
+
+async def test_as_many_batches_are_under_way_as_allowed() -> None:
+    work, in_flight = Work(), InFlight(3)
+    for number in range(8):
+        await in_flight.start(batch(str(number)), partial(work.run, str(number), 5))
+    await in_flight.drain()
+
+    assert work.most_at_once == 3
+    assert len(work.log) == 16
+
+
+async def test_a_batch_waits_for_an_earlier_one_about_the_same_item() -> None:
+    work, in_flight = Work(), InFlight(4)
+    await in_flight.start(batch("a", "b"), partial(work.run, "slow", 50))
+    await in_flight.start(batch("c"), partial(work.run, "other", 1))
+    await in_flight.start(batch("b"), partial(work.run, "same", 1))
+    await in_flight.drain()
+
+    assert work.log.index("slow ends") < work.log.index("same begins")
+    assert work.log.index("other ends") < work.log.index("slow ends")
+
+
+async def test_what_a_batch_raises_is_heard() -> None:
+    async def fail() -> None:
+        raise ValueError("broken")
+
+    in_flight = InFlight(2)
+    await in_flight.start(batch("a"), fail)
+    with pytest.raises(ValueError, match="broken"):
+        await in_flight.drain()

@@ -1,0 +1,117 @@
+"""Vocabularies: files that a domain team edits, and the way from one version to the next."""
+
+from pathlib import Path
+
+import pytest
+
+from demo import ANSWERS
+from reaseq.errors import VocabularyError
+from reaseq.knowledge.recorded import read_answers
+from reaseq.knowledge.vocabulary import DEFINITION_LIMIT_CHARS, VOCABULARIES, Vocabulary, load_vocabulary
+from reaseq.records import Claim, ProductKnowledge
+
+BUNDLED = sorted(path.stem for path in VOCABULARIES.glob("*.yaml"))
+GROUP = "agent: demand, question: 'What for?', least: 0, most: 1"
+
+
+def written(folder: Path, name: str, text: str) -> Vocabulary:
+    path = folder / f"{name}.yaml"
+    path.write_text(f"version: {name}\ntitle: A test\n{text}")
+    return load_vocabulary(str(path))
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_bundled_vocabulary_defines_every_value_and_asks_every_agent(name: str) -> None:
+    vocabulary = load_vocabulary(name)
+
+    assert {group.agent for group in vocabulary.groups} == {"demand", "attribute", "relation"}
+    for group in vocabulary.groups:
+        assert 0 <= group.least <= group.most and group.question.endswith("?")
+        assert all(0 < len(definition) <= DEFINITION_LIMIT_CHARS for definition in group.values.values())
+    assert sorted(vocabulary.claim_id(*claim) for claim in vocabulary) == list(range(1, vocabulary.size))
+
+
+def test_there_are_two_bases_and_two_packs() -> None:
+    assert {"retail-1", "content-1", "giftware-2", "beauty-1"} <= set(BUNDLED)
+    retail, giftware = load_vocabulary("retail-1"), load_vocabulary("giftware-2")
+    inherited = {group.name: group for group in retail.groups}["colours"]
+    assert {group.name: group for group in giftware.groups}["colours"] == inherited
+
+
+def test_a_pack_replaces_adds_and_inherits(tmp_path: Path) -> None:
+    pack = written(
+        tmp_path,
+        "wine-1",
+        "base: retail-1\ngroups:\n"
+        f"  category: {{{GROUP}, values: {{red_wine: Red., white_wine: White.}}}}\n"
+        "  occasions: {adds: {tasting: Wines are compared.}}\n",
+    )
+
+    groups = {group.name: group for group in pack.groups}
+    assert list(groups["category"].values) == ["red_wine", "white_wine"]
+    assert {"tasting", "birthday"} <= set(groups["occasions"].values)
+    assert groups["colours"] == {group.name: group for group in load_vocabulary("retail-1").groups}["colours"]
+
+
+def test_knowledge_of_an_earlier_version_is_migrated_step_by_step(tmp_path: Path) -> None:
+    group = "  needs: {" + GROUP + ", values: {VALUES}}\n"
+    second = written(
+        tmp_path,
+        "wine-2",
+        "migrates: {from: wine-1, renamed: {needs: {boozing: drinking}}, dropped: {needs: [gambling]}}\ngroups:\n"
+        + group.replace("VALUES", "drinking: To drink., giving: To give., cellaring: To keep."),
+    )
+    first = ProductKnowledge(
+        vocabulary="wine-1", claims=tuple(Claim("needs", value, 1.0, "x") for value in ("boozing", "gambling", "giving"))
+    )
+
+    adopted = second.adopt(first)
+
+    assert adopted.vocabulary == "wine-2"
+    assert adopted.values("needs") == ("drinking", "giving")
+    assert len(second.claim_ids(first)[0]) == 2
+    with pytest.raises(VocabularyError, match="'wine-0'"):
+        second.adopt(ProductKnowledge(vocabulary="wine-0", claims=()))
+
+
+def test_recorded_answers_of_the_first_version_keep_all_but_what_was_dropped() -> None:
+    vocabulary = load_vocabulary("giftware-2")
+    answers = [knowledge for _, knowledge in read_answers(ANSWERS, vocabulary)]
+
+    assert len(answers) > 3000
+    assert any("silver_plated" in knowledge.values("materials") for knowledge in answers)
+    without = [knowledge for knowledge in answers if not knowledge.values("category")]
+    assert 0 < len(without) < 0.01 * len(answers), "adjustments and postage were no products"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("groups: {needs: {agent: boss, question: What?, values: {a: A.}}}\n", "groups"),
+        ("groups: {needs: {" + GROUP + ", values: {Not A Name: A.}}}\n", "groups"),
+        ("groups: {needs: {" + GROUP + ", values: {a: ''}}}\n", "groups"),
+        ("groups: {needs: {" + GROUP + ", valeus: {a: A.}}}\n", "valeus"),
+        ("groups: {needs: {" + GROUP + "}}\n", "needs"),
+        ("groups: {needs: {adds: {a: A.}}}\n", "needs"),
+        ("groups: [\n", "broken-1.yaml"),
+        (
+            "base: retail-1\ngroups: {more: {" + GROUP.replace("most: 1", "most: 2") + ", values: {a: A., b: B.}}}\n",
+            "34 claims",
+        ),
+        ("base: retail-99\ngroups: {}\n", "retail-99"),
+        (
+            "migrates: {from: x-1, renamed: {needs: {a: z}}}\ngroups: {needs: {" + GROUP + ", values: {b: B.}}}\n",
+            "needs=z",
+        ),
+    ],
+)
+def test_a_broken_file_is_refused_with_its_name_and_the_place(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(VocabularyError, match=told):
+        written(tmp_path, "broken-1", text)
+
+
+def test_the_name_of_a_file_is_its_version(tmp_path: Path) -> None:
+    (tmp_path / "mine-2.yaml").write_text("version: mine-1\ntitle: x\ngroups: {}\n")
+
+    with pytest.raises(VocabularyError, match="mine-1"):
+        load_vocabulary(str(tmp_path / "mine-2.yaml"))
