@@ -18,6 +18,7 @@ READY_TIMEOUT_S = 600.0
 SERVED_NAME_OF_TINY = "tiny"
 CONTEXT_TOKENS_OF_TINY = 16_384
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # a tiny model gains nothing from a second
 # Eager mode and a small cache: a CPU server is for trying and testing, and must be up in a minute or two.
 ON_CPU = ["--enforce-eager", "--dtype", "float32", "--kv-cache-memory-bytes", "256M"]
 STRUCTURED = ["--structured-outputs-config", '{"backend":"guidance","disable_any_whitespace":true}']
@@ -58,7 +59,7 @@ def start_vllm(state_dir: Path, run_dir: Path, model: str, port: int, *, wait: b
     if model == SERVED_NAME_OF_TINY:
         model = str(make_tiny_model(state_dir / "vllm" / "models" / SERVED_NAME_OF_TINY))
         bounds = ["--max-model-len", str(CONTEXT_TOKENS_OF_TINY)]
-        env = OFFLINE
+        env = {**OFFLINE, **ONE_THREAD}
     elif model.startswith((".", "/")):
         if not (Path(model) / "config.json").exists():
             raise InfrastructureError(f"{model} is no model: there is no config.json in it")

@@ -68,13 +68,13 @@ def stale() -> None:
     from rich.console import Console
 
     from features.repository import FeatureRepository
-    from reaseq.cli.workbench import Agents, items_in_store, recorded_contents, subject_of
+    from reaseq.cli.workbench import agents_of, items_in_store, recorded_contents, subject_of
     from reaseq.knowledge.agents.pending import Forecaster
 
     settings, console = present_settings(), Console()
     with clear_errors():
-        agents = Agents.of(settings)
-        forecaster = Forecaster(agents.panel, agents.model, agents.ledger)
+        agents = agents_of(settings)
+        forecaster = Forecaster(agents)
         recorded = recorded_contents(settings)
         items = 0
         with console.status("comparing items with the ledger"):
@@ -152,16 +152,14 @@ def export_batch(catalogue: Catalogue, out: Annotated[Path, typer.Argument(metav
 
     from rich.progress import Progress
 
-    from reaseq.cli.workbench import Agents, subject_of
+    from reaseq.cli.workbench import agents_of, subject_of
     from reaseq.knowledge.agents.pending import export_batch as export
     from streams.catalogue import Catalogue as Rows
 
     with clear_errors(), Progress() as progress:
-        agents, rows = Agents.of(present_settings()), Rows(catalogue)
-        task = progress.add_task("export", total=len(rows))
-        subjects = map(subject_of, rows.items())
-        advance = lambda count: progress.advance(task, count)  # noqa: E731
-        counts = asyncio.run(export(agents.panel, agents.model, agents.ledger, subjects, out, advance))
+        rows = Rows(catalogue)
+        subjects = progress.track(map(subject_of, rows.items()), total=len(rows), description="export")
+        counts = asyncio.run(export(agents_of(present_settings()), subjects, out))
     told = ", ".join(f"{count} of {agent}" for agent, count in counts.items())
     typer.echo(f"{counts.total()} calls in {out}: {told}" if counts else "no call is missing: every item has its answers")
 
@@ -173,16 +171,14 @@ def import_batch(catalogue: Catalogue, answers: Annotated[Path, typer.Argument(m
 
     from rich.progress import Progress
 
-    from reaseq.cli.workbench import Agents, subject_of
+    from reaseq.cli.workbench import agents_of, subject_of
     from reaseq.knowledge.agents.pending import import_batch as take
     from streams.catalogue import Catalogue as Rows
 
     with clear_errors(), Progress() as progress:
-        agents, rows = Agents.of(present_settings()), Rows(catalogue)
-        task = progress.add_task("import", total=len(rows))
-        subjects = map(subject_of, rows.items())
-        advance = lambda count: progress.advance(task, count)  # noqa: E731
-        outcomes = asyncio.run(take(agents.panel, agents.model, agents.ledger, subjects, answers, advance))
+        rows = Rows(catalogue)
+        subjects = progress.track(map(subject_of, rows.items()), total=len(rows), description="import")
+        outcomes = asyncio.run(take(agents_of(present_settings()), subjects, answers))
     typer.echo(", ".join(f"{outcome}: {count}" for outcome, count in outcomes.items()) or "no answer in the file")
 
 

@@ -1,7 +1,6 @@
 """What the commands about knowledge work with: agents, ledger, store, and the answers that a student learns from."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -10,10 +9,9 @@ from features.repository import FeatureRepository
 from reaseq.errors import ReaSeqError
 from reaseq.evaluation.distillation import Teacher
 from reaseq.evaluation.knowledge import Answer
-from reaseq.knowledge.agents.panel import Panel
-from reaseq.knowledge.agents.reasoner import identity_of, make_panel
+from reaseq.knowledge.agents.pending import Agents
+from reaseq.knowledge.agents.reasoner import make_panel
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.llm.call import Model
 from reaseq.knowledge.llm.endpoint import model_of
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.reasoner import Subject
@@ -27,29 +25,13 @@ READ_ITEMS = 500
 TEACHERS = (RECORDED, "llm:")  # who speaks for a language model
 
 
-@dataclass(frozen=True)
-class Agents:
-    """The agents as the settings have them, and what was asked of them before."""
-
-    panel: Panel
-    model: Model
-    ledger: Ledger
-
-    @staticmethod
-    def of(settings: Settings) -> "Agents":
-        """Raises ReaSeqError where the settings name no model: fingerprints and prices hang on it."""
-        llm = settings.knowledge.llm
-        if not llm.model:
-            raise ReaSeqError(
-                "no language model is named: set REASEQ_KNOWLEDGE__LLM__MODEL (and …__BASE_URL where one serves it)"
-            )
-        model = model_of(llm)
-        return Agents(make_panel(vocabulary_in_force(), llm, model), model, Ledger(settings.ledger_file))
-
-    @property
-    def identity(self) -> str:
-        """What a fingerprint says of them."""
-        return identity_of(self.panel, self.model)
+def agents_of(settings: Settings) -> Agents:
+    """The agents as the settings have them. Raises ReaSeqError where no model is named: fingerprints and prices hang on it."""
+    llm = settings.knowledge.llm
+    if not llm.model:
+        raise ReaSeqError("no language model is named: set REASEQ_KNOWLEDGE__LLM__MODEL (and …__BASE_URL where one serves it)")
+    model = model_of(llm)
+    return Agents(make_panel(vocabulary_in_force(), llm, model), model, Ledger(settings.ledger_file))
 
 
 def items_in_store(repository: FeatureRepository) -> Iterator[ItemFeatures]:

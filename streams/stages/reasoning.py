@@ -37,6 +37,8 @@ class Reasoning:
         self._reasoner = reasoner
         self._encoder = encoder
         self._vocabulary = vocabulary
+        # Batches under way would queue for the encoder in threads, and leave none for looking up the endpoint's address.
+        self._encoding = asyncio.Lock()
 
     async def process(self, batch: Sequence[Message]) -> Effects:
         """A reasoned record for each record that is due and still the newest of its item.
@@ -53,9 +55,11 @@ class Reasoning:
             Subject(Content(record.title, tuple(sorted(record.attributes.items()))), record.item_id, record.seller_id)
             for record in due
         ]
-        vectors = await asyncio.to_thread(self._text_vectors, due, subjects)  # (N, D)
+        async with self._encoding:
+            vectors = await asyncio.to_thread(self._text_vectors, due, subjects)  # (N, D)
         answers = await self._reasoner.reason(subjects, vectors)
-        enriched = await asyncio.to_thread(self._enrich, vectors, answers)
+        async with self._encoding:
+            enriched = await asyncio.to_thread(self._enrich, vectors, answers)
         current = {record.item_id for record in await self._still_due(due)}  # reasoning takes its time
         effects.counts["reasoned"] += sum(answer is not None for answer in answers)
         effects.counts["no_answer"] += sum(answer is None for answer in answers)

@@ -23,7 +23,7 @@ from features.repository import FeatureRepository
 from infra import local, process
 from infra.vllm.server import python_with_vllm, start_vllm, wait_vllm
 from infra.vllm.tiny_model import make_tiny_model
-from reaseq.cli.workbench import Agents, subject_of
+from reaseq.cli.workbench import agents_of, subject_of
 from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.agents.pending import export_batch, import_batch
 from reaseq.knowledge.llm.ledger import Ledger
@@ -76,6 +76,7 @@ def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasoned]:
     llm = settings.knowledge.llm
     llm.base_url, llm.model = f"http://127.0.0.1:{port}/v1", "tiny"
     llm.reasoning_limit_chars, llm.breaker_open_s, llm.answer_limit_tokens = 60, 1.0, 768
+    llm.connect_timeout_s = 30.0  # a machine that does everything at once may keep a process waiting for seconds
     state, run_dir = settings.state_dir, settings.run_dir
     try:
         server, _ = start_vllm(state, run_dir, "tiny", port, wait=False)
@@ -132,7 +133,7 @@ def test_no_agent_was_asked_more_than_twice_about_an_item(reasoned: Reasoned) ->
 
 
 def test_every_answer_fits_its_schema_or_was_refused_with_a_reason(reasoned: Reasoned) -> None:
-    agents = Agents.of(reasoned.settings)
+    agents = agents_of(reasoned.settings)
     outcomes: Counter[str] = Counter()
     for item in reasoned.items:
         for entry in agents.ledger.entries(subject_of(item).content.hash):
@@ -186,21 +187,19 @@ def test_a_full_replay_asks_the_model_nothing(reasoned: Reasoned) -> None:
 
 async def test_a_batch_file_runs_through_vllm_as_it_is(reasoned: Reasoned, tmp_path: Path) -> None:
     settings = reasoned.settings.model_copy(update={"state_dir": tmp_path}, deep=True)
-    agents = Agents.of(settings)
+    agents = agents_of(settings)
     subjects = [subject_of(item) for item in reasoned.items[:6]]
     requests, answers = tmp_path / "round-1.jsonl", tmp_path / "answers-1.jsonl"
-    counts = await export_batch(agents.panel, agents.model, agents.ledger, subjects, requests, lambda count: None)
+    counts = await export_batch(agents, subjects, requests)
     assert counts == {"demand": 6, "attribute": 6, "relation": 6}
 
     python, on_cpu = python_with_vllm(settings.state_dir)
     assert on_cpu
     run_batch(python, requests, answers, make_tiny_model(reasoned.settings.state_dir / "vllm" / "models" / "tiny"))
 
-    outcomes = await import_batch(agents.panel, agents.model, agents.ledger, subjects, answers, lambda count: None)
+    outcomes = await import_batch(agents, subjects, answers)
     assert outcomes["accepted"] >= 16 and outcomes.total() == 18
-    following = await export_batch(
-        agents.panel, agents.model, agents.ledger, subjects, tmp_path / "round-2.jsonl", lambda count: None
-    )
+    following = await export_batch(agents, subjects, tmp_path / "round-2.jsonl")
     assert following["critic"] >= 5 and set(following) == {"critic"}
 
 

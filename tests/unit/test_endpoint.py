@@ -39,11 +39,17 @@ class StandInServer(ThreadingHTTPServer):
         self.replies: list[tuple[int, bytes, float]] = [(200, answer(), 0.0)]
         self.requests: list[tuple[dict[str, Any], str | None]] = []
         self.at_once = self.most_at_once = 0
+        self.is_there = True
         self.lock = threading.Lock()
 
 
 class Handler(BaseHTTPRequestHandler):
     server: StandInServer
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/v1/models" and self.server.is_there else 503)
+        self.send_header("content-length", "0")
+        self.end_headers()
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -151,12 +157,19 @@ async def test_garbage_becomes_a_reason_at_once(server: StandInServer, reply: tu
     assert len(server.requests) == 1
 
 
-async def test_one_call_that_fails_among_others_that_do_not_is_refused(server: StandInServer) -> None:
+async def test_a_call_that_fails_where_the_endpoint_is_there_is_refused(server: StandInServer) -> None:
     server.replies = [(500, b"", 0.0)]
 
     completion = await ask(endpoint(server, attempts_limit=3, breaker_failures=10))
 
     assert (completion.refused, completion.usage.retries, len(server.requests)) == ("no_answer", 2, 3)
+
+
+async def test_a_call_that_fails_where_the_endpoint_is_not_there_is_waited_for(server: StandInServer) -> None:
+    server.replies, server.is_there = [(503, b"", 0.0)], False
+
+    with pytest.raises(EndpointUnavailable):
+        await ask(endpoint(server, attempts_limit=2, breaker_failures=10))
 
 
 async def test_an_endpoint_that_answers_nobody_is_left_alone_and_tried_again_later(server: StandInServer) -> None:

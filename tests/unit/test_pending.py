@@ -1,13 +1,14 @@
 """What is still to be asked: priced before it is asked, and carried out and back in batch files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reaseq.errors import CatalogueError
-from reaseq.knowledge.agents.pending import Forecaster, export_batch, import_batch, pending_calls
+from reaseq.knowledge.agents.pending import Agents, Forecaster, export_batch, import_batch, pending_calls
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.llm.call import Model
 from reaseq.knowledge.llm.ledger import Ledger
@@ -16,10 +17,6 @@ from tests.unit.reasoning_stand_ins import GOOD, MODEL, PANEL, ScriptedModel
 from tests.unit.test_ledger import reason, reasoner
 
 SUBJECTS = [Subject(Content.of(f"MUG {letter}", {}), letter) for letter in "ABC"]
-
-
-def advance(count: int) -> None:
-    """Progress that nobody watches."""
 
 
 def answered(line: str, content: str | None = None, **changes: Any) -> str:
@@ -33,11 +30,11 @@ def answered(line: str, content: str | None = None, **changes: Any) -> str:
 
 
 async def export(ledger: Ledger, path: Path) -> dict[str, int]:
-    return dict(await export_batch(PANEL, MODEL, ledger, SUBJECTS, path, advance))
+    return dict(await export_batch(Agents(PANEL, MODEL, ledger), SUBJECTS, path))
 
 
 async def take(ledger: Ledger, path: Path) -> dict[str, int]:
-    return dict(await import_batch(PANEL, MODEL, ledger, SUBJECTS, path, advance))
+    return dict(await import_batch(Agents(PANEL, MODEL, ledger), SUBJECTS, path))
 
 
 async def test_a_catalogue_is_reasoned_about_round_by_round(tmp_path: Path) -> None:
@@ -66,7 +63,7 @@ async def test_a_request_is_what_a_batch_service_expects(tmp_path: Path) -> None
 async def test_equal_texts_are_written_once(tmp_path: Path) -> None:
     twins = [Subject(Content.of("MUG", {}), name) for name in "ab"]
 
-    counts = await export_batch(PANEL, MODEL, Ledger(tmp_path / "l.db"), twins, tmp_path / "in.jsonl", advance)
+    counts = await export_batch(Agents(PANEL, MODEL, Ledger(tmp_path / "l.db")), twins, tmp_path / "in.jsonl")
 
     assert counts.total() == 3
 
@@ -108,7 +105,7 @@ async def test_a_changed_title_concerns_that_item_alone(tmp_path: Path) -> None:
     await reason(reasoner(ledger, ScriptedModel()), SUBJECTS)
     changed = Subject(Content.of("MUG A, LARGE", {}), "A")
 
-    missing = [await pending_calls(PANEL, MODEL, ledger, subject) for subject in (changed, *SUBJECTS[1:])]
+    missing = [await pending_calls(Agents(PANEL, MODEL, ledger), subject) for subject in (changed, *SUBJECTS[1:])]
 
     assert [len(calls) for calls in missing] == [3, 0, 0]
 
@@ -117,7 +114,8 @@ async def test_a_forecast_prices_a_change_before_it_is_made(tmp_path: Path) -> N
     ledger = Ledger(tmp_path / "l.db")
     await reason(reasoner(ledger, ScriptedModel()), SUBJECTS)
 
-    same, other = Forecaster(PANEL, MODEL, ledger), Forecaster(PANEL, Model("stand-in", "r2"), ledger)
+    same = Forecaster(Agents(PANEL, MODEL, ledger))
+    other = Forecaster(Agents(PANEL, Model("stand-in", "r2"), ledger))
     for subject in SUBJECTS:
         await same.add(subject)
         await other.add(subject)
@@ -128,11 +126,9 @@ async def test_a_forecast_prices_a_change_before_it_is_made(tmp_path: Path) -> N
 
 
 async def test_a_changed_prompt_asks_only_what_it_touches(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     ledger = Ledger(tmp_path / "l.db")
     await reason(reasoner(ledger, ScriptedModel()), SUBJECTS[:1])
     relation = replace(PANEL.agents["relation"], system=PANEL.agents["relation"].system + "\nBe brief.")
     changed = replace(PANEL, agents={**PANEL.agents, "relation": relation})
 
-    assert [call.agent for call in await pending_calls(changed, MODEL, ledger, SUBJECTS[0])] == ["relation"]
+    assert [call.agent for call in await pending_calls(Agents(changed, MODEL, ledger), SUBJECTS[0])] == ["relation"]

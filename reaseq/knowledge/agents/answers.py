@@ -15,7 +15,7 @@ PHRASES_LIMIT = 5
 NOTE_LIMIT_CHARS = 120
 CLAIMS_LIMIT = 99
 OBJECTIONS_LIMIT = 40
-PROFILE_LIMIT_CHARS = 300
+PROFILE_LIMIT_CHARS = 240
 OVERRUN = 4  # a list may be so many times too long and still be read: what is too much is cut and counted
 
 Confidence = Literal["certain", "likely", "possible"]

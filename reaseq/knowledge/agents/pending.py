@@ -7,7 +7,7 @@ service takes it as it is.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from reaseq.errors import CatalogueError
 from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.agents.panel import Panel, Refused
 from reaseq.knowledge.agents.prompts import DRAFTING
+from reaseq.knowledge.agents.reasoner import identity_of
 from reaseq.knowledge.llm.call import Call, Completion, Model
 from reaseq.knowledge.llm.endpoint import completion_of
 from reaseq.knowledge.llm.ledger import Entry, Ledger
@@ -26,23 +27,37 @@ ANSWER_CHARS = 1200
 FOLLOWING = ("critic", "synthesis")
 
 
+@dataclass(frozen=True)
+class Agents:
+    """The agents, the model that speaks for them, and what was asked of them before."""
+
+    panel: Panel
+    model: Model
+    ledger: Ledger
+
+    @property
+    def identity(self) -> str:
+        """What a fingerprint says of them."""
+        return identity_of(self.panel, self.model)
+
+
 class _NotAsked(Exception):
     """The ledger has no answer to a call."""
 
 
-async def pending_calls(panel: Panel, model: Model, ledger: Ledger, subject: Subject) -> list[Call]:
+async def pending_calls(agents: Agents, subject: Subject) -> list[Call]:
     """The calls of the next round for an item: none where everything it needs has been answered."""
     missing: list[Call] = []
 
     async def ask(call: Call) -> Completion:
-        known = ledger.find(call.fingerprint(model))
+        known = agents.ledger.find(call.fingerprint(agents.model))
         if known is None:
             missing.append(call)
             raise _NotAsked
         return known
 
     try:
-        await panel.discuss(subject.content, ask)
+        await agents.panel.discuss(subject.content, ask)
     except (Refused, _NotAsked):
         pass
     return missing
@@ -62,17 +77,15 @@ class Forecast:
 class Forecaster:
     """Adds up what items would cost before anything is asked."""
 
-    def __init__(self, panel: Panel, model: Model, ledger: Ledger) -> None:
-        self._panel = panel
-        self._model = model
-        self._ledger = ledger
-        self._past = {cost.group: cost for cost in ledger.costs("agent")}
+    def __init__(self, agents: Agents) -> None:
+        self._agents = agents
+        self._past = {cost.group: cost for cost in agents.ledger.costs("agent")}
         self.total = Forecast()
         self.basis = "as such calls took before" if self._past else "a rough guess: no call was ever made"
 
     async def add(self, subject: Subject) -> None:
         """Count one item."""
-        calls = await pending_calls(self._panel, self._model, self._ledger, subject)
+        calls = await pending_calls(self._agents, subject)
         if not calls:
             return
         self.total.items += 1
@@ -80,7 +93,7 @@ class Forecaster:
             self._count(call.agent, len(call.system) + len(call.user))
         if calls[0].agent in DRAFTING:
             for agent in FOLLOWING:
-                self._count(agent, len(self._panel.agents[agent].system) + ANSWER_CHARS)
+                self._count(agent, len(self._agents.panel.agents[agent].system) + ANSWER_CHARS)
 
     def _count(self, agent: str, prompt_chars: int) -> None:
         past = self._past.get(agent)
@@ -90,29 +103,24 @@ class Forecaster:
         self.total.tokens_out += past.tokens_out / past.calls if past else ANSWER_CHARS / CHARS_PER_TOKEN
 
 
-async def export_batch(
-    panel: Panel, model: Model, ledger: Ledger, subjects: Iterable[Subject], path: Path, progress: Callable[[int], None]
-) -> Counter[str]:
+async def export_batch(agents: Agents, subjects: Iterable[Subject], path: Path) -> Counter[str]:
     """Write the pending calls of the next round to a file; returns how many each agent has. Equal calls are written once."""
     counts: Counter[str] = Counter()
     written: set[str] = set()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         for subject in subjects:
-            for call in await pending_calls(panel, model, ledger, subject):
-                fingerprint = call.fingerprint(model)
+            for call in await pending_calls(agents, subject):
+                fingerprint = call.fingerprint(agents.model)
                 if fingerprint not in written:
                     written.add(fingerprint)
                     counts[call.agent] += 1
-                    request = {"custom_id": fingerprint, "method": "POST", "url": ENDPOINT, "body": call.body(model)}
+                    request = {"custom_id": fingerprint, "method": "POST", "url": ENDPOINT, "body": call.body(agents.model)}
                     file.write(json.dumps(request, ensure_ascii=False) + "\n")
-            progress(1)
     return counts
 
 
-async def import_batch(
-    panel: Panel, model: Model, ledger: Ledger, subjects: Iterable[Subject], path: Path, progress: Callable[[int], None]
-) -> Counter[str]:
+async def import_batch(agents: Agents, subjects: Iterable[Subject], path: Path) -> Counter[str]:
     """Take the answers of a batch into the ledger; returns how many were accepted, and how many refused for which reason.
 
     An answer counts only where its item still asks for it: whatever else stands in the file changes nothing. Raises
@@ -122,17 +130,16 @@ async def import_batch(
     outcomes: Counter[str] = Counter()
     entries: dict[str, Entry] = {}
     for subject in subjects:
-        for call in await pending_calls(panel, model, ledger, subject):
-            fingerprint = call.fingerprint(model)
+        for call in await pending_calls(agents, subject):
+            fingerprint = call.fingerprint(agents.model)
             completion = answers.get(fingerprint)
             if completion and fingerprint not in entries:
-                refused = completion.refused or parse(panel.agents[call.agent].answer, completion.text)[1]
+                refused = completion.refused or parse(agents.panel.agents[call.agent].answer, completion.text)[1]
                 outcomes[refused or "accepted"] += 1
                 origin = (subject.item_id, subject.seller_id, subject.content.hash)
-                entries[fingerprint] = Entry(fingerprint, call.agent, model.identity, *origin, completion, "batch")
-        progress(1)
+                entries[fingerprint] = Entry(fingerprint, call.agent, agents.model.identity, *origin, completion, "batch")
     outcomes["not_asked"] = len(answers.keys() - entries.keys())
-    ledger.enter(list(entries.values()))
+    agents.ledger.enter(list(entries.values()))
     return +outcomes
 
 

@@ -4,9 +4,10 @@ import asyncio
 import json
 import random
 import time
+from http import HTTPStatus
 from typing import Any
 
-import httpx
+import aiohttp
 import structlog
 
 from reaseq.errors import EndpointUnavailable
@@ -30,17 +31,12 @@ class Endpoint:
     def __init__(self, settings: LlmSettings) -> None:
         self.model = model_of(settings)
         self._settings = settings
-        timeouts = Timeouts(settings.connect_timeout_s, settings.answer_timeout_s)
+        self._timeouts = Timeouts(settings.connect_timeout_s, settings.answer_timeout_s)
         self._retries = Retries(settings.attempts_limit, settings.retry_first_s, settings.retry_limit_s)
         self._breaker = Breaker(settings.breaker_failures, settings.breaker_open_s)
         self._slots = Slots(settings.concurrency_limit_calls)
         self._draw = random.Random()  # noqa: S311  jitter, not a secret
-        key = settings.api_key.get_secret_value()
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(timeouts.answer_s, connect=timeouts.connect_s),
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            limits=httpx.Limits(max_connections=settings.concurrency_limit_calls, keepalive_expiry=KEEP_ALIVE_S),
-        )
+        self._session: aiohttp.ClientSession | None = None
 
     async def complete(self, call: Call) -> Completion:
         """The answer, or a completion that says why there is none.
@@ -58,19 +54,20 @@ class Endpoint:
                     return completion
                 if attempt + 1 < self._retries.attempts and not self._breaker.is_open:
                     await asyncio.sleep(self._retries.wait_s(attempt, self._draw))
-            if self._breaker.is_open:
+            if self._breaker.is_open or not await self._is_there():
                 raise EndpointUnavailable(f"{self._settings.base_url} does not answer")
-        # Others are answered: the fault lies in this call, and waiting for it would hold them up.
+        # The endpoint is there: the fault lies in this call, and waiting for it would hold up all others.
         return Completion(refused="no_answer", usage=Usage(seconds=time.perf_counter() - started, retries=attempt))
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        if self._session:
+            await self._session.close()
 
     async def _attempt(self, call: Call, started: float, attempt: int) -> Completion | None:
         try:
             status, payload = await self._post(call.body(self.model))
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             self._failed(call, repr(error))
             return None
         except asyncio.CancelledError:
@@ -83,20 +80,37 @@ class Endpoint:
         self._breaker.succeeded()
         if payload is None:
             return Completion(refused="too_large", usage=Usage(seconds=seconds, retries=attempt))
-        if status != httpx.codes.OK:
+        if status != HTTPStatus.OK:
             log.warning("call_refused", agent=call.agent, status=status, answer=payload[:500].decode(errors="replace"))
             return Completion(refused=f"http_{status}", usage=Usage(seconds=seconds, retries=attempt))
         return completion_of(payload, seconds, attempt)
 
+    async def _is_there(self) -> bool:
+        try:
+            async with self._connected().get(f"{self._settings.base_url.rstrip('/')}/models") as answer:
+                return answer.ok
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
     async def _post(self, body: dict[str, Any]) -> tuple[int, bytes | None]:
         url = f"{self._settings.base_url.rstrip('/')}/chat/completions"
-        async with self._client.stream("POST", url, json=body) as response:
+        async with self._connected().post(url, json=body) as response:
             read = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.content.iter_any():
                 read += chunk
                 if len(read) > self._settings.response_limit_bytes:
-                    return response.status_code, None
-            return response.status_code, bytes(read)
+                    return response.status, None
+            return response.status, bytes(read)
+
+    def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            key = self._settings.api_key.get_secret_value()
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=self._timeouts.answer_s, sock_connect=self._timeouts.connect_s),
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+            )
+        return self._session
 
     def _failed(self, call: Call, fault: str) -> None:
         was_open = self._breaker.is_open
