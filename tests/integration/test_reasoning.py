@@ -96,6 +96,7 @@ def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasoned]:
 
         calls = calls_in_ledger(settings)
         producer.send(items[BEFORE_THE_KILL:])
+        producer.close()
         wait_for(lambda: calls_in_ledger(settings) > calls + 150, "the second half to be under way")
         os.killpg(server.pid, signal.SIGKILL)
         time.sleep(5.0)
