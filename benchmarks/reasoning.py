@@ -33,7 +33,7 @@ from infra.vllm.server import start_vllm
 from reaseq.knowledge.agents.reasoner import VllmReasoner, make_panel
 from reaseq.knowledge.llm.budget import Budgets
 from reaseq.knowledge.llm.call import Call, Completion
-from reaseq.knowledge.llm.endpoint import Endpoint
+from reaseq.knowledge.llm.endpoint import Endpoint, model_of
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.records import Item
@@ -163,7 +163,7 @@ async def _path(
 async def _bare(settings: Settings, calls: Sequence[Call]) -> Timed:
     """Send the calls' bodies as fast as the server takes them; returns how long that took."""
     llm = settings.knowledge.llm
-    model = Endpoint(llm).model
+    model = model_of(llm)
     slots = asyncio.Semaphore(llm.concurrency_limit_calls)
     timeout = aiohttp.ClientTimeout(llm.answer_timeout_s)
     async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session:

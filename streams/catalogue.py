@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reaseq.errors import CatalogueError
+from reaseq.knowledge.content import digest
 from reaseq.records import Item
 from streams.kafka import Producer
 from streams.messages import RawRecord
+from streams.replay import at_rate
 from streams.topics import ITEMS
 
 READ_ROWS = 1000
@@ -50,7 +52,7 @@ class Catalogue:
     def identity(self) -> str:
         """Changes when the file does."""
         size = self._path.stat().st_size
-        return sha256(f"{self._path.resolve()}:{size}:{self._time_ms}".encode()).hexdigest()[:16]
+        return digest(str(self._path.resolve()), str(size), str(self._time_ms))
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """Each row as the fields of an item message, right or wrong: what is wrong with it, the stream says."""
@@ -83,28 +85,16 @@ def backfill(
     done = int(json.loads(progress_file.read_text())["rows"]) if progress_file.exists() else 0
     progress(done)
     progress_file.parent.mkdir(parents=True, exist_ok=True)
-    produced, started = 0, time.monotonic()
-    chunk: list[RawRecord] = []
-    chunk_limit = max(1, min(READ_ROWS, int(rate_items_per_s)))
-
-    def flush() -> None:
-        nonlocal produced
-        producer.send_raw(chunk)
-        produced += len(chunk)
+    produced = 0
+    for chunk in at_rate(islice(catalogue.messages(), done, None), rate_items_per_s):
+        produced += producer.send_raw([_record(message) for message in chunk])
         partial = progress_file.with_suffix(".partial")
         partial.write_text(json.dumps({"rows": done + produced}))
         partial.replace(progress_file)
         progress(len(chunk))
-        chunk.clear()
-        ahead_s = produced / rate_items_per_s - (time.monotonic() - started)
-        time.sleep(max(0.0, ahead_s))
-
-    for number, message in enumerate(catalogue.messages()):
-        if number >= done:
-            key = str(message.get("item_id", "")).encode()
-            chunk.append(RawRecord(ITEMS.name, key, json.dumps(message).encode(), int(time.time() * 1000)))
-            if len(chunk) >= chunk_limit:
-                flush()
-    if chunk:
-        flush()
     return produced
+
+
+def _record(message: dict[str, Any]) -> RawRecord:
+    key = str(message.get("item_id", "")).encode()
+    return RawRecord(ITEMS.name, key, json.dumps(message).encode(), int(time.time() * 1000))

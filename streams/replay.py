@@ -1,15 +1,19 @@
 """Replaying a shop onto the topics, in order of event time, at a chosen speed."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
+from itertools import islice
 from operator import attrgetter
+from typing import TypeVar
 
-from reaseq.records import Event, Item, ItemFeatures
+from reaseq.records import Event, Item
 from streams.kafka import Producer
 
 CHUNK_RECORDS = 500
 TICK_S = 0.05
+
+T = TypeVar("T")
 
 
 def replay(
@@ -45,12 +49,11 @@ def _paced(records: Sequence[Item | Event], speed: float) -> Iterator[Sequence[I
         at = end
 
 
-def produce_paced(
-    producer: Producer, records: Sequence[ItemFeatures], rate_per_s: float, progress: Callable[[int], None]
-) -> None:
-    """Produce records, at most so many a second."""
+def at_rate(records: Iterable[T], rate_per_s: float) -> Iterator[list[T]]:
+    """The records in chunks, no more than so many a second: between two chunks it waits for as long as that takes."""
     limit = max(1, min(CHUNK_RECORDS, int(rate_per_s)))
-    started = time.monotonic()
-    for at in range(0, len(records), limit):
-        progress(producer.send(records[at : at + limit]))
-        time.sleep(max(0.0, (at + limit) / rate_per_s - (time.monotonic() - started)))
+    started, given, left = time.monotonic(), 0, iter(records)
+    while chunk := list(islice(left, limit)):
+        yield chunk
+        given += len(chunk)
+        time.sleep(max(0.0, given / rate_per_s - (time.monotonic() - started)))

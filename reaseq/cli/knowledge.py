@@ -76,16 +76,13 @@ def stale() -> None:
         agents = agents_of(settings)
         forecaster = Forecaster(agents)
         recorded = recorded_contents(settings)
-        items = 0
         with console.status("comparing items with the ledger"):
-            for record in items_in_store(FeatureRepository(settings)):
-                items += 1
-                if record.content not in recorded:
-                    asyncio.run(forecaster.add(subject_of(record)))
+            records = list(items_in_store(FeatureRepository(settings)))
+            asyncio.run(forecaster.add(subject_of(record) for record in records if record.content not in recorded))
         total = forecaster.total
     console.print(table_of("calls that would be made", ("agent", "calls"), list(total.calls.items()) or [("none", 0)]))
     console.print(
-        f"{total.items} of {items} items are stale for {agents.identity}: about {total.tokens_in:,.0f} tokens in"
+        f"{total.items} of {len(records)} items are stale for {agents.identity}: about {total.tokens_in:,.0f} tokens in"
         f" ({total.tokens_cached:,.0f} of them from the prefix cache) and {total.tokens_out:,.0f} out, {forecaster.basis}"
     )
 
@@ -98,14 +95,15 @@ def refresh(rate: Rate = 100.0) -> None:
     from features.repository import FeatureRepository
     from reaseq.cli.workbench import items_in_store
     from streams.kafka import Producer
-    from streams.replay import produce_paced
+    from streams.replay import at_rate
 
     settings = production_settings()
     with clear_errors(), Progress() as progress:
         records = list(items_in_store(FeatureRepository(settings)))
         task = progress.add_task("refresh", total=len(records))
         producer = Producer(settings.kafka)
-        produce_paced(producer, records, rate, lambda count: progress.advance(task, count))
+        for chunk in at_rate(records, rate):
+            progress.advance(task, producer.send(chunk))
         producer.close()
     typer.echo(f"produced {len(records)} records to item-features")
 
@@ -123,8 +121,8 @@ def cascade(
     settings, console = present_settings(), Console()
     with clear_errors():
         with console.status("training a student on the items that are not held out"):
-            report = cascade_report(teacher_of(settings, answers), out)
-    for part in report.parts:
+            parts = cascade_report(teacher_of(settings, answers), out)
+    for part in parts:
         columns = ("threshold", "items sent", "agent calls", "precision", "recall")
         rows = [
             (

@@ -22,25 +22,18 @@ class Part:
     at_95: CascadePoint
 
 
-@dataclass(frozen=True)
-class CascadeReport:
-    """The curves on both kinds of held-out items."""
-
-    parts: list[Part]
-
-
-def cascade_report(teacher: Teacher, out: Path) -> CascadeReport:
+def cascade_report(teacher: Teacher, out: Path) -> list[Part]:
     """Train a student on what is not held out, and write `cascade.png` and `cascade.json` to `out`."""
     student = teacher.student(StudentPlan())
     parts = []
-    for name, places in (("random", teacher.parts.random_items), ("unseen types", teacher.parts.unseen_types)):
+    for name, places in teacher.parts.held_out.items():
         truth = targets_of([teacher.answers[place][1] for place in places], teacher.vocabulary)
         points = cascade_curve(student, teacher.vectors[places], truth, teacher.vocabulary)
         parts.append(Part(name, len(places), points, cheapest(points, LEAST_RECALL)))
     out.mkdir(parents=True, exist_ok=True)
     (out / "cascade.json").write_text(json.dumps([asdict(part) for part in parts], indent=1))
     _draw(parts, out / "cascade.png")
-    return CascadeReport(parts)
+    return parts
 
 
 def _draw(parts: Sequence[Part], path: Path) -> None:

@@ -61,7 +61,7 @@ def examine(teacher: Teacher, student: Student) -> list[HeldOut]:
     train_places = teacher.parts.train
     known = [teacher.answers[place][1] for place in train_places]
     results = []
-    for name, places in (("random", teacher.parts.random_items), ("unseen types", teacher.parts.unseen_types)):
+    for name, places in teacher.parts.held_out.items():
         vectors = teacher.vectors[places]
         truth = targets_of([teacher.answers[place][1] for place in places], teacher.vocabulary)
         subjects = [Subject(teacher.answers[place][0]) for place in places]

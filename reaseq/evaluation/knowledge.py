@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.student import Slice, Student, slices_of
+from reaseq.knowledge.student import Student, columns_of, slices_of
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import ProductKnowledge
 
@@ -32,6 +32,11 @@ class Split:
     train: list[int]
     random_items: list[int]
     unseen_types: list[int]
+
+    @property
+    def held_out(self) -> dict[str, list[int]]:
+        """Both kinds of held-out items, by name."""
+        return {"random": self.random_items, "unseen types": self.unseen_types}
 
 
 def split(answers: Sequence[Answer]) -> Split:
@@ -104,7 +109,7 @@ def cascade_curve(student: Student, vectors: NDArray[np.float32], truth: Tensor,
     """Thresholds from "never ask" to "always ask", for text vectors (N, D) and the teacher's claims (N, V)."""
     p, claimed = student.predict(vectors)
     sure = student.expectations(p, claimed)  # (N, A)
-    columns = [_agent_columns(slices_of(vocabulary), agent) for agent in DRAFTING]
+    columns = [columns_of(slices_of(vocabulary), agent) for agent in DRAFTING]
     thresholds = [0.0, *torch.quantile(sure.flatten(), torch.linspace(0.02, 0.98, 49)).tolist(), 1.0 + 1e-6]
     points = []
     for threshold in thresholds:
@@ -152,10 +157,6 @@ def _calibration_error(confidences: Tensor, right: Tensor) -> float:
         if (bins == place).any()
     ]
     return sum(gaps)
-
-
-def _agent_columns(slices: Sequence[Slice], agent: str) -> Tensor:
-    return torch.cat([torch.arange(piece.start, piece.end) for piece in slices if piece.group.agent == agent])
 
 
 def _kind(knowledge: ProductKnowledge) -> str:

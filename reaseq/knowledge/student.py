@@ -103,6 +103,11 @@ def slices_of(vocabulary: Vocabulary) -> list[Slice]:
     return found
 
 
+def columns_of(slices: Sequence[Slice], agent: str) -> Tensor:
+    """The columns of the values that an agent answers for."""
+    return torch.cat([torch.arange(piece.start, piece.end) for piece in slices if piece.group.agent == agent])
+
+
 def targets_of(answers: Sequence[ProductKnowledge], vocabulary: Vocabulary) -> Tensor:
     """What the teacher claimed (N, V), 0 or 1."""
     targets = torch.zeros(len(answers), vocabulary.size - 1)
@@ -165,7 +170,7 @@ def expected_share(p: Tensor, claimed: Tensor, slices: Sequence[Slice], agent: s
 
     E[kept] / E[made] = Σ_claimed p / Σ p, over the values of the agent's groups.
     """
-    columns = torch.cat([torch.arange(piece.start, piece.end) for piece in slices if piece.group.agent == agent])
+    columns = columns_of(slices, agent)
     kept = (p * claimed)[:, columns].sum(-1)
     return kept / p[:, columns].sum(-1).clamp(min=1e-6)
 

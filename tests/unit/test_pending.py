@@ -116,9 +116,8 @@ async def test_a_forecast_prices_a_change_before_it_is_made(tmp_path: Path) -> N
 
     same = Forecaster(Agents(PANEL, MODEL, ledger))
     other = Forecaster(Agents(PANEL, Model("stand-in", "r2"), ledger))
-    for subject in SUBJECTS:
-        await same.add(subject)
-        await other.add(subject)
+    await same.add(SUBJECTS)
+    await other.add(SUBJECTS)
 
     assert (same.total.items, same.total.calls.total()) == (0, 0)
     assert (other.total.items, other.total.calls.total()) == (3, 15)

@@ -13,7 +13,7 @@ VALUE_LIMIT_CHARS = 64
 PHRASE_LIMIT_CHARS = 40
 PHRASES_LIMIT = 5
 NOTE_LIMIT_CHARS = 120
-CLAIMS_LIMIT = 99
+CLAIM_NUMBER_LIMIT = 99
 OBJECTIONS_LIMIT = 40
 PROFILE_LIMIT_CHARS = 240
 OVERRUN = 4  # a list may be so many times too long and still be read: what is too much is cut and counted
@@ -38,7 +38,7 @@ class DraftClaim(Strict):
 class Objection(Strict):
     """What the critic has against one claim."""
 
-    claim: int = Field(ge=1, le=CLAIMS_LIMIT)
+    claim: int = Field(ge=1, le=CLAIM_NUMBER_LIMIT)
     verdict: Literal["drop", "revise"]
     note: str = Field(max_length=NOTE_LIMIT_CHARS)
 

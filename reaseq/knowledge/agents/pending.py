@@ -83,8 +83,12 @@ class Forecaster:
         self.total = Forecast()
         self.basis = "as such calls took before" if self._past else "a rough guess: no call was ever made"
 
-    async def add(self, subject: Subject) -> None:
-        """Count one item."""
+    async def add(self, subjects: Iterable[Subject]) -> None:
+        """Count items."""
+        for subject in subjects:
+            await self._add(subject)
+
+    async def _add(self, subject: Subject) -> None:
         calls = await pending_calls(self._agents, subject)
         if not calls:
             return
