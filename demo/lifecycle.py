@@ -18,9 +18,10 @@ from demo.record import Recorder
 from features.historical import users_before
 from reaseq.artefacts import Artefact
 from reaseq.behavior import training as behavior_training
+from reaseq.behavior.examples import Basket
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig
-from reaseq.behavior.training import Basket, TrainingPlan, trainable
+from reaseq.behavior.training import HELD_OUT_SHARE, TrainingPlan, material_of
 from reaseq.evaluation.online_retail import Order, read_retail
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.published import publish_model
@@ -139,12 +140,13 @@ class Lifecycle:
         ]
 
     def _train_behavior(self, orders: Sequence[Order], until_ms: int, plan: TrainingPlan, label: str) -> Artefact:
-        baskets = trainable([basket for basket, _ in self._baskets(orders)])
+        baskets = [basket for basket, _ in self._baskets(orders)]
         self._phase_done("point-in-time join")
-        table, ids = self.system.table.snapshot, _trained(orders)
-        config = BehaviorConfig(claims=vocabulary_in_force().size, items=len(ids), vector_dim=self.system.encoder.dim)
-        task = self._progress.add_task(label, total=behavior_training.steps_of(len(baskets), plan))
-        model = behavior_training.train(baskets, table, ids, config, plan, self._advance(task))
+        config = BehaviorConfig(claims=vocabulary_in_force().size, vector_dim=self.system.encoder.dim)
+        material, ids = material_of(baskets, self.system.table.snapshot, config, HELD_OUT_SHARE)
+        config = replace(config, items=len(ids))
+        task = self._progress.add_task(label, total=behavior_training.steps_of(len(material.train), plan))
+        model, _ = behavior_training.train(material, config, plan, progress=self._advance(task))
         self._phase_done("train behaviour")
         return self._publish(BEHAVIOR, until_ms, model, config, ids)
 

@@ -58,6 +58,7 @@ class FeatureRepository:
     """Feature records in and out of the online store, in whichever profile the settings name."""
 
     def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         text = Template(profile_file(settings).read_text()).substitute(feast_variables(settings))
         self.feast = FeatureStore(config=RepoConfig(**yaml.safe_load(text), repo_path=FOLDER))
         self.config: RepoConfig = self.feast.config

@@ -112,7 +112,7 @@ def user_record(user_id: str, event_time_ms: int, history: Mapping[str, Value], 
     return UserFeatures(
         user_id=user_id,
         event_time_ms=event_time_ms,
-        events_seen=history["revision"],  # type: ignore[arg-type]
+        events_seen=int(history["revision"]) // 2,
         history=unpack_history(history["history"]),  # type: ignore[arg-type]
         inferred=Inferred(
             item_ids=item_ids,

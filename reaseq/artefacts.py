@@ -50,9 +50,7 @@ def publish(models: Path, kind: str, label: str, files: Mapping[str, bytes], fac
         manifest = {"kind": kind, "version": version, "files": digests, "facts": dict(facts)}
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
         aside.rename(folder)
-    pointer = models / kind / f".{POINTER}.{os.getpid()}"
-    pointer.write_text(version)
-    pointer.replace(models / kind / POINTER)
+    write_whole(models / kind / POINTER, version.encode())
     return Artefact(kind, version, folder, dict(facts))
 
 
@@ -66,7 +64,11 @@ def current(models: Path, kind: str) -> Artefact:
     pointer = models / kind / POINTER
     if not is_published(models, kind):
         raise ArtefactError(f"no {kind} model is published in {models}: run `reaseq demo` or `reaseq train` first")
-    version = pointer.read_text().strip()
+    return version_of(models, kind, pointer.read_text().strip())
+
+
+def version_of(models: Path, kind: str, version: str) -> Artefact:
+    """A certain version. Raises ArtefactError when it is not whole."""
     folder = models / kind / version
     if not (folder / MANIFEST).exists():
         raise ArtefactError(f"{folder} has no {MANIFEST}: the publication did not finish")
@@ -75,3 +77,11 @@ def current(models: Path, kind: str) -> Artefact:
         if sha256((folder / name).read_bytes()).hexdigest() != digest:
             raise ArtefactError(f"{folder / name} is not what the manifest says: the file was changed or cut")
     return Artefact(kind, version, folder, manifest["facts"])
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(content)
+    aside.replace(path)

@@ -129,7 +129,7 @@ class Inferred(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="user-features.1"):
-    """A user's features. Newest wins by (event time, events seen, content of the row)."""
+    """A user's features. Newest wins by (event time, revision, content of the row)."""
 
     user_id: str
     event_time_ms: int
@@ -139,5 +139,5 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
 
     @property
     def revision(self) -> int:
-        """Order among records of the same event time."""
-        return self.events_seen
+        """Order among records of the same event time: more events, then behaviours inferred from all of them."""
+        return 2 * self.events_seen + (self.inferred.events_seen == self.events_seen)

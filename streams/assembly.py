@@ -9,6 +9,7 @@ from features.archive import Archive
 from features.repository import FeatureRepository
 from reaseq.artefacts import Artefact, current, is_published
 from reaseq.behavior.inference import BehaviorInference
+from reaseq.behavior.words import WordsInference
 from reaseq.knowledge.agents.reasoner import VllmReasoner, make_panel
 from reaseq.knowledge.cascade import Cascade
 from reaseq.knowledge.llm.budget import Budgets
@@ -28,6 +29,7 @@ from streams.messages import RawRecord
 from streams.stage import BatchPolicy, Stage
 from streams.stages.archive import ArchiveStage
 from streams.stages.behavior import BehaviorStage
+from streams.stages.inference import Inference
 from streams.stages.onboarding import Onboarding
 from streams.stages.reasoning import Reasoning
 from streams.topics import ITEM_FEATURES, USER_FEATURES
@@ -41,7 +43,7 @@ class System:
     encoder: Encoder
     store: FeatureRepository
     table: ItemTable
-    behavior: BehaviorStage
+    inference: Inference
     stages: tuple[Stage, ...]
 
     def follow_items(self, records: Sequence[RawRecord]) -> None:
@@ -51,8 +53,8 @@ class System:
     def use_behavior(self, artefact: Artefact) -> None:
         """Infer behaviours with a published model from the next batch on."""
         artefact.require(space_id=self.encoder.space_id, vocabulary=vocabulary_in_force().version)
-        places = self.settings.behavior.inferred_behaviors
-        self.behavior.model = BehaviorInference.load(artefact, self.table, places)
+        sampler = self.settings.behavior.sampler
+        self.inference.model = BehaviorInference.load(artefact, self.settings.models_dir, self.table, sampler)
 
 
 def assemble(settings: Settings, batch: BatchPolicy, archive_batch: BatchPolicy) -> System:
@@ -72,11 +74,14 @@ def assemble(settings: Settings, batch: BatchPolicy, archive_batch: BatchPolicy)
     stages: tuple[Stage, ...] = (
         Onboarding(store, encoder, batch),
         Reasoning(store, reasoner, encoder, vocabulary.version, reasoning),
-        behavior := BehaviorStage(store, table, None, settings.behavior, batch),
+        BehaviorStage(store, table, settings.behavior, batch),
+        inference := Inference(store, table, None, settings.behavior, batch),
         ArchiveStage(ITEM_FEATURES, archive, archive_batch),
         ArchiveStage(USER_FEATURES, archive, archive_batch),
     )
-    return System(settings, encoder, store, table, behavior, stages)
+    if settings.behavior.words.llm.base_url:
+        inference.model = words_inference(settings, encoder, store, table)
+    return System(settings, encoder, store, table, inference, stages)
 
 
 def reasoners_of(settings: Settings, vocabulary: Vocabulary, encoder: Encoder) -> list[Reasoner]:
@@ -106,3 +111,10 @@ def llm_reasoner(settings: Settings, vocabulary: Vocabulary) -> VllmReasoner:
     endpoint = Endpoint(llm)
     budgets = Budgets(llm.budget_item_tokens, llm.budget_seller_day_tokens, llm.budget_day_tokens)
     return VllmReasoner(make_panel(vocabulary, llm, endpoint.model), endpoint, Ledger(settings.ledger_file), budgets)
+
+
+def words_inference(settings: Settings, encoder: Encoder, store: FeatureRepository, table: ItemTable) -> WordsInference:
+    """The second backend of latent reasoning: the diffusion language model that the settings name."""
+    words = settings.behavior.words
+    endpoint = Endpoint(words.llm)
+    return WordsInference(endpoint, endpoint.model.identity, encoder, store, table, words, settings.behavior.sampler.behaviors)

@@ -47,6 +47,8 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
 
 
 def _use_published_model(system: System, settings: Settings) -> None:
+    if system.inference.model:  # one that is asked in words
+        return
     try:
         artefact = current(settings.models_dir, BEHAVIOR)
     except ArtefactError as missing:

@@ -1,86 +1,238 @@
-"""Masked diffusion over behaviours, the algorithm on one page: noise, loss, and parallel denoising.
+"""Masked diffusion over behaviours, the algorithm on one page: forward process, loss, and the parallel sampler.
 
-Follows the supervised objective of LLaDA (Nie et al. 2025, arXiv 2502.09992, algorithm 2): the history is the prompt and
-stays visible, the behaviours to come are the response. A token is an item; behaviours of one basket have no order, so all
-places of the response are exchangeable: they share one position and, while masked, one embedding.
+After LLaDA (Nie et al. 2025, arXiv 2502.09992): tokens are masked at a rate t, a bidirectional network tells what stood
+there, and inference unmasks the most confident first. A behaviour is D tokens: one, the item itself, or the digits of its
+semantic ID. Behaviours of one moment have no order: they share a position, and their masks are interchangeable.
 """
 
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from reaseq.behavior.sequence import Sequences
+from reaseq.behavior.lexicon import Lexicon
 
 MIN_MASK_RATE = 0.15  # below it the weight 1/t lets single tokens dominate a step
-MASK = -1  # stands where a response token is masked
-ABSENT = -2  # stands where a response is shorter than its tensor
+MASK = -1  # stands where a token is masked
+ABSENT = -2  # stands where there is no behaviour
+TO_COME = 0  # the gap of a behaviour that is still to come, shared with "within the hour"
 
 
-Items = tuple[Tensor, Tensor]  # embeddings (N, d) and output biases (N,)
+@dataclass(frozen=True)
+class Canvas:
+    """B users with L behaviours each, any token of which may be masked. A masked behaviour does not tell its type."""
+
+    tokens: Tensor  # (B, L, D) codes of the lexicon, MASK or ABSENT
+    types: Tensor  # (B, L) type of event, 0 where masked or absent
+    gaps: Tensor  # (B, L) bucket of the time from the behaviour to now
+    positions: Tensor  # (B, L) order in the sequence
+    months: Tensor  # (B,) month of now, 0…11
+    prior: Tensor | None = None  # (B, N) what speaks for each item whoever the user is: log of its recent sales
+
+    @property
+    def present(self) -> Tensor:
+        """Which places hold a behaviour, masked or not (B, L)."""
+        return (self.tokens != ABSENT).any(-1)
+
+    def with_tokens(self, tokens: Tensor) -> "Canvas":
+        """The same places holding other tokens; what they mask has no type."""
+        return replace(self, tokens=tokens, types=self.types * (tokens >= 0).all(-1))
+
+    def followed_by(self, tokens: Tensor, positions: Tensor, gaps: Tensor) -> "Canvas":
+        """With more places: tokens (B, P, D) at positions and gaps (B, P)."""
+        return replace(
+            self,
+            tokens=torch.cat([self.tokens, tokens], dim=1),
+            types=torch.cat([self.types, torch.zeros_like(positions)], dim=1),
+            gaps=torch.cat([self.gaps, gaps], dim=1),
+            positions=torch.cat([self.positions, positions], dim=1),
+        )
 
 
 class Denoiser(Protocol):
-    """The network, in its two halves: reading the sequence, and scoring items for a place of the response."""
+    """The network in its two halves: reading the canvas, and scoring the codes of one digit."""
 
-    def hidden(self, history: Sequences, response: Tensor, items: Items) -> Tensor:
-        """Hidden states (B, K, d) of the response (B, K) after the history (B, H)."""
+    def hidden(self, canvas: Canvas, lexicon: Lexicon) -> Tensor:
+        """Hidden states (B, L, d)."""
         ...
 
-    def logits(self, hidden: Tensor, items: Items) -> Tensor:
-        """Scores (…, N) of every item for hidden states (…, d)."""
+    def logits(self, hidden: Tensor, lexicon: Lexicon, digit: int, prior: Tensor | None) -> Tensor:
+        """Scores (…, V) of a digit's codes for hidden states (…, d); `prior` (…, N) where a code is an item."""
         ...
 
 
-def mask(response: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """The forward process: draw t ~ U(MIN_MASK_RATE, 1) per row and mask each token with probability t.
+# ---- training
 
-    Takes response rows (B, K); returns the masked response (B, K) and t (B, 1).
+
+def draw_rates(rows: int, device: torch.device | None = None) -> Tensor:
+    """t ~ U(MIN_MASK_RATE, 1) for each row (B, 1)."""
+    return MIN_MASK_RATE + (1 - MIN_MASK_RATE) * torch.rand(rows, 1, device=device)
+
+
+def mask(tokens: Tensor, t: Tensor, maskable: Tensor) -> Tensor:
+    """The forward process: tokens (B, L, D) with those of `maskable` (B, L) places masked, each with probability t (B, 1).
+
+    In every other row a behaviour's digits are masked together, which is what inference starts from; in the others one by
+    one, which is what it meets on its way. Each token's rate is t in both.
     """
-    draw = torch.rand(response.shape[0], 1, generator=generator)
-    t = MIN_MASK_RATE + (1 - MIN_MASK_RATE) * draw
-    hit = torch.rand(response.shape, generator=generator) < t
-    return torch.where(hit & (response != ABSENT), MASK, response), t
+    draw = torch.rand(tokens.shape, device=tokens.device)
+    together = torch.rand(len(tokens), 1, 1, device=tokens.device) < 0.5
+    draw = torch.where(together, draw[..., :1], draw)
+    hit = (draw < t.unsqueeze(-1)) & maskable.unsqueeze(-1) & (tokens != ABSENT)
+    return torch.where(hit, MASK, tokens)
 
 
-def loss(model: Denoiser, history: Sequences, response: Tensor, items: Items, masked: Tensor, t: Tensor) -> Tensor:
-    """Cross-entropy on the masked tokens, each weighted 1/t, per token of the response.
+def loss(model: Denoiser, canvas: Canvas, masked: Tensor, t: Tensor, maskable: Tensor, lexicon: Lexicon) -> Tensor:
+    """Cross-entropy on the masked tokens, each weighted 1/t, per maskable token of its row; the mean over rows.
 
-        L = E_t [ 1/t · Σ_masked −log p(token | history, masked response) ] / (number of response tokens)
+        L = E_rows [ 1/(t · n) · Σ_masked −log p(token | everything that is not masked) ],   n = tokens that might be masked
 
-    response and masked (B, K); t (B, 1). Only masked places are scored: the others add nothing, and scoring is dear.
+    `masked` (B, L, D) is what `mask` made of the canvas at rates t (B, 1).
     """
-    hit = masked == MASK  # (B, K)
-    logits = model.logits(model.hidden(history, masked, items)[hit], items)  # (M, N)
-    nll = torch.nn.functional.cross_entropy(logits, response[hit], reduction="none")  # (M,)
-    weights = 1 / t.expand_as(hit)[hit]  # (M,)
-    return (weights * nll).sum() / (response != ABSENT).sum().clamp(min=1)
+    hidden = model.hidden(canvas.with_tokens(masked), lexicon)  # (B, L, d)
+    hit = (masked == MASK) & (canvas.tokens != MASK)  # (B, L, D)
+    might = (maskable.unsqueeze(-1) & (canvas.tokens != ABSENT)).flatten(1).sum(-1).clamp(min=1)  # (B,)
+    total = hidden.new_zeros(())
+    for digit in range(lexicon.digits):
+        row, place = hit[..., digit].nonzero(as_tuple=True)  # (M,) each
+        prior = None if canvas.prior is None else canvas.prior[row]
+        logits = model.logits(hidden[row, place], lexicon, digit, prior).float()  # (M, V)
+        nll = torch.nn.functional.cross_entropy(logits, canvas.tokens[row, place, digit], reduction="none")  # (M,)
+        total = total + (nll / (t.squeeze(-1) * might)[row]).sum()
+    return total / len(masked)
+
+
+# ---- inference
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where behaviours are to be inferred: Q places a user, each at a moment, taking so many behaviours."""
+
+    positions: Tensor  # (B, Q)
+    gaps: Tensor  # (B, Q)
+    capacity: Tensor  # (B, Q)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to unmask. One token a step and no tolerance is the reference schedule of LLaDA."""
+
+    behaviors: int = 16  # to infer for each user
+    steps: int = 2  # rounds of unmasking, in each of which equally many are unmasked
+    temperature: float = 0.0  # 0: the most confident; above: drawn with Gumbel noise of that scale
+    tolerance: float = 0.0  # where no more than so much probability moved since the last round, the rest is unmasked at once
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What was inferred: K behaviours a user, ABSENT where nothing was left to choose."""
+
+    rows: Tensor  # (B, K)
+    confidences: Tensor  # (B, K) probability in the round that chose it
+    slots: Tensor  # (B, K) which slot it was put into
+    latent: Tensor  # (B, d) hidden state of the first slot before anything was unmasked
+    rounds: Tensor  # (B,) how many it took
 
 
 def denoise(
-    model: Denoiser, history: Sequences, items: Items, allowed: Tensor, places: int, steps: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Infer `places` behaviours after the history, the most confident first, a few in each of `steps` forward passes.
+    model: Denoiser,
+    canvas: Canvas,
+    lexicon: Lexicon,
+    allowed: Tensor,
+    slots: Slots,
+    sampling: Sampling,
+    noise: Tensor | None = None,
+) -> Draw:
+    """Infer behaviours for the slots of a canvas, out of `allowed` (B, N) items, each at most once a user.
 
-    `allowed` (B, N) says which items a user may be given; an item is given once. Masked places are exchangeable, so the
-    last one speaks for all. Returns rows (B, places), confidences (B, places) as the probability at the step that chose
-    the item (0 where nothing was left to choose), and the hidden state (B, d) of a masked place before any was filled.
+    In each round the network reads the canvas with what has been unmasked and one mask for each slot, and the most
+    confident items are unmasked. `noise` (B, Q, N) are Gumbel draws, needed where the temperature is above 0. A user's
+    result depends on its own rows alone.
     """
-    batch = history.rows.shape[0]
-    response = torch.full((batch, places), MASK)
-    confidences = torch.zeros(batch, places)
-    open_items = allowed.clone()
-    latent = None
-    bounds = [round(places * step / steps) for step in range(steps + 1)]
-    for start, end in pairwise(bounds):
-        hidden = model.hidden(history, response, items)[:, -1]  # (B, d)
-        latent = hidden if latent is None else latent
-        logits = model.logits(hidden, items).masked_fill(~open_items, -torch.inf)
-        p = torch.softmax(logits, dim=-1).nan_to_num()  # (B, N)
-        chosen_p, chosen = p.topk(end - start, dim=-1)  # (B, end - start)
-        response[:, start:end] = chosen
-        confidences[:, start:end] = chosen_p
-        open_items.scatter_(1, chosen, False)
-    assert latent is not None  # noqa: S101  there is at least one step
-    return response, confidences, latent
+    batch, count = len(allowed), sampling.behaviors
+    rows = allowed.new_full((batch, count), ABSENT, dtype=torch.long)
+    at = torch.zeros_like(rows)
+    confidences = torch.zeros(batch, count, device=rows.device)
+    everyone = torch.arange(batch, device=rows.device)
+    filled, rounds = torch.zeros_like(everyone), torch.zeros_like(everyone)
+    available, room = allowed.clone(), slots.capacity.clone()
+    latent, before = None, None
+    for step in range(1, sampling.steps + 1):
+        written = canvas.followed_by(lexicon.tokens_of(rows), slots.positions.gather(1, at), slots.gaps.gather(1, at))
+        states, scores = _score(model, written, lexicon, available, slots, count)  # (B, Q, d), (B, Q, N)
+        latent = states[:, 0] if latent is None else latent
+        scores = scores.masked_fill((room == 0).unsqueeze(-1), -torch.inf)
+        p = torch.softmax(scores, dim=-1).nan_to_num()  # (B, Q, N)
+        quota = torch.full_like(filled, round(count * step / sampling.steps)) - filled
+        if before is not None and sampling.tolerance:
+            quota = torch.where(_moved(before, p, available) <= sampling.tolerance, count - filled, quota)
+        rounds += filled < count
+        before = p.clone() if sampling.tolerance else None
+        ranked = scores if noise is None else scores + sampling.temperature * noise
+        ranked = ranked.masked_fill(p == 0, -torch.inf)
+        for turn in range(int(quota.max())):
+            best, place = ranked.flatten(1).max(-1)  # (B,)
+            slot, item = place // p.shape[-1], place % p.shape[-1]
+            take = (turn < quota) & best.isfinite()
+            user, slot, item = everyone[take], slot[take], item[take]
+            rows[user, filled[take]], at[user, filled[take]] = item, slot
+            confidences[user, filled[take]] = p[user, slot, item].float()
+            filled[take] += 1
+            room[user, slot] -= 1
+            available[user, item] = False
+            ranked[user, :, item] = -torch.inf
+            full = room[user, slot] == 0
+            ranked[user[full], slot[full]] = -torch.inf
+        if bool((filled == count).all()):
+            break
+    assert latent is not None  # noqa: S101  there is at least one round
+    return Draw(rows, confidences, at, latent, rounds)
+
+
+def _moved(before: Tensor, now: Tensor, available: Tensor) -> Tensor:
+    """Greatest total-variation distance (B,) over slots between the last round's probabilities, of what is left, and these."""
+    left = before * available.unsqueeze(1)
+    left = left / left.sum(-1, keepdim=True).clamp(min=1e-9)
+    return 0.5 * (left - now).abs().sum(-1).amax(-1)
+
+
+def _score(
+    model: Denoiser, canvas: Canvas, lexicon: Lexicon, available: Tensor, slots: Slots, width: int
+) -> tuple[Tensor, Tensor]:
+    """Hidden states of the slots (B, Q, d), and scores (B, Q, N) of the items, −inf where an item is not available.
+
+    One pass where the item is the token. Digits are unmasked coarse to fine, a pass each: the `width` best beginnings of
+    a semantic ID stand side by side in each slot and see each other. Only beginnings of available items are kept, so an ID
+    that does not exist cannot come about. Items that share an ID share its probability.
+    """
+    batch, queries = slots.positions.shape
+    held = canvas.tokens.shape[1]
+    mask_only = canvas.tokens.new_full((batch, queries, lexicon.digits), MASK)
+    states = model.hidden(canvas.followed_by(mask_only, slots.positions, slots.gaps), lexicon)[:, held:]  # (B, Q, d)
+    if lexicon.digits == 1:
+        prior = None if canvas.prior is None else canvas.prior.unsqueeze(1)
+        logits = model.logits(states, lexicon, 0, prior).float()
+        return states, logits.masked_fill(~available.unsqueeze(1), -torch.inf)
+    hidden = states.unsqueeze(2)  # (B, Q, W, d)
+    prefix = hidden.new_zeros((batch, queries, 1), dtype=torch.long)  # (B, Q, W) of the lexicon's tree, its root at first
+    score = hidden.new_zeros((batch, queries, 1), dtype=torch.float)
+    for digit in range(lexicon.digits):
+        children = lexicon.children[digit][prefix]  # (B, Q, W, V) the longer beginning, −1 where none exists
+        exists = lexicon.holds(digit, available)  # (B, P)
+        open_ = (children >= 0) & exists.gather(1, children.clamp(min=0).flatten(1)).view_as(children)
+        logits = model.logits(hidden, lexicon, digit, None).float().masked_fill(~open_, -torch.inf)
+        joint = score.unsqueeze(-1) + torch.log_softmax(logits, -1).nan_to_num(nan=-torch.inf)  # (B, Q, W, V)
+        score, best = joint.flatten(2).topk(min(width, joint[0, 0].numel()))  # (B, Q, W')
+        prefix = children.flatten(2).gather(2, best).clamp(min=0)
+        if digit + 1 < lexicon.digits:
+            tokens = lexicon.beginnings(digit, prefix)  # (B, Q, W', D) the rest masked
+            each = prefix.shape[-1]
+            positions, gaps = (part.repeat_interleave(each, dim=1) for part in (slots.positions, slots.gaps))
+            written = canvas.followed_by(tokens.flatten(1, 2), positions, gaps)
+            hidden = model.hidden(written, lexicon)[:, held:].view(batch, queries, each, -1)
+    ids = torch.full((batch, queries, lexicon.children_count), -torch.inf, device=score.device)
+    ids.scatter_reduce_(2, prefix, score, "amax")
+    scores = ids[:, :, lexicon.leaf] - torch.log(lexicon.sharing(available)).unsqueeze(1)  # (B, Q, N)
+    return states, scores.masked_fill(~available.unsqueeze(1), -torch.inf)

@@ -1,119 +1,138 @@
-"""The behaviour model: a small bidirectional transformer of LLaMA-style blocks over item tokens tied to content."""
+"""The behaviour model: a LLaMA-style backbone over behaviours whose tokens are tied to what their items are."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from reaseq.behavior.diffusion import ABSENT, MASK, Items
-from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences
+from reaseq.behavior.backbone import Backbone, BackboneConfig
+from reaseq.behavior.diffusion import ABSENT, MASK, Canvas
+from reaseq.behavior.lexicon import Lexicon, Tree, lexicon_of_items
+from reaseq.behavior.sequence import GAP_BUCKETS, TYPES
 from reaseq.representation.item_table import Snapshot
 
 
 @dataclass(frozen=True)
 class BehaviorConfig:
-    """Sizes of the model."""
+    """Sizes of the model, and what a behaviour is written as: its item, or the digits of its semantic ID."""
 
     vector_dim: int = 384
     claims: int = 1  # ids of the vocabulary, with 0 for padding
     items: int = 1  # ids that training knew, with 0 for all others
-    width: int = 96
-    layers: int = 2
-    heads: int = 4
-    history: int = 32  # behaviours that the model sees
-    response: int = 16  # behaviours that it is trained to infer at once
+    codes: tuple[int, ...] = ()  # codes of each digit; none: the item is the token
+    history: int = 48  # behaviours that the model sees
+    response: int = 16  # behaviours to come that it is trained to infer at once
     id_dropout: float = 0.15  # share of items trained as if unknown, so that an unseen item is not a random one
+    dropout: float = 0.1  # of the places that the backbone reads
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+
+    @property
+    def tokens(self) -> Literal["items", "codes"]:
+        """What a behaviour is written as."""
+        return "codes" if self.codes else "items"
 
 
-class ItemEmbedding(nn.Module):
-    """Item tokens: content vector, claims, and an id where training knew the item."""
+class Meaning(nn.Module):
+    """Items by what they are: content vector and claims; two items that are alike have like embeddings."""
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
-        self.content = nn.Linear(config.vector_dim, config.width)
-        self.claims = nn.EmbeddingBag(config.claims, config.width, mode="sum", padding_idx=0)
-        self.ids = nn.Embedding(config.items, config.width, padding_idx=0)
+        self.content = nn.Linear(config.vector_dim, config.backbone.width)
+        self.claims = nn.EmbeddingBag(config.claims, config.backbone.width, mode="sum", padding_idx=0)
+        nn.init.normal_(self.claims.weight, std=0.02)
+
+    def forward(self, table: Snapshot) -> Tensor:
+        """Embeddings (N, d)."""
+        claims = self.claims(table.claims, per_sample_weights=table.claim_shares)
+        return self.content(table.vectors) + claims  # type: ignore[no-any-return]
+
+
+class ItemTokens(nn.Module):
+    """An item is a token: its meaning, and an id where training knew it."""
+
+    def __init__(self, config: BehaviorConfig) -> None:
+        super().__init__()
+        self.meaning = Meaning(config)
+        self.ids = nn.Embedding(config.items, config.backbone.width, padding_idx=0)
         self.bias = nn.Embedding(config.items, 1, padding_idx=0)
         self.id_dropout = config.id_dropout
-        for table in (self.claims, self.ids):
-            nn.init.normal_(table.weight, std=0.02)
+        nn.init.normal_(self.ids.weight, std=0.02)
         nn.init.zeros_(self.bias.weight)
 
-    def forward(self, table: Snapshot, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings (N, d) and output biases (N,) of every row of the table; `ids` (N,) are the rows' trained ids."""
+    def forward(self, table: Snapshot, ids: Tensor) -> Lexicon:
+        """Every row of the table; `ids` (N,) are the rows' trained ids."""
         if self.training:
             ids = ids * (torch.rand(ids.shape, device=ids.device) >= self.id_dropout)
-        claims = self.claims(table.claims, per_sample_weights=table.claim_shares)  # (N, d)
-        return self.content(table.vectors) + claims + self.ids(ids), self.bias(ids).squeeze(-1)
+        return lexicon_of_items(self.meaning(table) + self.ids(ids), self.bias(ids).squeeze(-1))
+
+
+class CodeTokens(nn.Module):
+    """The digits of a semantic ID are the tokens: a code means what its items mean on average, and something of its own."""
+
+    def __init__(self, config: BehaviorConfig) -> None:
+        super().__init__()
+        width = config.backbone.width
+        self.meaning = Meaning(config)
+        self.own = nn.ParameterList(nn.Parameter(torch.randn(size, width) * 0.02) for size in config.codes)
+        self.project = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in config.codes)
+        self.bias = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in config.codes)
+
+    def forward(self, table: Snapshot, tree: Tree) -> Lexicon:
+        """Every row of the table, written as the tree says."""
+        meaning = self.meaning(table)  # (N, d)
+        tables = []
+        for digit, (own, project) in enumerate(zip(self.own, self.project, strict=True)):
+            of = tree.codes[:, digit]
+            members = torch.bincount(of, minlength=len(own)).clamp(min=1).unsqueeze(-1)
+            mean = torch.zeros_like(own).index_add(0, of, meaning) / members
+            tables.append(own + project(mean))
+        return tree.lexicon(tables, list(self.bias))
 
 
 class BehaviorModel(nn.Module):
-    """Scores every item for the masked places of a response, given the history. See `reaseq.behavior.diffusion`."""
+    """Tells what stands at masked places of a canvas. The algorithm around it is `reaseq.behavior.diffusion`."""
+
+    sales: Tensor
+    calibration: Tensor
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
         self.config = config
-        self.items = ItemEmbedding(config)
-        self.types = nn.Embedding(TYPES, config.width)
-        self.gaps = nn.Embedding(GAP_BUCKETS, config.width)
-        self.mask = nn.Parameter(torch.randn(config.width) * 0.02)
-        self.response = nn.Parameter(torch.randn(config.width) * 0.02)
-        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width)
-        self.scale = nn.Parameter(torch.tensor(config.width**-0.5))
+        width = config.backbone.width
+        self.tokens = CodeTokens(config) if config.codes else ItemTokens(config)
+        self.masks = nn.Parameter(torch.randn(max(1, len(config.codes)), width) * 0.02)
+        self.types = nn.Embedding(TYPES, width)
+        self.gaps = nn.Embedding(GAP_BUCKETS, width)
+        self.months = nn.Embedding(12, width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.backbone = Backbone(config.backbone)
+        self.scale = nn.Parameter(torch.tensor(width**-0.5))
+        # What a code stands for has no sales of its own.
+        self.prior = None if config.codes else nn.Parameter(torch.tensor(0.5))
+        self.register_buffer("sales", torch.zeros(config.items))  # of each trained id in the last 30 days before the cut
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # see `reaseq.behavior.calibration`
+        for table in (self.types, self.gaps, self.months):
+            nn.init.normal_(table.weight, std=0.02)
 
-    def logits(self, hidden: Tensor, items: Items) -> Tensor:
-        """Scores (…, N) of every item for hidden states (…, d)."""
-        table, bias = items
-        return (hidden * self.scale) @ table.T + bias
+    def lexicon(self, table: Snapshot, ids: Tensor, tree: Tree | None = None) -> Lexicon:
+        """The tokens of every row of the table; `ids` (N,) are the rows' trained ids, `tree` their semantic IDs."""
+        if isinstance(self.tokens, CodeTokens):
+            assert tree is not None  # noqa: S101  for the type checker
+            return self.tokens(table, tree)  # type: ignore[no-any-return]
+        return self.tokens(table, ids)  # type: ignore[no-any-return]
 
-    def hidden(self, history: Sequences, response: Tensor, items: Items) -> Tensor:
-        """Hidden states (B, K, d) of the response (B, K) after the history (B, H)."""
-        table, _ = items
-        known = history.rows > 0  # (B, H)
-        past = table[history.rows] + self.types(history.types) + self.gaps(history.gaps)  # (B, H, d)
-        future = torch.where((response == MASK).unsqueeze(-1), self.mask, table[response.clamp(min=0)]) + self.response
-        x = torch.cat([past, future], dim=1)  # (B, H + K, d)
-        seen = torch.cat([known, response != ABSENT], dim=1)
-        # Places of the response share one position: they have no order.
-        length = history.rows.shape[1]
-        positions = torch.arange(x.shape[1], device=x.device).clamp(max=length)
-        for block in self.blocks:
-            x = block(x, seen, positions)
-        return self.norm(x[:, length:])  # type: ignore[no-any-return]
+    def hidden(self, canvas: Canvas, lexicon: Lexicon) -> Tensor:
+        """Hidden states (B, L, d) of every place."""
+        x = self.types(canvas.types) + self.gaps(canvas.gaps)  # (B, L, d)
+        x = x + self.months(canvas.months).unsqueeze(1) * (canvas.tokens == MASK).any(-1, keepdim=True)
+        for digit, table in enumerate(lexicon.tables):
+            token = canvas.tokens[..., digit]  # (B, L)
+            x = x + torch.where((token == MASK).unsqueeze(-1), self.masks[digit], table[token.clamp(min=0)])
+        attend = (canvas.tokens != ABSENT).any(-1).unsqueeze(1)  # (B, 1, L)
+        return self.backbone(self.dropout(x), attend, canvas.positions)  # type: ignore[no-any-return]
 
-
-class Block(nn.Module):
-    """Pre-norm attention with rotary positions and a SwiGLU feed-forward, bidirectional."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm_attention = nn.RMSNorm(width)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
-        self.norm_feed = nn.RMSNorm(width)
-        self.gate_up = nn.Linear(width, 4 * width, bias=False)
-        self.down = nn.Linear(2 * width, width, bias=False)
-
-    def forward(self, x: Tensor, seen: Tensor, positions: Tensor) -> Tensor:
-        """x (B, L, d); seen (B, L) bool, what may be attended to; positions (L,)."""
-        batch, length, width = x.shape
-        split = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = split.permute(2, 0, 3, 1, 4)  # (B, heads, L, d/heads) each
-        attended = F.scaled_dot_product_attention(
-            _rotate(q, positions), _rotate(k, positions), v, attn_mask=seen[:, None, None, :]
-        )
-        x = x + self.out(attended.transpose(1, 2).reshape(batch, length, width))
-        gate, up = self.gate_up(self.norm_feed(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
-
-
-def _rotate(x: Tensor, positions: Tensor, base: float = 10_000.0) -> Tensor:
-    """Rotary position embedding (Su et al. 2021): x (B, heads, L, e)."""
-    half = x.shape[-1] // 2
-    frequencies = base ** (-torch.arange(half, device=x.device) / half)
-    angles = positions[:, None] * frequencies  # (L, e/2)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * angles.cos() - b * angles.sin(), a * angles.sin() + b * angles.cos()], dim=-1)
+    def logits(self, hidden: Tensor, lexicon: Lexicon, digit: int, prior: Tensor | None) -> Tensor:
+        """Scores (…, V) of a digit's codes for hidden states (…, d)."""
+        scores = (hidden * self.scale) @ lexicon.tables[digit].T + lexicon.biases[digit]
+        return scores if prior is None or self.prior is None else scores + self.prior * prior

@@ -41,3 +41,9 @@ def sequences_of(histories: Sequence[History], now_ms: Sequence[int], table: Sna
     ago_hours = np.maximum(np.asarray(now_ms, np.int64)[:, None] - times, 0) / HOUR_MS
     gaps = np.minimum(np.ceil(np.log2(ago_hours + 1)), GAP_BUCKETS - 1).astype(np.int64)
     return Sequences(torch.from_numpy(rows), torch.from_numpy(types), torch.from_numpy(np.where(types > 0, gaps, 0)))
+
+
+def month_of(times_ms: Tensor) -> Tensor:
+    """Month of the year 0…11 of each time (B,), exact to about a day."""
+    day_of_year = (times_ms // 86_400_000 % 1461) % 365.25
+    return (day_of_year / 30.4375).long().clamp(max=11)

@@ -1,11 +1,14 @@
 """Commands that train models and publish them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from reaseq.cli.console import clear_errors, present_settings, table_of
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -13,6 +16,9 @@ Answers = Annotated[
     Path | None,
     typer.Option(help="Parquet of recorded answers; without it, what a language model said of the items in the feature store."),
 ]
+Preset = Annotated[str, typer.Option(help="Size of the backbone: tiny, small, base or llada-8b.")]
+Init = Annotated[Path | None, typer.Option(help="Folder of a LLaDA checkpoint (safetensors) to start the backbone from.")]
+Until = Annotated[str, typer.Option(help="Learn from what happened before this day (YYYY-MM-DD); without it, from everything.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")]
 
 
@@ -63,3 +69,137 @@ def student(answers: Answers = None, json_file: Json = None) -> None:
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(json.dumps([asdict(result) for result in results], indent=1))
     console.print(f"published: student {artefact.version} in {artefact.path}")
+
+
+@app.command()
+def behavior(
+    until: Until = "",
+    blocks: Annotated[int, typer.Option(min=1, help="Publish a model for the end of each of so many blocks of time.")] = 1,
+    preset: Preset = "tiny",
+    init: Init = None,
+    codes: Annotated[
+        bool, typer.Option("--codes", help="Write behaviours with semantic IDs; else an item is a token.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1)] = 8,
+    seed: int = 0,
+) -> None:
+    """Train the diffusion model from Feast's point-in-time history and publish it; stopped, it goes on where it was.
+
+    With several blocks, each model has seen only what came before its end: what the ranker trains on is inferred by the newest
+    model from before. Under torchrun (`torchrun --nproc-per-node 2 -m reaseq train behavior`) the processes share each batch.
+    """
+    import json
+    from dataclasses import asdict
+    from datetime import UTC, datetime
+    from functools import partial
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from reaseq.behavior import training
+    from reaseq.behavior.backbone import PRESETS
+    from reaseq.cli.behavior import BehaviorWorkshop, blocks_of, day_of, draw_curve
+    from reaseq.errors import CatalogueError, ReaSeqError
+
+    settings, console = present_settings(), Console()
+    with clear_errors():
+        if preset not in PRESETS:
+            raise ReaSeqError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+        leads = training.join_processes() == 0
+        with console.status("reading the archive"):
+            workshop = BehaviorWorkshop(settings, preset, init, codes)
+            end_ms = int(datetime.fromisoformat(until).replace(tzinfo=UTC).timestamp() * 1000) if until else 2**53
+            baskets = workshop.baskets(end_ms)
+        if not any(basket.history.item_ids for basket in baskets):
+            raise CatalogueError(f"the archive in {settings.archive_dir} holds no history with a behaviour after it")
+        plan = training.TrainingPlan(epochs=epochs, seed=seed)
+        for until_ms, before in blocks_of(baskets, blocks):
+            material, ids, config = workshop.material(before)
+            run = (
+                settings.state_dir
+                / "training"
+                / "behavior"
+                / f"{day_of(until_ms)}-{preset}-{'codes' if codes else 'items'}-{seed}"
+            )
+            with Progress(console=console, disable=not leads) as progress:
+                total = training.steps_of(len(material.train), plan)
+                task = progress.add_task(f"{len(material.train)} baskets before {day_of(until_ms)}", total=total)
+                model, curve = training.train(
+                    material,
+                    config,
+                    plan,
+                    run / "checkpoint.safetensors",
+                    partial(_advance, progress, task),
+                    workshop.new_model(config),
+                )
+            if leads:
+                draw_curve(curve, run / "curve.png")
+                (run / "curve.json").write_text(json.dumps(asdict(curve)))
+                artefact = workshop.publish(model, ids, until_ms, curve)
+                console.print(f"published: behavior {artefact.version}, held-out loss {curve.held_out[-1]:.3f}, curve in {run}")
+
+
+def _advance(progress: "Progress", task: "TaskID", steps: int, loss: float) -> None:
+    progress.update(task, advance=steps, description=f"loss {loss:.3f}")
+
+
+@app.command()
+def alignment(until: Until = "", steps: Annotated[int, typer.Option(min=1)] = 400, seed: int = 0) -> None:
+    """Train the alignment head on items that users took together, and publish it.
+
+    It makes a space of its own: set REASEQ_ENCODER__ALIGNMENT to the published folder, and onboard the catalogue anew.
+    """
+    from datetime import UTC, datetime
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from features.historical import baskets_in_archive
+    from features.repository import FeatureRepository
+    from reaseq.behavior.examples import pairs_of
+    from reaseq.cli.behavior import catalogue_of, day_of
+    from reaseq.representation.alignment import AlignmentPlan, train_head
+
+    settings, console, plan = present_settings(), Console(), AlignmentPlan(steps=steps, seed=seed)
+    with clear_errors():
+        repository = FeatureRepository(settings)
+        items, records = catalogue_of(repository)
+        end_ms = int(datetime.fromisoformat(until).replace(tzinfo=UTC).timestamp() * 1000) if until else 2**53
+        baskets = baskets_in_archive(repository, end_ms)
+        table = items.snapshot.by_id()
+        pairs = pairs_of(baskets, table, seed)
+        with Progress(console=console) as progress:
+            task = progress.add_task(f"{len(pairs)} pairs", total=plan.steps)
+            head = train_head(table.vectors, pairs, plan, lambda steps, loss: progress.advance(task, steps))
+        facts = {"trained_until_ms": baskets[-1].time_ms + 1, "pairs": len(pairs)}
+        artefact = head.publish(settings.models_dir, day_of(baskets[-1].time_ms), records[0].space_id, facts)
+    console.print(f"published: alignment {artefact.version}; REASEQ_ENCODER__ALIGNMENT={artefact.path}")
+
+
+@app.command()
+def semantic_ids(
+    levels: Annotated[int, typer.Option(min=1, help="Digits.")] = 3,
+    codes: Annotated[int, typer.Option(min=2, help="Codes of each digit.")] = 128,
+    seed: int = 0,
+) -> None:
+    """Fit a codebook of semantic IDs to the items in the feature store, report its quality, and publish it."""
+    import numpy as np
+    from rich.console import Console
+
+    from features.repository import FeatureRepository
+    from reaseq.cli.behavior import catalogue_of, vectors_of
+    from reaseq.cli.representation import print_quality
+    from reaseq.errors import CatalogueError
+    from reaseq.representation.semantic_ids import examine, fit
+
+    settings, console = present_settings(), Console()
+    with clear_errors():
+        _, records = catalogue_of(FeatureRepository(settings))
+        if len(records) < codes:
+            raise CatalogueError(f"{len(records)} items are too few for {codes} codes a digit: set --codes lower")
+        with console.status("fitting"):
+            codebook = fit(vectors_of(records), records[0].space_id, levels, codes, seed)
+            fitted = examine(codebook, vectors_of(records), np.array([record.listed_ms for record in records]), seed)
+        artefact = codebook.publish(settings.models_dir, f"{levels}x{codes}", fitted)
+        print_quality(console, fitted.quality)
+    console.print(f"published: semantic-ids {artefact.version}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences
+from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences, month_of
 from reaseq.representation.item_table import Snapshot
 
 TIERS = 8  # of cosine similarity, from 0 to 1
@@ -30,6 +30,7 @@ class RankerConfig:
     id_dropout: float = 0.2
     semantic: bool = True  # content vectors, claims and their similarities
     reads_inferred: bool = True  # inferred behaviours
+    scores: int = 0  # what other models say of each candidate
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Request:
     candidates: Tensor  # (B, C) rows
     counts: Tensor  # (B, C, COUNTS)
     now_ms: Tensor  # (B,)
+    scores: Tensor | None = None  # (B, C, scores)
 
     def __getitem__(self, places: Tensor) -> "Request":
         return Request(
@@ -51,6 +53,7 @@ class Request:
             candidates=self.candidates[places],
             counts=self.counts[places],
             now_ms=self.now_ms[places],
+            scores=None if self.scores is None else self.scores[places],
         )
 
 
@@ -77,7 +80,7 @@ class Ranker(nn.Module):
         self.repeat = nn.Embedding(GAP_BUCKETS + 1, 8)
         self.months = nn.Embedding(12, width)
         self.id_attention = TargetAttention(width)
-        features = 2 * width + 8 + SIDE
+        features = 2 * width + 8 + SIDE + config.scores
         if config.semantic:
             self.content = nn.Linear(config.vector_dim, width)
             self.claims = nn.EmbeddingBag(config.claims, width, mode="sum", padding_idx=0)
@@ -109,6 +112,8 @@ class Ranker(nn.Module):
         attended = self.id_attention(ids, items.ids[history.rows] + when, known.float())
         same = (candidates.unsqueeze(-1) == history.rows.unsqueeze(1)) & known.unsqueeze(1)  # (B, C, H)
         features = [ids, attended, self._repeats(history, same), self._side(request, items.table, same)]
+        if request.scores is not None:
+            features.append(request.scores)
         if self.config.semantic:
             features += self._by_meaning(request, items, known, when)
         if self.config.reads_inferred:
@@ -130,7 +135,7 @@ class Ranker(nn.Module):
         meaning = items.meanings[candidates]  # (B, C, d)
         attended = self.meaning_attention(meaning, items.meanings[history.rows] + when, known.float())
         cosine = _cosine(items.table, candidates, history.rows)  # (B, C, H)
-        season = (meaning * self.months(_month(request.now_ms)).unsqueeze(1)).sum(-1, keepdim=True)
+        season = (meaning * self.months(month_of(request.now_ms)).unsqueeze(1)).sum(-1, keepdim=True)
         return [meaning, attended, _tiers(cosine, known), season]
 
     def _by_inferred(self, request: Request, items: Embedded) -> list[Tensor]:
@@ -181,9 +186,3 @@ def _tiers(cosine: Tensor, known: Tensor) -> Tensor:
     shown = cosine.masked_fill(hidden, 0.0)
     mean = shown.sum(-1) / known.sum(-1).clamp(min=1).unsqueeze(1)
     return torch.cat([torch.log1p(counts[..., :TIERS]), torch.stack([mean, shown.amax(-1)], dim=-1)], dim=-1)
-
-
-def _month(now_ms: Tensor) -> Tensor:
-    """Month of the year 0…11 of each time (B,), exact to about a day."""
-    day_of_year = (now_ms // 86_400_000 % 1461) % 365.25
-    return (day_of_year / 30.4375).long().clamp(max=11)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reaseq.behavior.training import Basket
+from reaseq.behavior.examples import Basket
 from reaseq.optimisation import Optimisation
 from reaseq.ranker.engine import request_of
 from reaseq.ranker.model import Ranker, RankerConfig, Request

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from reaseq.errors import ReaSeqError
+from reaseq.representation.alignment import load_head
 from reaseq.settings import EncoderSettings
 
 BUCKETS_TOKENS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -28,6 +29,10 @@ class Encoder:
 
     def __init__(self, settings: EncoderSettings) -> None:
         model, self.space_id = _resolve(settings)
+        self._head = None
+        if settings.alignment:
+            self._head = load_head(settings.alignment, self.space_id)
+            self.space_id += f"+{settings.alignment.name}"
         if Path(model).is_dir():
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         from sentence_transformers import SentenceTransformer  # several seconds: only where texts are encoded
@@ -68,13 +73,16 @@ class Encoder:
         inputs = {name: tensor.to(self._model.device) for name, tensor in tokens.items()}
         vectors = self._model(inputs)["sentence_embedding"]  # (B, D)
         unit = torch.nn.functional.normalize(vectors, dim=-1)
+        unit = self._head(unit) if self._head else unit
         return unit[: len(texts)].float().cpu().numpy()
 
 
 def _resolve(settings: EncoderSettings) -> tuple[str, str]:
     """The model to load and the name of its space."""
     if settings.model:
-        return settings.model, f"{settings.model}@{settings.revision}"
+        if not settings.revision and not Path(settings.model).is_dir():
+            raise ReaSeqError(f"encoder {settings.model}: pin it, set REASEQ_ENCODER__REVISION to a commit")
+        return settings.model, f"{settings.model}@{settings.revision or 'local'}"
     package = find_spec(BUNDLED.replace("-", "_"))
     if package is None or package.origin is None:
         raise ReaSeqError(f"the bundled encoder is missing: install {BUNDLED}, or set REASEQ_ENCODER__MODEL")

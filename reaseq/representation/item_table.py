@@ -46,6 +46,11 @@ class Snapshot:
         found = [row if row < size else 0 for row in (self.index.get(item_id, 0) for item_id in item_ids)]
         return torch.tensor(found, dtype=torch.long)
 
+    def to(self, device: torch.device) -> "Snapshot":
+        """The same on a device."""
+        tensors = (self.vectors, self.claims, self.confidences, self.prices, self.listed_ms, self.live)
+        return Snapshot(self.ids, self.index, *(tensor.to(device) for tensor in tensors))
+
     def by_id(self) -> "Snapshot":
         """The same table with its rows in order of item id: equal for equal catalogues, in whatever order they came.
 
@@ -84,6 +89,14 @@ class ItemTable:
     def knows(self, item_id: str) -> bool:
         """Whether the item has been onboarded."""
         return item_id in self._snapshot.index
+
+    def cosine(self, some: Sequence[str], others: Sequence[str]) -> float:
+        """Cosine of the mean vectors of two groups of items; 1 where either has none that is known."""
+        table = self._snapshot
+        first, second = (table.vectors[table.rows(ids)].sum(0) for ids in (some, others))  # (D,) row 0 is all zeros
+        if not first.any() or not second.any():
+            return 1.0
+        return float(torch.nn.functional.cosine_similarity(first, second, dim=0))
 
     def apply(self, records: Sequence[ItemFeatures]) -> int:
         """Take in records; older ones than the table holds change nothing. Returns how many did change something.

@@ -1,4 +1,4 @@
-"""The item table, the diffusion core, its inference and the ranker, on small random models."""
+"""The item table, sequences and the ranker, on small random models."""
 
 import numpy as np
 import pytest
@@ -6,62 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reaseq.behavior import diffusion
-from reaseq.behavior.history import Question
-from reaseq.behavior.inference import BATCH_USERS, BehaviorInference
-from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.sequence import sequences_of
 from reaseq.errors import SpaceMismatch
-from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.model import Ranker, RankerConfig, TargetAttention
 from reaseq.ranker.popularity import DAY_MS, Popularity
-from reaseq.records import Claim, History, Inferred, ItemFeatures, ProductKnowledge, UserFeatures
-from reaseq.representation.item_table import ItemTable
+from reaseq.records import Inferred, UserFeatures
 from reaseq.representation.trained_ids import TrainedIds
-
-DIM, ITEMS, NOW_MS = 16, 300, 1_000 * DAY_MS
-VOCABULARY = vocabulary_in_force()
-
-
-def item(number: int, **changes: object) -> ItemFeatures:
-    vector = np.random.default_rng(number).normal(size=DIM)
-    category = VOCABULARY.groups[0]
-    claim = Claim(category.name, list(category.values)[number % len(category.values)], 1.0, "stand-in")
-    fields = {
-        "event_time_ms": 1,
-        "listed_ms": 1,
-        "stage": "reasoned",
-        "space_id": "s",
-        "vector": (vector / np.linalg.norm(vector)).astype(np.float16).tobytes(),
-        "knowledge": ProductKnowledge(vocabulary=VOCABULARY.version, claims=(claim,)),
-    }
-    return ItemFeatures(item_id=f"i{number}", **(fields | changes))  # type: ignore[arg-type]
-
-
-def table_of(*items: ItemFeatures) -> ItemTable:
-    table = ItemTable(VOCABULARY, "s", DIM)
-    table.apply(items)
-    return table
-
-
-def inference(table: ItemTable, places: int = 6) -> BehaviorInference:
-    torch.manual_seed(0)
-    ids = TrainedIds([f"i{number}" for number in range(ITEMS - 50)])
-    config = BehaviorConfig(vector_dim=DIM, claims=VOCABULARY.size, items=len(ids), width=32, history=12)
-    return BehaviorInference(BehaviorModel(config).eval(), ids, "v1", table, places)
-
-
-def question(seed: int) -> Question:
-    rows = np.random.default_rng(seed).choice(ITEMS, size=seed % 20 + 1, replace=False)
-    times = tuple(NOW_MS - DAY_MS * back for back in range(len(rows), 0, -1))
-    history = History(
-        item_ids=tuple(f"i{row}" for row in rows), types=(4,) * len(rows), times_ms=times, event_keys=tuple(range(len(rows)))
-    )
-    return Question(history, NOW_MS, len(rows))
-
-
-CATALOGUE = table_of(*(item(number) for number in range(ITEMS)))
+from tests.unit.catalogue_stand_ins import CATALOGUE, DIM, ITEMS, NOW_MS, VOCABULARY, item, question, table_of
 
 
 def test_the_table_keeps_the_newest_of_each_item() -> None:
@@ -99,81 +51,6 @@ def test_a_snapshot_never_changes() -> None:
 def test_spaces_are_not_mixed() -> None:
     with pytest.raises(SpaceMismatch, match="other"):
         table_of(item(1, space_id="other"))
-
-
-def test_the_mask_rate_follows_t() -> None:
-    response = torch.ones(4000, 50, dtype=torch.long)
-
-    masked, t = diffusion.mask(response, torch.Generator().manual_seed(1))
-
-    rate = (masked == diffusion.MASK).float().mean(1, keepdim=True)
-    assert diffusion.MIN_MASK_RATE <= float(t.min()) and float(t.max()) <= 1
-    assert abs(float((rate - t).mean())) < 0.01
-    assert float(torch.corrcoef(torch.cat([rate, t], 1).T)[0, 1]) > 0.95
-
-
-def test_what_is_absent_is_never_masked() -> None:
-    masked, _ = diffusion.mask(torch.full((100, 5), diffusion.ABSENT))
-
-    assert (masked == diffusion.ABSENT).all()
-
-
-def test_the_loss_weighs_masked_tokens_by_one_over_t() -> None:
-    class Fixed:
-        """A stand-in for the network: its hidden states are its logits."""
-
-        def hidden(self, history: object, response: object, items: object) -> torch.Tensor:
-            return logits
-
-        def logits(self, hidden: torch.Tensor, items: object) -> torch.Tensor:
-            return hidden
-
-    logits = torch.randn(2, 2, 5)
-    response = torch.tensor([[1, 2], [3, diffusion.ABSENT]])
-    masked = torch.tensor([[diffusion.MASK, 2], [diffusion.MASK, diffusion.ABSENT]])
-    t = torch.tensor([[0.5], [0.25]])
-
-    log_p = torch.log_softmax(logits, -1)
-    by_hand = (-log_p[0, 0, 1] / 0.5 - log_p[1, 0, 3] / 0.25) / 3
-
-    history, items = sequences_of([], [], CATALOGUE.snapshot, 1), (torch.empty(0), torch.empty(0))
-    assert torch.allclose(diffusion.loss(Fixed(), history, response, items, masked, t), by_hand)
-
-
-def test_inferred_are_items_on_sale_that_the_log_does_not_have_each_once() -> None:
-    table = table_of(
-        *(item(number) for number in range(40)),
-        item(40, stage="delisted"),
-        item(41, listed_ms=NOW_MS + 1),
-    )
-    asked = Question(History(item_ids=("i1", "i2"), types=(4, 4), times_ms=(1, 2), event_keys=(1, 2)), NOW_MS, 2)
-
-    (answer,) = inference(table, places=60).infer([asked])
-
-    assert sorted(answer.item_ids) == sorted({f"i{number}" for number in range(40)} - {"i1", "i2"})
-    assert list(answer.confidences) == sorted(answer.confidences, reverse=True)
-
-
-def test_an_empty_catalogue_infers_nothing() -> None:
-    (answer,) = inference(table_of()).infer([question(1)])
-
-    assert answer.item_ids == ()
-
-
-def test_a_users_result_does_not_depend_on_the_batch() -> None:
-    model = inference(CATALOGUE)
-    questions = [question(seed) for seed in range(3 * BATCH_USERS + 1)]
-
-    alone = [model.infer([one])[0] for one in questions]
-
-    assert model.infer(questions) == alone
-    assert model.infer(questions[::-1])[::-1] == alone
-
-
-def test_nor_on_the_order_in_which_items_arrived() -> None:
-    shuffled = [item(int(number)) for number in np.random.default_rng(1).permutation(ITEMS)]
-
-    assert inference(table_of(*shuffled)).infer([question(7)]) == inference(CATALOGUE).infer([question(7)])
 
 
 def test_sequences_hold_the_latest_behaviours_on_the_right() -> None:

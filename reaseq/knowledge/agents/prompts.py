@@ -10,18 +10,12 @@ from typing import Any
 from reaseq.knowledge.agents.answers import Strict, critic_model, draft_model, grammar, synthesis_model
 from reaseq.knowledge.content import Content, digest
 from reaseq.knowledge.llm.call import Call
+from reaseq.knowledge.llm.quoting import as_data
 from reaseq.knowledge.vocabulary import Group, Vocabulary
 
 FOLDER = Path(__file__).with_name("prompts")
 DRAFTING = ("demand", "attribute", "relation")
 AGENTS = (*DRAFTING, "critic", "synthesis")
-
-# Chat templates mark turns with signs such as <|im_start|>, </s> or [INST], and servers read them in user text as well.
-# Escaped, they are the same JSON string to a reader and no mark to a tokenizer. Brackets are also JSON's own, so the signs
-# in strings first become characters for private use, which `content.clean` leaves nowhere.
-_SIGNS = "<>[]|"
-_HIDDEN = {ord(sign): chr(0xE000 + place) for place, sign in enumerate(_SIGNS)}
-_ESCAPED = {0xE000 + place: f"\\u{ord(sign):04x}" for place, sign in enumerate(_SIGNS)}
 
 
 @dataclass(frozen=True)
@@ -94,16 +88,4 @@ def _user(content: Content, text_limit_chars: int, more: dict[str, Any]) -> str:
         left -= len(name) + len(attributes[name])
     if attributes:
         item["attributes"] = attributes
-    return json.dumps(_hide({"item": item, **more}), ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
-
-
-def _hide(value: Any) -> Any:
-    match value:
-        case str():
-            return value.translate(_HIDDEN)
-        case dict():
-            return {_hide(name): _hide(inner) for name, inner in value.items()}
-        case list():
-            return [_hide(inner) for inner in value]
-        case _:
-            return value
+    return as_data({"item": item, **more})

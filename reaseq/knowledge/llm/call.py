@@ -36,7 +36,7 @@ class Call:
     agent: str
     system: str
     user: str
-    schema: str  # JSON schema of the answer, as JSON
+    schema: str  # JSON schema of the answer, as JSON; empty: free text
     urgency: int = 0
 
     def fingerprint(self, model: Model) -> str:
@@ -45,18 +45,18 @@ class Call:
 
     def body(self, model: Model) -> dict[str, Any]:
         """The request of an OpenAI-compatible chat-completions endpoint."""
-        return {
+        body: dict[str, Any] = {
             "model": model.name,
             "messages": [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}],
             "temperature": model.temperature,
             "max_tokens": model.answer_limit_tokens,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": self.agent, "strict": True, "schema": json.loads(self.schema)},
-            },
-            **({} if model.seed is None else {"seed": model.seed}),
-            **model.extra,
         }
+        if self.schema:
+            named = {"name": self.agent, "strict": True, "schema": json.loads(self.schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": named}
+        if model.seed is not None:
+            body["seed"] = model.seed
+        return {**body, **model.extra}
 
 
 @dataclass(frozen=True)

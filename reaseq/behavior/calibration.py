@@ -1,0 +1,38 @@
+"""Confidences that mean something: from the sampler's probability to the share of such inferences that came true.
+
+Platt scaling (Platt 1999) on the log-odds of the probability, fitted on baskets after the ones trained on.
+"""
+
+import torch
+from torch import Tensor
+
+LEAST, MOST = 1e-6, 1 - 1e-6
+BINS = 10
+
+
+def fit(p: Tensor, came_true: Tensor) -> Tensor:
+    """Slope and offset (2,) for probabilities (M,) of which some came true (M,) bool."""
+    odds, truth = torch.logit(p.double().clamp(LEAST, MOST)), came_true.double()
+    line = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(line[0] * odds + line[1], truth)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return line.detach().float()
+
+
+def apply(line: Tensor, p: Tensor) -> Tensor:
+    """Calibrated probabilities, of the shape of `p`; 0 stays 0."""
+    return torch.sigmoid(line[0] * torch.logit(p.clamp(LEAST, MOST)) + line[1]) * (p > 0)
+
+
+def expected_error(p: Tensor, came_true: Tensor) -> float:
+    """Expected calibration error: |stated − true| share over ten bins of equally many (M,)."""
+    order = torch.argsort(p)
+    parts = zip(p[order].chunk(BINS), came_true[order].float().chunk(BINS), strict=True)
+    return float(sum((part.mean() - truth.mean()).abs() * len(part) for part, truth in parts) / len(p))

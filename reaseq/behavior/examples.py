@@ -1,0 +1,94 @@
+"""Baskets as training examples: the history before a basket is the prompt, what was new in it the response."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reaseq.behavior.diffusion import ABSENT, Canvas
+from reaseq.behavior.lexicon import Lexicon
+from reaseq.behavior.sequence import Sequences, month_of, sequences_of
+from reaseq.records import History
+from reaseq.representation.item_table import Snapshot
+
+LATEST = 8  # behaviours before a basket that its items are paired with
+
+
+@dataclass(frozen=True)
+class Basket:
+    """What a user took at one moment, and the history strictly before it."""
+
+    user_id: str
+    time_ms: int
+    item_ids: tuple[str, ...]
+    history: History
+
+
+@dataclass(frozen=True)
+class Examples:
+    """n baskets as tensors."""
+
+    history: Sequences  # (n, H)
+    response: Tensor  # (n, K) rows of what was new in the basket, ABSENT where it had fewer
+    times_ms: Tensor  # (n,)
+
+    def __getitem__(self, places: Tensor) -> "Examples":
+        return Examples(self.history[places], self.response[places], self.times_ms[places])
+
+    def __len__(self) -> int:
+        return len(self.response)
+
+    def to(self, device: torch.device) -> "Examples":
+        """The same on a device."""
+        history = Sequences(*(part.to(device) for part in (self.history.rows, self.history.types, self.history.gaps)))
+        return Examples(history, self.response.to(device), self.times_ms.to(device))
+
+
+def new_items(basket: Basket) -> list[str]:
+    """The items of the basket that the user's history does not hold."""
+    known = set(basket.history.item_ids)
+    return [item_id for item_id in basket.item_ids if item_id not in known]
+
+
+def trainable(baskets: Sequence[Basket]) -> list[Basket]:
+    """The baskets that teach something: a history, and something new to the user after it."""
+    return [basket for basket in baskets if basket.history.item_ids and new_items(basket)]
+
+
+def examples_of(baskets: Sequence[Basket], table: Snapshot, history: int, response: int, seed: int = 0) -> Examples:
+    """Baskets as tensors, of histories the latest `history` behaviours; of a large basket a random part."""
+    generator = torch.Generator().manual_seed(seed)
+    times_ms = [basket.time_ms for basket in baskets]
+    sequences = sequences_of([basket.history for basket in baskets], times_ms, table, history)
+    rows_to_come = torch.full((len(baskets), response), ABSENT)
+    for place, basket in enumerate(baskets):
+        rows = table.rows(new_items(basket))
+        rows = rows[rows > 0]
+        rows = rows[torch.randperm(len(rows), generator=generator)][:response]
+        rows_to_come[place, : len(rows)] = rows
+    return Examples(sequences, rows_to_come, torch.tensor(times_ms, dtype=torch.long))
+
+
+def pairs_of(baskets: Sequence[Basket], table: Snapshot, seed: int) -> Tensor:
+    """Pairs (M, 2) of rows: each new item of a basket with one of the latest behaviours before it, drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    pairs = []
+    for basket in baskets:
+        before = table.rows(basket.history.item_ids[-LATEST:])
+        new = table.rows(new_items(basket))
+        if len(before) and len(new):
+            drawn = before[torch.randint(len(before), (len(new),), generator=generator)]
+            pairs.append(torch.stack([drawn, new], dim=1))
+    found = torch.cat(pairs) if pairs else torch.zeros(0, 2, dtype=torch.long)
+    return found[(found > 0).all(-1)]
+
+
+def canvas_of(history: Sequences, times_ms: Tensor, lexicon: Lexicon, prior: Tensor | None) -> Canvas:
+    """Histories (B, H) as a canvas of visible behaviours; an item that the table does not know is absent."""
+    batch, length = history.rows.shape
+    known = torch.where(history.rows > 0, history.rows, ABSENT)
+    positions = torch.arange(length, device=known.device).expand(batch, length)
+    tokens = lexicon.tokens_of(known)
+    prior = prior if lexicon.digits == 1 else None  # codes are no items
+    return Canvas(tokens, history.types, history.gaps, positions, month_of(times_ms), prior)

@@ -1,0 +1,36 @@
+"""What sold lately, by the day: the one thing about an item that holds for every user."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reaseq.representation.item_table import Snapshot
+
+DAY_MS = 86_400_000
+WINDOW_DAYS = 30
+
+
+class RecentSales:
+    """Behaviours an item had in the 30 days before a day, that day not included."""
+
+    def __init__(self, events: Iterable[tuple[int, str]], table: Snapshot) -> None:
+        """`events` are (time in ms, item id), in any order."""
+        times_ms, item_ids = zip(*events, strict=True)
+        days = np.asarray(times_ms, np.int64) // DAY_MS
+        self._first = int(days.min())
+        daily = np.zeros((int(days.max()) - self._first + 2, len(table)), np.int32)
+        np.add.at(daily, (days - self._first + 1, table.rows(item_ids).numpy()), 1)
+        self._before = daily.cumsum(0, dtype=np.int32)  # (days, N): row k holds what was before day k
+
+    def counts(self, times_ms: Tensor, days: int = WINDOW_DAYS) -> Tensor:
+        """Behaviours (B, N) in the so many days before the day of each time (B,)."""
+        last = len(self._before) - 1
+        day = (times_ms.numpy() // DAY_MS - self._first).clip(0, last)
+        start = (day - days).clip(0, last)
+        return torch.from_numpy((self._before[day] - self._before[start]).astype(np.float32))
+
+    def prior(self, times_ms: Tensor) -> Tensor:
+        """log(1 + count) over the last 30 days (B, N)."""
+        return torch.log1p(self.counts(times_ms))

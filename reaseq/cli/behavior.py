@@ -1,0 +1,130 @@
+"""What the commands about behaviours and representation work with: the catalogue in the store, and the material to train on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from features.historical import baskets_in_archive
+from features.repository import FeatureRepository
+from reaseq.artefacts import Artefact, current
+from reaseq.behavior.backbone import PRESETS
+from reaseq.behavior.examples import Basket
+from reaseq.behavior.inference import KIND as BEHAVIOR
+from reaseq.behavior.lexicon import Tree
+from reaseq.behavior.llada import load_backbone, read_config
+from reaseq.behavior.model import BehaviorConfig, BehaviorModel
+from reaseq.behavior.training import HELD_OUT_SHARE, Curve, Material, material_of
+from reaseq.cli.workbench import items_in_store
+from reaseq.errors import CatalogueError
+from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.published import publish_model
+from reaseq.records import ItemFeatures
+from reaseq.representation.item_table import ItemTable, Snapshot
+from reaseq.representation.semantic_ids import KIND as SEMANTIC_IDS
+from reaseq.representation.semantic_ids import Codebook
+from reaseq.representation.trained_ids import TrainedIds
+from reaseq.settings import Settings
+
+DAY_MS = 86_400_000
+
+
+def catalogue_of(repository: FeatureRepository) -> tuple[ItemTable, list[ItemFeatures]]:
+    """Every listed item of the feature store, as a table and as records. Raises CatalogueError where there is none."""
+    records = list(items_in_store(repository))
+    if not records:
+        settings = repository.settings
+        raise CatalogueError(f"the {settings.store.profile} feature store of {settings.state_dir} holds no item")
+    space_id, dim = records[0].space_id, len(records[0].vector) // 2
+    table = ItemTable(vocabulary_in_force(), space_id, dim)
+    table.apply(records)
+    return table, records
+
+
+def vectors_of(records: Sequence[ItemFeatures]) -> NDArray[np.float32]:
+    """The items' vectors (N, D)."""
+    return np.stack([np.frombuffer(record.vector, np.float16).astype(np.float32) for record in records])
+
+
+def blocks_of(baskets: list[Basket], blocks: int) -> Iterator[tuple[int, list[Basket]]]:
+    """The ends of so many blocks of time, each with as many baskets, and what lies before each end."""
+    for block in range(1, blocks + 1):
+        end = round(len(baskets) * block / blocks)
+        yield baskets[end - 1].time_ms + 1, baskets[:end]
+
+
+class BehaviorWorkshop:
+    """Trains and publishes behaviour models from what the archive and the store hold."""
+
+    def __init__(self, settings: Settings, preset: str, init: Path | None, codes: bool) -> None:
+        self._settings = settings
+        self._init = init
+        self.repository = FeatureRepository(settings)
+        items, records = catalogue_of(self.repository)
+        self._space_id = records[0].space_id
+        self.table: Snapshot = items.snapshot.by_id()
+        self._codebook = Codebook.load(current(settings.models_dir, SEMANTIC_IDS)) if codes else None
+        self._config = BehaviorConfig(
+            vector_dim=self.table.vectors.shape[1],
+            claims=vocabulary_in_force().size,
+            codes=self._codebook.sizes if self._codebook else (),
+            backbone=read_config(init) if init else PRESETS[preset],
+        )
+
+    def baskets(self, until_ms: int) -> list[Basket]:
+        """What the archive tells of, before `until_ms`."""
+        return baskets_in_archive(self.repository, until_ms)
+
+    def material(self, baskets: list[Basket]) -> tuple[Material, TrainedIds, BehaviorConfig]:
+        """What a model learns from, and its sizes."""
+        tree = None
+        if self._codebook:
+            codes = self._codebook.encode(self.table.vectors.numpy(), self._space_id)
+            tree = Tree.of(torch.from_numpy(codes), self._codebook.sizes)
+        material, ids = material_of(baskets, self.table, self._config, HELD_OUT_SHARE, tree)
+        return material, ids, replace(self._config, items=len(ids))
+
+    def new_model(self, config: BehaviorConfig) -> BehaviorModel | None:
+        """The model to start from, where a checkpoint gives its backbone."""
+        if not self._init:
+            return None
+        model = BehaviorModel(config)
+        model.backbone = load_backbone(self._init)
+        return model
+
+    def publish(self, model: BehaviorModel, ids: TrainedIds, until_ms: int, curve: Curve) -> Artefact:
+        """Publish a model that saw what came before `until_ms`."""
+        facts = {
+            "space_id": self._space_id,
+            "vector_dim": model.config.vector_dim,
+            "vocabulary": vocabulary_in_force().version,
+            "trained_until_ms": until_ms,
+            "held_out_loss": curve.held_out[-1],
+            **({"codebook": self._codebook.version} if self._codebook else {}),
+        }
+        return publish_model(self._settings.models_dir, BEHAVIOR, day_of(until_ms), model, model.config, ids, facts)
+
+
+def day_of(time_ms: int) -> str:
+    """A day as it stands in a version's name."""
+    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y%m%d")
+
+
+def draw_curve(curve: Curve, path: Path) -> None:
+    """A picture of the loss: each step, and the held-out baskets after each epoch."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    steps = range(1, len(curve.train) + 1)
+    axes.plot(steps, curve.train, linewidth=0.8, alpha=0.6, label="training, each step")
+    each = len(curve.train) / max(1, len(curve.held_out))
+    axes.plot([each * (epoch + 1) for epoch in range(len(curve.held_out))], curve.held_out, "o-", label="held out")
+    axes.set(xlabel="step", ylabel="diffusion loss, nats per token")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,75 @@
+"""Latent reasoning on the stream: histories lead to inferred behaviours, not at every event and never in the way of one."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from reaseq.behavior.debounce import Similarity, is_due
+from reaseq.behavior.history import Question
+from reaseq.records import Inferred, UserFeatures
+from reaseq.settings import BehaviorSettings
+from streams.messages import Message
+from streams.stage import BatchPolicy, Effects
+from streams.stages.behavior import UserReader
+from streams.topics import USER_FEATURES
+
+
+class BehaviorModel(Protocol):
+    """Infers behaviours that the log never saw."""
+
+    async def answer(self, questions: Sequence[Question]) -> list[Inferred | None]:
+        """Answers in order, None where there is none. An answer depends on its own question only."""
+        ...
+
+
+class Inference:
+    """Follows `user-features`: a record whose behaviours are due to be inferred leads to one that has them.
+
+    A batch asks once about a user, however many of its records are in it, and about all users at once.
+    """
+
+    name = "inference"
+    source = USER_FEATURES
+
+    def __init__(
+        self,
+        store: UserReader,
+        catalogue: Similarity,
+        model: BehaviorModel | None,
+        settings: BehaviorSettings,
+        batch: BatchPolicy,
+    ) -> None:
+        self.batch = batch
+        self.model = model  # may be replaced between batches; None: nothing is inferred
+        self._store = store
+        self._catalogue = catalogue
+        self._settings = settings
+
+    async def process(self, batch: Sequence[Message]) -> Effects:
+        """A record with inferred behaviours for each user whose newest record is due."""
+        effects = Effects()
+        latest = {message.key: message.body for message in batch if message.body}  # the last of each user
+        if self.model is None or not latest:
+            return effects
+        known = await asyncio.to_thread(self._store.read_users, list(latest))
+        due = []
+        for user_id, record in latest.items():
+            if user_id in known and _order(known[user_id]) > _order(record):
+                effects.counts["superseded"] += 1  # the newer one is in the topic too, and is decided about in its turn
+            elif is_due(record, self._settings, self._catalogue):
+                due.append(record)
+        answers = await self.model.answer([Question(r.history, r.event_time_ms, r.events_seen) for r in due])
+        effects.counts["inferred"] += sum(answer is not None for answer in answers)
+        effects.counts["no_answer"] += sum(answer is None for answer in answers)
+        effects.records.extend(
+            msgspec.structs.replace(record, inferred=answer)
+            for record, answer in zip(due, answers, strict=True)
+            if answer is not None
+        )
+        return effects
+
+
+def _order(record: UserFeatures) -> tuple[int, int]:
+    return record.event_time_ms, record.revision
