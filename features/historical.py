@@ -10,6 +10,7 @@ from features import definitions as views
 from features.packing import unpack_history, unpack_inferred
 from features.repository import FeatureRepository
 from reaseq.behavior.examples import Basket
+from reaseq.errors import CatalogueError
 from reaseq.records import History, Inferred
 
 _FEATURES = [
@@ -48,6 +49,7 @@ def baskets_in_archive(repository: FeatureRepository, until_ms: int) -> list[Bas
 
     A basket is what the log holds of a user at one moment. Its history is what the archive knew strictly before, which may
     lack a moment or two where events came faster than records: what was known then, not what became known later.
+    Raises CatalogueError where the archive tells of nothing.
     """
     taken: dict[tuple[int, str], dict[int, str]] = defaultdict(dict)  # (time, user): event key → item
     folder = repository.settings.archive_dir / views.user_history.name
@@ -58,6 +60,8 @@ def baskets_in_archive(repository: FeatureRepository, until_ms: int) -> list[Bas
             if time_ms < until_ms:
                 taken[time_ms, user_id][key] = item_id
     moments = sorted(taken)
+    if not moments:
+        raise CatalogueError(f"the archive in {repository.settings.archive_dir} holds no history of that time")
     known = users_before(repository, [user_id for _, user_id in moments], [time_ms for time_ms, _ in moments])
     return [
         Basket(user_id, time_ms, tuple(dict.fromkeys(taken[time_ms, user_id].values())), history)

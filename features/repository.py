@@ -89,7 +89,9 @@ class FeatureRepository:
 
     def scan_ids(self, view: FeatureView) -> Iterator[str]:
         """The ids of every entity that has a row in the view."""
-        return (entity_id_of(key) for key, _ in self.online.scan(self.config, view))
+        with _faults_named():
+            for key, _ in self.online.scan(self.config, view):
+                yield entity_id_of(key)
 
     def _read(
         self, pair: tuple[FeatureView, FeatureView], join_key: str, ids: Sequence[str]

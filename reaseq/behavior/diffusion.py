@@ -155,40 +155,64 @@ def denoise(
     rows = allowed.new_full((batch, count), ABSENT, dtype=torch.long)
     at = torch.zeros_like(rows)
     confidences = torch.zeros(batch, count, device=rows.device)
-    everyone = torch.arange(batch, device=rows.device)
-    filled, rounds = torch.zeros_like(everyone), torch.zeros_like(everyone)
+    filled = rows.new_zeros(batch)
+    rounds = torch.zeros_like(filled)
     available, room = allowed.clone(), slots.capacity.clone()
     latent, before = None, None
     for step in range(1, sampling.steps + 1):
-        written = canvas.followed_by(lexicon.tokens_of(rows), slots.positions.gather(1, at), slots.gaps.gather(1, at))
+        known = round(count * (step - 1) / sampling.steps)  # places; whoever has more is done
+        held_at = at[:, :known]
+        written = canvas.followed_by(
+            lexicon.tokens_of(rows[:, :known]), slots.positions.gather(1, held_at), slots.gaps.gather(1, held_at)
+        )
         states, scores = _score(model, written, lexicon, available, slots, count)  # (B, Q, d), (B, Q, N)
         latent = states[:, 0] if latent is None else latent
-        scores = scores.masked_fill((room == 0).unsqueeze(-1), -torch.inf)
         p = torch.softmax(scores, dim=-1).nan_to_num()  # (B, Q, N)
         quota = torch.full_like(filled, round(count * step / sampling.steps)) - filled
         if before is not None and sampling.tolerance:
             quota = torch.where(_moved(before, p, available) <= sampling.tolerance, count - filled, quota)
         rounds += filled < count
-        before = p.clone() if sampling.tolerance else None
+        before = p
         ranked = scores if noise is None else scores + sampling.temperature * noise
-        ranked = ranked.masked_fill(p == 0, -torch.inf)
-        for turn in range(int(quota.max())):
-            best, place = ranked.flatten(1).max(-1)  # (B,)
-            slot, item = place // p.shape[-1], place % p.shape[-1]
-            take = (turn < quota) & best.isfinite()
-            user, slot, item = everyone[take], slot[take], item[take]
-            rows[user, filled[take]], at[user, filled[take]] = item, slot
-            confidences[user, filled[take]] = p[user, slot, item].float()
-            filled[take] += 1
-            room[user, slot] -= 1
-            available[user, item] = False
-            ranked[user, :, item] = -torch.inf
-            full = room[user, slot] == 0
-            ranked[user[full], slot[full]] = -torch.inf
+        items, chosen, taken = _pick(ranked.masked_fill(p == 0, -torch.inf), count, quota, room)  # (B, M) each
+        user, turn = taken.nonzero(as_tuple=True)
+        item, slot, place = items[user, turn], chosen[user, turn], filled[user] + turn
+        rows[user, place], at[user, place] = item, slot
+        confidences[user, place] = p[user, slot, item].float()
+        filled += taken.sum(-1)
+        room.index_put_((user, slot), torch.full_like(slot, -1), accumulate=True)
+        available[user, item] = False
         if bool((filled == count).all()):
             break
     assert latent is not None  # noqa: S101  there is at least one round
     return Draw(rows, confidences, at, latent, rounds)
+
+
+def _pick(ranked: Tensor, most: int, quota: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The best items over all slots, each once, as many as the user's quota (B,) and the slots' room (B, Q) allow.
+
+    ranked (B, Q, N), −inf where an item is out of the question. Returns items, their slots, and which of the M are taken,
+    (B, M) each, best first. Of each slot only its best M items can be among them, M being `most`, whatever the quotas are:
+    which of two equals comes first must not hang on other users.
+    """
+    most = min(most, ranked.shape[-1])
+    values, items = ranked.topk(most)  # (B, Q, M)
+    turns = torch.arange(most, device=ranked.device)
+    if ranked.shape[1] == 1:
+        taken = (turns < torch.minimum(quota, room[:, 0]).unsqueeze(-1)) & values[:, 0].isfinite()
+        return items[:, 0], torch.zeros_like(items[:, 0]), taken
+    everyone, room = torch.arange(len(ranked), device=ranked.device), room.clone()
+    picked, slots = items.new_zeros(2, len(ranked), most)
+    taken = torch.zeros_like(picked, dtype=torch.bool)
+    for turn in range(most):
+        values = values.masked_fill((room == 0).unsqueeze(-1), -torch.inf)
+        best, place = values.flatten(1).max(-1)  # (B,)
+        slots[:, turn] = place // most
+        picked[:, turn] = items.flatten(1)[everyone, place]
+        taken[:, turn] = (turn < quota) & best.isfinite()
+        room[everyone, slots[:, turn]] -= taken[:, turn].long()
+        values = values.masked_fill(items == picked[:, turn, None, None], -torch.inf)
+    return picked, slots, taken
 
 
 def _moved(before: Tensor, now: Tensor, available: Tensor) -> Tensor:

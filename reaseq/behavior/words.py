@@ -28,6 +28,7 @@ from reaseq.settings import WordsSettings
 log = structlog.get_logger()
 
 AGENT = "behavior"
+TRUNCATED = "truncated"
 PHRASE_LIMIT_CHARS = 120
 DAY_MS = 86_400_000
 _MARKER = re.compile(r"^[\s\-*•\d.):\"]+|[\s\",;]+$")
@@ -97,7 +98,10 @@ class WordsInference:
     async def _ask(self, question: Question, known: dict[str, ItemFeatures]) -> list[str]:
         completion = await self._endpoint.complete(self._call(question, known))
         metrics.CALLS.labels(AGENT, completion.refused or "answered").inc()
-        return phrases_of(completion.text, self._behaviors) if not completion.refused else []
+        if completion.refused not in ("", TRUNCATED):
+            return []
+        phrases = phrases_of(completion.text, self._behaviors)
+        return phrases[:-1] if completion.refused else phrases  # where the text was cut, its last phrase may be half of one
 
     def _call(self, question: Question, known: dict[str, ItemFeatures]) -> Call:
         history, count = question.history, self._settings.history_behaviors

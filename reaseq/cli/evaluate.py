@@ -1,11 +1,15 @@
 """Commands that judge the method on public data."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from reaseq.cli.console import clear_errors, present_settings
+
+if TYPE_CHECKING:
+    from reaseq.evaluation.inferred import Study
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -15,52 +19,74 @@ def evaluate() -> None:
     """Judge the method on public data."""
 
 
+Data = Annotated[str, typer.Argument(metavar="DATA", help="online-retail (bundled) or amazon-beauty.")]
+Folder = Annotated[Path, typer.Option(help="Where amazon-beauty's two parquet files are.")]
+Seeds = Annotated[int, typer.Option(min=1)]
+Out = Annotated[Path, typer.Option(help="Folder of the results.")]
+
+BEAUTY, RESULTS = Path("data/amazon_beauty"), Path("benchmarks/results")
+
+
 @app.command()
-def inferred(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="online-retail (bundled) or amazon-beauty.")] = "online-retail",
-    folder: Annotated[Path, typer.Option(help="Where amazon-beauty's two parquet files are.")] = Path("data/amazon_beauty"),
-    seeds: Annotated[int, typer.Option(min=1)] = 3,
-    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmarks/results"),
-) -> None:
+def inferred(data: Data = "online-retail", folder: Folder = BEAUTY, seeds: Seeds = 3, out: Out = RESULTS) -> None:
     """Judge inferred behaviours: recall of what was new, and what they add to the ranker. Stopped, it goes on after its last
     whole seed."""
-    import json
-
-    import torch
     from rich.console import Console
 
-    from demo import ANSWERS, ORDER_LINES
-    from reaseq.errors import ReaSeqError
     from reaseq.evaluation.inferred import Evaluation, load_outcome, report, save_outcome
-    from reaseq.evaluation.studies import beauty_study, retail_study
-    from reaseq.representation.encoder import Encoder
 
     settings, console = present_settings(), Console()
-    torch.set_num_threads(settings.worker.threads)
-    cache = settings.state_dir / "evaluation"
     with clear_errors():
-        if data not in ("online-retail", "amazon-beauty"):
-            raise ReaSeqError(f"no data set {data!r}; there are online-retail and amazon-beauty")
-        if data == "amazon-beauty" and not (folder / "interactions.parquet").exists():
-            raise ReaSeqError(f"{folder} does not hold interactions.parquet and items.parquet: name it with --folder")
         with console.status("reading and encoding"):
-            encoder = Encoder(settings.encoder)
-            study = (
-                retail_study(ORDER_LINES, ANSWERS, encoder, cache)
-                if data == "online-retail"
-                else beauty_study(folder, encoder, cache)
-            )
-            evaluation = Evaluation(study)
+            evaluation = Evaluation(_study(data, folder))
         console.print(f"{len(evaluation.train)} baskets to train rankers on, {len(evaluation.test)} to judge on")
         outcomes = []
         for seed in range(seeds):
-            kept = cache / f"inferred-{data}-{seed}.npz"
+            kept = settings.state_dir / "evaluation" / f"inferred-{data}-{seed}.npz"
             if not kept.exists():
                 console.print(f"seed {seed}")
                 save_outcome(evaluation.run(seed, console.print), kept)
             outcomes.append(load_outcome(kept))
-        found = report(evaluation, outcomes)
-        out.mkdir(parents=True, exist_ok=True)
-        written = out / f"inferred_{data.replace('-', '_')}.json"
-        written.write_text(json.dumps(found, indent=1) + "\n")
+        written = _write(report(evaluation, outcomes), out / f"inferred_{data.replace('-', '_')}.json")
     console.print(f"written: {written}")
+
+
+@app.command()
+def representation(data: Data = "online-retail", folder: Folder = BEAUTY, seeds: Seeds = 3, out: Out = RESULTS) -> None:
+    """Judge the alignment head by what its neighbours recall, and codebooks of several shapes by how they write items."""
+    from rich.console import Console
+
+    from reaseq.evaluation.representation import judge
+
+    console = Console()
+    with clear_errors():
+        with console.status("reading and encoding"):
+            study = _study(data, folder)
+        written = _write(judge(study, seeds, console.print), out / f"representation_{data.replace('-', '_')}.json")
+    console.print(f"written: {written}")
+
+
+def _study(data: str, folder: Path) -> "Study":
+    import torch
+
+    from demo import ANSWERS, ORDER_LINES
+    from reaseq.errors import ReaSeqError
+    from reaseq.evaluation.studies import beauty_study, retail_study
+    from reaseq.representation.encoder import Encoder
+
+    settings = present_settings()
+    torch.set_num_threads(settings.worker.threads)
+    encoder, cache = Encoder(settings.encoder), settings.state_dir / "evaluation"
+    if data == "online-retail":
+        return retail_study(ORDER_LINES, ANSWERS, encoder, cache)
+    if data != "amazon-beauty":
+        raise ReaSeqError(f"no data set {data!r}; there are online-retail and amazon-beauty")
+    if not (folder / "interactions.parquet").exists():
+        raise ReaSeqError(f"{folder} does not hold interactions.parquet and items.parquet: name it with --folder")
+    return beauty_study(folder, encoder, cache)
+
+
+def _write(found: dict[str, Any], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    return path

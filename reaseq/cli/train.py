@@ -99,7 +99,7 @@ def behavior(
     from reaseq.behavior import training
     from reaseq.behavior.backbone import PRESETS
     from reaseq.cli.behavior import BehaviorWorkshop, blocks_of, day_of, draw_curve
-    from reaseq.errors import CatalogueError, ReaSeqError
+    from reaseq.errors import ReaSeqError
 
     settings, console = present_settings(), Console()
     with clear_errors():
@@ -110,8 +110,6 @@ def behavior(
             workshop = BehaviorWorkshop(settings, preset, init, codes)
             end_ms = int(datetime.fromisoformat(until).replace(tzinfo=UTC).timestamp() * 1000) if until else 2**53
             baskets = workshop.baskets(end_ms)
-        if not any(basket.history.item_ids for basket in baskets):
-            raise CatalogueError(f"the archive in {settings.archive_dir} holds no history with a behaviour after it")
         plan = training.TrainingPlan(epochs=epochs, seed=seed)
         for until_ms, before in blocks_of(baskets, blocks):
             material, ids, config = workshop.material(before)

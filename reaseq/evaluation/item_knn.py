@@ -27,14 +27,11 @@ class ItemKnn:
             if basket.time_ms < until_ms
             for row in table.rows(basket.item_ids).tolist()
         }
-        user, row = np.array(sorted(pairs)).T
-        taken = sp.csr_matrix((np.ones(len(row), np.float32), (user, row)), shape=(len(users), len(table)))
-        together = (taken.T @ taken).tocsr()  # (N, N) users who took both
-        norms = 1 / np.sqrt(np.asarray(taken.sum(0)).ravel() + SHRINK)
-        self._similar = sp.diags(norms) @ together @ sp.diags(norms)
-        self._similar.setdiag(0)
-        self._similar.eliminate_zeros()
-        self._similar = self._similar.tocsr()
+        user, row = np.array(sorted(pairs), np.int64).reshape(-1, 2).T
+        taken = sp.csr_matrix((np.ones(len(row), np.float32), (user, row)), shape=(len(users) or 1, len(table)))
+        norms = sp.diags(1 / np.sqrt(np.asarray(taken.sum(0)).ravel() + SHRINK))
+        similar = norms @ (taken.T @ taken) @ norms  # (N, N) users who took both
+        self._similar = (similar - sp.diags(similar.diagonal())).tocsr()  # an item says nothing about itself
         self._vectors = table.vectors
 
     def by_behavior(self, history: Sequences) -> NDArray[np.float32]:

@@ -28,7 +28,7 @@ from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.agents.pending import export_batch, import_batch
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.vocabulary import vocabulary_in_force
-from reaseq.records import Item
+from reaseq.records import Event, Item, UserFeatures
 from reaseq.settings import Settings
 from streams import status
 from streams.kafka import Producer, create_topics
@@ -77,6 +77,9 @@ def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasoned]:
     llm.base_url, llm.model = f"http://127.0.0.1:{port}/v1", "tiny"
     llm.reasoning_limit_chars, llm.breaker_open_s, llm.answer_limit_tokens = 60, 1.0, 768
     llm.connect_timeout_s = 30.0  # a machine that does everything at once may keep a process waiting for seconds
+    words = settings.behavior.words
+    words.llm.base_url, words.llm.model, words.llm.answer_limit_tokens = llm.base_url, llm.model, 96
+    words.least_cosine = 0.0  # what a random model says is like nothing
     state, run_dir = settings.state_dir, settings.run_dir
     try:
         server, _ = start_vllm(state, run_dir, "tiny", port, wait=False)
@@ -167,6 +170,32 @@ def test_the_ledger_counts_the_tokens_that_the_server_counts(reasoned: Reasoned)
 def test_most_of_each_prompt_came_from_the_servers_prefix_cache(reasoned: Reasoned) -> None:
     for server, _ in (reasoned.first_life, reasoned.second_life):
         assert server.cached > 0.7 * server.prompt
+
+
+def test_behaviours_are_inferred_in_words_by_the_same_server_and_grounded_to_items(reasoned: Reasoned) -> None:
+    users = {
+        f"u{user}": [
+            Event(event_id=f"{user}-{n}", user_id=f"u{user}", item_id=f"i{user * 10 + n}", type="view", event_time_ms=100 + n)
+            for n in range(user + 1)
+        ]
+        for user in range(6)
+    }
+    producer = Producer(reasoned.settings.kafka)
+    producer.send([event for events in users.values() for event in events])
+    producer.close()
+    repository = FeatureRepository(reasoned.settings)
+
+    def inferred() -> list[UserFeatures]:
+        known = repository.read_users(list(users))
+        return [known[user] for user in users if user in known and known[user].inferred.events_seen == len(users[user])]
+
+    wait_for(lambda: len(inferred()) == len(users), "every user's behaviours to be inferred")
+    for user in inferred():
+        assert user.inferred.model.startswith("words:tiny@")
+        assert user.inferred.item_ids and not set(user.inferred.item_ids) & set(user.history.item_ids)
+        assert set(user.inferred.item_ids) <= {item.item_id for item in reasoned.items}
+        assert user.inferred.as_of_ms == user.history.times_ms[-1]
+    assert not status.dead_letters_by_reason(reasoned.settings)
 
 
 def test_a_full_replay_asks_the_model_nothing(reasoned: Reasoned) -> None:

@@ -114,3 +114,13 @@ def test_calibrated_confidences_are_the_share_that_comes_true() -> None:
     before, after = (calibration.expected_error(p, came_true) for p in (stated, calibration.apply(line, stated)))
     assert before > 0.15 and after < 0.01
     assert calibration.apply(line, torch.zeros(1)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("hits", [0, 1, 40])
+def test_few_observations_make_no_confidence_vanish_or_become_certain(hits: int) -> None:
+    stated = torch.linspace(0.001, 0.3, 40)
+
+    line = calibration.fit(stated, torch.arange(40) >= 40 - hits)
+
+    told = calibration.apply(line, stated)
+    assert 1e-4 < float(told.min()) and float(told.max()) < 0.999

@@ -81,7 +81,16 @@ def test_a_phrase_that_nothing_on_sale_is_close_to_is_not_grounded() -> None:
     assert answer is None
 
 
-@pytest.mark.parametrize(("text", "refused"), [("", "truncated"), ("I cannot help with that.", ""), ("[]", ""), ("[1, 2]", "")])
+def test_of_an_answer_that_was_cut_the_last_phrase_is_left_out() -> None:
+    (answer,), _ = infer('"like i7"\n"like i25', "truncated")
+
+    assert answer and answer.item_ids == ("i7",)
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [("", "no_answer"), ("like i7", "truncated"), ("I cannot help with that.", ""), ("[]", ""), ("[1, 2]", "")],
+)
 def test_an_answer_without_a_behaviour_is_no_answer(text: str, refused: str) -> None:
     (answer,), _ = infer(text, refused)
 

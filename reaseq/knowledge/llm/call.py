@@ -72,7 +72,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Completion:
-    """What came back: the text, or the reason for which there is none that can be used."""
+    """What came back: the text, or the reason for which there is none that can be used; a `truncated` one has its beginning."""
 
     text: str = ""
     refused: str = ""

@@ -144,8 +144,8 @@ def completion_of(payload: bytes | dict[str, Any], seconds: float = 0.0, retries
         (text or "").encode()  # half a surrogate pair is JSON, but no text
     except (ValueError, LookupError, TypeError, AttributeError):
         return Completion(refused="garbage_response", usage=Usage(seconds=seconds, retries=retries))
-    if finished == "length":
-        return Completion(refused="truncated", usage=usage)
     if not isinstance(text, str) or not text.strip():
         return Completion(refused="empty_answer", usage=usage)
+    if finished == "length":
+        return Completion(text=text, refused="truncated", usage=usage)
     return Completion(text=text, usage=usage)

@@ -1,0 +1,150 @@
+"""What was inferred on the stream, and the commands about behaviours and representation, on the state of a real replay."""
+
+import json
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from demo import ORDER_LINES
+from demo.plan import QUICK
+from features.definitions import user_inferred
+from features.historical import baskets_in_archive, users_before
+from features.packing import unpack_inferred
+from features.repository import FeatureRepository
+from reaseq.behavior.examples import examples_of, pairs_of
+from reaseq.cli import app
+from reaseq.cli.behavior import catalogue_of
+from reaseq.evaluation.online_retail import read_retail
+from reaseq.ranker.model import RankerConfig
+from reaseq.ranker.training import RankerPlan, Sample
+from reaseq.ranker.training import examples_of as ranker_examples_of
+from reaseq.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+END_MS = 2**53
+
+
+@pytest.fixture(scope="module")
+def state(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's state, a copy of it: commands here publish models."""
+    folder = tmp_path_factory.mktemp("trained") / "state"
+    shutil.copytree(quick_demo / "out" / "state", folder)
+    shutil.copytree(quick_demo / "state" / "models", folder / "models")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(state: Path) -> FeatureRepository:
+    """The feature store and the archive of that state."""
+    return FeatureRepository(Settings(state_dir=state))
+
+
+def reaseq(state: Path, *arguments: str, status: int = 0) -> str:
+    """What a command prints; in this process, which has Feast loaded."""
+    run = CliRunner().invoke(app, arguments, env={"REASEQ_STATE_DIR": str(state), "COLUMNS": "200"})
+    assert run.exit_code == status, run.output
+    return run.output
+
+
+def logged() -> dict[str, set[tuple[int, str]]]:
+    """What the log holds of each user: (time, item)."""
+    behaviors: dict[str, set[tuple[int, str]]] = defaultdict(set)
+    for order in read_retail(ORDER_LINES, QUICK.customers_share, QUICK.start_ms).orders:
+        behaviors[order.user_id] |= {(order.time_ms, item_id) for item_id in order.item_ids}
+    return behaviors
+
+
+def test_every_inferred_behaviour_says_where_it_comes_from_and_was_not_in_the_log_by_then(state: Path) -> None:
+    log, inferred = logged(), 0
+    rows = pq.read_table(state / "archive" / user_inferred.name).to_pylist()
+    for row in rows:
+        item_ids, confidences = unpack_inferred(row["inferred"])
+        if not item_ids:
+            continue
+        inferred += len(item_ids)
+        assert row["model"] and 0 < row["as_of_ms"] <= row["event_timestamp"].timestamp() * 1000 and row["events_seen"] > 0
+        assert all(0 < p <= 1 for p in confidences)
+        assert not set(item_ids) & {item_id for time_ms, item_id in log[row["user_id"]] if time_ms <= row["as_of_ms"]}
+    assert inferred > 1000
+
+
+def test_nothing_that_learns_takes_an_inferred_behaviour_for_a_real_one(repository: FeatureRepository) -> None:
+    log = logged()
+    baskets = baskets_in_archive(repository, END_MS)
+    told = [(basket.user_id, basket.time_ms, item_id) for basket in baskets for item_id in basket.item_ids]
+    assert len(told) == len(set(told)) and {(u, t, i) for u, of in log.items() for t, i in of} == set(told)
+
+    items, _ = catalogue_of(repository)
+    table = items.snapshot
+    known = users_before(repository, [b.user_id for b in baskets], [b.time_ms for b in baskets])
+    only_inferred = 0
+    for basket, (history, inferred) in zip(baskets, known, strict=True):
+        before = {item_id for time_ms, item_id in log[basket.user_id] if time_ms < basket.time_ms}
+        assert set(basket.history.item_ids) == set(history.item_ids) <= before
+        only_inferred += len(set(inferred.item_ids) - {item_id for _, item_id in log[basket.user_id]})
+    assert only_inferred > 100  # there was something to mistake
+
+    examples = examples_of(baskets, table, history=128, response=64)
+    for basket, past, to_come in zip(baskets, examples.history.rows.tolist(), examples.response.tolist(), strict=True):
+        assert {table.ids[row] for row in past if row} <= set(basket.history.item_ids)
+        assert {table.ids[row] for row in to_come if row >= 0} <= set(basket.item_ids)
+    latest = slice(-50, None)
+    samples = [Sample(basket, inferred) for basket, (_, inferred) in zip(baskets[latest], known[latest], strict=True)]
+    ranked = ranker_examples_of(samples, [], table, RankerConfig(), RankerPlan())
+    for basket, rows, real in zip(baskets[latest], ranked.request.candidates.tolist(), ranked.positives.tolist(), strict=True):
+        assert {table.ids[row] for row, yes in zip(rows, real, strict=False) if yes} <= set(basket.item_ids)
+    real_items = {item_id for _, _, item_id in told}
+    assert {table.ids[row] for row in pairs_of(baskets, table, 0).flatten().tolist()} <= real_items
+
+
+def test_a_behaviour_model_is_trained_in_blocks_of_time_and_not_anew_where_it_was_stopped(state: Path) -> None:
+    said = reaseq(state, "train", "behavior", "--blocks", "2", "--epochs", "1")
+
+    versions = [line.split()[2].rstrip(",") for line in said.splitlines() if line.startswith("published: behavior")]
+    assert len(versions) == 2
+    manifests = [json.loads((state / "models" / "behavior" / v / "manifest.json").read_text())["facts"] for v in versions]
+    assert manifests[0]["trained_until_ms"] < manifests[1]["trained_until_ms"]
+    assert (state / "models" / "behavior" / "current").read_text() == versions[1]
+    curves = sorted((state / "training" / "behavior").glob("*/curve.png"))
+    assert len(curves) == 2 and all(curve.read_bytes().startswith(b"\x89PNG") for curve in curves)
+
+    again = reaseq(state, "train", "behavior", "--blocks", "2", "--epochs", "1")
+    assert all(version in again for version in versions)  # from the checkpoints: equal models are one version
+
+
+def test_semantic_ids_are_fitted_reported_and_trained_with(state: Path) -> None:
+    assert "no semantic-ids model is published" in reaseq(state, "representation", "codes", status=1)
+    assert "set --codes lower" in reaseq(state, "train", "semantic-ids", "--codes", "100000", status=1)
+
+    said = reaseq(state, "train", "semantic-ids", "--levels", "2", "--codes", "32")
+    assert "alone on" in said and "published: semantic-ids 2x32-" in said
+    assert "0 items were listed" in reaseq(state, "representation", "codes")
+    assert "published: behavior" in reaseq(state, "train", "behavior", "--codes", "--epochs", "1")
+
+
+def test_neighbours_of_an_item_are_shown_with_what_they_share(state: Path) -> None:
+    said = reaseq(state, "representation", "neighbours", "22423", "--count", "3")
+
+    assert "REGENCY CAKESTAND 3 TIER" in said and "1.000" in said
+    assert "no item 'nothing'" in reaseq(state, "representation", "neighbours", "nothing", status=1)
+
+
+def test_an_alignment_head_is_trained_on_what_went_together(state: Path) -> None:
+    said = reaseq(state, "train", "alignment", "--steps", "20", "--until", "2011-10-01")
+
+    folder = Path(said.split("REASEQ_ENCODER__ALIGNMENT=")[1].replace("\n", "").strip())
+    facts = json.loads((folder / "manifest.json").read_text())["facts"]
+    assert facts["pairs"] > 100 and facts["trained_until_ms"] < 1_317_427_200_000  # before the day that was named
+
+
+def test_wrong_names_and_an_empty_archive_are_said_in_one_line(state: Path, tmp_path: Path) -> None:
+    assert "no preset 'huge'" in reaseq(state, "train", "behavior", "--preset", "huge", status=1)
+    assert "no LLaDA checkpoint" in reaseq(state, "train", "behavior", "--init", str(tmp_path), status=1)
+    assert "holds no history" in reaseq(state, "train", "behavior", "--until", "2001-01-01", status=1)
+    (tmp_path / "empty").mkdir()
+    assert "no such table" in reaseq(tmp_path / "empty", "train", "behavior", status=1)
