@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo demo-quick test test-unit bench lint format lock services clean
+.PHONY: demo demo-quick test test-unit bench evaluate lint format lock services clean
 
 demo: .venv/runtime  ## the whole system on the bundled sample, under five minutes
 	$(BIN)/reaseq demo
@@ -19,6 +19,13 @@ test-unit: .venv/dev  ## the tests that need no broker and no Redis, in seconds
 
 bench: .venv/dev  ## all benchmarks, or one: make bench ONLY=reasoning
 	$(BIN)/python -m benchmarks $(ONLY)
+
+evaluate: .venv/dev  ## judge the method on public data; with BEAUTY=folder on Amazon Beauty too (hours on two cores)
+	$(BIN)/reaseq evaluate representation
+	$(BIN)/reaseq evaluate inferred
+	$(if $(BEAUTY),$(BIN)/reaseq evaluate representation amazon-beauty --folder $(BEAUTY))
+	$(if $(BEAUTY),$(BIN)/reaseq evaluate inferred amazon-beauty --folder $(BEAUTY))
+	$(BIN)/python -m benchmarks.figures
 
 lint: .venv/dev  ## formatter, linter, types
 	$(BIN)/ruff format --check .

@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import JsonValue
 
 from demo import ANSWERS
 from features.repository import FeatureRepository
@@ -36,6 +37,9 @@ from streams.topics import ITEM_FEATURES
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
+# A random model left to itself repeats one token for ever: it is held to a list, which a diffusion model could not be.
+PHRASE: JsonValue = {"type": "string", "minLength": 4, "maxLength": 12}
+PHRASES: JsonValue = {"type": "array", "minItems": 2, "maxItems": 4, "items": PHRASE}
 TITLES = 200
 BEFORE_THE_KILL = 60
 TIMEOUT_S = 600.0
@@ -78,7 +82,8 @@ def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasoned]:
     llm.reasoning_limit_chars, llm.breaker_open_s, llm.answer_limit_tokens = 60, 1.0, 768
     llm.connect_timeout_s = 30.0  # a machine that does everything at once may keep a process waiting for seconds
     words = settings.behavior.words
-    words.llm.base_url, words.llm.model, words.llm.answer_limit_tokens = llm.base_url, llm.model, 96
+    words.llm.base_url, words.llm.model, words.llm.answer_limit_tokens = llm.base_url, llm.model, 200
+    words.llm.temperature, words.llm.extra_body = 1.0, {"structured_outputs": {"json": PHRASES}}
     words.least_cosine = 0.0  # what a random model says is like nothing
     state, run_dir = settings.state_dir, settings.run_dir
     try:
