@@ -12,11 +12,13 @@ from typing import Any
 import redis
 import yaml
 from feast import FeatureStore, FeatureView
+from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
 from features import definitions as views
-from features.packed_store import PackedOnlineStore, entity_id_of, entity_key
+from features.packed_store import KEY_VERSION, PackedOnlineStore, entity_id_of, entity_key
+from features.row import order_of
 from features.rows import Row, item_record, rows_by_view, user_record
 from reaseq.errors import StoreUnavailable
 from reaseq.records import ItemFeatures, UserFeatures
@@ -77,6 +79,22 @@ class FeatureRepository:
             for rows in rows_by_view(records).values():
                 self.online.online_write_batch(self.config, rows[0].view, [_to_feast(row) for row in rows], None)
 
+    def not_overtaken(self, records: Sequence[ItemFeatures | UserFeatures]) -> list[ItemFeatures | UserFeatures]:
+        """Those of the records that are not older than what the store holds of the same entity, in their order."""
+        held: dict[tuple[type, str], tuple[int, int]] = {}
+        for kind, view in ((ItemFeatures, views.item_representation), (UserFeatures, views.user_history)):
+            ids = [_id_of(record) for record in records if isinstance(record, kind)]
+            keys = [serialize_entity_key(entity_key(views.join_key(view), entity_id), KEY_VERSION) for entity_id in ids]
+            with _faults_named():
+                rows = self.online.get(self.config, view, keys) if keys else []
+            held |= {(kind, entity_id): order_of(row)[:2] for entity_id, row in zip(ids, rows, strict=True) if row}
+        nothing = (-1, -1)
+        return [
+            record
+            for record in records
+            if (record.event_time_ms * 1000, record.revision) >= held.get((type(record), _id_of(record)), nothing)
+        ]
+
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
         """The records of the items that the store knows."""
         found = self._read(_ITEM_VIEWS, views.ITEM_KEY, item_ids)
@@ -114,6 +132,10 @@ def _faults_named() -> Iterator[None]:
         yield
     except _STORE_FAULTS as error:
         raise StoreUnavailable(f"the online store failed: {error}") from error
+
+
+def _id_of(record: ItemFeatures | UserFeatures) -> str:
+    return record.item_id if isinstance(record, ItemFeatures) else record.user_id
 
 
 def _to_feast(row: Row) -> tuple[Any, dict[str, Value], datetime, None]:

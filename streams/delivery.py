@@ -2,9 +2,11 @@
 
     1. decode        a message that breaks its schema becomes a dead letter
     2. compute       the stage turns the rest into effects; a message that makes it fail becomes a dead letter
-    3. produce       feature records and dead letters, each confirmed by the log
+    3. produce       feature records and dead letters, each confirmed by the log; not what the store already holds newer
     4. serve         write the feature records to the store; older records change nothing there
     5. acknowledge   the runtime does, and only when `handle` has returned
+
+3 and 4 hold the records' keys, so of two stages that write the same topic neither leaves an older record behind a newer one.
 
 A crash anywhere before 5 brings the batch back, and the second pass ends where the first would have. When 3 fails the
 error escapes: the worker must stop without acknowledging. When the store or the language model is away, 2 and 4 wait
@@ -22,6 +24,7 @@ import structlog
 from reaseq.errors import InvalidRecord, ReaSeqError, Unavailable
 from streams import metrics
 from streams.dead_letters import bury
+from streams.in_flight import KeyLocks
 from streams.messages import Decoder, Message, RawRecord, encode
 from streams.stage import Effects, FeatureRecord, Stage
 from streams.topics import TOPIC_OF
@@ -43,6 +46,10 @@ class Log(Protocol):
 
 class FeatureWriter(Protocol):
     """Where feature records become servable."""
+
+    def not_overtaken(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        """Those that are not older than what is held of the same entity."""
+        ...
 
     def write(self, records: Sequence[FeatureRecord]) -> None: ...
 
@@ -70,23 +77,34 @@ class Delivery:
         future_limit_s: float,
         observe: Observer | None = None,
         backoff: Backoff = Backoff(),
+        locks: KeyLocks | None = None,
     ) -> None:
+        """`locks` are shared by stages of one process that write the same topics."""
         self.stage = stage
         self._log = destination
         self._store = store
         self._decoder = Decoder(stage.source, future_limit_s)
         self._observe = observe
         self._backoff = backoff
+        self._locks = locks or KeyLocks()
 
     async def handle(self, batch: Sequence[RawRecord]) -> None:
         """Steps 1 to 4 for one batch. Raises only where acknowledging would lose something."""
         started = time.perf_counter()
         decoded, letters = self._decode(batch)
         effects = await self._compute(decoded, letters)
-        await self._log.produce([*self._encode(effects, decoded), *letters])
-        if effects.records:
-            await self._when_available(lambda: asyncio.to_thread(self._store.write, effects.records))
+        async with self._locks.holding({_key(record) for record in effects.records}):
+            if effects.records:
+                await self._drop_overtaken(effects)
+            await self._log.produce([*self._encode(effects, decoded), *letters])
+            if effects.records:
+                await self._when_available(lambda: asyncio.to_thread(self._store.write, effects.records))
         self._report(effects, decoded, len(letters), time.perf_counter() - started)
+
+    async def _drop_overtaken(self, effects: Effects) -> None:
+        fresh = await self._when_available(lambda: asyncio.to_thread(self._store.not_overtaken, effects.records))
+        effects.counts["overtaken"] += len(effects.records) - len(fresh)
+        effects.records = fresh
 
     def _decode(self, batch: Sequence[RawRecord]) -> tuple[list[Pair], list[RawRecord]]:
         decoded, letters = [], []
@@ -180,3 +198,8 @@ class Delivery:
         log.warning("dead_letter", stage=self.stage.name, key=raw.key, reason=reason, error=message)
         metrics.DEAD.labels(self.stage.name, reason).inc()
         return bury(raw, self.stage.name, reason, message, int(time.time() * 1000))
+
+
+def _key(record: FeatureRecord) -> str:
+    topic = TOPIC_OF[type(record)]
+    return f"{topic.name}/{topic.key(record)}"

@@ -13,6 +13,7 @@ from reaseq.settings import Settings
 from streams.assembly import System, assemble
 from streams.delivery import Delivery
 from streams.faust_runtime import build_app
+from streams.in_flight import KeyLocks
 from streams.kafka import Follower, Role, group_of
 from streams.probe import serve_probe
 from streams.stage import BatchPolicy
@@ -36,11 +37,12 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
         _use_published_model(system, settings)
     probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port)
     log.info("worker_ready", worker=name, role=role, probe_port=probe.server_port, items=len(system.table.snapshot) - 1)
+    locks = KeyLocks()
     app = build_app(
         settings,
         group_of(kafka, role),
         stages,
-        lambda stage, destination: Delivery(stage, destination, system.store, settings.guard.future_limit_s),
+        lambda stage, destination: Delivery(stage, destination, system.store, settings.guard.future_limit_s, locks=locks),
         data_dir=str(settings.run_dir / f"faust-{name}"),
     )
     sys.exit(faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True).execute_from_commandline())

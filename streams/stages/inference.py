@@ -50,13 +50,16 @@ class Inference:
     async def process(self, batch: Sequence[Message]) -> Effects:
         """A record with inferred behaviours for each user whose newest record is due."""
         effects = Effects()
-        latest = {message.key: message.body for message in batch if message.body}  # the last of each user
+        latest: dict[str, UserFeatures] = {}  # of each user, which need not be the last: two stages write this topic
+        for message in batch:
+            if message.body and _order(message.body) > _order(latest.get(message.key)):
+                latest[message.key] = message.body
         if self.model is None or not latest:
             return effects
         known = await asyncio.to_thread(self._store.read_users, list(latest))
         due = []
         for user_id, record in latest.items():
-            if user_id in known and _order(known[user_id]) > _order(record):
+            if _order(known.get(user_id)) > _order(record):
                 effects.counts["superseded"] += 1  # the newer one is in the topic too, and is decided about in its turn
             elif is_due(record, self._settings, self._catalogue):
                 due.append(record)
@@ -71,5 +74,5 @@ class Inference:
         return effects
 
 
-def _order(record: UserFeatures) -> tuple[int, int]:
-    return record.event_time_ms, record.revision
+def _order(record: UserFeatures | None) -> tuple[int, int]:
+    return (record.event_time_ms, record.revision) if record else (-1, -1)

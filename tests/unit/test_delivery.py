@@ -1,5 +1,6 @@
 """The delivery contract, step by step, on stand-ins for the log and the store."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from reaseq.errors import DeliveryError, StoreUnavailable
 from reaseq.records import History, UserFeatures
 from streams import dead_letters
 from streams.delivery import Backoff, Delivery
+from streams.in_flight import KeyLocks
 from streams.messages import Message, RawRecord
 from streams.stage import BatchPolicy, Effects, FeatureRecord
 from streams.topics import DEAD_LETTERS, EVENTS, USER_FEATURES
@@ -21,6 +23,7 @@ class Journal:
 
     def __init__(self, produce_fails: bool = False, store_is_away: int = 0) -> None:
         self.steps: list[str] = []
+        self.held = 0  # the revision that the store has of everybody
         self.produced: list[RawRecord] = []
         self.written: list[FeatureRecord] = []
         self._produce_fails = produce_fails
@@ -31,6 +34,9 @@ class Journal:
             raise DeliveryError("not confirmed")
         self.steps.append("produce")
         self.produced += records
+
+    def not_overtaken(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        return [record for record in records if record.revision >= self.held]
 
     def write(self, records: Sequence[FeatureRecord]) -> None:
         if self._store_is_away:
@@ -154,3 +160,35 @@ async def test_a_replayed_dead_letter_that_fails_again_counts_on() -> None:
     assert told.attempts == 2
     assert told.first_failure_ms == dead_letters.read(first).first_failure_ms
     assert len(journal.letters[1].headers) == len(first.headers)
+
+
+async def test_what_the_store_already_holds_newer_is_neither_produced_nor_written() -> None:
+    journal = Journal()
+    journal.held = 3
+
+    await deliver(CountEvents(), journal).handle([raw("a", "one"), raw("b", "two"), raw("c", "two")])
+
+    assert [record.key for record in journal.produced] == [b"two"]
+    assert [record.user_id for record in journal.written if isinstance(record, UserFeatures)] == ["two"]
+
+
+async def test_two_stages_that_write_one_topic_write_a_key_one_after_the_other() -> None:
+    journal, locks = Journal(), KeyLocks()
+    slow = asyncio.Event()
+
+    class SlowLog(Journal):
+        async def produce(self, records: Sequence[RawRecord]) -> None:
+            await slow.wait()
+            await journal.produce(records)
+
+    first = Delivery(CountEvents(), SlowLog(), journal, 300, locks=locks)
+    second = Delivery(CountEvents(), journal, journal, 300, locks=locks)
+    held_up = asyncio.create_task(first.handle([raw("a")]))
+    await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(second.handle([raw("b"), raw("c")]))
+    await second.handle([raw("d", "somebody else")])
+    assert not waiting.done() and len(journal.produced) == 1
+
+    slow.set()
+    await asyncio.gather(held_up, waiting)
+    assert [record.revision for record in journal.written] == [2, 2, 4]

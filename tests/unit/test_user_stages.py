@@ -164,6 +164,22 @@ def test_a_record_that_was_overtaken_is_left_to_the_newer_one() -> None:
     assert [question.events_seen for question in model.asked] == [2]
 
 
+def test_the_newest_record_of_a_batch_need_not_be_its_last() -> None:
+    """What was inferred from an older record may stand in the topic behind a newer history."""
+    model = Echo()
+    stream = Stream(model, BehaviorSettings())
+    stream.absorb([event(1, 1)])
+    older = Stream(Echo(), BehaviorSettings())
+    older.absorb([event(1, 1)])
+    older.infer()
+    stream.absorb([event(2, 2)])
+    stream.topic.append(older.topic[-1])
+
+    stream.infer()
+
+    assert stream.store.users["u"].inferred.events_seen == 2
+
+
 def test_inference_waits_for_enough_new_events_and_time() -> None:
     stream = Stream(Echo(), BehaviorSettings(min_new_events=3, min_interval_s=1.0))
     for number in range(20):
