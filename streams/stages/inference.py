@@ -50,19 +50,17 @@ class Inference:
     async def process(self, batch: Sequence[Message]) -> Effects:
         """A record with inferred behaviours for each user whose newest record is due."""
         effects = Effects()
-        latest: dict[str, UserFeatures] = {}  # of each user, which need not be the last: two stages write this topic
-        for message in batch:
-            if message.body and _order(message.body) > _order(latest.get(message.key)):
-                latest[message.key] = message.body
-        if self.model is None or not latest:
+        # The newest due record of each user, which need not be the last: two stages write this topic. What is due is decided
+        # record by record: an answer that a crash kept out of the store stands here too, and must not hide its question.
+        newest: dict[str, UserFeatures] = {}
+        for record in (message.body for message in batch if message.body):
+            if is_due(record, self._settings, self._catalogue) and _order(record) > _order(newest.get(record.user_id)):
+                newest[record.user_id] = record
+        if self.model is None or not newest:
             return effects
-        known = await asyncio.to_thread(self._store.read_users, list(latest))
-        due = []
-        for user_id, record in latest.items():
-            if _order(known.get(user_id)) > _order(record):
-                effects.counts["superseded"] += 1  # the newer one is in the topic too, and is decided about in its turn
-            elif is_due(record, self._settings, self._catalogue):
-                due.append(record)
+        known = await asyncio.to_thread(self._store.read_users, list(newest))
+        due = [record for record in newest.values() if _order(known.get(record.user_id)) <= _order(record)]
+        effects.counts["superseded"] += len(newest) - len(due)  # by what is in the topic too, and decided about in its turn
         answers = await self.model.answer([Question(r.history, r.event_time_ms, r.events_seen) for r in due])
         effects.counts["inferred"] += sum(answer is not None for answer in answers)
         effects.counts["no_answer"] += sum(answer is None for answer in answers)
