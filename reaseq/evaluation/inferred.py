@@ -24,9 +24,11 @@ from reaseq.behavior.popularity import RecentSales
 from reaseq.behavior.sequence import Sequences, sequences_of
 from reaseq.behavior.training import Material, TrainingPlan
 from reaseq.evaluation import left_to_right
+from reaseq.evaluation.intervals import interval
 from reaseq.evaluation.item_knn import ItemKnn
 from reaseq.evaluation.left_to_right import LeftToRight
 from reaseq.evaluation.log import Log
+from reaseq.evaluation.recall import BEST, CUTOFFS, Best, recalls
 from reaseq.evaluation.slots import (
     POSITIVES,
     Candidates,
@@ -44,18 +46,12 @@ from reaseq.ranker.training import RankerPlan
 from reaseq.representation.semantic_ids import fit
 from reaseq.representation.trained_ids import TrainedIds
 
-BEST = 50
-CUTOFFS = (10, 50)
-CHUNK = 64
-RESAMPLES = 1000
 HISTORY_SHARE = 0.1  # of the history that the left-to-right control also learns to tell
 POPULARITY, RECENT, KNN_BEHAVIOR, KNN_CONTENT = "popularity", "recent popularity", "item-kNN, co-behaviour", "item-kNN, content"
 LEFT_TO_RIGHT, DIFFUSION, DIFFUSION_CODES = "left to right", "diffusion", "diffusion, semantic IDs"
 NOTHING, KNN = "nothing", "item-kNN"
 SLOTS = (NOTHING, KNN, LEFT_TO_RIGHT, DIFFUSION, f"{KNN} + {LEFT_TO_RIGHT}", f"{KNN} + {DIFFUSION}")
 LISTS = ("uniform", "pop", "mat")
-
-Best = Callable[[Sequence[Moment]], Tensor]  # moments to the rows (B, BEST) that a source would infer
 
 
 @dataclass(frozen=True)
@@ -125,18 +121,7 @@ class Evaluation:
         return [moments[place] for place in sorted(kept)]
 
     def _recall(self, best: Best) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Share of each moment's targets among the first 10 and 50 (n, 2); and of its cold targets."""
-        found, cold = np.full((2, len(self.test), len(CUTOFFS)), np.nan, np.float32)
-        for start in range(0, len(self.test), CHUNK):
-            part = self.test[start : start + CHUNK]
-            for at, (moment, rows) in enumerate(zip(part, best(part), strict=True), start=start):
-                targets = torch.from_numpy(moment.targets)
-                for column, cutoff in enumerate(CUTOFFS):
-                    hit = torch.isin(targets, rows[:cutoff]).float()
-                    found[at, column] = float(hit.mean())
-                    if self.unseen[targets].any():
-                        cold[at, column] = float(hit[self.unseen[targets]].mean())
-        return found, cold
+        return recalls(best, self.test, self.unseen)
 
     def _counted(self) -> Iterator[tuple[str, Best]]:
         """The controls that are counted, not trained."""
@@ -275,15 +260,6 @@ def _times(part: Sequence[Moment]) -> Tensor:
 # ---- what comes out
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean and its 95 % interval, over users and seeds."""
-
-    mean: float
-    low: float
-    high: float
-
-
 def report(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Every figure with its interval; gains are paired, target by target."""
     users = np.unique([moment.basket.user_id for moment in evaluation.test], return_inverse=True)[1]
@@ -326,25 +302,6 @@ def report(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> dict[str, Any
             for more, less in pairs
         },
     }
-
-
-def interval(per_seed: Sequence[NDArray[np.float32]], users: NDArray[np.int64]) -> Estimate:
-    """Mean over seeds of values (n, …) by moment, NaN where there is none; resampled over seeds and over users at once."""
-    sums = np.stack([_by_user(np.nan_to_num(values), users) for values in per_seed])  # (S, U)
-    counts = np.stack([_by_user(np.isfinite(values).astype(np.float32), users) for values in per_seed])
-    generator = np.random.default_rng(0)
-    found = []
-    for _ in range(RESAMPLES):
-        seeds = generator.integers(0, len(per_seed), len(per_seed))
-        weights = np.bincount(generator.integers(0, sums.shape[1], sums.shape[1]), minlength=sums.shape[1])
-        found.append((sums[seeds] @ weights).sum() / max(1.0, (counts[seeds] @ weights).sum()))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Estimate(float(sums.sum() / max(1.0, counts.sum())), float(low), float(high))
-
-
-def _by_user(values: NDArray[np.float32], users: NDArray[np.int64]) -> NDArray[np.float64]:
-    summed: NDArray[np.float64] = np.bincount(users, weights=values.reshape(len(values), -1).sum(-1)).astype(np.float64)
-    return summed
 
 
 def save_outcome(outcome: Outcome, path: Path) -> None:

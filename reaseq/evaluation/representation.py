@@ -1,6 +1,6 @@
 """What the alignment head and semantic IDs do on public data: both made of what was known before the test."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from reaseq.behavior.examples import pairs_of
 from reaseq.behavior.sequence import sequences_of
-from reaseq.evaluation.inferred import BEST, CHUNK, CUTOFFS, Study, interval
+from reaseq.evaluation.inferred import Study
+from reaseq.evaluation.intervals import interval
 from reaseq.evaluation.item_knn import ItemKnn
 from reaseq.evaluation.log import Log
-from reaseq.evaluation.slots import Moment, moments_of, open_to
+from reaseq.evaluation.recall import BEST, CUTOFFS, recalls
+from reaseq.evaluation.slots import HISTORY, Moment, moments_of, open_to
 from reaseq.representation.alignment import AlignmentPlan, train_head
 from reaseq.representation.semantic_ids import drift, examine, fit
 
@@ -24,7 +26,8 @@ SHAPES = ((2, 256), (3, 64), (3, 128), (3, 256), (4, 128))
 def judge(study: Study, seeds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Recall of what was new to the user by content-kNN in both spaces, and the quality of codebooks of several shapes."""
     log, cut_ms = study.log, study.cuts[-1]
-    moments = moments_of(log, *study.test)[:: max(1, len(moments_of(log, *study.test)) // study.moments_limit)]
+    moments = moments_of(log, *study.test)
+    moments = moments[:: max(1, len(moments) // study.moments_limit)]
     users = np.unique([moment.basket.user_id for moment in moments], return_inverse=True)[1]
     before = log.between(0, cut_ms)
     unseen = _unseen(log, cut_ms)
@@ -55,20 +58,14 @@ def _unseen(log: Log, cut_ms: int) -> Tensor:
 
 def _recall(log: Log, moments: list[Moment], unseen: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     knn = ItemKnn([], log.table, 0)
-    found, cold = np.full((2, len(moments), len(CUTOFFS)), np.nan, np.float32)
-    for start in range(0, len(moments), CHUNK):
-        part = moments[start : start + CHUNK]
+
+    def best(part: Sequence[Moment]) -> Tensor:
         times = [moment.basket.time_ms for moment in part]
-        history = sequences_of([moment.basket.history for moment in part], times, log.table, 48)
-        scores = torch.from_numpy(knn.by_content(history)).masked_fill(~open_to(part, log.table), -torch.inf)
-        for at, (moment, rows) in enumerate(zip(part, scores.topk(BEST).indices, strict=True), start=start):
-            targets = torch.from_numpy(moment.targets)
-            for column, cutoff in enumerate(CUTOFFS):
-                hit = torch.isin(targets, rows[:cutoff]).float()
-                found[at, column] = float(hit.mean())
-                if unseen[targets].any():
-                    cold[at, column] = float(hit[unseen[targets]].mean())
-    return found, cold
+        history = sequences_of([moment.basket.history for moment in part], times, log.table, HISTORY)
+        scores = torch.from_numpy(knn.by_content(history))
+        return scores.masked_fill(~open_to(part, log.table), -torch.inf).topk(BEST).indices
+
+    return recalls(best, moments, unseen)
 
 
 def _codebook(log: Log, cut_ms: int, levels: int, codes: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from reaseq.behavior.examples import Basket
 from reaseq.behavior.history import event_key
 from reaseq.behavior.popularity import RecentSales
 from reaseq.behavior.sequence import sequences_of
-from reaseq.evaluation.inferred import interval
+from reaseq.evaluation.intervals import interval
 from reaseq.evaluation.item_knn import ItemKnn
 from reaseq.evaluation.log import Log
 from reaseq.evaluation.slots import EACH, MATCHED, POSITIVES, draw_candidates, moments_of, open_to, request_of
