@@ -21,7 +21,7 @@ from features.repository import FeatureRepository, feast_variables, profile_file
 from infra import process
 from infra.redis import start_redis
 from reaseq.errors import StoreUnavailable
-from reaseq.records import ItemFeatures
+from reaseq.records import History, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
 
 pytestmark = pytest.mark.integration
@@ -61,6 +61,10 @@ def item(item_id: str, time_ms: int = 1000, **changes: object) -> ItemFeatures:
     return ItemFeatures(item_id=item_id, event_time_ms=time_ms, listed_ms=1, **fields)  # type: ignore[arg-type]
 
 
+def user(user_id: str, events_seen: int) -> UserFeatures:
+    return UserFeatures(user_id=user_id, event_time_ms=1000, events_seen=events_seen, history=History())
+
+
 def test_a_record_comes_back_as_it_was_written(repository: FeatureRepository) -> None:
     record = item("a", price=2.5, attributes={"colour": "red"}, content="c", fingerprint="f", space_id="s")
 
@@ -98,6 +102,16 @@ def test_a_tie_is_settled_by_content_and_the_same_in_every_order(repository: Fea
         outcomes.append(repository.read_items(["a"])["a"].title)
 
     assert outcomes[0] == outcomes[1]
+
+
+def test_what_is_older_than_the_store_is_told_from_what_is_not(repository: FeatureRepository) -> None:
+    repository.write([item("a", 1000), user("a", events_seen=3)])
+    older, equal, newer = item("a", 999), item("a", 1000), item("a", 1000, stage="reasoned")
+    unknown = item("b", 1)
+
+    kept = repository.not_overtaken([older, equal, unknown, newer, user("a", events_seen=2), user("a", events_seen=4)])
+
+    assert kept == [equal, unknown, newer, user("a", events_seen=4)]
 
 
 def test_several_processes_writing_at_once_leave_the_newest(repository: FeatureRepository) -> None:

@@ -48,6 +48,17 @@ def test_a_snapshot_never_changes() -> None:
     assert table.snapshot.rows(["i1", "i2", "nobody"]).tolist() == [1, 2, 0]
 
 
+def test_groups_of_items_are_as_alike_as_their_mean_vectors() -> None:
+    table = table_of(*(item(number) for number in range(1, 5)))
+    vectors = {n: np.frombuffer(item(n).vector, np.float16).astype(np.float32) for n in (1, 2, 3)}
+    mean = vectors[1] + vectors[2]
+    by_hand = mean @ vectors[3] / np.linalg.norm(mean) / np.linalg.norm(vectors[3])
+
+    assert np.isclose(table.cosine(["i1", "i2"], ["i3", "nobody"]), by_hand, atol=1e-3)
+    assert table.cosine(["i1"], ["i1"]) > 0.999
+    assert table.cosine(["i1"], ["nobody"]) == table.cosine([], ["i1"]) == 1.0
+
+
 def test_spaces_are_not_mixed() -> None:
     with pytest.raises(SpaceMismatch, match="other"):
         table_of(item(1, space_id="other"))
