@@ -81,6 +81,7 @@ def _latencies(lifecycle: Lifecycle) -> Report:
     recorder = lifecycle.recorder
     timings = {
         "event_to_servable": recorder.freshness_s.get("behavior", []),
+        "event_to_inferred": recorder.freshness_s.get("inference", []),
         "item_to_text": recorder.freshness_s.get("onboarding", []),
         "item_to_reasoned": recorder.freshness_s.get("reasoning", []),
         "rank": recorder.rank_s,

@@ -15,6 +15,7 @@ def test_the_demo_reports_what_it_did(quick_demo: Path) -> None:
     assert report["dead_letters"] == 0
     assert report["baskets"] > 0
     assert 0 < report["event_to_servable_p50_ms"] <= report["event_to_servable_p99_ms"]
+    assert report["event_to_servable_p50_ms"] < report["event_to_inferred_p50_ms"]
     assert 0 < report["rank_p50_ms"] <= report["rank_p99_ms"]
 
 

@@ -18,7 +18,7 @@ HOSTILE = "<script>alert(1)</script> [bold]"
 @pytest.fixture
 def report() -> dict[str, Any]:
     """A report with every part, and with figures that could not be measured."""
-    timings = ("event_to_servable", "item_to_text", "item_to_reasoned", "rank", "score")
+    timings = ("event_to_servable", "event_to_inferred", "item_to_text", "item_to_reasoned", "rank", "score")
     return {
         "variant": "quick",
         "hardware": {"cpus": 2, "machine": "x86_64", "torch_threads": 2},
