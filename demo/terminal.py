@@ -97,7 +97,7 @@ def _show_customer(customer: Report, console: Console) -> None:
     past = Table(title="did", title_justify="left", show_header=False)
     for entry in customer["history"]:
         past.add_row(_day(entry["time_ms"]), escape(entry["title"]))
-    guessed = Table(title="inferred, with confidence (not calibrated)", title_justify="left", show_header=False)
+    guessed = Table(title="inferred, with confidence", title_justify="left", show_header=False)
     for entry in customer["inferred"]:
         guessed.add_row(f"{entry['confidence']:.3f}", escape(entry["title"]), "bought" if entry["bought"] else "")
     ranked = Table(title="ranked", title_justify="left", show_header=False)
