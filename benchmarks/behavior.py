@@ -5,13 +5,11 @@ the same `BehaviorInference` that serves the stream. Every configuration is time
 medians over the turns.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -37,7 +35,6 @@ TURNS = 3
 OURS = SamplerSettings(behaviors=BEHAVIORS, steps=1, batch_users=16)
 REFERENCE = SamplerSettings(behaviors=BEHAVIORS, steps=BEHAVIORS, batch_users=16)
 STEPS, BATCHES, COUNTS = (1, 2, 4, 8), (1, 4, 16, 64), (16, 50)
-ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,3 @@ def _prepared(console: Console) -> Bench:
 
 def _question(moment: Moment) -> Question:
     return Question(moment.basket.history, moment.basket.time_ms, 1)
-
-
-if __name__ == "__main__":
-    print(json.dumps(run(), indent=1))

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from reaseq.behavior.examples import Basket
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig
 from reaseq.behavior.training import HELD_OUT_SHARE, TrainingPlan, material_of
+from reaseq.days import day_of
 from reaseq.evaluation.online_retail import Order, read_retail
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.published import publish_model
@@ -203,10 +203,10 @@ class Lifecycle:
             "space_id": self.system.encoder.space_id,
             "vector_dim": self.system.encoder.dim,
             "vocabulary": vocabulary_in_force().version,
-            "trained_until": _day(until_ms),
+            "trained_until": day_of(until_ms),
             "data": f"online-retail sample, {self.plan.name}",
         }
-        return publish_model(self._models, kind, _day(until_ms), model, config, ids, facts)
+        return publish_model(self._models, kind, day_of(until_ms), model, config, ids, facts)
 
     def _advance(self, task: TaskID) -> Callable[[int, float], None]:
         return lambda steps, loss: self._progress.advance(task, steps)
@@ -232,7 +232,3 @@ def _without_repeats(orders: Sequence[Order]) -> Iterator[list[Order]]:
 
 def _trained(orders: Sequence[Order]) -> TrainedIds:
     return TrainedIds(sorted({item_id for order in orders for item_id in order.item_ids}))
-
-
-def _day(time_ms: int) -> str:
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y%m%d")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from demo.judge import ALL, NEW
 from demo.report import Report
 from demo.terminal import SLICE_NAMES, marks
-from reaseq.ranker.popularity import DAY_MS
+from reaseq.days import DAY_MS
 
 WINDOW_DAYS = 7
 COLOURS = ("#c2410c", "#2563eb", "#0f766e", "#737373")

@@ -1,14 +1,10 @@
 """What the demo does when: the cuts between its blocks of time, and the sizes of the two variants."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from reaseq.behavior.training import TrainingPlan
+from reaseq.days import time_ms
 from reaseq.ranker.training import RankerPlan
-
-
-def _ms(day: str) -> int:
-    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 @dataclass(frozen=True)
@@ -33,9 +29,9 @@ class Plan:
 FULL = Plan(
     name="full",
     customers_share=1.0,
-    start_ms=_ms("2010-12-01"),
-    inference_ms=_ms("2011-06-01"),
-    replay_ms=_ms("2011-11-25"),
+    start_ms=time_ms("2010-12-01"),
+    inference_ms=time_ms("2011-06-01"),
+    replay_ms=time_ms("2011-11-25"),
     behavior=TrainingPlan(epochs=3),
     behavior_update=TrainingPlan(epochs=1),
     ranker=RankerPlan(epochs=1),
@@ -43,9 +39,9 @@ FULL = Plan(
 QUICK = Plan(
     name="quick",
     customers_share=0.02,
-    start_ms=_ms("2011-07-01"),
-    inference_ms=_ms("2011-09-01"),
-    replay_ms=_ms("2011-11-01"),
+    start_ms=time_ms("2011-07-01"),
+    inference_ms=time_ms("2011-09-01"),
+    replay_ms=time_ms("2011-11-01"),
     behavior=TrainingPlan(epochs=5, batch_baskets=32),
     behavior_update=TrainingPlan(epochs=3, batch_baskets=32),
     ranker=RankerPlan(epochs=3, batch_baskets=16),

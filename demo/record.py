@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from reaseq.days import DAY_MS
 from reaseq.evaluation.online_retail import Order
-from reaseq.ranker.popularity import DAY_MS
 from reaseq.records import Event, UserFeatures
 from streams.messages import Message
 

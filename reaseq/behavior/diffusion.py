@@ -11,11 +11,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from reaseq.behavior.lexicon import Lexicon
+from reaseq.behavior.lexicon import ABSENT, MASK, Lexicon
 
 MIN_MASK_RATE = 0.15  # below it the weight 1/t lets single tokens dominate a step
-MASK = -1  # stands where a token is masked
-ABSENT = -2  # stands where there is no behaviour
 TO_COME = 0  # the gap of a behaviour that is still to come, shared with "within the hour"
 
 
@@ -113,6 +111,19 @@ class Slots:
     positions: Tensor  # (B, Q)
     gaps: Tensor  # (B, Q)
     capacity: Tensor  # (B, Q)
+
+
+def slots_of(canvas: Canvas, behaviors: int, infilled: int = 0) -> Slots:
+    """Slots for the behaviours to come, and for `infilled` more, one at the moment of each of the latest behaviours.
+
+    With less history than that, infilled slots fall on moments that nothing stands at, and take nothing.
+    """
+    batch, length, _ = canvas.tokens.shape
+    after = canvas.positions.new_full((batch, 1), length)
+    positions = torch.cat([after, canvas.positions[:, length - infilled :]], dim=1)
+    gaps = torch.cat([torch.full_like(after, TO_COME), canvas.gaps[:, length - infilled :]], dim=1)
+    capacity = torch.cat([torch.full_like(after, behaviors - infilled), canvas.present[:, length - infilled :].long()], dim=1)
+    return Slots(positions, gaps, capacity)
 
 
 @dataclass(frozen=True)

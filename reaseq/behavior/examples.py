@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reaseq.behavior.diffusion import ABSENT, Canvas
-from reaseq.behavior.lexicon import Lexicon
+from reaseq.behavior.diffusion import Canvas
+from reaseq.behavior.lexicon import ABSENT, Lexicon
 from reaseq.behavior.sequence import Sequences, month_of, sequences_of
 from reaseq.records import History
 from reaseq.representation.item_table import Snapshot

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from reaseq.artefacts import Artefact, version_of
 from reaseq.behavior import calibration, diffusion
-from reaseq.behavior.diffusion import TO_COME, Canvas, Draw, Sampling, Slots
+from reaseq.behavior.diffusion import Draw, Sampling, Slots, slots_of
 from reaseq.behavior.examples import canvas_of
 from reaseq.behavior.history import Question
-from reaseq.behavior.lexicon import Lexicon, Tree
+from reaseq.behavior.lexicon import Lexicon, tree_of
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.sequence import sequences_of
 from reaseq.published import load_weights, sizes_of, trained_ids_of
@@ -89,11 +89,8 @@ class BehaviorInference:
         if self._read is None or self._read.source is not newest:
             table = newest.by_id()
             numbers = self._ids.of(table)
-            tree = None
-            if self._codebook:
-                # The table holds vectors of one space only, the one that the artefact was required to be of.
-                codes = self._codebook.encode(table.vectors.numpy(), self._codebook.space_id)
-                tree = Tree.of(torch.from_numpy(codes), self._codebook.sizes)
+            # The table holds vectors of one space only, the one that the artefact was required to be of.
+            tree = tree_of(self._codebook, table.vectors, self._codebook.space_id) if self._codebook else None
             prior = torch.log1p(self._model.sales[numbers])
             self._read = _Catalogue(newest, table, self._model.lexicon(table, numbers, tree), prior)
         return self._read
@@ -133,19 +130,6 @@ class BehaviorInference:
             )
             for user, question in enumerate(questions)
         ]
-
-
-def slots_of(canvas: Canvas, behaviors: int, infilled: int) -> Slots:
-    """Slots for the behaviours to come, and for `infilled` more, one at the moment of each of the latest behaviours.
-
-    With less history than that, infilled slots fall on moments that nothing stands at, and take nothing.
-    """
-    batch, length, _ = canvas.tokens.shape
-    after = canvas.positions.new_full((batch, 1), length)
-    positions = torch.cat([after, canvas.positions[:, length - infilled :]], dim=1)
-    gaps = torch.cat([torch.full_like(after, TO_COME), canvas.gaps[:, length - infilled :]], dim=1)
-    capacity = torch.cat([torch.full_like(after, behaviors - infilled), canvas.present[:, length - infilled :].long()], dim=1)
-    return Slots(positions, gaps, capacity)
 
 
 def merge(draws: Sequence[Draw], behaviors: int) -> tuple[Tensor, Tensor]:

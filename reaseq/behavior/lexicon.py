@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-FREE = -1  # a digit of a beginning that is not set yet: the mask of `reaseq.behavior.diffusion`
-NOTHING = -2  # where there is no behaviour: its ABSENT
+from reaseq.representation.semantic_ids import Codebook
+
+MASK = -1  # stands where a token is masked
+ABSENT = -2  # stands where there is no behaviour
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Lexicon:
 
     def tokens_of(self, rows: Tensor) -> Tensor:
         """Tokens (…, D) of items (…); where there is no item there are none."""
-        return torch.where((rows >= 0).unsqueeze(-1), self.codes[rows.clamp(min=0)], NOTHING)
+        return torch.where((rows >= 0).unsqueeze(-1), self.codes[rows.clamp(min=0)], ABSENT)
 
     def beginnings(self, digit: int, prefix: Tensor) -> Tensor:
         """Tokens (…, D) of beginnings (…) that end with `digit`, the rest masked."""
@@ -84,7 +86,7 @@ class Tree:
             keys, path = torch.unique(parent * size + codes[:, digit], return_inverse=True)
             table = torch.full((parents, size), -1)
             table.view(-1)[keys] = torch.arange(len(keys))
-            tokens = torch.full((len(keys), len(sizes)), FREE)
+            tokens = torch.full((len(keys), len(sizes)), MASK)
             tokens[path, : digit + 1] = codes[:, : digit + 1]
             paths.append(path)
             children.append(table)
@@ -100,3 +102,8 @@ class Tree:
     def lexicon(self, tables: Sequence[Tensor], biases: Sequence[Tensor]) -> Lexicon:
         """With embeddings (V, d) and output biases (V,) for each digit."""
         return Lexicon(self.codes, tuple(tables), tuple(biases), self.paths, self.children, self.beginnings)
+
+
+def tree_of(codebook: Codebook, vectors: Tensor, space_id: str) -> Tree:
+    """The semantic IDs of vectors (N, D). Raises SpaceMismatch where they are of another space than the codebook."""
+    return Tree.of(torch.from_numpy(codebook.encode(vectors.numpy(), space_id)), codebook.sizes)

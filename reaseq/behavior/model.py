@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from reaseq.behavior.backbone import Backbone, BackboneConfig
-from reaseq.behavior.diffusion import ABSENT, MASK, Canvas
-from reaseq.behavior.lexicon import Lexicon, Tree, lexicon_of_items
+from reaseq.behavior.diffusion import Canvas
+from reaseq.behavior.lexicon import MASK, Lexicon, Tree, lexicon_of_items
 from reaseq.behavior.sequence import GAP_BUCKETS, TYPES
 from reaseq.representation.item_table import Snapshot
 
@@ -129,7 +129,7 @@ class BehaviorModel(nn.Module):
         for digit, table in enumerate(lexicon.tables):
             token = canvas.tokens[..., digit]  # (B, L)
             x = x + torch.where((token == MASK).unsqueeze(-1), self.masks[digit], table[token.clamp(min=0)])
-        attend = (canvas.tokens != ABSENT).any(-1).unsqueeze(1)  # (B, 1, L)
+        attend = canvas.present.unsqueeze(1)  # (B, 1, L)
         return self.backbone(self.dropout(x), attend, canvas.positions)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor, lexicon: Lexicon, digit: int, prior: Tensor | None) -> Tensor:

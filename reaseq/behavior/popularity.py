@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reaseq.days import DAY_MS
 from reaseq.representation.item_table import Snapshot
 
-DAY_MS = 86_400_000
 WINDOW_DAYS = 30
 
 

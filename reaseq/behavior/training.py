@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reaseq.artefacts import write_whole
 from reaseq.behavior import calibration, diffusion
-from reaseq.behavior.diffusion import TO_COME, Sampling, Slots
+from reaseq.behavior.diffusion import TO_COME, Sampling, slots_of
 from reaseq.behavior.examples import Basket, Examples, canvas_of, examples_of, trainable
 from reaseq.behavior.lexicon import Tree
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
@@ -217,9 +217,7 @@ def infer_held_out(model: BehaviorModel, material: Material, sampling: Sampling)
             canvas = canvas_of(examples.history, examples.times_ms, lexicon, prior.expand(len(part), -1))
             allowed = material.table.live & (material.table.listed_ms <= examples.times_ms[:, None])
             allowed = allowed.scatter(1, examples.history.rows, False)
-            length = examples.history.rows.shape[1]
-            places = torch.full((len(part), 1), length)
-            slots = Slots(places, torch.full_like(places, TO_COME), torch.full_like(places, sampling.behaviors))
+            slots = slots_of(canvas, sampling.behaviors)
             draw = diffusion.denoise(model, canvas, lexicon, allowed, slots, sampling)
             kept = draw.confidences > 0
             hits = (draw.rows.unsqueeze(-1) == examples.response.unsqueeze(1)).any(-1)

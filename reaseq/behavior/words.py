@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 import numpy as np
-import structlog
 import torch
 from numpy.typing import NDArray
 
 from reaseq.behavior.history import Question
+from reaseq.days import DAY_MS
 from reaseq.knowledge import metrics
 from reaseq.knowledge.content import clean
 from reaseq.knowledge.llm.call import Call, Completion
@@ -25,12 +25,9 @@ from reaseq.records import EVENT_TYPES, Inferred, ItemFeatures
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.settings import WordsSettings
 
-log = structlog.get_logger()
-
 AGENT = "behavior"
 TRUNCATED = "truncated"
 PHRASE_LIMIT_CHARS = 120
-DAY_MS = 86_400_000
 _MARKER = re.compile(r"^[\s\-*•\d.):\"]+|[\s\",;]+$")
 
 SYSTEM = """You read what a person did in a shop, oldest first, and infer what the log never saw: things that this person \

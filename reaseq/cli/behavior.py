@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from features.historical import baskets_in_archive
@@ -15,11 +13,12 @@ from reaseq.artefacts import Artefact, current
 from reaseq.behavior.backbone import PRESETS
 from reaseq.behavior.examples import Basket
 from reaseq.behavior.inference import KIND as BEHAVIOR
-from reaseq.behavior.lexicon import Tree
+from reaseq.behavior.lexicon import tree_of
 from reaseq.behavior.llada import load_backbone, read_config
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.training import HELD_OUT_SHARE, Curve, Material, material_of
 from reaseq.cli.workbench import items_in_store
+from reaseq.days import day_of
 from reaseq.errors import CatalogueError
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.published import publish_model
@@ -29,8 +28,6 @@ from reaseq.representation.semantic_ids import KIND as SEMANTIC_IDS
 from reaseq.representation.semantic_ids import Codebook
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
-
-DAY_MS = 86_400_000
 
 
 def catalogue_of(repository: FeatureRepository) -> tuple[ItemTable, list[ItemFeatures]]:
@@ -68,6 +65,7 @@ class BehaviorWorkshop:
         self._space_id = records[0].space_id
         self.table: Snapshot = items.snapshot.by_id()
         self._codebook = Codebook.load(current(settings.models_dir, SEMANTIC_IDS)) if codes else None
+        self._tree = tree_of(self._codebook, self.table.vectors, self._space_id) if self._codebook else None
         self._config = BehaviorConfig(
             vector_dim=self.table.vectors.shape[1],
             claims=vocabulary_in_force().size,
@@ -81,11 +79,7 @@ class BehaviorWorkshop:
 
     def material(self, baskets: list[Basket]) -> tuple[Material, TrainedIds, BehaviorConfig]:
         """What a model learns from, and its sizes."""
-        tree = None
-        if self._codebook:
-            codes = self._codebook.encode(self.table.vectors.numpy(), self._space_id)
-            tree = Tree.of(torch.from_numpy(codes), self._codebook.sizes)
-        material, ids = material_of(baskets, self.table, self._config, HELD_OUT_SHARE, tree)
+        material, ids = material_of(baskets, self.table, self._config, HELD_OUT_SHARE, self._tree)
         return material, ids, replace(self._config, items=len(ids))
 
     def new_model(self, config: BehaviorConfig) -> BehaviorModel | None:
@@ -107,11 +101,6 @@ class BehaviorWorkshop:
             **({"codebook": self._codebook.version} if self._codebook else {}),
         }
         return publish_model(self._settings.models_dir, BEHAVIOR, day_of(until_ms), model, model.config, ids, facts)
-
-
-def day_of(time_ms: int) -> str:
-    """A day as it stands in a version's name."""
-    return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y%m%d")
 
 
 def draw_curve(curve: Curve, path: Path) -> None:

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from reaseq.cli.console import clear_errors, present_settings, table_of
+from reaseq.days import day_of, time_ms
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 app = typer.Typer(no_args_is_help=True)
+
+END_MS = 2**53  # after everything
 
 Answers = Annotated[
     Path | None,
@@ -90,7 +93,6 @@ def behavior(
     """
     import json
     from dataclasses import asdict
-    from datetime import UTC, datetime
     from functools import partial
 
     from rich.console import Console
@@ -98,7 +100,7 @@ def behavior(
 
     from reaseq.behavior import training
     from reaseq.behavior.backbone import PRESETS
-    from reaseq.cli.behavior import BehaviorWorkshop, blocks_of, day_of, draw_curve
+    from reaseq.cli.behavior import BehaviorWorkshop, blocks_of, draw_curve
     from reaseq.errors import ReaSeqError
 
     settings, console = present_settings(), Console()
@@ -108,7 +110,7 @@ def behavior(
         leads = training.join_processes() == 0
         with console.status("reading the archive"):
             workshop = BehaviorWorkshop(settings, preset, init, codes)
-            end_ms = int(datetime.fromisoformat(until).replace(tzinfo=UTC).timestamp() * 1000) if until else 2**53
+            end_ms = time_ms(until) if until else END_MS
             baskets = workshop.baskets(end_ms)
         plan = training.TrainingPlan(epochs=epochs, seed=seed)
         for until_ms, before in blocks_of(baskets, blocks):
@@ -147,7 +149,6 @@ def alignment(until: Until = "", steps: Annotated[int, typer.Option(min=1)] = 40
 
     It makes a space of its own: set REASEQ_ENCODER__ALIGNMENT to the published folder, and onboard the catalogue anew.
     """
-    from datetime import UTC, datetime
 
     from rich.console import Console
     from rich.progress import Progress
@@ -155,14 +156,14 @@ def alignment(until: Until = "", steps: Annotated[int, typer.Option(min=1)] = 40
     from features.historical import baskets_in_archive
     from features.repository import FeatureRepository
     from reaseq.behavior.examples import pairs_of
-    from reaseq.cli.behavior import catalogue_of, day_of
+    from reaseq.cli.behavior import catalogue_of
     from reaseq.representation.alignment import AlignmentPlan, train_head
 
     settings, console, plan = present_settings(), Console(), AlignmentPlan(steps=steps, seed=seed)
     with clear_errors():
         repository = FeatureRepository(settings)
         items, records = catalogue_of(repository)
-        end_ms = int(datetime.fromisoformat(until).replace(tzinfo=UTC).timestamp() * 1000) if until else 2**53
+        end_ms = time_ms(until) if until else END_MS
         baskets = baskets_in_archive(repository, end_ms)
         table = items.snapshot.by_id()
         pairs = pairs_of(baskets, table, seed)
@@ -196,8 +197,9 @@ def semantic_ids(
         if len(records) < codes:
             raise CatalogueError(f"{len(records)} items are too few for {codes} codes a digit: set --codes lower")
         with console.status("fitting"):
-            codebook = fit(vectors_of(records), records[0].space_id, levels, codes, seed)
-            fitted = examine(codebook, vectors_of(records), np.array([record.listed_ms for record in records]), seed)
+            vectors = vectors_of(records)
+            codebook = fit(vectors, records[0].space_id, levels, codes, seed)
+            fitted = examine(codebook, vectors, np.array([record.listed_ms for record in records]), seed)
         artefact = codebook.publish(settings.models_dir, f"{levels}x{codes}", fitted)
         print_quality(console, fitted.quality)
     console.print(f"published: semantic-ids {artefact.version}")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq.behavior import diffusion, training
-from reaseq.behavior.diffusion import TO_COME, Canvas, Sampling, Slots
+from reaseq.behavior.diffusion import Canvas, Sampling, slots_of
 from reaseq.behavior.examples import canvas_of
-from reaseq.behavior.lexicon import Lexicon, Tree
+from reaseq.behavior.lexicon import MASK, Lexicon, tree_of
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.popularity import RecentSales
 from reaseq.behavior.sequence import Sequences, sequences_of
@@ -87,6 +87,8 @@ class Evaluation:
         self.test = self._some(moments_of(log, *study.test), 2)
         self.train_lists = draw_candidates(self.train, log.table, self.sales, 1)
         self.test_lists = draw_candidates(self.test, log.table, self.sales, 2)
+        self._train_request = request_of(self.train, self.train_lists, log.table, self.sales)
+        self._test_request = request_of(self.test, self.test_lists, log.table, self.sales)
         self.known = TrainedIds(sorted({i for b in log.baskets if b.time_ms < study.cuts[-1] for i in b.item_ids}))
         self.unseen = ~torch.isin(torch.arange(len(log.table)), log.table.rows(self.known.item_ids))
 
@@ -163,7 +165,7 @@ class Evaluation:
         if sizes:
             before = log.table.vectors[log.table.listed_ms < cut_ms].numpy()
             book = fit(before, log.name, len(sizes), sizes[0])
-            tree = Tree.of(torch.from_numpy(book.encode(log.table.vectors.numpy(), log.name)), sizes)
+            tree = tree_of(book, log.table.vectors, log.name)
         material, ids = training.material_of(log.between(0, cut_ms), log.table, config, tree=tree)
         return replace(material, sales=self.sales), replace(config, items=len(ids))
 
@@ -188,11 +190,9 @@ class Evaluation:
     def _ranked(self, slots: list[tuple[Tensor, Tensor]], seed: int) -> NDArray[np.float32]:
         log = self.study.log
         train, test = (torch.cat([slot[side] for slot in slots], dim=-1) if slots else None for side in (0, 1))
-        request = request_of(self.train, self.train_lists, log.table, self.sales)
         plan = RankerPlan(epochs=1, batch_baskets=64, seed=seed)
-        ranker = train_ranker(request, self.train_lists, train, log, self.known, plan)
-        request = request_of(self.test, self.test_lists, log.table, self.sales)
-        found: NDArray[np.float32] = auc(ranker, request, self.test_lists, test, log, self.known).numpy()
+        ranker = train_ranker(self._train_request, self.train_lists, train, log, self.known, plan)
+        found: NDArray[np.float32] = auc(ranker, self._test_request, self.test_lists, test, log, self.known).numpy()
         return found
 
     @property
@@ -236,8 +236,7 @@ class _Scorer:
             canvas = self._canvas(part, lexicon)
             if isinstance(self._model, LeftToRight):
                 return self._score(self._model, canvas, lexicon).masked_fill(~allowed, -torch.inf).topk(BEST).indices
-            after = torch.full((len(part), 1), canvas.tokens.shape[1])
-            slots = Slots(after, torch.full_like(after, TO_COME), torch.full_like(after, BEST))
+            slots = slots_of(canvas, BEST)
             return diffusion.denoise(self._model, canvas, lexicon, allowed, slots, Sampling(BEST, steps=1)).rows
 
     def _canvas(self, part: Sequence[Moment], lexicon: Lexicon) -> Canvas:
@@ -247,9 +246,8 @@ class _Scorer:
 
 def _after_history(model: BehaviorModel, canvas: Canvas, lexicon: Lexicon) -> Tensor:
     """Scores (B, N) of a masked behaviour after the history."""
-    length = canvas.tokens.shape[1]
-    after = torch.full((len(canvas.tokens), 1), length)
-    masked = canvas.followed_by(torch.full((*after.shape, 1), diffusion.MASK), after, torch.full_like(after, TO_COME))
+    slots = slots_of(canvas, 1)
+    masked = canvas.followed_by(torch.full((*slots.positions.shape, 1), MASK), slots.positions, slots.gaps)
     return model.logits(model.hidden(masked, lexicon)[:, -1], lexicon, 0, canvas.prior)
 
 

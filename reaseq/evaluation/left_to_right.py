@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from reaseq.behavior.diffusion import ABSENT, TO_COME, Canvas
+from reaseq.behavior.diffusion import TO_COME, Canvas
 from reaseq.behavior.examples import Examples, canvas_of
-from reaseq.behavior.lexicon import Lexicon
+from reaseq.behavior.lexicon import ABSENT, Lexicon
 from reaseq.behavior.model import BehaviorModel
 from reaseq.behavior.popularity import RecentSales
 

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,6 @@ from reaseq.records import Item, ProductKnowledge
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import NO_PRICE, Snapshot
 
-DAY_MS = 86_400_000
 LEAST_SHARED = 3  # items that must bear a brand or category for it to be a shared id
 
 
@@ -68,11 +66,6 @@ def amazon_beauty(folder: Path, encoder: Encoder, cache: Path, since_ms: int, hi
     table = _table(beauty.items, _encoded(texts, encoder, cache), claims)
     baskets = tuple(basket for basket in _baskets(beauty, history) if basket.time_ms >= since_ms)
     return Log("amazon-beauty", table, len(numbers) + 1, baskets)
-
-
-def time_ms(day: str) -> int:
-    """The start of a day, UTC."""
-    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
 
 
 def _as_of(listings: Sequence[Item], known_ms: int) -> list[Item]:

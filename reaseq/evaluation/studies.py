@@ -5,8 +5,9 @@ from pathlib import Path
 
 from reaseq.behavior.model import BehaviorConfig
 from reaseq.behavior.training import TrainingPlan
+from reaseq.days import time_ms
 from reaseq.evaluation.inferred import Study
-from reaseq.evaluation.log import amazon_beauty, online_retail, time_ms
+from reaseq.evaluation.log import amazon_beauty, online_retail
 from reaseq.representation.encoder import Encoder
 
 RETAIL_DAYS = ("2011-03-15", "2011-05-01", "2011-06-15", "2011-07-25", "2011-09-01")

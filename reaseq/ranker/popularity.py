@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-DAY_MS = 86_400_000
+from reaseq.days import DAY_MS
+
 WINDOWS_DAYS = (7, 30)
 _RING_DAYS = max(WINDOWS_DAYS) + 1
 

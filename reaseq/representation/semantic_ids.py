@@ -106,15 +106,17 @@ class Codebook:
         """How these vectors (N, D) are written."""
         digits = self.encode(vectors, space_id)
         _, counts = np.unique(digits, axis=0, return_counts=True)
-        error = self.error(vectors, space_id)
+        error = self._error(vectors, digits)
         levels = [_use(np.bincount(digits[:, level], minlength=size)) for level, size in enumerate(self.sizes)]
         alone = float((counts == 1).sum() / max(1, len(vectors)))
         return Quality(len(vectors), len(counts), alone, int(counts.max(initial=0)), error, tuple(levels))
 
     def error(self, vectors: NDArray[np.float32], space_id: str) -> float:
         """Mean squared distance between vectors (N, D) and what their digits say; 0 of none."""
-        said = self.decode(self.encode(vectors, space_id))
-        return float(((vectors - said) ** 2).sum(-1).mean()) if len(vectors) else 0.0
+        return self._error(vectors, self.encode(vectors, space_id))
+
+    def _error(self, vectors: NDArray[np.float32], digits: NDArray[np.int64]) -> float:
+        return float(((vectors - self.decode(digits)) ** 2).sum(-1).mean()) if len(vectors) else 0.0
 
     def publish(self, models: Path, label: str, fitted: Fitted) -> Artefact:
         """Publish the codebook with what it was like when it was fitted."""

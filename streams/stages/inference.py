@@ -50,13 +50,15 @@ class Inference:
     async def process(self, batch: Sequence[Message]) -> Effects:
         """A record with inferred behaviours for each user whose newest record is due."""
         effects = Effects()
+        if self.model is None:
+            return effects
         # The newest due record of each user, which need not be the last: two stages write this topic. What is due is decided
         # record by record: an answer that a crash kept out of the store stands here too, and must not hide its question.
         newest: dict[str, UserFeatures] = {}
         for record in (message.body for message in batch if message.body):
             if is_due(record, self._settings, self._catalogue) and _order(record) > _order(newest.get(record.user_id)):
                 newest[record.user_id] = record
-        if self.model is None or not newest:
+        if not newest:
             return effects
         known = await asyncio.to_thread(self._store.read_users, list(newest))
         due = [record for record in newest.values() if _order(known.get(record.user_id)) <= _order(record)]

@@ -3,8 +3,8 @@
 import numpy as np
 
 from reaseq.behavior.history import Question
+from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import vocabulary_in_force
-from reaseq.ranker.popularity import DAY_MS
 from reaseq.records import Claim, History, ItemFeatures, ProductKnowledge
 from reaseq.representation.item_table import ItemTable
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from reaseq.behavior import diffusion
 from reaseq.behavior.backbone import BackboneConfig
-from reaseq.behavior.diffusion import ABSENT, MASK, Canvas, Draw, Sampling, Slots
+from reaseq.behavior.diffusion import Canvas, Draw, Sampling, Slots
 from reaseq.behavior.examples import canvas_of
-from reaseq.behavior.lexicon import Lexicon, Tree, lexicon_of_items
+from reaseq.behavior.lexicon import ABSENT, MASK, Lexicon, Tree, lexicon_of_items
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.sequence import sequences_of
 from tests.unit.catalogue_stand_ins import CATALOGUE, DIM, ITEMS, NOW_MS, VOCABULARY, question

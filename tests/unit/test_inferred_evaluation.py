@@ -8,11 +8,11 @@ from reaseq.behavior.examples import Basket
 from reaseq.behavior.history import event_key
 from reaseq.behavior.popularity import RecentSales
 from reaseq.behavior.sequence import sequences_of
+from reaseq.days import DAY_MS
 from reaseq.evaluation.intervals import interval
 from reaseq.evaluation.item_knn import ItemKnn
 from reaseq.evaluation.log import Log
 from reaseq.evaluation.slots import EACH, MATCHED, POSITIVES, draw_candidates, moments_of, open_to, request_of
-from reaseq.ranker.popularity import DAY_MS
 from reaseq.records import History
 from tests.unit.catalogue_stand_ins import CATALOGUE, NOW_MS, VOCABULARY
 

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reaseq.behavior.sequence import sequences_of
+from reaseq.days import DAY_MS
 from reaseq.errors import SpaceMismatch
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.model import Ranker, RankerConfig, TargetAttention
-from reaseq.ranker.popularity import DAY_MS, Popularity
+from reaseq.ranker.popularity import Popularity
 from reaseq.records import Inferred, UserFeatures
 from reaseq.representation.trained_ids import TrainedIds
 from tests.unit.catalogue_stand_ins import CATALOGUE, DIM, ITEMS, NOW_MS, VOCABULARY, item, question, table_of

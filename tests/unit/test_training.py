@@ -18,7 +18,7 @@ from reaseq.behavior.examples import Basket, pairs_of, trainable
 from reaseq.behavior.lexicon import Tree
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.training import Material, TrainingPlan, material_of
-from reaseq.ranker.popularity import DAY_MS
+from reaseq.days import DAY_MS
 from reaseq.records import History
 from tests.unit.catalogue_stand_ins import CATALOGUE, DIM, NOW_MS, VOCABULARY
 
