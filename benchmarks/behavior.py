@@ -21,8 +21,9 @@ from reaseq.behavior import training
 from reaseq.behavior.history import Question
 from reaseq.behavior.inference import BehaviorInference
 from reaseq.behavior.model import BehaviorModel
-from reaseq.evaluation.slots import Moment, moments_of
+from reaseq.evaluation.moments import Moment, moments_of
 from reaseq.evaluation.studies import retail_study
+from reaseq.fitting import steps_of
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -125,7 +126,7 @@ def _prepared(console: Console) -> Bench:
     material, ids = training.material_of(study.log.between(0, study.cuts[-1]), study.log.table, study.config, 0.05)
     plan = replace(study.plan, epochs=EPOCHS)
     with Progress(console=console) as progress:
-        task = progress.add_task("training", total=training.steps_of(len(material.train), plan))
+        task = progress.add_task("training", total=steps_of(len(material.train), plan))
         config = replace(study.config, items=len(ids))
         model, _ = training.train(material, config, plan, progress=lambda steps, loss: progress.advance(task, steps))
     moments = moments_of(study.log, *study.test)

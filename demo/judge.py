@@ -1,6 +1,6 @@
 """The prequential judge: before each basket, every model ranks what is on sale; then the basket is learned from."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Moment:
 
     ids: Sequence[str]  # (N,) or more
     on_sale: NDArray[np.bool_]  # (N,) and listed before the basket
-    sold: NDArray[np.float32]  # (N,) over the last 30 days
+    sold: NDArray[np.float32]  # (N,) lately, faded with a half-life of 30 days
 
 
 class Judge:
@@ -34,6 +34,7 @@ class Judge:
         self.baskets = 0
         self._trained = trained
         self._bought: dict[str, set[str]] = defaultdict(set)
+        self._sold: Counter[str] = Counter()
         for order in earlier:
             self.learn(order)
 
@@ -47,6 +48,11 @@ class Judge:
     def learn(self, order: Order) -> None:
         """The basket has been taken."""
         self._bought[order.user_id].update(order.item_ids)
+        self._sold.update(order.item_ids)
+
+    def sold(self, ids: Sequence[str]) -> NDArray[np.float32]:
+        """In how many baskets each item was so far (len(ids),)."""
+        return np.array([self._sold[item_id] for item_id in ids], np.float32)
 
     def table(self) -> Iterator[tuple[str, str, Tally]]:
         """Each (model, slice, tally)."""

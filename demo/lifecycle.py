@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.progress import Progress, TaskID
 from torch import nn
 
@@ -23,13 +24,16 @@ from reaseq.behavior.model import BehaviorConfig
 from reaseq.behavior.training import HELD_OUT_SHARE, TrainingPlan, material_of
 from reaseq.days import day_of
 from reaseq.evaluation.online_retail import Order, read_retail
+from reaseq.fitting import steps_of
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.published import publish_model
 from reaseq.ranker import training as ranker_training
 from reaseq.ranker.engine import KIND as RANKER_KIND
-from reaseq.ranker.engine import Engine
+from reaseq.ranker.engine import Engine, Query
+from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.popularity import WINDOWS_DAYS, Popularity
+from reaseq.ranker.popularity import Popularity
+from reaseq.ranker.requests import FEATURES
 from reaseq.ranker.training import Sample, examples_of
 from reaseq.records import Inferred, Item
 from reaseq.representation.trained_ids import TrainedIds
@@ -44,7 +48,7 @@ BATCH = BatchPolicy(limit_records=1024, wait_s=0.0)
 ARCHIVE_BATCH = BatchPolicy(limit_records=4000, wait_s=3600.0)
 ITEMS_CHUNK = 128
 ORDERS_CHUNK = 16
-RECENT_COLUMN = 1 + WINDOWS_DAYS.index(30)
+RANKER_HELD_OUT_SHARE = 0.1  # of its baskets, the latest: to calibrate on
 
 
 class Lifecycle:
@@ -55,6 +59,7 @@ class Lifecycle:
         self.recorder = Recorder()
         self.seconds: dict[str, float] = {}
         self._models = models
+        self.latents = LatentModels(models)
         self._progress = progress
         self._clock = time.perf_counter()
         task = progress.add_task("load the sample, the encoder and Feast", total=1)
@@ -80,13 +85,18 @@ class Lifecycle:
         await self._onboard([*first.items, *second.items])
         await self._backfill("replay the first months: histories", first.orders)
         behavior = self._train_behavior(first.orders, plan.inference_ms, plan.behavior, "train the behaviour model")
-        self.system.use_behavior(behavior)
+        self._use_behavior(behavior)
         await self._backfill("replay the next months: with inferred behaviours", second.orders)
         await self.runtime.run_until_idle(flush=True)
         self._train_rankers(earlier, second.orders)
         behavior = self._train_behavior(earlier, plan.replay_ms, plan.behavior_update, "train it again, to this day")
-        self.system.use_behavior(behavior)
+        self._use_behavior(behavior)
         return Judge({item_id for order in earlier for item_id in order.item_ids}, earlier)
+
+    def _use_behavior(self, artefact: Artefact) -> None:
+        """Infer with a model from now on, and read the states that it leaves."""
+        self.system.use_behavior(artefact)
+        self.latents.load(artefact.version)
 
     async def replay(self, judge: Judge) -> None:
         """The live part, order by order: list what is new, rank for the customer, judge, then deliver the events."""
@@ -145,7 +155,7 @@ class Lifecycle:
         config = BehaviorConfig(claims=vocabulary_in_force().size, vector_dim=self.system.encoder.dim)
         material, ids = material_of(baskets, self.system.table.snapshot, config, HELD_OUT_SHARE)
         config = replace(config, items=len(ids))
-        task = self._progress.add_task(label, total=behavior_training.steps_of(len(material.train), plan))
+        task = self._progress.add_task(label, total=steps_of(len(material.train), plan))
         model, _ = behavior_training.train(material, config, plan, progress=self._advance(task))
         self._phase_done("train behaviour")
         return self._publish(BEHAVIOR, until_ms, model, config, ids)
@@ -154,19 +164,23 @@ class Lifecycle:
         samples = [Sample(basket, inferred) for basket, inferred in self._baskets(orders)]
         self._phase_done("point-in-time join")
         table, ids, plan = self.system.table.snapshot, _trained(earlier), self.plan.ranker
-        events = ((order.time_ms, item_id) for order in earlier for item_id in order.item_ids)
-        full = RankerConfig(claims=vocabulary_in_force().size, items=len(ids), vector_dim=self.system.encoder.dim)
-        examples = examples_of(samples, events, table, full, plan)
-        self.popularity = Popularity()
+        events = [(order.time_ms, item_id) for order in earlier for item_id in order.item_ids]
+        full = RankerConfig(
+            claims=vocabulary_in_force().size, items=len(ids), vector_dim=self.system.encoder.dim, scores=SCORES
+        )
+        self.popularity, self.engines = Popularity(), {}
         for order in earlier:
             self._count(order)
-        self.engines = {}
-        for name, config in ((RANKER, full), (ID_ONLY, replace(full, semantic=False, reads_inferred=False))):
-            task = self._progress.add_task(f"train the {name}", total=ranker_training.steps_of(len(samples), plan))
-            model = ranker_training.train(examples, table, ids, config, plan, self._advance(task))
-            self.engines[name] = Engine(model, ids, name, self.system.table, self.popularity)
+        for name, config in ((RANKER, full), (ID_ONLY, replace(full, vector_dim=0, claims=1, inferred=0, scores=0))):
+            examples = examples_of(samples, events, table, self.latents, config, plan)
+            cut = round(len(examples) * (1 - RANKER_HELD_OUT_SHARE))
+            task = self._progress.add_task(f"train the {name}", total=steps_of(cut, plan))
+            places = torch.arange(len(examples))
+            parts = examples[places[:cut]], examples[places[cut:]]
+            model, _ = ranker_training.train(*parts, table, ids, config, plan, progress=self._advance(task))
+            self.engines[name] = Engine(model, ids, name, self.system.table, self.popularity, self.latents)
             if name == RANKER:
-                self._publish(RANKER_KIND, self.plan.replay_ms, model, config, ids)
+                self._publish(RANKER_KIND, self.plan.replay_ms, model, config, ids, features=FEATURES)
         self._phase_done("train rankers")
 
     def _rank(self, order: Order, judge: Judge) -> None:
@@ -177,17 +191,18 @@ class Lifecycle:
         # The data lists an item with its first sale: that basket could not have chosen it by what we know.
         on_sale = table.live & (table.listed_ms < order.time_ms)
         rows = on_sale.nonzero().squeeze(-1)
-        ranked = self.engines[RANKER].score_rows(user, table, rows, order.time_ms)
+        query = Query(user, rows, order.time_ms)
+        ranked = self.engines[RANKER].score_all([query], table)[0].probabilities
         done = time.perf_counter()
         self.recorder.rank_s.append(done - started)
         self.recorder.score_s.append(done - read)
-        ids_only = self.engines[ID_ONLY].score_rows(user, table, rows, order.time_ms)
-        counts = self.popularity.counts(np.arange(len(table)))
-        scores = {RECENT: counts[:, RECENT_COLUMN], POPULAR: counts[:, 0]}
+        ids_only = self.engines[ID_ONLY].score_all([query], table)[0].probabilities
+        counts = self.popularity.counts(np.arange(len(table)), order.time_ms)
+        scores = {RECENT: counts[:, -1], POPULAR: judge.sold(table.ids[: len(table)])}
         for name, of_rows in ((RANKER, ranked), (ID_ONLY, ids_only)):
             scores[name] = np.full(len(table), -np.inf, np.float32)
             scores[name][rows] = of_rows
-        judge.judge(order, Moment(table.ids, on_sale.numpy(), counts[:, RECENT_COLUMN]), scores)
+        judge.judge(order, Moment(table.ids, on_sale.numpy(), counts[:, -1]), scores)
         self.recorder.remember(order, user, table.ids, scores[RANKER])
 
     def _learn(self, order: Order, judge: Judge) -> None:
@@ -195,15 +210,16 @@ class Lifecycle:
         self._count(order)
 
     def _count(self, order: Order) -> None:
-        for row in self.system.table.snapshot.rows(order.item_ids).tolist():
-            self.popularity.observe(row, order.time_ms)
+        rows = self.system.table.snapshot.rows(order.item_ids).numpy()
+        self.popularity.observe(rows, [order.time_ms] * len(rows))
 
-    def _publish(self, kind: str, until_ms: int, model: nn.Module, config: Any, ids: TrainedIds) -> Artefact:
+    def _publish(self, kind: str, until_ms: int, model: nn.Module, config: Any, ids: TrainedIds, **more: str) -> Artefact:
         facts = {
             "space_id": self.system.encoder.space_id,
             "vector_dim": self.system.encoder.dim,
             "vocabulary": vocabulary_in_force().version,
-            "trained_until": day_of(until_ms),
+            "trained_until_ms": until_ms,
+            **more,
             "data": f"online-retail sample, {self.plan.name}",
         }
         return publish_model(self._models, kind, day_of(until_ms), model, config, ids, facts)

@@ -8,6 +8,8 @@ import redis
 from feast import Entity, FeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import SecretStr
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from features.packed_store import PackedOnlineStore
 
@@ -78,6 +80,8 @@ class PackedRedisOnlineStore(PackedOnlineStore):
                 settings.url.get_secret_value(),
                 socket_timeout=settings.timeout_s,
                 socket_connect_timeout=settings.timeout_s,
+                # Once more at once, for a connection that had gone stale; whoever can wait longer retries by himself.
+                retry=Retry(NoBackoff(), 1),
             )
         return self._client
 

@@ -48,6 +48,7 @@ def feast_variables(settings: Settings) -> dict[str, str]:
         "REASEQ_REGISTRY": str(state / "registry.db"),
         "REASEQ_ONLINE_DB": str(state / "online.db"),
         "REASEQ_REDIS_URL": settings.store.redis_url.get_secret_value(),
+        "REASEQ_REDIS_TIMEOUT_S": str(settings.store.redis_timeout_s),
     }
 
 

@@ -30,6 +30,7 @@ class StoreSettings(BaseModel):
 
     profile: Literal["embedded", "production"] = "embedded"
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    redis_timeout_s: float = 2.0
 
 
 class EncoderSettings(BaseModel):
@@ -139,12 +140,35 @@ class GuardSettings(BaseModel):
 
 
 class ServiceSettings(BaseModel):
-    """The ranking service. It listens on loopback unless told otherwise."""
+    """The ranking service. It listens on loopback unless told otherwise, and asks for one of `api_keys` where there are any.
+
+    `budget_ms` is what a request has where it names no budget; `store_timeout_ms` how long a read may take, after which the
+    store is left alone for `store_pause_s`. `shadow_version` is a published ranker that scores `shadow_share` of the requests
+    as well. `served_share` of the answers are logged for the comparison with the point-in-time join (`reaseq features parity`).
+    At its start, a service reads the items' topic from `warm_up_overlap_s` before it scanned the store. At its end it is not
+    ready for `drain_s` before it stops to listen.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
-    candidates_limit: int = 5000
+    device: str = "cpu"
     threads: int = 1
+    api_keys: list[SecretStr] = []
+    budget_ms: float = 50.0
+    store_timeout_ms: float = 10.0
+    store_pause_s: float = 0.5
+    remembered_users: int = 10_000
+    candidates_limit: int = 5000
+    batch_limit_requests: int = 64
+    batch_limit_candidates: int = 8000
+    queue_limit_requests: int = 256
+    body_limit_bytes: int = 1024 * 1024
+    reload_interval_s: float = 2.0
+    shadow_version: str = ""
+    shadow_share: float = 0.1
+    served_share: float = 0.01
+    warm_up_overlap_s: float = 600.0
+    drain_s: float = 2.0
 
 
 class WorkerSettings(BaseModel):

@@ -1,18 +1,35 @@
 """The ranking service beside the stream: its item table and popularity follow the topics, users are read from Feast."""
 
+import asyncio
+import random
+import signal
+import threading
+import time
 from collections.abc import Sequence
+from functools import partial
+from itertools import islice
 
 import msgspec
+import structlog
 import torch
 import uvicorn
 
+from features import definitions as views
+from features.parity import ServedLog
 from features.repository import FeatureRepository
-from reaseq.artefacts import current
+from reaseq.artefacts import Artefact, current, version_of
+from reaseq.behavior.history import event_key
+from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
-from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.service import create_app
+from reaseq.ranker.latent import LatentModels
+from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
+from reaseq.ranker.ranking import Ranking
+from reaseq.ranker.reloading import Reloader
+from reaseq.ranker.service import Service, create_app
+from reaseq.ranker.shadow import Shadow
+from reaseq.ranker.users import Users
 from reaseq.records import Event, ItemFeatures
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
@@ -20,41 +37,127 @@ from streams.kafka import Follower
 from streams.messages import RawRecord
 from streams.topics import EVENTS, ITEM_FEATURES
 
+log = structlog.get_logger()
 
-def run_service(settings: Settings) -> None:
-    """Serve rankings until SIGTERM."""
-    torch.set_num_threads(settings.service.threads)
-    vocabulary = vocabulary_in_force()
-    artefact = current(settings.models_dir, RANKER)
-    artefact.require(vocabulary=vocabulary.version)
-    # The model says which space it was trained on; the table refuses items of any other.
-    table = ItemTable(vocabulary, artefact.facts["space_id"], artefact.facts["vector_dim"])
-    popularity = Popularity()
-    engine = Engine.load(artefact, table, popularity)
-    store = FeatureRepository(settings)
-    store.apply()
+WARM_UP_ITEMS = 500
+COUNTED_DAYS = 4 * max(HALF_LIVES_DAYS)  # an event older than that counts for a sixteenth at most
+SHADOW_SEED = 0
 
-    def take_items(records: Sequence[RawRecord]) -> None:
-        table.apply([msgspec.json.decode(record.value, type=ItemFeatures) for record in records if record.value])
 
-    def take_events(records: Sequence[RawRecord]) -> None:
-        for record in records:
-            try:
-                event = msgspec.json.decode(record.value or b"", type=Event)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue  # the behaviour stage has sent it to the dead letters
-            popularity.observe(int(table.snapshot.rows([event.item_id])[0]), event.event_time_ms)
+class Serving:
+    """Everything that one ranking service holds, but for its web server."""
 
-    followers = {"items": Follower(settings.kafka, ITEM_FEATURES, take_items).start()}
-    followers["items"].caught_up.wait()
-    followers["events"] = Follower(settings.kafka, EVENTS, take_events).start()
+    def __init__(self, settings: Settings) -> None:
+        service = settings.service
+        torch.set_num_threads(service.threads)
+        self._settings = settings
+        self._vocabulary = vocabulary_in_force()
+        artefact = current(settings.models_dir, RANKER)
+        self._require(artefact)
+        # The model says which space it was trained on; the table refuses items of any other.
+        self._space_id = artefact.facts["space_id"]
+        self.table = ItemTable(self._vocabulary, self._space_id, artefact.facts["vector_dim"], service.device)
+        self.popularity = Popularity()
+        latents = LatentModels(settings.models_dir)
+        self.ranking = Ranking(self._engine(latents, artefact), self._users())
+        self.reloader = Reloader(
+            settings.models_dir, self.ranking, latents, partial(self._engine, latents), service.reload_interval_s
+        )
+        self.shadow = self._shadow() if service.shadow_version else None
+        self.draining = False
+        self._followers: dict[str, Follower] = {}
 
-    def waiting_for() -> str | None:
-        for name, follower in followers.items():
+    def start(self) -> None:
+        """Fill the table from Feast, then follow the topics; returns when the table has caught up."""
+        began_ms = int(time.time() * 1000)
+        store = FeatureRepository(self._settings)
+        store.apply()
+        ids = store.scan_ids(views.item_representation)
+        while chunk := list(islice(ids, WARM_UP_ITEMS)):
+            self.table.apply(list(store.read_items(chunk).values()))
+        log.info("warmed_up", items=len(self.table.snapshot) - 1, mib=round(self.table.nbytes / 2**20, 1))
+        # Records reach the topic before the store: what the scan missed was produced a little before it.
+        since_ms = began_ms - int(self._settings.service.warm_up_overlap_s * 1000)
+        kafka = self._settings.kafka
+        self._followers["items"] = Follower(kafka, ITEM_FEATURES, self._take_items, since_ms).start()
+        self._followers["items"].caught_up.wait()
+        counted_ms = began_ms - int(COUNTED_DAYS * DAY_MS)
+        self._followers["events"] = Follower(kafka, EVENTS, self._take_events, counted_ms).start()
+        self.reloader.look()
+        self.ranking.warm_up(candidates=500)
+        self.reloader.start()
+
+    def waiting_for(self) -> str | None:
+        """What the service is not ready without."""
+        if self.draining:
+            return "its end"
+        for name in ("items", "events"):
+            follower = self._followers[name]
             follower.check()
             if not follower.caught_up.is_set():
                 return name
         return None
 
-    app = create_app(engine, store, waiting_for, settings.service.candidates_limit)
-    uvicorn.run(app, host=settings.service.host, port=settings.service.port, log_level="warning")
+    def service(self) -> Service:
+        """What the web service works with."""
+        served = ServedLog(self._settings.state_dir / "served", self._settings.service.served_share)
+        return Service(self.ranking, self._settings.service, self.waiting_for, self.shadow, served.offer)
+
+    def _engine(self, latents: LatentModels, artefact: Artefact) -> Engine:
+        self._require(artefact, space_id=self._space_id) if hasattr(self, "_space_id") else None
+        return Engine.load(artefact, self.table, self.popularity, latents)
+
+    def _require(self, artefact: Artefact, **more: str) -> None:
+        artefact.require(vocabulary=self._vocabulary.version, **more)
+
+    def _users(self) -> Users:
+        """Reads that give up early: the budget of a request is short."""
+        service = self._settings.service
+        settings = self._settings.model_copy(deep=True)
+        settings.store.redis_timeout_s = service.store_timeout_ms / 1000
+        return Users(FeatureRepository(settings), service.remembered_users, service.store_pause_s)
+
+    def _shadow(self) -> Shadow:
+        service, models = self._settings.service, self._settings.models_dir
+        latents = LatentModels(models)
+        engine = self._engine(latents, version_of(models, RANKER, service.shadow_version))
+        return Shadow(engine, service.shadow_share, random.Random(SHADOW_SEED).random)  # noqa: S311  a sample, no secret
+
+    def _take_items(self, records: Sequence[RawRecord]) -> None:
+        self.table.apply([msgspec.json.decode(record.value, type=ItemFeatures) for record in records if record.value])
+
+    def _take_events(self, records: Sequence[RawRecord]) -> None:
+        events = []
+        for record in records:
+            try:
+                events.append(msgspec.json.decode(record.value or b"", type=Event))
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # the behaviour stage has sent it to the dead letters
+        rows = self.table.snapshot.rows([event.item_id for event in events])
+        keys = [event_key(event.event_id) for event in events]
+        self.popularity.observe(rows.cpu().numpy(), [event.event_time_ms for event in events], keys)
+
+
+class _Server(uvicorn.Server):
+    """Says that it is not ready for a while before it stops to listen, so that no balancer sends it what it would refuse."""
+
+    def __init__(self, config: uvicorn.Config, serving: Serving, drain_s: float) -> None:
+        super().__init__(config)
+        self._serving, self._drain_s = serving, drain_s
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """SIGTERM and SIGINT; the second one ends it at once."""
+        if self._serving.draining or sig == signal.SIGINT:
+            super().handle_exit(sig, frame)  # type: ignore[arg-type]
+            return
+        self._serving.draining = True
+        threading.Timer(self._drain_s, super().handle_exit, (sig, None)).start()
+
+
+def run_service(settings: Settings) -> None:
+    """Serve rankings until SIGTERM; then answer what was asked, and end."""
+    serving = Serving(settings)
+    serving.start()
+    service = settings.service
+    config = uvicorn.Config(create_app(serving.service()), host=service.host, port=service.port, log_level="warning")
+    asyncio.run(_Server(config, serving, service.drain_s).serve())

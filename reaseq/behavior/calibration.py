@@ -12,16 +12,19 @@ SLOPE_PULL = 1.0  # as much as one observation
 BINS = 10
 
 
-def fit(p: Tensor, came_true: Tensor) -> Tensor:
-    """Slope and offset (2,) for probabilities (M,) of which some came true (M,) bool."""
+def fit(p: Tensor, came_true: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Slope and offset (2,) for probabilities (M,) of which some came true (M,) bool; each counts as often as its weight."""
     odds, hits = torch.logit(p.double().clamp(LEAST, MOST)), came_true.double()
-    truth = hits * (hits.sum() + 1) / (hits.sum() + 2) + (1 - hits) / ((1 - hits).sum() + 2)
+    counted = torch.ones_like(hits) if weights is None else weights.double()
+    right, wrong = (counted * hits).sum(), (counted * (1 - hits)).sum()
+    truth = hits * (right + 1) / (right + 2) + (1 - hits) / (wrong + 2)
     line = torch.tensor([1.0, 0.0], dtype=torch.double, requires_grad=True)
     optimizer = torch.optim.LBFGS([line], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        fit = torch.nn.functional.binary_cross_entropy_with_logits(line[0] * odds + line[1], truth, reduction="sum")
+        stated = line[0] * odds + line[1]
+        fit = torch.nn.functional.binary_cross_entropy_with_logits(stated, truth, weight=counted, reduction="sum")
         loss = fit + SLOPE_PULL * (line[0] - 1) ** 2
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
@@ -35,8 +38,10 @@ def apply(line: Tensor, p: Tensor) -> Tensor:
     return torch.sigmoid(line[0] * torch.logit(p.clamp(LEAST, MOST)) + line[1]) * (p > 0)
 
 
-def expected_error(p: Tensor, came_true: Tensor) -> float:
-    """Expected calibration error: |stated − true| share over ten bins of equally many (M,)."""
+def expected_error(p: Tensor, came_true: Tensor, weights: Tensor | None = None) -> float:
+    """Expected calibration error: |stated − true| share over ten bins of equally many (M,), each counted by its weight."""
     order = torch.argsort(p)
-    parts = zip(p[order].chunk(BINS), came_true[order].float().chunk(BINS), strict=True)
-    return float(sum((part.mean() - truth.mean()).abs() * len(part) for part, truth in parts) / len(p))
+    counted = (torch.ones_like(p) if weights is None else weights)[order]
+    parts = zip(p[order].chunk(BINS), came_true[order].float().chunk(BINS), counted.chunk(BINS), strict=True)
+    apart = sum(((part - truth) * weight).sum().abs() for part, truth, weight in parts)
+    return float(apart / counted.sum())

@@ -41,8 +41,7 @@ class Examples:
 
     def to(self, device: torch.device) -> "Examples":
         """The same on a device."""
-        history = Sequences(*(part.to(device) for part in (self.history.rows, self.history.types, self.history.gaps)))
-        return Examples(history, self.response.to(device), self.times_ms.to(device))
+        return Examples(self.history.to(device), self.response.to(device), self.times_ms.to(device))
 
 
 def new_items(basket: Basket) -> list[str]:

@@ -10,6 +10,7 @@ from reaseq.behavior.backbone import Backbone, BackboneConfig
 from reaseq.behavior.diffusion import Canvas
 from reaseq.behavior.lexicon import MASK, Lexicon, Tree, lexicon_of_items
 from reaseq.behavior.sequence import GAP_BUCKETS, TYPES
+from reaseq.representation.contents import Contents
 from reaseq.representation.item_table import Snapshot
 
 
@@ -42,10 +43,10 @@ class Meaning(nn.Module):
         self.claims = nn.EmbeddingBag(config.claims, config.backbone.width, mode="sum", padding_idx=0)
         nn.init.normal_(self.claims.weight, std=0.02)
 
-    def forward(self, table: Snapshot) -> Tensor:
-        """Embeddings (N, d)."""
-        claims = self.claims(table.claims, per_sample_weights=table.claim_shares)
-        return self.content(table.vectors) + claims  # type: ignore[no-any-return]
+    def of(self, contents: Contents) -> Tensor:
+        """Embeddings (S, d)."""
+        claims = self.claims(contents.claims, per_sample_weights=contents.claim_shares)
+        return self.content(contents.vectors) + claims  # type: ignore[no-any-return]
 
 
 class ItemTokens(nn.Module):
@@ -64,7 +65,7 @@ class ItemTokens(nn.Module):
         """Every row of the table; `ids` (N,) are the rows' trained ids."""
         if self.training:
             ids = ids * (torch.rand(ids.shape, device=ids.device) >= self.id_dropout)
-        return lexicon_of_items(self.meaning(table) + self.ids(ids), self.bias(ids).squeeze(-1))
+        return lexicon_of_items(self.meaning.of(table.contents[table.slots]) + self.ids(ids), self.bias(ids).squeeze(-1))
 
 
 class CodeTokens(nn.Module):
@@ -80,7 +81,7 @@ class CodeTokens(nn.Module):
 
     def forward(self, table: Snapshot, tree: Tree) -> Lexicon:
         """Every row of the table, written as the tree says."""
-        meaning = self.meaning(table)  # (N, d)
+        meaning = self.meaning.of(table.contents[table.slots])  # (N, d)
         tables = []
         for digit, (own, project) in enumerate(zip(self.own, self.project, strict=True)):
             of = tree.codes[:, digit]

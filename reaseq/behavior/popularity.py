@@ -1,11 +1,12 @@
 """What sold lately, by the day: the one thing about an item that holds for every user."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from reaseq.behavior.examples import Basket
 from reaseq.days import DAY_MS
 from reaseq.representation.item_table import Snapshot
 
@@ -23,6 +24,11 @@ class RecentSales:
         daily = np.zeros((int(days.max()) - self._first + 2, len(table)), np.int32)
         np.add.at(daily, (days - self._first + 1, table.rows(item_ids).numpy()), 1)
         self._before = daily.cumsum(0, dtype=np.int32)  # (days, N): row k holds what was before day k
+
+    @staticmethod
+    def of(baskets: Sequence[Basket], table: Snapshot) -> "RecentSales":
+        """The sales that baskets tell of."""
+        return RecentSales([(basket.time_ms, item_id) for basket in baskets for item_id in basket.item_ids], table)
 
     def counts(self, times_ms: Tensor, days: int = WINDOW_DAYS) -> Tensor:
         """Behaviours (B, N) in the so many days before the day of each time (B,)."""

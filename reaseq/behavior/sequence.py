@@ -26,6 +26,10 @@ class Sequences:
     def __getitem__(self, places: Tensor) -> "Sequences":
         return Sequences(self.rows[places], self.types[places], self.gaps[places])
 
+    def to(self, device: torch.device) -> "Sequences":
+        """The same on a device."""
+        return Sequences(self.rows.to(device), self.types.to(device), self.gaps.to(device))
+
 
 def sequences_of(histories: Sequence[History], now_ms: Sequence[int], table: Snapshot, length: int) -> Sequences:
     """Tensors of `histories` as seen at `now_ms`, each cut to its latest `length` behaviours."""
@@ -35,12 +39,17 @@ def sequences_of(histories: Sequence[History], now_ms: Sequence[int], table: Sna
     for place, history in enumerate(histories):
         count = min(len(history.item_ids), length)
         if count:
-            rows[place, -count:] = table.rows(history.item_ids[-count:])
+            rows[place, -count:] = table.rows(history.item_ids[-count:]).cpu()
             types[place, -count:] = history.types[-count:]
             times[place, -count:] = history.times_ms[-count:]
     ago_hours = np.maximum(np.asarray(now_ms, np.int64)[:, None] - times, 0) / HOUR_MS
     gaps = np.minimum(np.ceil(np.log2(ago_hours + 1)), GAP_BUCKETS - 1).astype(np.int64)
     return Sequences(torch.from_numpy(rows), torch.from_numpy(types), torch.from_numpy(np.where(types > 0, gaps, 0)))
+
+
+def weekday_of(times_ms: Tensor) -> Tensor:
+    """Day of the week of each time (B,), 0 is Monday."""
+    return (times_ms // 86_400_000 + 3) % 7  # the epoch began on a Thursday
 
 
 def month_of(times_ms: Tensor) -> Tensor:

@@ -16,10 +16,11 @@ from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.lexicon import tree_of
 from reaseq.behavior.llada import load_backbone, read_config
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
-from reaseq.behavior.training import HELD_OUT_SHARE, Curve, Material, material_of
+from reaseq.behavior.training import HELD_OUT_SHARE, Material, material_of
 from reaseq.cli.workbench import items_in_store
 from reaseq.days import day_of
 from reaseq.errors import CatalogueError
+from reaseq.fitting import Curve
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.published import publish_model
 from reaseq.records import ItemFeatures
@@ -113,7 +114,7 @@ def draw_curve(curve: Curve, path: Path) -> None:
     axes.plot(steps, curve.train, linewidth=0.8, alpha=0.6, label="training, each step")
     each = len(curve.train) / max(1, len(curve.held_out))
     axes.plot([each * (epoch + 1) for epoch in range(len(curve.held_out))], curve.held_out, "o-", label="held out")
-    axes.set(xlabel="step", ylabel="diffusion loss, nats per token")
+    axes.set(xlabel="step", ylabel="loss")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -9,7 +9,9 @@ import typer
 from reaseq.cli.console import clear_errors, present_settings
 
 if TYPE_CHECKING:
-    from reaseq.evaluation.inferred import Study
+    from reaseq.evaluation.ranking import RankingStudy
+    from reaseq.evaluation.studies import Study
+    from reaseq.representation.encoder import Encoder
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,7 +26,9 @@ Folder = Annotated[Path, typer.Option(help="Where amazon-beauty's two parquet fi
 Seeds = Annotated[int, typer.Option(min=1)]
 Out = Annotated[Path, typer.Option(help="Folder of the results.")]
 
-BEAUTY, RESULTS = Path("data/amazon_beauty"), Path("benchmarks/results")
+RankingData = Annotated[str, typer.Argument(metavar="DATA", help="online-retail (bundled), amazon-beauty or mind.")]
+
+BEAUTY, MIND, RESULTS = Path("data/amazon_beauty"), Path("data/mind_small"), Path("benchmarks/results")
 
 
 @app.command()
@@ -39,7 +43,7 @@ def inferred(data: Data = "online-retail", folder: Folder = BEAUTY, seeds: Seeds
     with clear_errors():
         with console.status("reading and encoding"):
             evaluation = Evaluation(_study(data, folder))
-        console.print(f"{len(evaluation.train)} baskets to train rankers on, {len(evaluation.test)} to judge on")
+        console.print(f"{len(evaluation.test)} baskets to judge on")
         outcomes = []
         for seed in range(seeds):
             kept = settings.state_dir / "evaluation" / f"inferred-{data}-{seed}.npz"
@@ -48,6 +52,38 @@ def inferred(data: Data = "online-retail", folder: Folder = BEAUTY, seeds: Seeds
                 save_outcome(evaluation.run(seed, console.print), kept)
             outcomes.append(load_outcome(kept))
         written = _write(report(evaluation, outcomes), out / f"inferred_{data.replace('-', '_')}.json")
+    console.print(f"written: {written}")
+
+
+@app.command()
+def ranking(
+    data: RankingData = "online-retail",
+    folder: Annotated[Path | None, typer.Option(help="Where the parquet files of the data set are.")] = None,
+    seeds: Seeds = 3,
+    out: Out = RESULTS,
+) -> None:
+    """Judge what each thing that the ranker reads is worth. Stopped, it goes on after its last whole seed."""
+    from rich.console import Console
+
+    from reaseq.evaluation.ranking import RankingEvaluation, load_outcome, save_outcome
+    from reaseq.evaluation.ranking_report import report
+
+    settings, console = present_settings(), Console()
+    with clear_errors():
+        with console.status("reading and encoding"):
+            evaluation = RankingEvaluation(_ranking_study(data, folder))
+        outcomes = []
+        for seed in range(seeds):
+            kept = settings.state_dir / "evaluation" / f"ranking-{data}-{seed}.npz"
+            if not kept.exists():
+                console.print(f"{data}, seed {seed}")
+                save_outcome(evaluation.run(seed, console.print), kept)
+            outcomes.append(load_outcome(kept))
+        with console.status("intervals"):
+            found = report(evaluation.study, outcomes)
+        written = out / "evaluation.json"
+        held = json.loads(written.read_text()) if written.exists() else {}
+        _write({**held, data.replace("-", "_"): found}, written)
     console.print(f"written: {written}")
 
 
@@ -67,23 +103,52 @@ def representation(data: Data = "online-retail", folder: Folder = BEAUTY, seeds:
 
 
 def _study(data: str, folder: Path) -> "Study":
-    import torch
-
     from demo import ANSWERS, ORDER_LINES
     from reaseq.errors import ReaSeqError
     from reaseq.evaluation.studies import beauty_study, retail_study
-    from reaseq.representation.encoder import Encoder
 
-    settings = present_settings()
-    torch.set_num_threads(settings.worker.threads)
-    encoder, cache = Encoder(settings.encoder), settings.state_dir / "evaluation"
+    encoder, cache = _encoder_and_cache()
     if data == "online-retail":
         return retail_study(ORDER_LINES, ANSWERS, encoder, cache)
     if data != "amazon-beauty":
         raise ReaSeqError(f"no data set {data!r}; there are online-retail and amazon-beauty")
-    if not (folder / "interactions.parquet").exists():
-        raise ReaSeqError(f"{folder} does not hold interactions.parquet and items.parquet: name it with --folder")
+    _require(folder / "interactions.parquet")
     return beauty_study(folder, encoder, cache)
+
+
+def _ranking_study(data: str, folder: Path | None) -> "RankingStudy":
+    from demo import ANSWERS, ORDER_LINES
+    from reaseq.errors import ReaSeqError
+    from reaseq.evaluation.studies import LONG_HISTORY, beauty_study, rank_beauty, rank_mind, rank_retail, retail_study
+
+    encoder, cache = _encoder_and_cache()
+    match data:
+        case "online-retail":
+            return rank_retail(retail_study(ORDER_LINES, ANSWERS, encoder, cache, LONG_HISTORY), encoder)
+        case "amazon-beauty":
+            _require((folder or BEAUTY) / "interactions.parquet")
+            return rank_beauty(beauty_study(folder or BEAUTY, encoder, cache), encoder)
+        case "mind":
+            _require((folder or MIND) / "impressions_test.parquet")
+            return rank_mind(folder or MIND, encoder, cache)
+    raise ReaSeqError(f"no data set {data!r}; there are online-retail, amazon-beauty and mind")
+
+
+def _encoder_and_cache() -> "tuple[Encoder, Path]":
+    import torch
+
+    from reaseq.representation.encoder import Encoder
+
+    settings = present_settings()
+    torch.set_num_threads(settings.worker.threads)
+    return Encoder(settings.encoder), settings.state_dir / "evaluation"
+
+
+def _require(file: Path) -> None:
+    from reaseq.errors import ReaSeqError
+
+    if not file.exists():
+        raise ReaSeqError(f"{file.parent} does not hold {file.name}: name the data set's folder with --folder")
 
 
 def _write(found: dict[str, Any], path: Path) -> Path:

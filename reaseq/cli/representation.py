@@ -40,10 +40,11 @@ def neighbours(
         if is_published(settings.models_dir, KIND):
             codebook = Codebook.load(current(settings.models_dir, KIND))
             digits = codebook.encode(table.vectors.numpy(), by_id[item].space_id)
-        claims = {claim for claim in table.claims[row].tolist() if claim}
+        claims_of = table.contents.claims[table.slots]  # (N, C)
+        claims = {claim for claim in claims_of[row].tolist() if claim}
         rows = []
         for near in cosine.masked_fill(~table.live, -1).topk(min(count + 1, len(records))).indices.tolist():
-            shared = claims & set(table.claims[near].tolist())
+            shared = claims & set(claims_of[near].tolist())
             written = "-".join(map(str, semantic_id(table.ids[near], digits[near]))) if digits is not None else "no codebook"
             rows.append((f"{float(cosine[near]):.3f}", len(shared), written, table.ids[near], by_id[table.ids[near]].title))
     columns = ("cosine", "claims shared", "semantic ID", "item", "title")

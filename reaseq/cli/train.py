@@ -102,12 +102,13 @@ def behavior(
     from reaseq.behavior.backbone import PRESETS
     from reaseq.cli.behavior import BehaviorWorkshop, blocks_of, draw_curve
     from reaseq.errors import ReaSeqError
+    from reaseq.fitting import join_processes, steps_of
 
     settings, console = present_settings(), Console()
     with clear_errors():
         if preset not in PRESETS:
             raise ReaSeqError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
-        leads = training.join_processes() == 0
+        leads = join_processes() == 0
         with console.status("reading the archive"):
             workshop = BehaviorWorkshop(settings, preset, init, codes)
             end_ms = time_ms(until) if until else END_MS
@@ -122,7 +123,7 @@ def behavior(
                 / f"{day_of(until_ms)}-{preset}-{'codes' if codes else 'items'}-{seed}"
             )
             with Progress(console=console, disable=not leads) as progress:
-                total = training.steps_of(len(material.train), plan)
+                total = steps_of(len(material.train), plan)
                 task = progress.add_task(f"{len(material.train)} baskets before {day_of(until_ms)}", total=total)
                 model, curve = training.train(
                     material,
@@ -141,6 +142,66 @@ def behavior(
 
 def _advance(progress: "Progress", task: "TaskID", steps: int, loss: float) -> None:
     progress.update(task, advance=steps, description=f"loss {loss:.3f}")
+
+
+@app.command()
+def ranker(
+    until: Until = "",
+    epochs: Annotated[int, typer.Option(min=1)] = 2,
+    batch: Annotated[int, typer.Option(min=1, help="Baskets in a step.")] = 8,
+    seed: int = 0,
+) -> None:
+    """Train the ranker on Feast's point-in-time features, measure it on the latest tenth, and publish it; stopped, it goes on.
+
+    Positives are what baskets held, negatives what was on sale beside it. What was inferred for a basket counts only if the
+    model that inferred it was trained on earlier time. Under torchrun the processes share each batch.
+    """
+    import json
+    from dataclasses import asdict
+    from functools import partial
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from reaseq.cli.behavior import draw_curve
+    from reaseq.cli.ranker import RankerWorkshop
+    from reaseq.fitting import join_processes, steps_of
+    from reaseq.ranker.training import RankerPlan, train
+
+    settings, console = present_settings(), Console()
+    plan = RankerPlan(epochs=epochs, batch_baskets=batch, seed=seed)
+    with clear_errors():
+        leads = join_processes() == 0
+        with console.status("reading the archive"):
+            workshop = RankerWorkshop(settings)
+            material = workshop.material(time_ms(until) if until else END_MS, plan)
+        if leads:
+            console.print(
+                f"{len(material.examples)} baskets to learn from, {len(material.held_out)} to measure on; {material.refused} "
+                "are not told what was inferred for them, since the model knew later time"
+            )
+        run = settings.state_dir / "training" / "ranker" / f"{day_of(material.until_ms)}-{batch}-{seed}"
+        with Progress(console=console, disable=not leads) as progress:
+            task = progress.add_task("training", total=steps_of(len(material.examples), plan))
+            model, curve = train(
+                material.examples,
+                material.held_out,
+                workshop.table,
+                material.ids,
+                material.config,
+                plan,
+                run / "checkpoint.safetensors",
+                partial(_advance, progress, task),
+            )
+        if leads:
+            run.mkdir(parents=True, exist_ok=True)
+            draw_curve(curve, run / "curve.png")
+            (run / "curve.json").write_text(json.dumps(asdict(curve)))
+            artefact, measured = workshop.publish(model, material)
+            columns = list(measured["ranker"])
+            rows = [(name, *(str(of.get(column, "")) for column in columns)) for name, of in measured.items()]
+            console.print(table_of("the latest tenth", ("", *columns), rows))
+            console.print(f"published: ranker {artefact.version}, curve in {run}")
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """A public data set as an evaluation reads it: the catalogue as dense tensors, and baskets with the history before each."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,25 +13,30 @@ from reaseq.behavior.examples import Basket
 from reaseq.behavior.history import Behavior, history_of
 from reaseq.evaluation.amazon_beauty import read_beauty
 from reaseq.evaluation.online_retail import Order, Retail, read_retail
+from reaseq.evaluation.told import attributes, told_of
 from reaseq.knowledge.content import Content, digest
 from reaseq.knowledge.guard import enrich
 from reaseq.knowledge.recorded import read_answers
 from reaseq.knowledge.vocabulary import CLAIMS_LIMIT, vocabulary_in_force
 from reaseq.records import Item, ProductKnowledge
+from reaseq.representation.contents import Contents
 from reaseq.representation.encoder import Encoder
-from reaseq.representation.item_table import NO_PRICE, Snapshot
+from reaseq.representation.item_table import NO_PRICE, Snapshot, snapshot_of
 
-LEAST_SHARED = 3  # items that must bear a brand or category for it to be a shared id
+SIDE = ("brand", "category")  # attributes that are shared ids without any reasoning
 
 
 @dataclass(frozen=True)
 class Log:
-    """What was on sale and what was taken. Row 0 of the table is no item; rows are in order of item id."""
+    """What was on sale and what was taken. Row 0 of the table is no item; rows are in order of item id, like `items`."""
 
     name: str
     table: Snapshot
     claims: int  # shared ids, with 0 for padding
     baskets: tuple[Basket, ...]  # in order of time
+    items: tuple[Item, ...]
+    text: NDArray[np.float32]  # (len(items), D) vectors of their texts alone
+    answers: tuple[ProductKnowledge | None, ...] = ()  # what a language model said of each
 
     def between(self, start_ms: int, end_ms: int) -> tuple[Basket, ...]:
         """The baskets of [start, end)."""
@@ -43,29 +48,33 @@ def online_retail(order_lines: Path, answers: Path, encoder: Encoder, cache: Pat
     retail = read_retail(order_lines)
     vocabulary = vocabulary_in_force()
     recorded = {content.hash: knowledge for content, knowledge in read_answers(answers, vocabulary)}
-    items = _as_of(retail.items, known_ms)
+    items = _by_id(_as_of(retail.items, known_ms))
     contents = [Content.of(item.title, item.attributes) for item in items]
-    knowledge = [recorded.get(content.hash) for content in contents]
-    text = _encoded([content.text for content in contents], encoder, cache)
-    profile = _encoded([_profile(answer) for answer in knowledge], encoder, cache)
+    knowledge = tuple(recorded.get(content.hash) for content in contents)
+    text = encoded([content.text for content in contents], encoder, cache)
+    profile = encoded([_profile(answer) for answer in knowledge], encoder, cache)
     vectors = np.stack([enrich(t, p) if k and k.profile else t for t, p, k in zip(text, profile, knowledge, strict=True)])
-    claims = [vocabulary.claim_ids(answer)[0].astype(np.int64) for answer in knowledge]
-    return Log("online-retail", _table(items, vectors, claims), vocabulary.size, _baskets(retail, history))
+    ids = torch.zeros(len(items) + 1, CLAIMS_LIMIT, dtype=torch.long)
+    for row, answer in enumerate(knowledge, start=1):
+        said = vocabulary.claim_ids(answer)[0]
+        ids[row, : len(said)] = torch.from_numpy(said.astype(np.int64))
+    contents_of = Contents(torch.from_numpy(np.concatenate([np.zeros_like(vectors[:1]), vectors])), ids, (ids > 0).float())
+    table = table_of(items, contents_of)
+    return Log("online-retail", table, vocabulary.size, _baskets(retail, history), items, text, knowledge)
 
 
 def amazon_beauty(folder: Path, encoder: Encoder, cache: Path, since_ms: int, history: int) -> Log:
     """Amazon Beauty from `since_ms` on, with brand and categories in the place of claims."""
     beauty = read_beauty(folder)
-    texts = [Content.of(item.title, item.attributes).text for item in beauty.items]
-    shared = Counter(f"{name}={text}" for item in beauty.items for name, text in item.attributes.items())
-    numbers = {label: number for number, label in enumerate(sorted(k for k, n in shared.items() if n >= LEAST_SHARED), start=1)}
-    claims = [
-        np.array([numbers[label] for label in (f"{n}={t}" for n, t in item.attributes.items()) if label in numbers], np.int64)
-        for item in beauty.items
-    ]
-    table = _table(beauty.items, _encoded(texts, encoder, cache), claims)
+    items = _by_id(beauty.items)
+    text = encoded([Content.of(item.title, item.attributes).text for item in items], encoder, cache)
+    told = told_of(attributes(items, SIDE), torch.from_numpy(text))
     baskets = tuple(basket for basket in _baskets(beauty, history) if basket.time_ms >= since_ms)
-    return Log("amazon-beauty", table, len(numbers) + 1, baskets)
+    return Log("amazon-beauty", table_of(items, told.contents), told.claims, baskets, items, text)
+
+
+def _by_id(items: Sequence[Item]) -> tuple[Item, ...]:
+    return tuple(sorted(items, key=lambda item: item.item_id))
 
 
 def _as_of(listings: Sequence[Item], known_ms: int) -> list[Item]:
@@ -86,7 +95,7 @@ def _profile(answer: ProductKnowledge | None) -> str:
     return answer.profile if answer else ""
 
 
-def _encoded(texts: Sequence[str], encoder: Encoder, cache: Path) -> NDArray[np.float32]:
+def encoded(texts: Sequence[str], encoder: Encoder, cache: Path) -> NDArray[np.float32]:
     """Vectors (N, D), kept in a file: encoding twelve thousand titles takes minutes."""
     kept = cache / f"vectors-{digest(encoder.space_id, *texts)}.npy"
     if kept.exists():
@@ -98,24 +107,15 @@ def _encoded(texts: Sequence[str], encoder: Encoder, cache: Path) -> NDArray[np.
     return vectors
 
 
-def _table(items: Sequence[Item], vectors: NDArray[np.float32], claims: Sequence[NDArray[np.int64]]) -> Snapshot:
-    order = sorted(range(len(items)), key=lambda place: items[place].item_id)
-    ids = ["", *(items[place].item_id for place in order)]
-    numbers = torch.zeros(len(ids), CLAIMS_LIMIT, dtype=torch.long)
-    for row, place in enumerate(order, start=1):
-        numbers[row, : len(claims[place])] = torch.from_numpy(claims[place][:CLAIMS_LIMIT])
-    prices = [items[place].price for place in order]
-    live = torch.ones(len(ids), dtype=torch.bool)
-    live[0] = False
-    return Snapshot(
-        ids=ids,
-        index={item_id: row for row, item_id in enumerate(ids) if row},
-        vectors=torch.cat([torch.zeros(1, vectors.shape[1]), torch.from_numpy(vectors[order])]),
-        claims=numbers,
-        confidences=(numbers > 0).float(),
-        prices=torch.tensor([NO_PRICE, *(NO_PRICE if price is None else price for price in prices)]),
-        listed_ms=torch.tensor([0, *(items[place].event_time_ms for place in order)]),
-        live=live,
+def table_of(items: Sequence[Item], contents: Contents) -> Snapshot:
+    """Items and what is said of them, each behind a row for the unknown item."""
+    prices = [NO_PRICE if item.price is None else item.price for item in items]
+    return snapshot_of(
+        ["", *(item.item_id for item in items)],
+        contents,
+        prices=torch.tensor([NO_PRICE, *prices]),
+        listed_ms=torch.tensor([0, *(item.event_time_ms for item in items)]),
+        live=torch.arange(len(items) + 1) > 0,
     )
 
 

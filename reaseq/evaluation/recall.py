@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reaseq.evaluation.slots import Moment
+from reaseq.evaluation.moments import Moment
 
 BEST = 50
 CUTOFFS = (10, 50)

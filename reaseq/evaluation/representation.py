@@ -10,16 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq.behavior.examples import pairs_of
-from reaseq.behavior.sequence import sequences_of
-from reaseq.evaluation.inferred import Study
 from reaseq.evaluation.intervals import interval
 from reaseq.evaluation.item_knn import ItemKnn
 from reaseq.evaluation.log import Log
+from reaseq.evaluation.moments import Moment, moments_of, open_to
 from reaseq.evaluation.recall import BEST, CUTOFFS, recalls
-from reaseq.evaluation.slots import HISTORY, Moment, moments_of, open_to
+from reaseq.evaluation.sources import sequences_at
+from reaseq.evaluation.studies import Study
 from reaseq.representation.alignment import AlignmentPlan, train_head
 from reaseq.representation.semantic_ids import drift, examine, fit
 
+HISTORY = 48
 SHAPES = ((2, 256), (3, 64), (3, 128), (3, 256), (4, 128))
 
 
@@ -35,7 +36,8 @@ def judge(study: Study, seeds: int, say: Callable[[str], None]) -> dict[str, Any
     for seed in range(seeds):
         head = train_head(log.table.vectors, pairs_of(before, log.table, seed), AlignmentPlan(seed=seed))
         with torch.inference_mode():
-            bent = replace(log, table=replace(log.table, vectors=head(log.table.vectors)))
+            contents = replace(log.table.contents, vectors=head(log.table.contents.vectors))
+            bent = replace(log, table=replace(log.table, contents=contents))
         spaces["aligned"].append(_recall(bent, moments, unseen))
         say(f"aligned, seed {seed}: recall@{BEST} {np.nanmean(spaces['aligned'][-1][0][:, 1]):.4f}")
     found = {
@@ -60,9 +62,7 @@ def _recall(log: Log, moments: list[Moment], unseen: Tensor) -> tuple[NDArray[np
     knn = ItemKnn([], log.table, 0)
 
     def best(part: Sequence[Moment]) -> Tensor:
-        times = [moment.basket.time_ms for moment in part]
-        history = sequences_of([moment.basket.history for moment in part], times, log.table, HISTORY)
-        scores = torch.from_numpy(knn.by_content(history))
+        scores = torch.from_numpy(knn.by_content(sequences_at(part, log, HISTORY)))
         return scores.masked_fill(~open_to(part, log.table), -torch.inf).topk(BEST).indices
 
     return recalls(best, moments, unseen)

@@ -1,6 +1,8 @@
-"""The scoring engine: a user's features and candidate ids in, scores out, in one forward pass."""
+"""The scoring engine: users' features and candidates in, scores out, several requests in one forward pass."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,85 +10,130 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq.artefacts import Artefact
-from reaseq.behavior.sequence import sequences_of
 from reaseq.published import load_weights, sizes_of, trained_ids_of
+from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
+from reaseq.ranker.requests import FEATURES, request_of
 from reaseq.records import History, Inferred, UserFeatures
+from reaseq.representation.contents import Growing
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
 KIND = "ranker"
 
 
-class Engine:
-    """A published ranker bound to an item table and to recent popularity."""
+@dataclass(frozen=True)
+class Query:
+    """One user and candidates' rows (C,) of a snapshot, at a moment."""
 
-    def __init__(self, model: Ranker, ids: TrainedIds, version: str, table: ItemTable, popularity: Popularity) -> None:
+    user: UserFeatures | None  # None: nothing is known of the user
+    rows: Tensor
+    now_ms: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Probabilities (C,) of a query's candidates, and whether the latent state of its user could be read."""
+
+    probabilities: NDArray[np.float32]
+    latent_read: bool
+
+
+class Engine:
+    """A published ranker bound to an item table, to recent popularity and to the behaviour models."""
+
+    def __init__(
+        self,
+        model: Ranker,
+        ids: TrainedIds,
+        version: str,
+        table: ItemTable,
+        popularity: Popularity,
+        latents: LatentModels,
+    ) -> None:
         self.version = version
         self.table = table
         self.popularity = popularity
-        self._model = model.eval()
+        self.latents = latents
+        self._device = table.snapshot.live.device
+        self._model = model.eval().to(self._device)
         self._ids = ids
-        self._embedded: Embedded | None = None
+        self._embedded: tuple[Snapshot, Growing, Embedded] | None = None
 
     @staticmethod
-    def load(artefact: Artefact, table: ItemTable, popularity: Popularity) -> "Engine":
-        """The published ranker."""
+    def load(artefact: Artefact, table: ItemTable, popularity: Popularity, latents: LatentModels) -> "Engine":
+        """The published ranker. Raises ArtefactError where it was trained on other features than this code makes."""
+        artefact.require(features=FEATURES)
         model = load_weights(artefact, Ranker(RankerConfig(**sizes_of(artefact))))
-        return Engine(model, trained_ids_of(artefact), artefact.version, table, popularity)
+        return Engine(model, trained_ids_of(artefact), artefact.version, table, popularity, latents)
 
     def score(self, user: UserFeatures | None, candidate_ids: Sequence[str], now_ms: int) -> NDArray[np.float32]:
-        """Scores (C,) of the candidates for the user at that moment; greater is better.
+        """Probabilities (C,) of the candidates for the user at that moment.
 
         A user without features is ranked by context; a candidate that the table does not know as an unknown item.
         """
-        return self.score_rows(user, self.table.snapshot, self.table.snapshot.rows(candidate_ids), now_ms)
+        table = self.table.snapshot
+        return self.score_all([Query(user, table.rows(candidate_ids), now_ms)], table)[0].probabilities
 
-    def score_rows(self, user: UserFeatures | None, table: Snapshot, rows: Tensor, now_ms: int) -> NDArray[np.float32]:
-        """The same for rows (C,) of a snapshot."""
-        with torch.inference_mode():
-            history = user.history if user else History()
-            inferred = user.inferred if user else Inferred()
-            request = request_of(
-                [history],
-                [inferred],
-                rows.unsqueeze(0),
-                self.popularity.counts(rows.numpy())[None],
-                [now_ms],
-                table,
-                self._model.config,
-            )
-            scores: NDArray[np.float32] = self._model(request, self._items(table))[0].numpy()
-            return scores
+    def score_all(self, queries: Sequence[Query], table: Snapshot) -> list[Scored]:
+        """Several queries on one snapshot in one forward pass, each as if it were alone."""
+        with torch.inference_mode(), self._precision():
+            request, read = self.request(queries, table)
+            scores = self._model(request, self.items(table)).float()
+            probabilities = self._model.probability(scores).cpu().numpy()
+        return [Scored(of[: len(query.rows)], latent) for of, query, latent in zip(probabilities, queries, read, strict=True)]
 
-    def _items(self, table: Snapshot) -> Embedded:
-        if self._embedded is None or self._embedded.table is not table:
-            self._embedded = self._model.embed(table, self._ids.of(table))
-        return self._embedded
+    def prepare(self) -> None:
+        """Embed the table as it is now, so that the first question does not have to."""
+        with torch.inference_mode(), self._precision():
+            self.items(self.table.snapshot)
 
+    def score_request(self, request: Request, table: Snapshot) -> Tensor:
+        """Probabilities (B, C) of a request that stands already."""
+        with torch.inference_mode(), self._precision():
+            return self._model.probability(self._model(request, self.items(table)).float())
 
-def request_of(
-    histories: Sequence[History],
-    inferred: Sequence[Inferred],
-    candidates: Tensor,
-    counts: NDArray[np.float32],
-    now_ms: Sequence[int],
-    table: Snapshot,
-    config: RankerConfig,
-) -> Request:
-    """Features of B users with C candidates each, the same in training and in serving."""
-    rows = torch.zeros(len(inferred), config.inferred, dtype=torch.long)
-    confidences = torch.zeros(len(inferred), config.inferred)
-    for place, behaviors in enumerate(inferred):
-        count = min(len(behaviors.item_ids), config.inferred)
-        rows[place, :count] = table.rows(behaviors.item_ids[:count])
-        confidences[place, :count] = torch.tensor(behaviors.confidences[:count])
-    return Request(
-        history=sequences_of(histories, now_ms, table, config.history),
-        inferred=rows,
-        confidences=confidences,
-        candidates=candidates,
-        counts=torch.from_numpy(counts),
-        now_ms=torch.tensor(now_ms, dtype=torch.long),
-    )
+    def request(self, queries: Sequence[Query], table: Snapshot) -> tuple[Request, list[bool]]:
+        """The features of several queries, candidates padded with the unknown item, and whose latent state could be read."""
+        width = max(len(query.rows) for query in queries)
+        candidates = torch.zeros(len(queries), width, dtype=torch.long, device=self._device)
+        counts = []
+        for place, query in enumerate(queries):
+            candidates[place, : len(query.rows)] = query.rows
+            counts.append(self.popularity.counts(candidates[place].cpu().numpy(), query.now_ms))
+        inferred = [query.user.inferred if query.user else Inferred() for query in queries]
+        scores, read = candidates.new_zeros(*candidates.shape, 0, dtype=torch.float), [True] * len(queries)
+        if self._model.config.scores:
+            scores, read = self.latents.scores(inferred, candidates, table)
+        request = request_of(
+            [query.user.history if query.user else History() for query in queries],
+            inferred,
+            candidates,
+            np.stack(counts),
+            [query.now_ms for query in queries],
+            scores,
+            table,
+            self._model.config,
+        )
+        return request, read
+
+    def items(self, table: Snapshot) -> Embedded:
+        """The snapshot as the model sees it. What has not changed since the last one is not computed again."""
+        if self._embedded is None or self._embedded[0] is not table:
+            held = self._embedded
+            if held is None or not held[0].grows_into(table):
+                grown = Growing(*self._embed(table, 0))
+            else:
+                grown = held[1]
+                grown.append(*self._embed(table, len(grown)))
+            ids, meanings = grown.view()
+            self._embedded = table, grown, Embedded(table.slots, table.prices, table.contents, ids, meanings)
+        return self._embedded[2]
+
+    def _embed(self, table: Snapshot, start: int) -> tuple[Tensor, Tensor]:
+        numbers = self._ids.of_rows(table, table.rows_of_slots[start:])
+        return self._model.embed(table.contents[start:], numbers)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        return torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else nullcontext()

@@ -8,29 +8,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences, month_of
-from reaseq.representation.item_table import Snapshot
+from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences, month_of, weekday_of
+from reaseq.ranker.popularity import HALF_LIVES_DAYS
+from reaseq.representation.contents import Contents
 
 TIERS = 8  # of cosine similarity, from 0 to 1
-COUNTS = 3  # in all, last 7 days, last 30 days
-SIDE = COUNTS + 2  # and price, times in the history
+COUNTS = len(HALF_LIVES_DAYS)
+REPEAT_WIDTH = 8
+DOUBT = 0.02  # how sure an inferred behaviour must be to count as much as nothing does
+CLAIM_FLOOR = 0.01  # share of a history that a claim has for nothing
 
 
 @dataclass(frozen=True)
 class RankerConfig:
-    """Sizes, and which features the model reads beside ids and context."""
+    """Sizes, which are also switches: a size of nothing leaves the feature out.
 
-    vector_dim: int = 384
-    claims: int = 1
-    items: int = 1
+    `search`: of a longer history than that, each candidate attends to so many behaviours, those most like it.
+    """
+
+    vector_dim: int = 384  # of the content vectors; 0: none
+    claims: int = 1  # ids of shared claims with 0 for padding; 1: none
+    items: int = 1  # ids that training knew, with 0 for all others
     width: int = 48
     hidden: int = 96
-    history: int = 64
-    inferred: int = 16
-    id_dropout: float = 0.2
-    semantic: bool = True  # content vectors, claims and their similarities
-    reads_inferred: bool = True  # inferred behaviours
+    history: int = 64  # behaviours
+    inferred: int = 16  # inferred behaviours; 0: none
     scores: int = 0  # what other models say of each candidate
+    search: int = 0  # 0: attend to the whole history
+    price: bool = True
+    id_dropout: float = 0.2  # share of items trained as if unknown, so that an unseen item is not a random one
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Request:
     candidates: Tensor  # (B, C) rows
     counts: Tensor  # (B, C, COUNTS)
     now_ms: Tensor  # (B,)
-    scores: Tensor | None = None  # (B, C, scores)
+    scores: Tensor  # (B, C, scores)
 
     def __getitem__(self, places: Tensor) -> "Request":
         return Request(
@@ -53,21 +59,38 @@ class Request:
             candidates=self.candidates[places],
             counts=self.counts[places],
             now_ms=self.now_ms[places],
-            scores=None if self.scores is None else self.scores[places],
+            scores=self.scores[places],
+        )
+
+    def to(self, device: torch.device) -> "Request":
+        """The same on a device."""
+        return Request(
+            history=self.history.to(device),
+            inferred=self.inferred.to(device),
+            confidences=self.confidences.to(device),
+            candidates=self.candidates.to(device),
+            counts=self.counts.to(device),
+            now_ms=self.now_ms.to(device),
+            scores=self.scores.to(device),
         )
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """The item table as the model sees it: computed once a snapshot."""
+    """The item table as the model sees it. Rows point to slots, which hold what items are."""
 
-    table: Snapshot
-    ids: Tensor  # (N, d)
-    meanings: Tensor  # (N, d)
+    slots: Tensor  # (N,)
+    prices: Tensor  # (N,)
+    contents: Contents  # (S, …)
+    ids: Tensor  # (S, d)
+    meanings: Tensor  # (S, d)
 
 
 class Ranker(nn.Module):
-    """Scores candidates; greater is better. A score orders the candidates of one request, it is no probability."""
+    """Scores candidates; greater is better. `probability` says what a score means."""
+
+    calibration: Tensor
+    claim_rates: Tensor
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
@@ -77,112 +100,180 @@ class Ranker(nn.Module):
         self.unknown = nn.Parameter(torch.zeros(width))
         self.types = nn.Embedding(TYPES, width)
         self.gaps = nn.Embedding(GAP_BUCKETS + 1, width)
-        self.repeat = nn.Embedding(GAP_BUCKETS + 1, 8)
+        self.repeat = nn.Embedding(GAP_BUCKETS + 1, REPEAT_WIDTH)
         self.months = nn.Embedding(12, width)
+        self.weekdays = nn.Embedding(7, width)
         self.id_attention = TargetAttention(width)
-        features = 2 * width + 8 + SIDE + config.scores
-        if config.semantic:
+        features = 2 * width + REPEAT_WIDTH + COUNTS + 1 + config.price + 1 + config.scores
+        if config.vector_dim:
             self.content = nn.Linear(config.vector_dim, width)
+            features += TIERS + 2
+        if config.claims > 1:
             self.claims = nn.EmbeddingBag(config.claims, width, mode="sum", padding_idx=0)
+            nn.init.normal_(self.claims.weight, std=0.05)
+            self.claim_weights = nn.Embedding(config.claims, 1, padding_idx=0)
+            nn.init.zeros_(self.claim_weights.weight)
+            features += 3
+        if self._has_meaning:
             self.meaning_attention = TargetAttention(width)
-            features += 2 * width + TIERS + 3
-        if config.reads_inferred:
-            self.inferred_attention = TargetAttention(width)
-            features += width + 2 + (2 if config.semantic else 0)
+            features += 2 * width
+        if config.inferred:
+            self.inferred_attention = TargetAttention(width, doubt=DOUBT)
+            features += width + 2 + (TIERS + 2 if config.vector_dim else 0)
         self.head = nn.Sequential(nn.Linear(features, config.hidden), nn.SiLU(), nn.Dropout(0.1), nn.Linear(config.hidden, 1))
-        for table in (self.ids, self.types, self.gaps, self.months):
+        self.register_buffer("claim_rates", torch.zeros(config.claims))  # share of the catalogue that bears each claim
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # see `reaseq.behavior.calibration`
+        for table in (self.ids, self.types, self.gaps, self.months, self.weekdays):
             nn.init.normal_(table.weight, std=0.05)
 
-    def embed(self, table: Snapshot, numbers: Tensor) -> Embedded:
-        """Every row of the table as the model sees it; `numbers` (N,) are the rows' trained ids, 0 where unknown."""
+    @property
+    def _has_meaning(self) -> bool:
+        return self.config.vector_dim > 0 or self.config.claims > 1
+
+    def embed(self, contents: Contents, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Slots as the model sees them, by id (S, d) and by meaning (S, d); `numbers` (S,) are trained ids, 0 where unknown.
+
+        Without content and claims an item means its id.
+        """
         if self.training:
             numbers = numbers * (torch.rand(numbers.shape, device=numbers.device) >= self.config.id_dropout)
         ids = torch.where((numbers > 0).unsqueeze(-1), self.ids(numbers), self.unknown)
-        if not self.config.semantic:
-            return Embedded(table, ids, ids)
-        claims = self.claims(table.claims, per_sample_weights=table.claim_shares)  # (N, d)
-        return Embedded(table, ids, self.content(table.vectors) + claims)
+        if not self._has_meaning:
+            return ids, ids
+        meanings = torch.zeros_like(ids)
+        if self.config.vector_dim:
+            meanings = meanings + self.content(contents.vectors)
+        if self.config.claims > 1:
+            meanings = meanings + self.claims(
+                contents.claims, per_sample_weights=torch.nn.functional.normalize(contents.confidences, dim=-1)
+            )
+        return ids, meanings
 
     def forward(self, request: Request, items: Embedded) -> Tensor:
         """Scores (B, C)."""
-        history, candidates = request.history, request.candidates
-        known = history.rows > 0  # (B, H)
+        history = request.history
+        known = (history.rows > 0).float()  # (B, H)
+        slots, past = items.slots[request.candidates], items.slots[history.rows]  # (B, C), (B, H)
         when = self.types(history.types) + self.gaps(history.gaps)  # (B, H, d)
-        ids = items.ids[candidates]  # (B, C, d)
-        attended = self.id_attention(ids, items.ids[history.rows] + when, known.float())
-        same = (candidates.unsqueeze(-1) == history.rows.unsqueeze(1)) & known.unsqueeze(1)  # (B, C, H)
-        features = [ids, attended, self._repeats(history, same), self._side(request, items.table, same)]
-        if request.scores is not None:
-            features.append(request.scores)
-        if self.config.semantic:
-            features += self._by_meaning(request, items, known, when)
-        if self.config.reads_inferred:
-            features += self._by_inferred(request, items)
+        same = (request.candidates.unsqueeze(-1) == history.rows.unsqueeze(1)) * known.unsqueeze(1)  # (B, C, H)
+        cosine = _cosine(items, slots, past) if self.config.vector_dim else None  # (B, C, H)
+        places = self._search(cosine, known)
+        ids, meanings = items.ids[slots], items.meanings[slots]  # (B, C, d)
+        features = [ids, self.id_attention(ids, items.ids[past] + when, known, places)]
+        features += [self._repeats(history, same), self._side(request, items, same), request.scores]
+        features.append(self._calendar(request.now_ms, meanings))
+        if self._has_meaning:
+            features += [meanings, self.meaning_attention(meanings, items.meanings[past] + when, known, places)]
+        if self.config.claims > 1:
+            features.append(self._by_claims(history, items, slots, past))
+        if cosine is not None:
+            tiers, summary = _similarity(cosine, known)
+            features += [torch.log1p(tiers), summary]
+        if self.config.inferred:
+            features += self._by_inferred(request, items, slots, meanings)
         return self.head(torch.cat(features, dim=-1)).squeeze(-1)  # type: ignore[no-any-return]
+
+    def probability(self, scores: Tensor) -> Tensor:
+        """How probable it is that the user's next basket holds the candidate, for scores of any shape."""
+        return torch.sigmoid(self.calibration[0] * scores + self.calibration[1])
+
+    def _search(self, cosine: Tensor | None, known: Tensor) -> Tensor | None:
+        """The places (B, C, s) of the behaviours most like each candidate; None where all are attended to."""
+        if cosine is None or not 0 < self.config.search < known.shape[1]:
+            return None
+        return cosine.masked_fill(known.unsqueeze(1) == 0, -2.0).topk(self.config.search, dim=-1).indices
 
     def _repeats(self, history: Sequences, same: Tensor) -> Tensor:
         """How long ago the candidate was last taken (B, C, 8)."""
-        latest = torch.where(same, history.gaps.unsqueeze(1), GAP_BUCKETS).amin(-1)  # (B, C)
+        latest = torch.where(same > 0, history.gaps.unsqueeze(1), GAP_BUCKETS).amin(-1)  # (B, C)
         return self.repeat(latest)  # type: ignore[no-any-return]
 
-    def _side(self, request: Request, table: Snapshot, same: Tensor) -> Tensor:
-        """Recent popularity, price and repeats (B, C, SIDE)."""
-        columns = [table.prices[request.candidates].clamp(min=0), same.sum(-1).float()]
-        return torch.log1p(torch.cat([request.counts, torch.stack(columns, dim=-1)], dim=-1))
+    def _side(self, request: Request, items: Embedded, same: Tensor) -> Tensor:
+        """Recent popularity, repeats and price (B, C, …)."""
+        columns = [request.counts, same.sum(-1, keepdim=True)]
+        if self.config.price:
+            columns.append(items.prices[request.candidates].clamp(min=0).unsqueeze(-1))
+        return torch.log1p(torch.cat(columns, dim=-1))
 
-    def _by_meaning(self, request: Request, items: Embedded, known: Tensor, when: Tensor) -> list[Tensor]:
-        history, candidates = request.history, request.candidates
-        meaning = items.meanings[candidates]  # (B, C, d)
-        attended = self.meaning_attention(meaning, items.meanings[history.rows] + when, known.float())
-        cosine = _cosine(items.table, candidates, history.rows)  # (B, C, H)
-        season = (meaning * self.months(month_of(request.now_ms)).unsqueeze(1)).sum(-1, keepdim=True)
-        return [meaning, attended, _tiers(cosine, known), season]
+    def _calendar(self, now_ms: Tensor, meanings: Tensor) -> Tensor:
+        """How well the candidate goes with the month and the day of the week (B, C, 1)."""
+        when = self.months(month_of(now_ms)) + self.weekdays(weekday_of(now_ms))  # (B, d)
+        return meanings @ when.unsqueeze(-1)  # type: ignore[no-any-return]
 
-    def _by_inferred(self, request: Request, items: Embedded) -> list[Tensor]:
+    def _by_claims(self, history: Sequences, items: Embedded, slots: Tensor, past: Tensor) -> Tensor:
+        """How much more often than the catalogue's items those of the history bear what is claimed of the candidate (B, C, 3).
+
+        For each claim v: log( (p_v + ε) / (rate_v + ε) ), p_v the share of the history that bears it, recent behaviours
+        counting more. Their sum weighted claim by claim, their mean, and the greatest.
+        """
+        recent = (history.rows > 0) / (1.0 + history.gaps)  # (B, H)
+        recent = recent / recent.sum(-1, keepdim=True).clamp(min=1e-6)
+        borne = items.contents.claims[past]  # (B, H, K)
+        each = (recent.unsqueeze(-1) * (borne > 0)).flatten(1)
+        share = each.new_zeros(len(past), self.config.claims).scatter_add(1, borne.flatten(1), each)  # (B, V)
+        lift = torch.log((share + CLAIM_FLOOR) / (self.claim_rates + CLAIM_FLOOR)) * (recent.sum(-1, keepdim=True) > 0)
+        claimed = items.contents.claims[slots]  # (B, C, K)
+        sure = items.contents.confidences[slots]
+        of_each = lift.gather(1, claimed.flatten(1)).view(claimed.shape) * (claimed > 0)
+        weighted = (of_each * self.claim_weights(claimed).squeeze(-1)).sum(-1)
+        mean = (of_each * sure).sum(-1) / sure.sum(-1).clamp(min=1e-6)
+        return torch.stack([weighted, mean, of_each.amax(-1)], dim=-1)
+
+    def _by_inferred(self, request: Request, items: Embedded, slots: Tensor, meanings: Tensor) -> list[Tensor]:
         """The same over inferred behaviours, gated by their confidence."""
-        candidates, inferred, confidences = request.candidates, request.inferred, request.confidences
-        keys = items.meanings[inferred]  # (B, K, d)
-        attended = self.inferred_attention(items.meanings[candidates], keys, confidences)
-        same = candidates.unsqueeze(-1) == inferred.unsqueeze(1)  # (B, C, K)
+        confidences, inferred = request.confidences, items.slots[request.inferred]  # (B, K) each
+        attended = self.inferred_attention(meanings, items.meanings[inferred], confidences)
+        same = request.candidates.unsqueeze(-1) == request.inferred.unsqueeze(1)  # (B, C, K)
         own = (same * confidences.unsqueeze(1)).sum(-1, keepdim=True)  # (B, C, 1)
         features = [attended, own.sqrt(), torch.log(own + 1e-4) / 10]
-        if self.config.semantic:
-            cosine = _cosine(items.table, candidates, inferred)  # (B, C, K)
-            share = confidences / confidences.sum(-1, keepdim=True).clamp(min=1e-6)
-            features += [cosine.amax(-1, keepdim=True), (cosine * share.unsqueeze(1)).sum(-1, keepdim=True)]
+        if self.config.vector_dim:
+            tiers, summary = _similarity(_cosine(items, slots, inferred), confidences)
+            sure = confidences.sum(-1) / (confidences.sum(-1) + DOUBT)  # (B,)
+            features += [tiers.sqrt(), summary * sure[:, None, None]]
         return features
 
 
 class TargetAttention(nn.Module):
-    """Candidates (B, C, d) attend over a sequence (B, L, d), each place weighted by its gate (B, L) in [0, 1]."""
+    """Candidates (B, C, d) attend over a sequence (B, L, d), each place weighted by its gate (B, L) in [0, 1].
 
-    def __init__(self, width: int) -> None:
+    With `doubt`, nothing at all is one more place, of that gate to begin with: the less the places are sure, the less is said.
+    """
+
+    def __init__(self, width: int, doubt: float = 0.0) -> None:
         super().__init__()
+        self.doubt = nn.Parameter(torch.tensor(doubt).log()) if doubt else None
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
 
-    def forward(self, candidates: Tensor, sequence: Tensor, gate: Tensor) -> Tensor:
-        """What the sequence says of each candidate (B, C, d). A gate of 0 hides a place; all hidden gives zeros."""
+    def forward(self, candidates: Tensor, sequence: Tensor, gate: Tensor, places: Tensor | None = None) -> Tensor:
+        """What the sequence says of each candidate (B, C, d). A gate of 0 hides a place; all hidden gives zeros.
+
+        With `places` (B, C, s), each candidate attends to those alone.
+        """
         scores = self.query(candidates) @ self.key(sequence).transpose(1, 2) / candidates.shape[-1] ** 0.5  # (B, C, L)
         opened = torch.log(gate).masked_fill(gate == 0, torch.finfo(gate.dtype).min)  # (B, L)
-        weights = torch.softmax(scores + opened.unsqueeze(1), dim=-1)
+        scores = scores + opened.unsqueeze(1)
+        if places is not None:
+            found = torch.full_like(scores, torch.finfo(scores.dtype).min)
+            scores = found.scatter(-1, places, scores.gather(-1, places))
+        if self.doubt is not None:
+            scores = torch.cat([scores, self.doubt.expand(*scores.shape[:2], 1)], dim=-1)
         told = gate.amax(-1).gt(0)[:, None, None]
+        weights = torch.softmax(scores, dim=-1)[..., : sequence.shape[1]]
         return weights @ self.value(sequence) * told  # type: ignore[no-any-return]
 
 
-def _cosine(table: Snapshot, candidates: Tensor, rows: Tensor) -> Tensor:
+def _cosine(items: Embedded, slots: Tensor, others: Tensor) -> Tensor:
     """Cosine (B, C, L) of candidates (B, C) and a sequence (B, L)."""
-    return table.vectors[candidates] @ table.vectors[rows].transpose(1, 2)
+    return items.contents.vectors[slots] @ items.contents.vectors[others].transpose(1, 2)
 
 
-def _tiers(cosine: Tensor, known: Tensor) -> Tensor:
-    """SimTier: the histogram of similarities to the history, log-counted, with mean and maximum (B, C, TIERS + 2)."""
-    hidden = ~known.unsqueeze(1)
-    edges = torch.linspace(0, 1, TIERS + 1, device=cosine.device)[1:-1].contiguous()
-    tier = torch.bucketize(cosine.contiguous(), edges).masked_fill(hidden, TIERS)  # (B, C, L)
-    counts = torch.zeros(*cosine.shape[:2], TIERS + 1, device=cosine.device)
-    counts.scatter_add_(-1, tier, torch.ones_like(cosine))
-    shown = cosine.masked_fill(hidden, 0.0)
-    mean = shown.sum(-1) / known.sum(-1).clamp(min=1).unsqueeze(1)
-    return torch.cat([torch.log1p(counts[..., :TIERS]), torch.stack([mean, shown.amax(-1)], dim=-1)], dim=-1)
+def _similarity(cosine: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    """SimTier: the histogram (B, C, TIERS) of similarities (B, C, L), each weighing its gate (B, L); mean and maximum."""
+    weights = gate.unsqueeze(1).expand_as(cosine)  # (B, C, L)
+    tier = (cosine * TIERS).long().clamp(0, TIERS - 1)
+    counts = cosine.new_zeros(*cosine.shape[:2], TIERS).scatter_add(-1, tier, weights)
+    total = gate.sum(-1).clamp(min=1e-6)[:, None, None]
+    mean = (cosine * weights).sum(-1, keepdim=True) / total
+    return counts, torch.cat([mean, (cosine * (weights > 0)).amax(-1, keepdim=True)], dim=-1)

@@ -1,117 +1,226 @@
-"""The ranking service: candidates in, scores out, over HTTP.
+"""The ranking service over HTTP: candidates in, scores out, within a budget.
 
-A missing feature never makes a request fail: the response names what it had to do without.
+A missing feature never makes a request fail: the response names the step that answered it, and why.
 """
 
+import asyncio
+import hmac
 import time
-from collections.abc import Callable, Sequence
-from typing import Annotated, Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Response
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+import msgspec
+import numpy as np
+from fastapi import Depends, FastAPI, HTTPException, Response
+from fastapi.security import APIKeyHeader
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field, StringConstraints
 
-from reaseq.errors import StoreUnavailable
-from reaseq.ranker.engine import Engine
-from reaseq.records import ID_LIMIT_CHARS, TIME_LIMIT_MS, UserFeatures
+from reaseq.ranker.batching import MicroBatcher, Overloaded
+from reaseq.ranker.ranking import Answer, Ask, Ranking
+from reaseq.ranker.shadow import Comparison, Shadow
+from reaseq.records import ID_LIMIT_CHARS, TIME_LIMIT_MS
+from reaseq.settings import ServiceSettings
 
 RANK_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1)
-REQUESTS = Counter("reaseq_rank_requests", "Ranking requests answered")
-DEGRADED = Counter("reaseq_rank_degraded", "Ranking requests answered without some feature", ["step"])
-LATENCY = Histogram("reaseq_rank_seconds", "Feature read and scoring of one request", buckets=RANK_BUCKETS_S)
-
-NO_STORE = "no_user_features"  # the feature store does not answer
-UNKNOWN_USER = "unknown_user"
-UNKNOWN_CANDIDATES = "unknown_candidates"
+REQUESTS = Counter("reaseq_rank_requests", "Ranking requests answered, by the step that answered them", ["step"])
+REASONS = Counter("reaseq_rank_degraded", "Why requests were answered without something", ["reason"])
+REFUSED = Counter("reaseq_rank_refused", "Ranking requests refused", ["reason"])
+LATENCY = Histogram("reaseq_rank_seconds", "One ranking request from its arrival to its answer", buckets=RANK_BUCKETS_S)
+TABLE_ITEMS = Gauge("reaseq_item_table_items", "Items in the item table, with those no longer on sale")
+TABLE_BYTES = Gauge("reaseq_item_table_bytes", "Bytes of the item table's tensors, with their room to grow")
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_LIMIT_CHARS)]
 
 
-class UserReader(Protocol):
-    """Where a user's features are read."""
-
-    def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]: ...
-
-
 class RankRequest(BaseModel):
-    """Who is to be shown what. `time_ms` is the moment to rank for; without it, now."""
+    """Who is to be shown what. `time_ms` is the moment to rank for; without it, now. `limit` keeps the best so many."""
 
     user_id: Id
     candidate_ids: list[Id] = Field(min_length=1)
     time_ms: int | None = Field(default=None, ge=0, le=TIME_LIMIT_MS)
+    budget_ms: float | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, ge=1)
+
+
+class RankBatch(BaseModel):
+    """Several requests, answered in their order."""
+
+    requests: list[RankRequest] = Field(min_length=1)
 
 
 class Ranked(BaseModel):
-    """One candidate; a greater score is better. Scores order one response and mean nothing beyond it."""
+    """One candidate. Of the model, the score is the probability that the user's next basket holds it; of the steps without
+    the model it only orders the response."""
 
     item_id: str
     score: float
 
 
 class RankResponse(BaseModel):
-    """Candidates from best to worst, and what the ranking had to do without."""
+    """Candidates from best to worst, the step that ranked them (fresh, last_known, semantic, popularity), and why that one."""
 
     user_id: str
-    model: str
-    ranked: list[Ranked]
+    model: str  # empty where no model was used
+    step: str
     degraded: list[str]
+    ranked: list[Ranked]
     features_time_ms: int | None  # event time of the newest behaviour that was known of the user
     took_ms: float
 
 
-def create_app(engine: Engine, store: UserReader, ready: Callable[[], str | None], candidates_limit: int) -> FastAPI:
-    """The service. `ready` says what it still waits for, None when it can serve."""
-    app = FastAPI(title="ReaSeq ranking service", version="1")
+class RankResponses(BaseModel):
+    """The answers to a batch, in its order."""
 
-    @app.post("/v1/rank")
-    def rank(request: RankRequest) -> RankResponse:
+    responses: list[RankResponse]
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the web service works with. `waiting_for` says what it is not ready without, None when it can serve."""
+
+    ranking: Ranking
+    settings: ServiceSettings
+    waiting_for: Callable[[], str | None] = lambda: None
+    shadow: Shadow | None = None
+    served: Callable[[Ask, Answer], None] = lambda ask, answer: None  # hears of every answer by the model
+
+
+def create_app(service: Service) -> FastAPI:
+    """The web service."""
+    settings, ranking = service.settings, service.ranking
+    batcher = MicroBatcher(ranking.answer, settings.batch_limit_candidates, settings.queue_limit_requests)
+    app = FastAPI(title="ReaSeq ranking service", version="1")
+    app.add_middleware(_BodyLimit, limit_bytes=settings.body_limit_bytes)
+    allowed = [Depends(_key_check([key.get_secret_value() for key in settings.api_keys]))]
+
+    async def answer(request: RankRequest) -> dict[str, Any]:
+        asked_s = time.monotonic()
+        ask = _ask(request, settings, asked_s)
+        try:
+            found = await asyncio.wrap_future(batcher.submit(ask))
+        except Overloaded:
+            REFUSED.labels("overloaded").inc()
+            raise HTTPException(503, "too many requests wait", {"Retry-After": "1"}) from None
+        took_s = time.monotonic() - asked_s
+        _count(found, took_s)
+        if found.model:
+            service.served(ask, found)
+            if service.shadow:
+                service.shadow.offer(ask, found)
+        return _response(ask, found, request.limit, took_s)
+
+    @app.post("/v1/rank", dependencies=allowed, responses={200: {"model": RankResponse}})
+    async def rank(request: RankRequest) -> Response:
         """Rank the candidates for the user."""
-        if len(request.candidate_ids) > candidates_limit:
-            raise HTTPException(422, f"{len(request.candidate_ids)} candidates, the limit is {candidates_limit}")
-        started = time.perf_counter()
-        user, degraded = _user(store, request.user_id)
-        if any(not engine.table.knows(item_id) for item_id in request.candidate_ids):
-            degraded.append(UNKNOWN_CANDIDATES)
-        now_ms = request.time_ms if request.time_ms is not None else int(time.time() * 1000)
-        scores = engine.score(user, request.candidate_ids, now_ms)
-        order = sorted(range(len(scores)), key=lambda place: -scores[place])
-        took_s = time.perf_counter() - started
-        REQUESTS.inc()
-        LATENCY.observe(took_s)
-        for step in degraded:
-            DEGRADED.labels(step).inc()
-        return RankResponse(
-            user_id=request.user_id,
-            model=engine.version,
-            ranked=[Ranked(item_id=request.candidate_ids[place], score=float(scores[place])) for place in order],
-            degraded=degraded,
-            features_time_ms=user.event_time_ms if user else None,
-            took_ms=round(took_s * 1000, 3),
-        )
+        return _json(await answer(request))
+
+    @app.post("/v1/rank/batch", dependencies=allowed, responses={200: {"model": RankResponses}})
+    async def rank_batch(batch: RankBatch) -> Response:
+        """Rank for several users at once."""
+        if len(batch.requests) > settings.batch_limit_requests:
+            REFUSED.labels("too_large").inc()
+            raise HTTPException(422, f"{len(batch.requests)} requests, the limit is {settings.batch_limit_requests}")
+        return _json({"responses": await asyncio.gather(*map(answer, batch.requests))})
+
+    @app.get("/v1/shadow", dependencies=allowed)
+    async def shadow() -> Comparison:
+        """How the shadow model compares with the one that serves."""
+        if not service.shadow:
+            raise HTTPException(404, "no shadow model is set")
+        return service.shadow.report()
 
     @app.get("/healthz")
-    def health() -> dict[str, str]:
+    async def health() -> dict[str, str]:
         """The process answers."""
         return {"status": "ok"}
 
     @app.get("/readyz")
-    def readiness(response: Response) -> dict[str, str]:
-        """Whether the item table has caught up with its topic."""
-        waiting_for = ready()
+    async def readiness(response: Response) -> dict[str, str]:
+        """Whether the service has caught up with its topics, and is not about to end."""
+        waiting_for = service.waiting_for()
         response.status_code = 503 if waiting_for else 200
-        return {"status": f"waiting for {waiting_for}" if waiting_for else "ready", "model": engine.version}
+        return {"status": f"waiting for {waiting_for}" if waiting_for else "ready", "model": ranking.engine.version}
 
     @app.get("/metrics")
-    def metrics() -> Response:
+    async def metrics() -> Response:
         """Prometheus metrics."""
+        table = ranking.engine.table
+        TABLE_ITEMS.set(len(table.snapshot) - 1)
+        TABLE_BYTES.set(table.nbytes)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return app
 
 
-def _user(store: UserReader, user_id: str) -> tuple[UserFeatures | None, list[str]]:
-    try:
-        user = store.read_users([user_id]).get(user_id)
-    except StoreUnavailable:
-        return None, [NO_STORE]
-    return user, [] if user else [UNKNOWN_USER]
+def _ask(request: RankRequest, settings: ServiceSettings, asked_s: float) -> Ask:
+    count = len(request.candidate_ids)
+    if count > settings.candidates_limit:
+        REFUSED.labels("too_large").inc()
+        raise HTTPException(422, f"{count} candidates, the limit is {settings.candidates_limit}")
+    now_ms = request.time_ms if request.time_ms is not None else int(time.time() * 1000)
+    budget_ms = request.budget_ms if request.budget_ms is not None else settings.budget_ms
+    return Ask(request.user_id, request.candidate_ids, now_ms, asked_s + budget_ms / 1000, asked_s)
+
+
+def _count(answer: Answer, took_s: float) -> None:
+    REQUESTS.labels(answer.step).inc()
+    LATENCY.observe(took_s)
+    for reason in answer.reasons:
+        REASONS.labels(reason).inc()
+
+
+def _response(ask: Ask, answer: Answer, limit: int | None, took_s: float) -> dict[str, Any]:
+    order = np.argsort(-answer.scores, kind="stable")[:limit].tolist()
+    scores = answer.scores.tolist()
+    return {
+        "user_id": ask.user_id,
+        "model": answer.model,
+        "step": answer.step,
+        "degraded": answer.reasons,
+        "ranked": [{"item_id": ask.candidate_ids[place], "score": scores[place]} for place in order],
+        "features_time_ms": answer.user.event_time_ms if answer.user else None,
+        "took_ms": round(took_s * 1000, 3),
+    }
+
+
+def _json(content: object) -> Response:
+    """Encoded by msgspec: hundreds of candidates would keep pydantic busy for longer than the model."""
+    return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+def _key_check(keys: Sequence[str]) -> Callable[..., Awaitable[None]]:
+    """Lets in who bears one of the keys in `X-API-Key`; everybody where there are none."""
+
+    async def check(given: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]) -> None:
+        # Every key is compared, in constant time: neither which one nor how much of it was right can be told from outside.
+        if keys and not any([hmac.compare_digest(key.encode(), (given or "").encode()) for key in keys]):
+            REFUSED.labels("key").inc()
+            raise HTTPException(401, "a valid X-API-Key is needed")
+
+    return check
+
+
+class _BodyLimit:
+    """ASGI middleware: a request whose body is larger than the limit is refused before it is read into memory."""
+
+    def __init__(self, app: Any, limit_bytes: int) -> None:
+        self._app, self._limit_bytes = app, limit_bytes
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        received = 0
+
+        async def limited() -> Any:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit_bytes:
+                REFUSED.labels("too_large").inc()
+                raise HTTPException(413, f"the body is larger than {self._limit_bytes} bytes")
+            return message
+
+        await self._app(scope, limited, send)

@@ -1,23 +1,34 @@
-"""Training of the ranker on baskets: each item taken against items that were on sale and were not."""
+"""Training of the ranker on baskets: each item taken against items that were on sale and were not.
+
+Negatives are of what was listed before the basket and is not in it: half drawn evenly, half by how often it was taken lately,
+so that popularity alone does not tell the two sides apart. Inferred behaviours never are positives.
+"""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from reaseq.behavior import calibration
 from reaseq.behavior.examples import Basket
-from reaseq.optimisation import Optimisation
-from reaseq.ranker.engine import request_of
-from reaseq.ranker.model import Ranker, RankerConfig, Request
+from reaseq.errors import CatalogueError
+from reaseq.fitting import Curve, Progress, device_to_train_on, fit
+from reaseq.ranker.latent import LatentModels
+from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
+from reaseq.ranker.requests import request_of
 from reaseq.records import Inferred
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
-Progress = Callable[[int, float], None]
+SCORING_BATCH = 64
+POPULAR_FLOOR = 0.01  # of what has not been taken lately, so that it is drawn at all
 
 
 @dataclass(frozen=True)
@@ -43,88 +54,210 @@ class Sample:
 
 @dataclass(frozen=True)
 class Examples:
-    """Requests of P positives followed by negatives, and which positives are real (B, P)."""
+    """Requests of P positives followed by negatives; of fewer, the rest of the places is padding."""
 
     request: Request
     positives: Tensor  # (B, P) bool
+    negatives: Tensor  # (B, C - P) bool
+    weights: Tensor  # (B, C) what each candidate stands for where probabilities are measured
+
+    def __getitem__(self, places: Tensor) -> "Examples":
+        return Examples(self.request[places], self.positives[places], self.negatives[places], self.weights[places])
+
+    def __len__(self) -> int:
+        return len(self.positives)
+
+    def to(self, device: torch.device) -> "Examples":
+        """The same on a device."""
+        parts = (self.positives.to(device), self.negatives.to(device), self.weights.to(device))
+        return Examples(self.request.to(device), *parts)
+
+    @property
+    def taken(self) -> Tensor:
+        """Which candidates were taken (B, C) bool."""
+        return torch.cat([self.positives, torch.zeros_like(self.negatives)], dim=1)
 
 
 def examples_of(
     samples: Sequence[Sample],
     events: Iterable[tuple[int, str]],
     table: Snapshot,
+    latents: LatentModels,
     config: RankerConfig,
     plan: RankerPlan,
 ) -> Examples:
-    """Examples in order of time. `events` are (time in ms, item) of the log, from its start: popularity at each basket
-    counts those strictly before it. Both sides are of what was listed before the basket; negatives are drawn evenly."""
+    """Examples of samples in order of time. `events` are (time in ms, item) of the log, from its start: popularity at each
+    basket counts those strictly before it. A basket that held nothing which was listed before it teaches nothing, and is left
+    out. Raises CatalogueError where none remains.
+    """
     generator = np.random.default_rng(plan.seed)
-    listed_ms = table.listed_ms.numpy()
-    on_sale = np.flatnonzero(table.live.numpy())
-    on_sale = on_sale[np.argsort(listed_ms[on_sale], kind="stable")]
-    width = plan.positives + plan.negatives
-    candidates = np.zeros((len(samples), width), np.int64)
-    counts = np.zeros((len(samples), width, 3), np.float32)
-    real = np.zeros((len(samples), plan.positives), bool)
+    lists = _Lists(table, plan, generator)
     popularity, log = Popularity(), iter(events)
     pending = next(log, None)
-    for place, sample in enumerate(samples):
-        basket = sample.basket
-        while pending and pending[0] < basket.time_ms:
-            popularity.observe(int(table.rows([pending[1]])[0]), pending[0])
+    drawn, told = [], []
+    for sample in samples:
+        before: list[tuple[int, str]] = []
+        while pending and pending[0] < sample.basket.time_ms:
+            before.append(pending)
             pending = next(log, None)
-        taken = table.rows(basket.item_ids).numpy()
-        available = on_sale[: np.searchsorted(listed_ms[on_sale], basket.time_ms)]
-        positives = generator.permutation(np.intersect1d(taken, available))[: plan.positives]
-        available = available[~np.isin(available, taken)]
-        negatives = generator.choice(available, plan.negatives)
-        candidates[place, : len(positives)] = positives
-        candidates[place, plan.positives :] = negatives
-        real[place, : len(positives)] = True
-        counts[place] = popularity.counts(candidates[place])
+        if before:
+            times_ms, item_ids = zip(*before, strict=True)
+            popularity.observe(table.rows(item_ids).numpy(), times_ms)
+        if found := lists.draw(sample.basket, popularity):
+            drawn.append(found)
+            told.append(sample)
+    if not drawn:
+        raise CatalogueError(f"none of {len(samples)} baskets holds an item that was on sale before it beside others")
+    rows, counts, real, weights = (np.stack(column) for column in zip(*drawn, strict=True))
+    candidates = torch.from_numpy(rows)
+    inferred = [sample.inferred for sample in told]
     request = request_of(
-        [sample.basket.history for sample in samples],
-        [sample.inferred for sample in samples],
-        torch.from_numpy(candidates),
+        [sample.basket.history for sample in told],
+        inferred,
+        candidates,
         counts,
-        [sample.basket.time_ms for sample in samples],
+        [sample.basket.time_ms for sample in told],
+        latent_scores(inferred, candidates, table, latents, config),
         table,
         config,
     )
-    return Examples(request, torch.from_numpy(real))
+    negatives = torch.ones(len(told), plan.negatives, dtype=torch.bool)
+    return Examples(request, torch.from_numpy(real), negatives, torch.from_numpy(weights))
+
+
+def latent_scores(
+    inferred: Sequence[Inferred], candidates: Tensor, table: Snapshot, latents: LatentModels, config: RankerConfig
+) -> Tensor:
+    """Scores (B, C, config.scores) out of users' latent states, in the model version of each."""
+    if not config.scores:
+        return torch.zeros(*candidates.shape, 0)
+    for version in sorted({of.model for of in inferred if of.latent}):
+        latents.load(version)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(inferred), SCORING_BATCH):
+            part = slice(start, start + SCORING_BATCH)
+            parts.append(latents.scores(list(inferred[part]), candidates[part], table)[0])
+    return torch.cat(parts).clone()
+
+
+class _Lists:
+    """Draws what each basket's items compete with."""
+
+    def __init__(self, table: Snapshot, plan: RankerPlan, generator: np.random.Generator) -> None:
+        self._table, self._plan, self._generator = table, plan, generator
+        listed_ms = table.listed_ms.numpy()
+        on_sale = np.flatnonzero(table.live.numpy())
+        self._on_sale = on_sale[np.argsort(listed_ms[on_sale], kind="stable")]
+        self._listed_ms = listed_ms[self._on_sale]
+
+    def draw(
+        self, basket: Basket, popularity: Popularity
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]] | None:
+        """Candidates' rows (C,), their counts (C, COUNTS), which positives are real (P,), and weights (C,).
+
+        None where the basket held nothing that was listed before, or nothing else was.
+        """
+        plan, generator = self._plan, self._generator
+        taken = self._table.rows(basket.item_ids).numpy()
+        available = self._on_sale[: np.searchsorted(self._listed_ms, basket.time_ms)]
+        all_positives = np.intersect1d(taken, available)
+        positives = generator.permutation(all_positives)[: plan.positives]
+        available = available[~np.isin(available, taken)]
+        if not len(positives) or not len(available):
+            return None
+        evenly = plan.negatives // 2
+        share = popularity.counts(available, basket.time_ms)[:, -1] + POPULAR_FLOOR
+        rows = np.zeros(plan.positives + plan.negatives, np.int64)
+        rows[: len(positives)] = positives
+        rows[plan.positives : plan.positives + evenly] = generator.choice(available, evenly)
+        rows[plan.positives + evenly :] = generator.choice(available, plan.negatives - evenly, p=share / share.sum())
+        weights = np.zeros(len(rows), np.float32)
+        weights[: len(positives)] = len(all_positives) / max(1, len(positives))
+        weights[plan.positives : plan.positives + evenly] = len(available) / evenly
+        real = np.arange(plan.positives) < len(positives)
+        return rows, popularity.counts(rows, basket.time_ms), real, weights
+
+
+class Objective(nn.Module):
+    """The ranker's loss on a batch as a module, which is what distributed training wraps."""
+
+    def __init__(self, model: Ranker, examples: Examples, table: Snapshot, ids: TrainedIds, device: torch.device) -> None:
+        super().__init__()
+        self.model = model.to(device)
+        self._examples, self._device = examples, device
+        self._table = table.to(device)
+        self._numbers = ids.of_rows(table, table.rows_of_slots).to(device)
+
+    def forward(self, places: Tensor) -> Tensor:
+        """The loss of the examples at places (B,)."""
+        examples = self._examples[places].to(self._device)
+        return sampled_softmax(self.model(examples.request, self.items()), examples)
+
+    def items(self) -> Embedded:
+        """The table as the model sees it now."""
+        return embedded(self.model, self._table, self._numbers)
+
+
+def embedded(model: Ranker, table: Snapshot, numbers: Tensor) -> Embedded:
+    """A whole table as the model sees it; `numbers` (S,) are the trained ids of its slots."""
+    ids, meanings = model.embed(table.contents, numbers)
+    return Embedded(table.slots, table.prices, table.contents, ids, meanings)
 
 
 def train(
     examples: Examples,
+    held_out: Examples | None,
     table: Snapshot,
     ids: TrainedIds,
     config: RankerConfig,
     plan: RankerPlan,
-    progress: Progress = lambda step, loss: None,
-) -> Ranker:
-    """A ranker trained by the sampled softmax of each positive against the negatives of its basket."""
+    checkpoint: Path | None = None,
+    progress: Progress = lambda steps, loss: None,
+) -> tuple[Ranker, Curve]:
+    """A ranker trained by the sampled softmax of each positive against the negatives of its basket, and its curve.
+
+    Its probabilities are calibrated on what was held out, where there is something.
+    """
     torch.manual_seed(plan.seed)
     model = Ranker(config)
-    steps = steps_of(len(examples.positives), plan)
-    optimisation = Optimisation(model, plan.learning_rate, plan.weight_decay, steps)
-    numbers = ids.of(table)
-    model.train()
-    for _ in range(plan.epochs):
-        for places in torch.split(torch.randperm(len(examples.positives)), plan.batch_baskets):
-            scores = model(examples.request[places], model.embed(table, numbers))  # (B, P + M)
-            loss = _loss(scores, examples.positives[places])
-            progress(1, optimisation.step(loss))
-    return model.eval()
+    model.claim_rates.copy_(_claim_rates(table, config.claims))
+    objective = Objective(model, examples, table, ids, device_to_train_on())
+    curve = fit(model, objective, len(examples), plan, partial(_held_out_loss, objective, held_out), checkpoint, progress)
+    model.eval()
+    if held_out is not None and len(held_out):
+        kept = held_out.weights > 0
+        p = torch.sigmoid(score(objective, held_out))[kept]
+        model.calibration.copy_(calibration.fit(p, held_out.taken[kept], held_out.weights[kept]))
+    return model.cpu(), curve
 
 
-def steps_of(examples: int, plan: RankerPlan) -> int:
-    """Optimiser steps that training on so many examples takes."""
-    return plan.epochs * math.ceil(examples / plan.batch_baskets)
+def score(objective: Objective, examples: Examples) -> Tensor:
+    """Scores (B, C) of examples, on the CPU."""
+    device = device_to_train_on()
+    objective.eval()
+    with torch.inference_mode():
+        items = objective.items()
+        parts = torch.split(torch.arange(len(examples)), SCORING_BATCH)
+        return torch.cat([objective.model(examples.request[part].to(device), items).float().cpu() for part in parts])
 
 
-def _loss(scores: Tensor, positives: Tensor) -> Tensor:
-    """Mean over positives p of −log( e^p / (e^p + Σ e^n) ) = softplus( logΣe^n − p ); scores (B, P + M), positives (B, P)."""
-    count = positives.shape[1]
-    against = torch.logsumexp(scores[:, count:], dim=-1, keepdim=True)  # (B, 1)
+def sampled_softmax(scores: Tensor, examples: Examples) -> Tensor:
+    """Mean over positives p of −log( e^p / (e^p + Σ e^n) ) = softplus( logΣe^n − p ); scores (B, C)."""
+    count = examples.positives.shape[1]
+    rivals = scores[:, count:].masked_fill(~examples.negatives, -torch.inf)
+    against = torch.logsumexp(rivals, dim=-1, keepdim=True)  # (B, 1)
     each = torch.nn.functional.softplus(against - scores[:, :count])
-    return (each * positives).sum() / positives.sum().clamp(min=1)
+    return (each * examples.positives).sum() / examples.positives.sum().clamp(min=1)
+
+
+def _claim_rates(table: Snapshot, claims: int) -> Tensor:
+    """Share of the items on sale that bear each claim (claims,)."""
+    borne = table.contents.claims[table.slots[table.live]].flatten()
+    rates = torch.bincount(borne, minlength=claims)[:claims].float() / max(1, int(table.live.sum()))
+    rates[0] = 0  # padding
+    return rates if claims > 1 else rates.new_zeros(claims)
+
+
+def _held_out_loss(objective: Objective, held_out: Examples | None) -> float:
+    return float(sampled_softmax(score(objective, held_out), held_out)) if held_out is not None and len(held_out) else math.nan

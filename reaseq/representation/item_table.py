@@ -2,6 +2,11 @@
 
 Reading hundreds of item rows from any store per request is too slow; the ranker and the behaviour model index this table
 instead. Readers take a `Snapshot` and keep it for as long as they need: an update swaps in a new one, rows never move.
+
+What an item is stands in a *slot* that is written once: an update writes another slot and points the item's row to it. So an
+update costs what it changes plus a copy of the few bytes a row that say where its slot is, its price and whether it is on
+sale; whoever derives tensors from the contents derives those of the new slots alone. Slots that no row points to are dropped
+when the buffers are full, in a new *generation* of the table.
 """
 
 import threading
@@ -15,41 +20,49 @@ from torch import Tensor
 from reaseq.errors import SpaceMismatch
 from reaseq.knowledge.vocabulary import CLAIMS_LIMIT, Vocabulary
 from reaseq.records import ItemFeatures
+from reaseq.representation.contents import Contents, Growing
 
 NO_PRICE = -1.0
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The table at one moment: N rows. Row 0 is the unknown item, never live."""
+    """The table at one moment: N rows, S slots. Row 0 is the unknown item, never live."""
 
     ids: list[str]  # may already be longer than N: rows are only ever appended
     index: dict[str, int]
-    vectors: Tensor  # (N, D) float32, unit length
-    claims: Tensor  # (N, C) int64, 0 is padding
-    confidences: Tensor  # (N, C) float32
+    slots: Tensor  # (N,) int64: where each row's contents stand
+    rows_of_slots: Tensor  # (S,) int64: the row that each slot was written for
+    contents: Contents  # (S, …)
     prices: Tensor  # (N,) float32, NO_PRICE where unknown
     listed_ms: Tensor  # (N,) int64
     live: Tensor  # (N,) bool
+    generation: int = 0
 
     def __len__(self) -> int:
         return len(self.live)
-
-    @property
-    def claim_shares(self) -> Tensor:
-        """What each claim weighs in its item (N, C): the confidences, adding up to 1."""
-        return self.confidences / self.confidences.sum(-1, keepdim=True).clamp(min=1e-6)
 
     def rows(self, item_ids: Sequence[str]) -> Tensor:
         """Row of each item (len(item_ids),), 0 for an item the table does not know."""
         size = len(self)
         found = [row if row < size else 0 for row in (self.index.get(item_id, 0) for item_id in item_ids)]
-        return torch.tensor(found, dtype=torch.long)
+        return torch.tensor(found, dtype=torch.long, device=self.live.device)
+
+    def grows_into(self, newer: "Snapshot") -> bool:
+        """Whether all slots of this snapshot stand at the same places in that one."""
+        return self.index is newer.index and self.generation == newer.generation and len(self.contents) <= len(newer.contents)
+
+    @property
+    def vectors(self) -> Tensor:
+        """The content vectors in order of the rows (N, D), a copy."""
+        return self.contents.vectors[self.slots]
 
     def to(self, device: torch.device) -> "Snapshot":
         """The same on a device."""
-        tensors = (self.vectors, self.claims, self.confidences, self.prices, self.listed_ms, self.live)
-        return Snapshot(self.ids, self.index, *(tensor.to(device) for tensor in tensors))
+        slots, rows, prices, listed_ms, live = (
+            tensor.to(device) for tensor in (self.slots, self.rows_of_slots, self.prices, self.listed_ms, self.live)
+        )
+        return Snapshot(self.ids, self.index, slots, rows, self.contents.to(device), prices, listed_ms, live, self.generation)
 
     def by_id(self) -> "Snapshot":
         """The same table with its rows in order of item id: equal for equal catalogues, in whatever order they came.
@@ -57,9 +70,14 @@ class Snapshot:
         Sums over the table round differently in another order, so what must be reproducible is computed on this one.
         """
         order = sorted(range(len(self)), key=self.ids.__getitem__)  # the unknown item, "", stays first
-        ids = [self.ids[row] for row in order]
-        tensors = (self.vectors, self.claims, self.confidences, self.prices, self.listed_ms, self.live)
-        return Snapshot(ids, {item_id: row for row, item_id in enumerate(ids) if row}, *(tensor[order] for tensor in tensors))
+        columns = (self.prices[order], self.listed_ms[order], self.live[order])
+        return snapshot_of([self.ids[row] for row in order], self.contents[self.slots[order]], *columns)
+
+
+def snapshot_of(ids: list[str], contents: Contents, prices: Tensor, listed_ms: Tensor, live: Tensor) -> Snapshot:
+    """A table whose slots are its rows, in the order of `ids`; the first is the unknown item, ""."""
+    index = {item_id: row for row, item_id in enumerate(ids) if row}
+    return Snapshot(ids, index, torch.arange(len(ids)), torch.arange(len(ids)), contents, prices, listed_ms, live)
 
 
 class ItemTable:
@@ -70,12 +88,19 @@ class ItemTable:
         self._space_id = space_id
         self._lock = threading.Lock()
         self._order: dict[str, tuple[int, int]] = {}
+        self._slots = Growing(
+            torch.zeros(1, dim, device=device),
+            torch.zeros(1, CLAIMS_LIMIT, dtype=torch.long, device=device),
+            torch.zeros(1, CLAIMS_LIMIT, device=device),
+            torch.zeros(1, dtype=torch.long, device=device),
+        )
+        contents, rows_of_slots = self._contents()
         self._snapshot = Snapshot(
             ids=[""],
             index={},
-            vectors=torch.zeros(1, dim, device=device),
-            claims=torch.zeros(1, CLAIMS_LIMIT, dtype=torch.long, device=device),
-            confidences=torch.zeros(1, CLAIMS_LIMIT, device=device),
+            slots=torch.zeros(1, dtype=torch.long, device=device),
+            rows_of_slots=rows_of_slots,
+            contents=contents,
             prices=torch.full((1,), NO_PRICE, device=device),
             listed_ms=torch.zeros(1, dtype=torch.long, device=device),
             live=torch.zeros(1, dtype=torch.bool, device=device),
@@ -86,6 +111,12 @@ class ItemTable:
         """The newest state; consistent, and never changed after."""
         return self._snapshot
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take, with their room to grow; ids and their index come on top."""
+        table = self._snapshot
+        return self._slots.nbytes + sum(of.nbytes for of in (table.slots, table.prices, table.listed_ms, table.live))
+
     def knows(self, item_id: str) -> bool:
         """Whether the item has been onboarded."""
         return item_id in self._snapshot.index
@@ -93,7 +124,9 @@ class ItemTable:
     def cosine(self, some: Sequence[str], others: Sequence[str]) -> float:
         """Cosine of the mean vectors of two groups of items; 1 where either has none that is known."""
         table = self._snapshot
-        first, second = (table.vectors[table.rows(ids)].sum(0) for ids in (some, others))  # (D,) row 0 is all zeros
+        first, second = (  # (D,) each; row 0 is all zeros
+            table.contents.vectors[table.slots[table.rows(ids)]].sum(0) for ids in (some, others)
+        )
         if not first.any() or not second.any():
             return 1.0
         return float(torch.nn.functional.cosine_similarity(first, second, dim=0))
@@ -127,32 +160,45 @@ class ItemTable:
             if record.item_id not in old.index:
                 old.index[record.item_id] = len(old.ids)
                 old.ids.append(record.item_id)
-        grown = Snapshot(
-            old.ids,
-            old.index,
-            *(_grow(tensor, len(old.ids)) for tensor in (old.vectors, old.claims, old.confidences, old.prices)),
-            *(_grow(tensor, len(old.ids)) for tensor in (old.listed_ms, old.live)),
-        )
-        for record in records:
-            self._set(grown, old.index[record.item_id], record)
-        return grown
+        rows = torch.tensor([old.index[record.item_id] for record in records], device=old.live.device)
+        slots, generation = _grown(old.slots, len(old.ids)), old.generation
+        written = [record for record in records if record.stage != "delisted"]
+        if self._slots.room < len(written) and len(self._slots) > 2 * len(old):
+            slots, generation = self._compacted(slots), generation + 1
+        kept = torch.tensor([record.stage != "delisted" for record in records], device=old.live.device)
+        slots[rows[kept]] = torch.arange(len(self._slots), len(self._slots) + len(written), device=slots.device)
+        if written:
+            self._slots.append(*self._contents_of(written), rows[kept])
+        prices, listed_ms, live = (_grown(of, len(old.ids)) for of in (old.prices, old.listed_ms, old.live))
+        told = [NO_PRICE if record.price is None else record.price for record in written]
+        prices[rows[kept]] = torch.tensor(told, device=prices.device)
+        listed_ms[rows] = torch.tensor([record.listed_ms for record in records], device=listed_ms.device)
+        live[rows] = kept
+        contents, rows_of_slots = self._contents()
+        return Snapshot(old.ids, old.index, slots, rows_of_slots, contents, prices, listed_ms, live, generation)
 
-    def _set(self, table: Snapshot, row: int, record: ItemFeatures) -> None:
-        table.live[row] = record.stage != "delisted"
-        table.listed_ms[row] = record.listed_ms
-        if record.stage == "delisted":
-            return
-        table.vectors[row] = torch.from_numpy(np.frombuffer(record.vector, np.float16).astype(np.float32))
-        ids, confidences = self._vocabulary.claim_ids(record.knowledge)
-        table.claims[row] = 0
-        table.confidences[row] = 0
-        count = min(len(ids), CLAIMS_LIMIT)
-        table.claims[row, :count] = torch.from_numpy(ids[:count].astype(np.int64))
-        table.confidences[row, :count] = torch.from_numpy(confidences[:count].astype(np.float32))
-        table.prices[row] = NO_PRICE if record.price is None else record.price
+    def _compacted(self, slots: Tensor) -> Tensor:
+        """Drop the slots that no row points to; where the rows' slots are then."""
+        self._slots = Growing(*(column[slots] for column in self._slots.view()))
+        return torch.arange(len(slots), device=slots.device)
+
+    def _contents(self) -> tuple[Contents, Tensor]:
+        vectors, claims, confidences, rows = self._slots.view()
+        return Contents(vectors, claims, confidences), rows
+
+    def _contents_of(self, records: list[ItemFeatures]) -> tuple[Tensor, Tensor, Tensor]:
+        vectors = np.stack([np.frombuffer(record.vector, np.float16).astype(np.float32) for record in records])
+        claims = np.zeros((len(records), CLAIMS_LIMIT), np.int64)
+        confidences = np.zeros((len(records), CLAIMS_LIMIT), np.float32)
+        for place, record in enumerate(records):
+            ids, sure = self._vocabulary.claim_ids(record.knowledge)
+            count = min(len(ids), CLAIMS_LIMIT)
+            claims[place, :count], confidences[place, :count] = ids[:count], sure[:count]
+        return torch.from_numpy(vectors), torch.from_numpy(claims), torch.from_numpy(confidences)
 
 
-def _grow(tensor: Tensor, rows: int) -> Tensor:
-    grown = tensor.new_zeros((rows, *tensor.shape[1:]))
+def _grown(tensor: Tensor, rows: int) -> Tensor:
+    """A copy with that many rows, the further ones zeros."""
+    grown = tensor.new_zeros(rows)
     grown[: len(tensor)] = tensor
     return grown

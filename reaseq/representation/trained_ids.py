@@ -20,5 +20,9 @@ class TrainedIds:
 
     def of(self, table: Snapshot) -> Tensor:
         """The number of each row's item (N,)."""
-        numbers = [self._numbers.get(item_id, 0) for item_id in table.ids[: len(table)]]
-        return torch.tensor(numbers, dtype=torch.long, device=table.live.device)
+        return self.of_rows(table, torch.arange(len(table), device=table.live.device))
+
+    def of_rows(self, table: Snapshot, rows: Tensor) -> Tensor:
+        """The numbers of some rows (M,)."""
+        numbers = [self._numbers.get(table.ids[row], 0) for row in rows.tolist()]
+        return torch.tensor(numbers, dtype=torch.long, device=rows.device)

@@ -19,6 +19,7 @@ from reaseq.behavior.examples import examples_of, pairs_of
 from reaseq.cli import app
 from reaseq.cli.behavior import catalogue_of
 from reaseq.evaluation.online_retail import read_retail
+from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.training import RankerPlan, Sample
 from reaseq.ranker.training import examples_of as ranker_examples_of
@@ -97,7 +98,7 @@ def test_nothing_that_learns_takes_an_inferred_behaviour_for_a_real_one(reposito
         assert {table.ids[row] for row in to_come if row >= 0} <= set(basket.item_ids)
     latest = slice(-50, None)
     samples = [Sample(basket, inferred) for basket, (_, inferred) in zip(baskets[latest], known[latest], strict=True)]
-    ranked = ranker_examples_of(samples, [], table, RankerConfig(), RankerPlan())
+    ranked = ranker_examples_of(samples, [], table, LatentModels(Path()), RankerConfig(), RankerPlan())
     for basket, rows, real in zip(baskets[latest], ranked.request.candidates.tolist(), ranked.positives.tolist(), strict=True):
         assert {table.ids[row] for row, yes in zip(rows, real, strict=False) if yes} <= set(basket.item_ids)
     real_items = {item_id for _, _, item_id in told}

@@ -1,4 +1,4 @@
-"""The item table, sequences and the ranker, on small random models."""
+"""The item table, sequences and attention, on random items."""
 
 import numpy as np
 import pytest
@@ -7,14 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reaseq.behavior.sequence import sequences_of
-from reaseq.days import DAY_MS
 from reaseq.errors import SpaceMismatch
-from reaseq.ranker.engine import Engine
-from reaseq.ranker.model import Ranker, RankerConfig, TargetAttention
-from reaseq.ranker.popularity import Popularity
-from reaseq.records import Inferred, UserFeatures
-from reaseq.representation.trained_ids import TrainedIds
-from tests.unit.catalogue_stand_ins import CATALOGUE, DIM, ITEMS, NOW_MS, VOCABULARY, item, question, table_of
+from reaseq.ranker.model import TargetAttention
+from reaseq.records import ItemFeatures
+from tests.unit.catalogue_stand_ins import CATALOGUE, ITEMS, NOW_MS, item, question, table_of
 
 
 def test_the_table_keeps_the_newest_of_each_item() -> None:
@@ -32,8 +28,10 @@ def test_by_id_equal_catalogues_are_equal_tables_in_whatever_order_they_came() -
 
     assert one.ids == other.ids == ["", *sorted(item.item_id for item in items)]
     assert one.index == other.index
-    for name in ("vectors", "claims", "confidences", "prices", "listed_ms", "live"):
+    for name in ("slots", "prices", "listed_ms", "live"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
+    for name in ("vectors", "claims", "confidences"):
+        assert torch.equal(getattr(one.contents, name), getattr(other.contents, name)), name
     assert one.rows(["i3"]).item() == one.ids.index("i3")
 
 
@@ -47,6 +45,42 @@ def test_a_snapshot_never_changes() -> None:
     assert torch.equal(before.vectors, vectors)
     assert before.rows(["i2"]).tolist() == [0]
     assert table.snapshot.rows(["i1", "i2", "nobody"]).tolist() == [1, 2, 0]
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5), st.booleans()), min_size=1, max_size=8), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_updated_listed_or_delisted_the_table_is_what_the_newest_records_say(
+    batches: list[list[tuple[int, int, bool]]],
+) -> None:
+    table, newest = table_of(), dict[int, ItemFeatures]()
+    seen = []
+    for batch in batches:
+        records = [
+            item(number, event_time_ms=time_ms, price=float(time_ms), stage="delisted" if gone else "reasoned")
+            for number, time_ms, gone in batch
+        ]
+        table.apply(records)
+        for (number, *_), record in zip(batch, records, strict=True):
+            held = newest.get(number)
+            if held is None or (record.event_time_ms, record.revision) > (held.event_time_ms, held.revision):
+                newest[number] = record
+        snapshot = table.snapshot
+        seen.append((snapshot, snapshot.vectors.clone(), snapshot.prices.clone()))
+
+    snapshot = table.snapshot
+    assert {snapshot.ids[row] for row in snapshot.live.nonzero().flatten().tolist()} == {
+        record.item_id for record in newest.values() if record.stage != "delisted"
+    }
+    for record in newest.values():
+        row = int(snapshot.rows([record.item_id])[0])
+        if record.stage != "delisted":
+            assert snapshot.prices[row] == record.price
+            expected = np.frombuffer(record.vector, np.float16).astype(np.float32)
+            assert np.array_equal(snapshot.contents.vectors[snapshot.slots[row]].numpy(), expected)
+            assert snapshot.rows_of_slots[snapshot.slots[row]] == row
+    assert len(snapshot.contents) <= 2 * len(snapshot) + 2 * 8 * 2 + 2  # what no row points to is dropped
+    for old, vectors, prices in seen:  # and what readers hold has not changed meanwhile
+        assert torch.equal(old.vectors, vectors) and torch.equal(old.prices, prices)
 
 
 def test_groups_of_items_are_as_alike_as_their_mean_vectors() -> None:
@@ -82,59 +116,3 @@ def test_attention_does_not_see_what_the_gate_hides() -> None:
 
     assert torch.allclose(attention(candidates, sequence, gate), attention(candidates, changed, gate), atol=1e-5)
     assert (attention(candidates, sequence, torch.zeros(1, 4)) == 0).all()
-
-
-def engine(**changes: bool) -> Engine:
-    torch.manual_seed(0)
-    ids = TrainedIds([f"i{number}" for number in range(ITEMS - 50)])
-    config = RankerConfig(vector_dim=DIM, claims=VOCABULARY.size, items=len(ids), width=16, **changes)
-    popularity = Popularity()
-    for row in range(1, 100):
-        popularity.observe(row, NOW_MS - row * DAY_MS // 2)
-    return Engine(Ranker(config), ids, "v1", CATALOGUE, popularity)
-
-
-USER = UserFeatures(
-    user_id="u",
-    event_time_ms=1,
-    events_seen=1,
-    history=question(9).history,
-    inferred=Inferred(item_ids=("i5", "i6"), confidences=(0.4, 0.1)),
-)
-
-
-@pytest.mark.parametrize("changes", [{}, {"semantic": False, "reads_inferred": False}, {"reads_inferred": False}])
-def test_a_candidates_score_does_not_depend_on_the_others(changes: dict[str, bool]) -> None:
-    ranker = engine(**changes)
-    together = ranker.score(USER, ["i1", "i5", "i290", "nobody"], NOW_MS)
-
-    for place, item_id in enumerate(["i1", "i5", "i290", "nobody"]):
-        assert np.allclose(ranker.score(USER, [item_id], NOW_MS)[0], together[place], atol=1e-5)
-
-
-def test_a_user_without_features_is_ranked_by_context() -> None:
-    scores = engine().score(None, [f"i{number}" for number in range(50)], NOW_MS)
-
-    assert np.isfinite(scores).all()
-    assert len(set(scores.tolist())) > 10
-
-
-def test_inferred_behaviours_change_the_score_of_their_items() -> None:
-    without = UserFeatures(user_id="u", event_time_ms=1, events_seen=1, history=USER.history)
-
-    assert not np.allclose(engine().score(USER, ["i5"], NOW_MS), engine().score(without, ["i5"], NOW_MS))
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(900, 1000)), max_size=60))
-@settings(max_examples=50, deadline=None)
-def test_popularity_counts_like_a_recount(seen: list[tuple[int, int]]) -> None:
-    popularity = Popularity()
-    for row, day in seen:
-        popularity.observe(row, day * DAY_MS + 5)
-
-    today = max((day for _, day in seen), default=0)
-    counts = popularity.counts(np.arange(6))
-
-    for row in range(6):
-        days = [day for seen_row, day in seen if seen_row == row]
-        assert counts[row].tolist() == [len(days), sum(d > today - 7 for d in days), sum(d > today - 30 for d in days)]

@@ -112,8 +112,9 @@ def test_processes_under_torchrun_end_with_one_model_that_learned_as_a_single_on
     script.write_text(
         "import json, sys, torch\n"
         "from reaseq.behavior import training\n"
+        "from reaseq.fitting import join_processes\n"
         "from tests.unit.test_training import PLAN, material\n"
-        "rank = training.join_processes()\n"
+        "rank = join_processes()\n"
         "found, config = material()\n"
         "model, curve = training.train(found, config, PLAN)\n"
         "total = float(sum(p.double().abs().sum() for p in model.parameters()))\n"

@@ -1,0 +1,137 @@
+"""What a behaviour model says of each candidate, from the state that it left of a user in the feature store.
+
+Latent reasoning has read the user's history already; its hidden state h costs one product with the item tokens E here:
+
+    score(item) = ½ · ( h·E_item − mean over items of h·E )
+
+half of how much more likely the item is, in log, than items are on (geometric) average. Prior popularity is left out: the
+ranker sees it fresh. Twice: with the ids that training knew, and by what items are alone, which treats new items like others.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from reaseq.artefacts import Artefact, version_of
+from reaseq.behavior.inference import KIND as BEHAVIOR
+from reaseq.behavior.model import BehaviorConfig, BehaviorModel, ItemTokens
+from reaseq.errors import ArtefactError
+from reaseq.published import load_weights, sizes_of, trained_ids_of
+from reaseq.records import Inferred
+from reaseq.representation.contents import Contents, Growing
+from reaseq.representation.item_table import Snapshot
+from reaseq.representation.trained_ids import TrainedIds
+
+SCORES = 2  # with trained ids, and without
+MODELS_LIMIT = 4  # held at once
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The items of one snapshot as the model writes them."""
+
+    table: Snapshot
+    grown: Growing
+    tokens: Tensor  # (S, SCORES, w)
+    biases: Tensor  # (S, SCORES)
+    mean: Tensor  # (SCORES, w) over the rows of the table
+    level: Tensor  # (SCORES,)
+
+
+class LatentScores:
+    """One behaviour model as a source of scores; its item tokens follow the item table."""
+
+    def __init__(self, model: BehaviorModel, ids: TrainedIds) -> None:
+        assert isinstance(model.tokens, ItemTokens)  # noqa: S101  see `load`
+        self._tokens = model.tokens.eval()
+        self._scale = float(model.scale.detach())
+        self._ids = ids
+        self._written: _Tokens | None = None
+
+    @staticmethod
+    def load(artefact: Artefact) -> "LatentScores | None":
+        """A published behaviour model; None where it writes semantic IDs, whose scores are not one product."""
+        config = msgspec.convert(sizes_of(artefact), BehaviorConfig)
+        if config.codes:
+            return None
+        return LatentScores(load_weights(artefact, BehaviorModel(config)), trained_ids_of(artefact))
+
+    def score(self, latents: Tensor, candidates: Tensor, table: Snapshot) -> Tensor:
+        """Scores (B, C, SCORES) of candidates' rows (B, C) for users' states (B, w)."""
+        written = self._of(table)
+        slots = table.slots[candidates]  # (B, C)
+        users = (latents * self._scale).unsqueeze(-1)  # (B, w, 1)
+        level = (written.mean @ users).transpose(1, 2) + written.level  # (B, 1, SCORES)
+        batch, count = candidates.shape
+        said = (written.tokens[slots].view(batch, count * SCORES, -1) @ users).view(batch, count, SCORES)
+        return (said + written.biases[slots] - level) / 2
+
+    def _of(self, table: Snapshot) -> _Tokens:
+        held = self._written
+        if held is None or held.table is not table:
+            with torch.inference_mode():
+                if held is None or not held.table.grows_into(table):
+                    grown = Growing(*self._embed(table, 0))
+                else:
+                    grown = held.grown
+                    grown.append(*self._embed(table, len(grown)))
+                tokens, biases = grown.view()
+                listed = table.slots[1:]
+                held = _Tokens(table, grown, tokens, biases, tokens[listed].mean(0), biases[listed].mean(0))
+            self._written = held
+        return held
+
+    def _embed(self, table: Snapshot, start: int) -> tuple[Tensor, Tensor]:
+        contents: Contents = table.contents[start:]
+        meaning = self._tokens.meaning.of(contents)  # (n, w)
+        numbers = self._ids.of_rows(table, table.rows_of_slots[start:])
+        known = meaning + self._tokens.ids(numbers)
+        bias = self._tokens.bias(numbers)  # (n, 1)
+        return torch.stack([known, meaning], dim=1), torch.cat([bias, torch.zeros_like(bias)], dim=1)
+
+
+class LatentModels:
+    """The behaviour models whose states the feature store holds: usually one, two while a new one takes over."""
+
+    def __init__(self, models_dir: Path) -> None:
+        self._models_dir = models_dir
+        self._held: dict[str, LatentScores | None] = {}
+        self._wanted: set[str] = set()
+
+    def load(self, version: str) -> None:
+        """Make a version ready; one that is not published here, or gives no scores, is remembered as such."""
+        self._wanted.discard(version)
+        if version not in self._held:
+            while len(self._held) >= MODELS_LIMIT:
+                self._held.pop(next(iter(self._held)))
+            try:
+                self._held[version] = LatentScores.load(version_of(self._models_dir, BEHAVIOR, version))
+            except ArtefactError:
+                self._held[version] = None
+
+    def load_wanted(self) -> None:
+        """Load what `scores` was asked for and did not have."""
+        for version in list(self._wanted):
+            self.load(version)
+
+    def scores(self, inferred: list[Inferred], candidates: Tensor, table: Snapshot) -> tuple[Tensor, list[bool]]:
+        """Scores (B, C, SCORES) of rows (B, C), and whose state could be read; zeros where there is none that can.
+
+        Never loads: a version that is not at hand is wanted from now on.
+        """
+        found = torch.zeros(*candidates.shape, SCORES, device=candidates.device)
+        read = [False] * len(inferred)
+        for version in {of.model for of in inferred if of.latent}:
+            if version not in self._held:
+                self._wanted.add(version)
+            elif model := self._held[version]:
+                users = [place for place, of in enumerate(inferred) if of.latent and of.model == version]
+                states = torch.from_numpy(np.stack([np.frombuffer(inferred[user].latent, np.float16) for user in users]))
+                found[users] = model.score(states.float().to(candidates.device), candidates[users], table)
+                for user in users:
+                    read[user] = True
+        return found, read

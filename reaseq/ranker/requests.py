@@ -1,0 +1,44 @@
+"""What the ranker is asked: features of users and candidates as tensors, from the same code in training and in serving."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reaseq.behavior.sequence import sequences_of
+from reaseq.ranker.model import RankerConfig, Request
+from reaseq.records import History, Inferred
+from reaseq.representation.item_table import Snapshot
+
+FEATURES = "ranker-features.2"  # changes with whatever a request holds: a model reads what it was trained on
+
+
+def request_of(
+    histories: Sequence[History],
+    inferred: Sequence[Inferred],
+    candidates: Tensor,
+    counts: NDArray[np.float32],
+    now_ms: Sequence[int],
+    scores: Tensor,
+    table: Snapshot,
+    config: RankerConfig,
+) -> Request:
+    """Features of B users with candidates' rows (B, C), their counts (B, C, COUNTS) and scores (B, C, config.scores)."""
+    rows = torch.zeros(len(inferred), config.inferred, dtype=torch.long)
+    confidences = torch.zeros(len(inferred), config.inferred)
+    for place, behaviors in enumerate(inferred):
+        count = min(len(behaviors.item_ids), config.inferred)
+        rows[place, :count] = table.rows(behaviors.item_ids[:count]).cpu()
+        confidences[place, :count] = torch.tensor(behaviors.confidences[:count])
+    device = candidates.device
+    return Request(
+        history=sequences_of(histories, now_ms, table, config.history).to(device),
+        inferred=rows.to(device),
+        confidences=(confidences * (rows > 0)).to(device),
+        candidates=candidates,
+        counts=torch.from_numpy(counts).to(device),
+        now_ms=torch.tensor(now_ms, dtype=torch.long, device=device),
+        scores=scores,
+    )
