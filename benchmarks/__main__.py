@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import behavior, reasoning
+from benchmarks import behavior, ranking, reasoning
 
 RESULTS = Path(__file__).with_name("results")
-BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {"behavior": behavior.run, "reasoning": reasoning.run}
+BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
+    "behavior": behavior.run,
+    "ranking": ranking.run,
+    "reasoning": reasoning.run,
+}
 
 
 def main(names: list[str]) -> None:

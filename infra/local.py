@@ -35,13 +35,13 @@ def start_worker(settings: Settings, name: str, role: str = "all") -> process.Pr
     port = process.free_port()
     env = {"REASEQ_WORKER__METRICS_PORT": str(port)}
     command = _reaseq("worker", "--name", name, "--role", role)
-    return process.start(settings.run_dir, name, command, env=_env(settings) | env, ports=(port,))
+    return process.start(settings.run_dir, name, command, env=environment(settings) | env, ports=(port,))
 
 
 def start_ranker(settings: Settings) -> process.Process:
     """Start the ranking service; does not wait for it."""
     port = settings.service.port
-    return process.start(settings.run_dir, "ranker", _reaseq("serve"), env=_env(settings), ports=(port,))
+    return process.start(settings.run_dir, "ranker", _reaseq("serve"), env=environment(settings), ports=(port,))
 
 
 def start_model(settings: Settings, model: str) -> None:
@@ -71,7 +71,7 @@ def _reaseq(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "reaseq", *arguments]
 
 
-def _env(settings: Settings) -> dict[str, str]:
+def environment(settings: Settings) -> dict[str, str]:
     """The settings as environment, so that every process sees the same tree."""
     env = {"REASEQ_STATE_DIR": str(settings.state_dir.resolve())}
     for group in type(settings).model_fields:

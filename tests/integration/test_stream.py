@@ -7,6 +7,8 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import urllib.request
 from collections import Counter, defaultdict
@@ -20,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from demo import ANSWERS, ORDER_LINES
 from features.definitions import VIEWS
+from features.parity import read_served
 from features.repository import FeatureRepository
 from infra import local, process
 from reaseq.artefacts import current
@@ -99,6 +102,7 @@ def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     settings.kafka.archive_batch_wait_s = 1.0
     settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{process.free_port()}/0")
     settings.service.port = process.free_port()
+    settings.service.served_share = 1.0
     try:
         local.start_services(settings)
         create_topics(settings.kafka)
@@ -204,7 +208,7 @@ def test_the_ranking_service_ranks_what_the_stream_brought(after_the_kill: Runni
     assert sorted(ranked["item_id"] for ranked in answer["ranked"]) == sorted(candidates)
     scores = [ranked["score"] for ranked in answer["ranked"]]
     assert scores == sorted(scores, reverse=True) and len(set(scores)) > 100
-    assert answer["degraded"] == []
+    assert (answer["step"], answer["degraded"]) == ("fresh", [])
     assert answer["features_time_ms"] == last.event_time_ms
 
 
@@ -213,6 +217,23 @@ def test_the_ranking_service_says_what_it_did_without(after_the_kill: Running) -
 
     assert answer["degraded"] == ["unknown_user", "unknown_candidates"]
     assert len(answer["ranked"]) == 2
+
+
+def test_what_was_served_is_what_the_point_in_time_join_tells_training(after_the_kill: Running) -> None:
+    settings, served = after_the_kill.settings, 0
+    latest = {event.user_id: event.event_time_ms for event in after_the_kill.events}
+    for user_id, time_ms in list(latest.items())[:60]:
+        _rank(after_the_kill, user_id, [after_the_kill.items[0].item_id], time_ms + 1)
+        served += 1
+
+    command = [sys.executable, "-m", "reaseq", "features", "parity"]
+    env = {**os.environ, **local.environment(settings)}
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    rows = read_served(settings.state_dir / "served")
+    assert len(rows) >= served and f"{len(rows)} served rows" in run.stdout
+    assert "equal" in run.stdout and "different" not in run.stdout and "late" not in run.stdout
 
 
 def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: Running) -> None:
@@ -249,6 +270,22 @@ def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: R
     assert after_the_kill.workers[1].alive
 
 
+def test_a_service_that_is_told_to_end_first_says_so_and_still_answers(after_the_kill: Running) -> None:
+    settings = after_the_kill.settings
+    ranker = process.find(settings.run_dir, "ranker")
+    assert ranker
+    os.kill(ranker.pid, signal.SIGTERM)
+    deadline = time.monotonic() + 5
+    while process.http_get(f"http://127.0.0.1:{settings.service.port}/readyz") is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+    answer = _rank(after_the_kill, "nobody", [after_the_kill.items[0].item_id], 1_323_000_000_000)
+    assert answer["step"] == "fresh"
+    while ranker.alive and time.monotonic() < deadline + 10:
+        time.sleep(0.05)
+    assert not ranker.alive
+
+
 def _rows(settings: Settings) -> Rows:
     repository = FeatureRepository(settings)
     return {view.name: dict(repository.online.scan(repository.config, view)) for view in VIEWS}
@@ -263,7 +300,8 @@ def _samples(worker: process.Process, name: str) -> Iterator[tuple[tuple[tuple[s
 
 
 def _rank(running: Running, user_id: str, candidates: list[str], time_ms: int) -> dict:  # type: ignore[type-arg]
-    body = json.dumps({"user_id": user_id, "candidate_ids": candidates, "time_ms": time_ms}).encode()
+    asked = {"user_id": user_id, "candidate_ids": candidates, "time_ms": time_ms, "budget_ms": 10_000}
+    body = json.dumps(asked).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{running.settings.service.port}/v1/rank", body, {"content-type": "application/json"}
     )
