@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,67 +23,100 @@ import pyarrow.parquet as pq
 from feast import FeatureView
 
 from features import definitions as views
+from features.definitions import join_key
 from features.repository import FeatureRepository
 from features.row import REVISION
 from features.rows import rows_of
 from reaseq.errors import CatalogueError
 from reaseq.ranker.ranking import Answer, Ask
 from reaseq.records import UserFeatures
+from reaseq.representation.item_table import NO_PRICE, ItemTable, Snapshot
 
 LOG_LIMIT_BYTES = 64 * 1024 * 1024  # of one file; the one before it is kept
-JUDGED = {
-    views.user_history.name: ("history",),
-    views.user_inferred.name: ("inferred", "model", "as_of_ms", "events_seen", "latent"),
+JUDGED: dict[str, dict[str, tuple[str, ...]]] = {
+    "user": {
+        views.user_history.name: ("history",),
+        views.user_inferred.name: ("inferred", "model", "as_of_ms", "events_seen", "latent"),
+    },
+    "item": {views.item_representation.name: ("vector", "claim_ids", "claim_confidences", "price", "listed_ms")},
 }
 
 Verdict = Literal["equal", "late", "ahead", "not archived yet", "different"]
+Version = tuple[int, int]  # event time in ms, revision: which of two rows is newer
+Digests = dict[str, str]  # "view:feature" to digest
 
 
 class Served(msgspec.Struct, frozen=True):
-    """One user's row as it was served: its version, and a digest of each feature."""
+    """One row as it was served: its version, and a digest of each feature."""
 
-    user_id: str
+    entity: Literal["user", "item"]
+    entity_id: str
     now_ms: int
     event_time_ms: int
     revision: int
-    features: dict[str, str]  # "view:feature" to digest
+    features: Digests
+
+    @property
+    def version(self) -> Version:
+        """See `Version`."""
+        return self.event_time_ms, self.revision
 
 
 class ServedLog:
-    """Appends a sample of what is served to `<folder>/users.jsonl`. Which requests are drawn hangs on user and moment alone."""
+    """Appends a sample of what is served to `<folder>/rows.jsonl`: the user's row, and the row of one of the candidates.
 
-    def __init__(self, folder: Path, share: float) -> None:
-        self._file = folder / "users.jsonl"
+    Which requests are drawn, and which candidate, hangs on user and moment alone.
+    """
+
+    def __init__(self, folder: Path, share: float, table: ItemTable) -> None:
+        self._file = folder / "rows.jsonl"
         self._share = share
+        self._table = table
         folder.mkdir(parents=True, exist_ok=True)
 
     def offer(self, ask: Ask, answer: Answer) -> None:
-        """Log the user's row if the request is drawn and its features were read for it."""
-        if answer.user is None or answer.step != "fresh" or not self._drawn(ask):
+        """Log the rows if the request is drawn and the user's was read for it."""
+        drawn = _draw(ask)
+        if answer.step != "fresh" or drawn >= self._share * 2**64:
             return
+        rows = [served_user(answer.user, ask.now_ms)] if answer.user else []
+        item_id = ask.candidate_ids[drawn % len(ask.candidate_ids)]
+        if version := self._table.version_of(item_id):
+            rows.append(served_item(self._table.snapshot, item_id, version, ask.now_ms))
         with self._file.open("ab") as log:
-            log.write(msgspec.json.encode(served_of(answer.user, ask.now_ms)) + b"\n")
+            log.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
             full = log.tell() > LOG_LIMIT_BYTES
         if full:
             os.replace(self._file, self._file.with_suffix(".1.jsonl"))
 
-    def _drawn(self, ask: Ask) -> bool:
-        drawn = blake2b(f"{ask.user_id}:{ask.now_ms}".encode(), digest_size=8).digest()
-        return int.from_bytes(drawn, "big") < self._share * 2**64
 
-
-def served_of(user: UserFeatures, now_ms: int) -> Served:
+def served_user(user: UserFeatures, now_ms: int) -> Served:
     """A user's row as the log keeps it."""
-    digests = {}
-    for row in rows_of(user):
-        for name in JUDGED[row.view.name]:
-            digests[f"{row.view.name}:{name}"] = _digest(row.values[name])
-    return Served(user.user_id, now_ms, user.event_time_ms, user.revision, digests)
+    told = {row.view.name: row.values for row in rows_of(user)}
+    digests = {f"{view}:{name}": _digest(told[view].get(name)) for view, names in JUDGED["user"].items() for name in names}
+    return Served("user", user.user_id, now_ms, user.event_time_ms, user.revision, digests)
+
+
+def served_item(table: Snapshot, item_id: str, version: Version, now_ms: int) -> Served:
+    """An item's row as the item table holds it."""
+    row = int(table.rows([item_id])[0])
+    contents = table.contents[table.slots[row]]
+    real = contents.claims > 0
+    price = float(table.prices[row])
+    told = {
+        "vector": contents.vectors.cpu().numpy().astype(np.float16).tobytes(),
+        "claim_ids": contents.claims[real].cpu().numpy().astype(np.int32).tobytes(),
+        "claim_confidences": contents.confidences[real].cpu().numpy().astype(np.float16).tobytes(),
+        "price": None if price == NO_PRICE else price,
+        "listed_ms": int(table.listed_ms[row]),
+    }
+    view = views.item_representation.name
+    return Served("item", item_id, now_ms, *version, {f"{view}:{name}": _digest(told[name]) for name in JUDGED["item"][view]})
 
 
 def read_served(folder: Path) -> list[Served]:
     """Every logged row. Raises CatalogueError where nothing was logged."""
-    files = sorted(folder.glob("users*.jsonl"))
+    files = sorted(folder.glob("rows*.jsonl"))
     found = [msgspec.json.decode(line, type=Served) for file in files for line in file.read_bytes().splitlines()]
     if not found:
         raise CatalogueError(f"{folder} holds no served row: set REASEQ_SERVICE__SERVED_SHARE above 0, and let it serve")
@@ -91,78 +125,94 @@ def read_served(folder: Path) -> list[Served]:
 
 @dataclass
 class Parity:
-    """Of each feature, how many served rows came to which verdict; and how many events the late ones lacked."""
+    """Of each feature, how many served rows came to which verdict."""
 
+    rows: int
     verdicts: dict[str, Counter[Verdict]] = field(default_factory=lambda: defaultdict(Counter))
-    events_behind: list[int] = field(default_factory=list)
     different: list[str] = field(default_factory=list)  # "feature of user … at …"
-
-    @property
-    def rows(self) -> int:
-        """Served rows that were compared."""
-        return max((sum(of.values()) for of in self.verdicts.values()), default=0)
 
 
 def compare(repository: FeatureRepository, served: Sequence[Served]) -> Parity:
     """Hold each served row against the point-in-time join at its moment, feature by feature."""
-    parity = Parity()
-    for view in (views.user_history, views.user_inferred):
-        archived = _archived(repository, view, {row.user_id for row in served})
-        for row, joined in zip(served, _joined(repository, view, served), strict=True):
-            # A user's revision grows with every record, so it says which of two rows is newer.
-            told = joined if joined.get(REVISION) == row.revision else archived.get((row.user_id, row.revision), {})
-            if view is views.user_history and joined.get(REVISION, 0) > row.revision:
-                parity.events_behind.append((joined[REVISION] - row.revision) // 2)
-            for name in JUDGED[view.name]:
-                key = f"{view.name}:{name}"
-                verdict = _verdict(row, joined.get(REVISION), told.get(name), row.features[key])
-                parity.verdicts[key][verdict] += 1
-                if verdict == "different":
-                    parity.different.append(f"{key} of user {row.user_id} at {row.now_ms}")
+    parity = Parity(len(served))
+    for view in (views.user_history, views.user_inferred, views.item_representation):
+        rows = [row for row in served if view.name in JUDGED[row.entity]]
+        if not rows:
+            continue
+        archived = _archived(repository, view, {row.entity_id for row in rows})
+        for row, joined in zip(rows, _joined(repository, view, rows), strict=True):
+            versions = archived.get(row.entity_id, {})
+            newest = max((version for version, told in versions.items() if told == joined), default=None)
+            for key, digest in row.features.items():
+                if key.startswith(f"{view.name}:"):
+                    verdict = _verdict(row, key, digest, joined, newest, versions.get(row.version))
+                    parity.verdicts[key][verdict] += 1
+                    if verdict == "different":
+                        parity.different.append(f"{key} of {row.entity} {row.entity_id} at {row.now_ms}")
     return parity
 
 
-def _verdict(row: Served, joined: int | None, told: str | None, digest: str) -> Verdict:
+def _verdict(row: Served, key: str, digest: str, joined: Digests, newest: Version | None, told: Digests | None) -> Verdict:
+    """`joined` is what the join says and `newest` that row's version; `told` is the archived row of the served version."""
+    if joined.get(key) == digest:
+        return "equal"
     if told is None:
         return "not archived yet"
-    if told != digest:
+    if told[key] != digest:
         return "different"
     if row.event_time_ms >= row.now_ms:
         return "ahead"
-    return "equal" if joined == row.revision else "late"
+    # The join must know what was served, unless it knows something newer.
+    return "late" if newest is not None and newest > row.version else "different"
 
 
-def _joined(repository: FeatureRepository, view: FeatureView, served: Sequence[Served]) -> list[dict[str, Any]]:
-    """What training would know strictly before each moment: digests of the view's features, and the row's revision."""
+def _joined(repository: FeatureRepository, view: FeatureView, served: Sequence[Served]) -> list[Digests]:
+    """What training would know strictly before each moment; nothing where there was no row yet."""
+    names, key = _names(view), join_key(view)
     entities = pd.DataFrame(
         {
-            views.USER_KEY: [row.user_id for row in served],
+            key: [row.entity_id for row in served],
             "place": range(len(served)),
             "event_timestamp": pd.to_datetime(pd.Series([row.now_ms - 1 for row in served]), unit="ms", utc=True),
         }
     )
-    asked = [f"{view.name}:{name}" for name in (*JUDGED[view.name], REVISION)]
+    asked = [f"{view.name}:{name}" for name in (*names, REVISION)]
     rows = repository.feast.get_historical_features(entities, asked).to_arrow().to_pylist()
-    found: list[dict[str, Any]] = [{} for _ in served]
+    found: list[Digests] = [{} for _ in served]
     for row in rows:
         if row[REVISION] is not None:
             found[row["place"]] = _digests(view, row)
     return found
 
 
-def _archived(repository: FeatureRepository, view: FeatureView, users: set[str]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Every archived row of the users, by user and revision."""
-    columns = [views.USER_KEY, *JUDGED[view.name], REVISION]
+def _archived(repository: FeatureRepository, view: FeatureView, ids: set[str]) -> dict[str, dict[Version, Digests]]:
+    """Every archived row of some entities, by entity and version."""
+    key = join_key(view)
+    columns = [key, "event_timestamp", *_names(view), REVISION]
     table = pq.read_table(repository.settings.archive_dir / view.name, columns=columns)
-    rows = table.filter(pc.is_in(table[views.USER_KEY], pa.array(sorted(users)))).to_pylist()
-    return {(row[views.USER_KEY], row[REVISION]): _digests(view, row) for row in rows}
+    found: dict[str, dict[Version, Digests]] = defaultdict(dict)
+    for row in table.filter(pc.is_in(table[key], pa.array(sorted(ids)))).to_pylist():
+        version = (round(row["event_timestamp"].timestamp() * 1000), int(row[REVISION]))
+        found[row[key]][version] = _digests(view, row)
+    return found
 
 
-def _digests(view: FeatureView, row: dict[str, Any]) -> dict[str, Any]:
-    return {REVISION: int(row[REVISION])} | {name: _digest(row[name]) for name in JUDGED[view.name]}
+def _names(view: FeatureView) -> tuple[str, ...]:
+    return next(of[view.name] for of in JUDGED.values() if view.name in of)
+
+
+def _digests(view: FeatureView, row: dict[str, Any]) -> Digests:
+    return {f"{view.name}:{name}": _digest(row[name]) for name in _names(view)}
 
 
 def _digest(value: object) -> str:
-    """Equal values, equal digests; whether a whole number came back as a float says nothing."""
-    content = value if isinstance(value, bytes) else str(int(value) if isinstance(value, float) else value).encode()
+    """Equal values, equal digests: a price is what a float32 can hold of it, and a whole number may come back as a float."""
+    if isinstance(value, float):
+        value = None if np.isnan(value) else np.float32(value).item()
+    content = value if isinstance(value, bytes) else repr(float(value) if isinstance(value, int) else value).encode()
     return blake2b(content, digest_size=8).hexdigest()
+
+
+def _draw(ask: Ask) -> int:
+    drawn = blake2b(f"{ask.user_id}:{ask.now_ms}".encode(), digest_size=8).digest()
+    return int.from_bytes(drawn, "big")

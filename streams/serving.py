@@ -100,7 +100,7 @@ class Serving:
 
     def service(self) -> Service:
         """What the web service works with."""
-        served = ServedLog(self._settings.state_dir / "served", self._settings.service.served_share)
+        served = ServedLog(self._settings.state_dir / "served", self._settings.service.served_share, self.table)
         return Service(self.ranking, self._settings.service, self.waiting_for, self.shadow, served.offer)
 
     def _engine(self, latents: LatentModels, artefact: Artefact) -> Engine:

@@ -83,8 +83,6 @@ def parity(
         verdicts = sorted({verdict for of in found.verdicts.values() for verdict in of})
         rows = [(name, *(of[verdict] for verdict in verdicts)) for name, of in found.verdicts.items()]
         console.print(table_of(f"{found.rows} served rows beside the point-in-time join", ("feature", *verdicts), rows))
-        if found.events_behind:
-            console.print(f"the late rows lacked {max(found.events_behind)} events at most")
         for difference in found.different[:10]:
             console.print(f"different: {difference}")
     raise typer.Exit(1 if found.different else 0)

@@ -121,6 +121,10 @@ class ItemTable:
         """Whether the item has been onboarded."""
         return item_id in self._snapshot.index
 
+    def version_of(self, item_id: str) -> tuple[int, int] | None:
+        """Event time and revision of the record that the table holds of an item."""
+        return self._order.get(item_id)
+
     def cosine(self, some: Sequence[str], others: Sequence[str]) -> float:
         """Cosine of the mean vectors of two groups of items; 1 where either has none that is known."""
         table = self._snapshot

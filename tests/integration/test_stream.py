@@ -232,7 +232,8 @@ def test_what_was_served_is_what_the_point_in_time_join_tells_training(after_the
 
     assert run.returncode == 0, run.stdout + run.stderr
     rows = read_served(settings.state_dir / "served")
-    assert len(rows) >= served and f"{len(rows)} served rows" in run.stdout
+    users = [row for row in rows if row.entity == "user"]
+    assert len(users) >= served and len(rows) >= 2 * served and f"{len(rows)} served rows" in run.stdout
     assert "equal" in run.stdout and "different" not in run.stdout and "late" not in run.stdout
 
 
