@@ -20,12 +20,16 @@ test-unit: .venv/dev  ## the tests that need no broker and no Redis, in seconds
 bench: .venv/dev  ## all benchmarks, or one: make bench ONLY=reasoning
 	$(BIN)/python -m benchmarks $(ONLY)
 
-evaluate: .venv/dev  ## judge the method on public data; with BEAUTY=folder on Amazon Beauty too (hours on two cores)
+evaluate: .venv/dev  ## judge the method on public data; with BEAUTY=folder and MIND=folder there too (hours on two cores)
 	$(BIN)/reaseq evaluate representation
 	$(BIN)/reaseq evaluate inferred
+	$(BIN)/reaseq evaluate ranking
 	$(if $(BEAUTY),$(BIN)/reaseq evaluate representation amazon-beauty --folder $(BEAUTY))
 	$(if $(BEAUTY),$(BIN)/reaseq evaluate inferred amazon-beauty --folder $(BEAUTY))
+	$(if $(BEAUTY),$(BIN)/reaseq evaluate ranking amazon-beauty --folder $(BEAUTY))
+	$(if $(MIND),$(BIN)/reaseq evaluate ranking mind --folder $(MIND))
 	$(BIN)/python -m benchmarks.figures
+	$(BIN)/python -m benchmarks.tables
 
 lint: .venv/dev  ## formatter, linter, types
 	$(BIN)/ruff format --check .

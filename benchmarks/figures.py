@@ -9,17 +9,22 @@ from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 RESULTS, FIGURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures"
-DATA = {"online_retail": "Online Retail", "amazon_beauty": "Amazon Beauty"}
+DATA = {"online_retail": "Online Retail", "amazon_beauty": "Amazon Beauty", "mind": "MIND"}
 Estimates = dict[str, dict[str, dict[str, float]]]
 
 
 def main() -> None:
     """Draw every figure whose results are there."""
     FIGURES.mkdir(exist_ok=True)
-    inferred = {title: _read(f"inferred_{name}") for name, title in DATA.items()}
+    inferred = {DATA[name]: _read(f"inferred_{name}") for name in ("online_retail", "amazon_beauty")}
     if all(inferred.values()):
         _draw("recall", inferred, lambda axes, found: _recall(axes, found["recall"]))
-        _draw("ranker_gain", inferred, lambda axes, found: _gain(axes, found["ranker_gain"]))
+    if judged := _read("evaluation"):
+        parts = {DATA[name]: next(iter(found["parts"].values())) for name, found in judged.items()}
+        _draw("ranking_gain", parts, lambda axes, part: _gain(axes, part["gains"]))
+        aged = {title: part for title, part in parts.items() if any(" old" in name for name in part["variants"])}
+        if aged:
+            _draw("freshness", aged, _freshness)
     if sampler := _read("behavior"):
         _sampler(sampler)
 
@@ -30,8 +35,8 @@ def _read(name: str) -> Any:
 
 
 def _draw(name: str, results: dict[str, Any], draw: Any) -> None:
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    for axes, (title, found) in zip(figure.subplots(1, len(results)), results.items(), strict=True):
+    figure = Figure(figsize=(5.5 * len(results), 4.2), layout="constrained")
+    for axes, (title, found) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
         draw(axes, found)
         axes.set_title(title)
     figure.savefig(FIGURES / f"{name}.png", dpi=110)
@@ -44,12 +49,23 @@ def _recall(axes: Axes, recall: Estimates) -> None:
     axes.legend(fontsize=8)
 
 
-def _gain(axes: Axes, gains: Estimates) -> None:
-    for place, (column, label) in enumerate((("mat", "mat"), ("mat, cold", "mat, never-trained"), ("pop", "pop"))):
-        points = [{key: 100 * value for key, value in found[column].items()} for found in gains.values()]
-        _bars(axes, points, list(gains), place, label)
+def _gain(axes: Axes, gains: dict[str, Any]) -> None:
+    kinds = list(next(iter(gains.values())))
+    named = {name: of for name, of in gains.items() if " old" not in name}
+    for place, kind in enumerate(kinds[-2:]):
+        points = [{key: 100 * value for key, value in of[kind]["gauc"].items()} for of in named.values()]
+        _bars(axes, points, list(named), place, kind)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("GAUC, points gained")
+    axes.legend(fontsize=8)
+
+
+def _freshness(axes: Axes, part: dict[str, Any]) -> None:
+    aged = {name.split(", ")[1].removesuffix(" old"): of for name, of in part["variants"].items() if " old" in name}
+    for kind in next(iter(aged.values())):
+        fresh = next(iter(aged.values()))[kind]["gauc"]["mean"]
+        axes.plot(list(aged), [100 * (of[kind]["gauc"]["mean"] - fresh) for of in aged.values()], "o-", label=kind)
+    axes.set(xlabel="age of the features", ylabel="GAUC, points lost")
     axes.legend(fontsize=8)
 
 

@@ -62,7 +62,9 @@ def ranking(
     seeds: Seeds = 3,
     out: Out = RESULTS,
 ) -> None:
-    """Judge what each thing that the ranker reads is worth. Stopped, it goes on after its last whole seed."""
+    """Judge what each thing that the ranker reads is worth. Stopped, it goes on after the last variant that it judged."""
+    from functools import partial
+
     from rich.console import Console
 
     from reaseq.evaluation.ranking import RankingEvaluation, load_outcome, save_outcome
@@ -75,10 +77,9 @@ def ranking(
         outcomes = []
         for seed in range(seeds):
             kept = settings.state_dir / "evaluation" / f"ranking-{data}-{seed}.npz"
-            if not kept.exists():
-                console.print(f"{data}, seed {seed}")
-                save_outcome(evaluation.run(seed, console.print), kept)
-            outcomes.append(load_outcome(kept))
+            console.print(f"{data}, seed {seed}")
+            known = load_outcome(kept) if kept.exists() else {}
+            outcomes.append(evaluation.run(seed, console.print, known, partial(save_outcome, path=kept)))
         with console.status("intervals"):
             found = report(evaluation.study, outcomes)
         written = out / "evaluation.json"

@@ -79,29 +79,38 @@ class RankingEvaluation:
         self.study = study
         self._requests: dict[tuple[int, int], Request] = {}
 
-    def run(self, seed: int, say: Callable[[str], None]) -> Outcome:
-        """Train and judge every variant."""
-        study, found = self.study, Outcome()
-        sources = {name: self._learnt(make) for name, make in study.sources(seed).items()}
-        slots = {name: self._slots(name, made) for name, made in sources.items()}
+    def run(
+        self, seed: int, say: Callable[[str], None], known: Outcome, keep: Callable[[Outcome], None] = lambda found: None
+    ) -> Outcome:
+        """Train and judge every variant that is not `known` already; `keep` gets what there is after each."""
+        study, found = self.study, dict(known)
+        sources: dict[str, list[Source]] = {}
+        slots: dict[str, dict[str, Tensor]] = {}
+        last = study.variants[-1]
+        first_part = next(iter(study.test.values()))
+        ages = {f"{last.name}, {age} old": age_ms for age, age_ms in study.ages_ms.items()}
         for variant in study.variants:
+            wanted = [variant.name, *(ages if variant is last else ())]
+            if all(any(key.startswith(f"{name}|") for key in found) for name in wanted):
+                continue
+            for name in set(variant.sources) - set(sources):
+                make = study.sources(seed)[name]
+                sources[name] = [make(cut_ms) for cut_ms in study.cuts]
+                slots[name] = self._slots(sources[name])
             objective = self._train(variant, slots, seed)
             for part_name, part in study.test.items():
                 of_slots = [slots[name][part_name] for name in variant.sources]
                 found |= self._judged(variant.name, variant, objective, part, part.moments, of_slots, 0)
-            say(f"{variant.name}: " + _glance(variant.name, found))
-        for name, age_ms in study.ages_ms.items():
-            part = next(iter(study.test.values()))
-            moments = aged(part.moments, age_ms)
-            of_slots = [sources[source][-1].scores(moments, part.lists.rows) for source in variant.sources]
-            found |= self._judged(f"{variant.name}, {name} old", variant, objective, part, moments, of_slots, age_ms)
-            say(f"{variant.name}, {name} old: " + _glance(f"{variant.name}, {name} old", found))
+            for name, age_ms in ages.items() if variant is last else ():
+                moments = aged(first_part.moments, age_ms)
+                of_slots = [sources[of][-1].scores(moments, first_part.lists.rows) for of in variant.sources]
+                found |= self._judged(name, variant, objective, first_part, moments, of_slots, age_ms)
+            for name in wanted:
+                say(f"{name}: {_glance(name, found)}")
+            keep(found)
         return found
 
-    def _learnt(self, make: Make) -> list[Source]:
-        return [make(cut_ms) for cut_ms in self.study.cuts]
-
-    def _slots(self, name: str, made: list[Source]) -> dict[str, Tensor]:
+    def _slots(self, made: list[Source]) -> dict[str, Tensor]:
         """A source's scores of every test part, and of the training parts under the key of their place."""
         study, cuts = self.study, self.study.cuts
         slots = {of: made[-1].scores(part.moments, part.lists.rows) for of, part in study.test.items()}

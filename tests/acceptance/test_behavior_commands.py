@@ -1,13 +1,11 @@
 """What was inferred on the stream, and the commands about behaviours and representation, on the state of a real replay."""
 
 import json
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
 from demo import ORDER_LINES
 from demo.plan import QUICK
@@ -16,7 +14,6 @@ from features.historical import baskets_in_archive, users_before
 from features.packing import unpack_inferred
 from features.repository import FeatureRepository
 from reaseq.behavior.examples import examples_of, pairs_of
-from reaseq.cli import app
 from reaseq.cli.behavior import catalogue_of
 from reaseq.evaluation.online_retail import read_retail
 from reaseq.ranker.latent import LatentModels
@@ -24,6 +21,7 @@ from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.training import RankerPlan, Sample
 from reaseq.ranker.training import examples_of as ranker_examples_of
 from reaseq.settings import BehaviorSettings, Settings
+from tests.acceptance.demo_state import copy_of, reaseq
 
 pytestmark = pytest.mark.slow
 
@@ -32,24 +30,13 @@ END_MS = 2**53
 
 @pytest.fixture(scope="module")
 def state(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's state, a copy of it: commands here publish models."""
-    folder = tmp_path_factory.mktemp("trained") / "state"
-    shutil.copytree(quick_demo / "out" / "state", folder)
-    shutil.copytree(quick_demo / "state" / "models", folder / "models")
-    return folder
+    return copy_of(quick_demo, tmp_path_factory.mktemp("trained") / "state")
 
 
 @pytest.fixture(scope="module")
 def repository(state: Path) -> FeatureRepository:
     """The feature store and the archive of that state."""
     return FeatureRepository(Settings(state_dir=state))
-
-
-def reaseq(state: Path, *arguments: str, status: int = 0) -> str:
-    """What a command prints; in this process, which has Feast loaded."""
-    run = CliRunner().invoke(app, arguments, env={"REASEQ_STATE_DIR": str(state), "COLUMNS": "200"})
-    assert run.exit_code == status, run.output
-    return run.output
 
 
 def logged() -> dict[str, set[tuple[int, str]]]:

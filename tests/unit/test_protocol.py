@@ -306,9 +306,12 @@ def test_a_source_speaks_only_of_what_came_after_its_cut_and_what_it_knows_shows
 
     judged = study({"oracle": make}, {"0 s": 0, "2 days": 2 * DAY_MS})
     said: list[str] = []
-    outcome = RankingEvaluation(judged).run(0, said.append)
+    outcome = RankingEvaluation(judged).run(0, said.append, {})
     save_outcome(outcome, tmp_path / "outcome.npz")
     figures = report(judged, [load_outcome(tmp_path / "outcome.npz"), outcome])
+    kept: list[Outcome] = []
+    without = {name: values for name, values in outcome.items() if not name.startswith("ids|")}
+    again = RankingEvaluation(study({})).run(0, said.append, without, kept.append)  # needs no source for what is known
 
     for source, end_ms in zip(made, [*judged.cuts[1:], 2**62], strict=True):
         assert source.asked and source.cut_ms <= min(source.asked) and max(source.asked) < end_ms
@@ -321,14 +324,15 @@ def test_a_source_speaks_only_of_what_came_after_its_cut_and_what_it_knows_shows
     assert new["variants"]["told, 0 s old"] == new["variants"]["told"]
     assert sum(new["targets_by_times_seen"].values()) == new["targets"]
     assert set(figures["parts"]["again"]["variants"]["ids"]) == {AGAIN}
-    assert len(said) == 4 and said[0].startswith("ids: uniform 0.")
+    assert again.keys() == outcome.keys() == kept[0].keys()
+    assert len(said) == 5 and said[0].startswith("ids: uniform 0.")
 
 
 def test_the_same_seed_gives_the_same_outcome_and_what_came_after_the_test_changes_nothing() -> None:
     def run(log: Log) -> Outcome:
         judged = study({"item-kNN": lambda cut_ms: KnnSource(log, cut_ms, 48)})
         return RankingEvaluation(replace(judged, events=[(b.time_ms, i) for b in log.baskets for i in b.item_ids])).run(
-            0, lambda line: None
+            0, lambda line: None, {}
         )
 
     whole, again = run(LOG), run(LOG)

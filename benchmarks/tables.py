@@ -1,0 +1,118 @@
+"""`python -m benchmarks.tables`: write what benchmarks/results/evaluation.json holds into docs/evaluation.md, as tables."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "evaluation.json", ROOT / "docs" / "evaluation.md"
+FRESH = ", 0 s old"
+Found = dict[str, Any]
+
+
+def main() -> None:
+    """Replace what stands between the page's marks with what was measured."""
+    page = PAGE.read_text()
+    for name, found in json.loads(RESULTS.read_text()).items():
+        for part, write in (("scores", _scores), ("gains", _gains), ("seen", _by_times_seen), ("ages", _ages)):
+            marks = f"<!-- {name} {part} -->", "<!-- end -->"
+            block = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
+            table = write(found)
+            page = block.sub(lambda _, table=table, marks=marks: f"{marks[0]}\n{table}\n{marks[1]}", page)  # type: ignore[misc]
+    PAGE.write_text(page)
+
+
+def _scores(found: Found) -> str:
+    """A row a variant: GAUC on every kind of list, and further figures on the first and the hardest."""
+    part, again = _first(found), found["parts"].get("again")
+    kinds = _kinds(part)
+    hard = "pop" if "pop" in kinds else kinds[0]
+    columns = [
+        *(f"GAUC {kind}" for kind in kinds),
+        f"HR@5 {hard}",
+        f"NDCG@10 {hard}",
+        f"AUC {kinds[0]}",
+        f"log loss {kinds[0]}",
+    ]
+    rows = []
+    for name, of in part["variants"].items():
+        if " old" in name:
+            continue
+        cells = [f"{of[kind]['gauc']['mean']:.3f}" for kind in kinds]
+        cells += [f"{of[hard]['hr_5']['mean']:.3f}", f"{of[hard]['ndcg_10']['mean']:.3f}"]
+        cells += [f"{of[kinds[0]]['auc']:.3f}", f"{of[kinds[0]]['logloss']['mean']:.4f}"]
+        if again:
+            cells.append(f"{again['variants'][name]['again']['gauc']['mean']:.3f}")
+        rows.append([name, *cells])
+    return _table(["told", *columns, *(["GAUC again"] if again else [])], rows)
+
+
+def _gains(found: Found) -> str:
+    """A row a comparison: points of GAUC with their interval, and the same on items that training never saw."""
+    part = _first(found)
+    kinds = _kinds(part)
+    rows = []
+    for name, of in part["gains"].items():
+        if " old" in name:
+            continue
+        unseen_too = [of[kind]["gauc_by_times_seen"] for kind in kinds[1:] or kinds]
+        cells = [_points(of[kind]["gauc"]) for kind in kinds]
+        rows.append([name, *cells, *(_points(buckets["0"]) for buckets in unseen_too if "0" in buckets)])
+    unseen = [f"{kind}, never seen" for kind in kinds[1:] or kinds]
+    return _table(["points gained", *kinds, *unseen], rows)
+
+
+def _by_times_seen(found: Found) -> str:
+    """A row a variant: GAUC on the hardest list by how often training saw the target."""
+    part = _first(found)
+    hard = "mat" if "mat" in _kinds(part) else _kinds(part)[0]
+    buckets = [bucket for bucket, count in part["targets_by_times_seen"].items() if count]
+    rows = [
+        [name, *(f"{of[hard]['gauc_by_times_seen'][bucket]['mean']:.3f}" for bucket in buckets)]
+        for name, of in part["variants"].items()
+        if " old" not in name
+    ]
+    counted = [f"{bucket} ({part['targets_by_times_seen'][bucket]:,} targets)" for bucket in buckets]
+    return _table([f"GAUC {hard}, by times seen", *counted], rows)
+
+
+def _ages(found: Found) -> str:
+    """A row an age of the features: GAUC, and what was lost since they were fresh."""
+    part = _first(found)
+    kinds = _kinds(part)
+    rows = []
+    for name, of in part["variants"].items():
+        if " old" in name:
+            age = name.split(", ")[1].removesuffix(" old")
+            lost = next((gain for pair, gain in part["gains"].items() if pair.startswith(f"{name} over ")), None)
+            cells = [f"{of[kind]['gauc']['mean']:.4f}" for kind in kinds]
+            if lost:
+                cells = [f"{cell} ({_points(lost[kind]['gauc'])})" for cell, kind in zip(cells, kinds, strict=True)]
+            rows.append([age, *cells])
+    return _table(["features are old by", *kinds], rows) if rows else ""
+
+
+def _first(found: Found) -> Found:
+    part: Found = next(iter(found["parts"].values()))
+    return part
+
+
+def _kinds(part: Found) -> list[str]:
+    return list(next(iter(part["variants"].values())))
+
+
+def _points(of: dict[str, float]) -> str:
+    """Points with their 95 % interval; bold where it leaves out nothing."""
+    mean, low, high = (100 * of[name] for name in ("mean", "low", "high"))
+    text = f"{mean:+.2f} [{low:.2f}, {high:.2f}]"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The ranker's commands on the state of a real replay: training point in time, explaining, and refusing what would leak."""
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from features.definitions import user_history
+from features.parity import ServedLog, served_user
+from features.repository import FeatureRepository
+from reaseq.artefacts import current
+from reaseq.cli.ranker import RankerWorkshop
+from reaseq.ranker.requests import FEATURES
+from reaseq.ranker.training import RankerPlan
+from reaseq.settings import Settings
+from tests.acceptance.demo_state import copy_of, reaseq
+
+pytestmark = pytest.mark.slow
+
+PLAN = RankerPlan(epochs=1, batch_baskets=8)
+
+
+@pytest.fixture(scope="module")
+def state(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_of(quick_demo, tmp_path_factory.mktemp("ranked") / "state")
+
+
+def test_a_ranker_is_trained_from_the_archive_measured_published_and_not_anew_where_it_was_stopped(state: Path) -> None:
+    said = reaseq(state, "train", "ranker", "--epochs", "1")
+
+    artefact = current(state / "models", "ranker")
+    assert f"published: ranker {artefact.version}" in said and "0 are not told" in said
+    facts = artefact.facts
+    assert facts["features"] == FEATURES and facts["behavior_models"] and facts["space_id"] and facts["vocabulary"]
+    assert 0 < facts["held_out"]["ranker"]["calibration_error"] < 0.05
+    assert facts["held_out"]["ranker"]["gauc"] > 0.55
+    assert list((state / "training" / "ranker").glob("*/curve.png"))
+    again = reaseq(state, "train", "ranker", "--epochs", "1")
+    assert artefact.version in again  # from the checkpoint: equal models are one version
+
+
+def test_what_a_model_of_later_time_inferred_is_not_told(state: Path) -> None:
+    settings = Settings(state_dir=state)
+    before = RankerWorkshop(settings).material(2**53, PLAN)
+    manifests = sorted((state / "models" / "behavior").glob("*/manifest.json"))
+    kept = [manifest.read_text() for manifest in manifests]
+    for manifest, text in zip(manifests, kept, strict=True):
+        told = json.loads(text)
+        told["facts"]["trained_until_ms"] = 2**52
+        manifest.write_text(json.dumps(told))
+
+    after = RankerWorkshop(settings).material(2**53, PLAN)
+
+    for manifest, text in zip(manifests, kept, strict=True):
+        manifest.write_text(text)
+    told_of = [bool(of.examples.request.confidences.any()) for of in (before, after)]
+    scores = [bool(of.examples.request.scores.any()) for of in (before, after)]
+    assert before.refused == 0 < after.refused and told_of == [True, False] and scores == [True, False]
+    assert after.behavior_models == []
+
+
+def test_a_ranking_is_explained_by_what_carried_it_and_how_fresh_it_is(state: Path) -> None:
+    repository = FeatureRepository(Settings(state_dir=state))
+    user_id = next(iter(sorted(repository.scan_ids(user_history))))
+    said = reaseq(state, "rank", user_id, "--best", "2")
+
+    assert f"user {user_id} at" in said and "carried by" in said and "latent state" in said and "newest behaviour" in said
+    few = reaseq(state, "rank", user_id, "22423", "85123A", "--at", "2011-12-01T12:00")
+    assert "2 candidates" in few and "(22423)" in few and "2011-12-01 12:00" in few
+    assert "nothing is known of user nobody" in reaseq(state, "rank", "nobody", "22423")
+    assert "does not know item nothing" in reaseq(state, "rank", user_id, "nothing", status=1)
+    assert "is no moment" in reaseq(state, "rank", user_id, "--at", "yesterday", status=1)
+
+
+def test_served_rows_that_training_would_not_be_told_are_an_error(state: Path) -> None:
+    assert "holds no served row" in reaseq(state, "features", "parity", status=1)
+    repository = FeatureRepository(Settings(state_dir=state))
+    (user,) = repository.read_users([sorted(repository.scan_ids(user_history))[0]]).values()
+    row = served_user(user, user.event_time_ms + 1)
+    log = state / "served" / "rows.jsonl"
+    ServedLog(log.parent, 1.0, None)  # type: ignore[arg-type]  # makes the folder
+    log.write_text(json.dumps(_plain(row)) + "\n")
+
+    assert "1 served rows" in reaseq(state, "features", "parity")
+    changed = _plain(row) | {"features": dict.fromkeys(row.features, "0" * 16)}
+    log.write_text(json.dumps(changed) + "\n")
+    assert f"different: user_history:history of user {user.user_id}" in reaseq(state, "features", "parity", status=1)
+
+
+def _plain(row: object) -> dict[str, object]:
+    return msgspec.to_builtins(row)  # type: ignore[no-any-return]
