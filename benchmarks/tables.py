@@ -1,4 +1,4 @@
-"""`python -m benchmarks.tables`: write what benchmarks/results/evaluation.json holds into docs/evaluation.md, as tables."""
+"""`python -m benchmarks.tables`: write what benchmarks/results holds into the pages of docs, as tables."""
 
 import json
 import re
@@ -6,21 +6,63 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS, PAGE = ROOT / "benchmarks" / "results" / "evaluation.json", ROOT / "docs" / "evaluation.md"
-FRESH = ", 0 s old"
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 Found = dict[str, Any]
 
 
 def main() -> None:
-    """Replace what stands between the page's marks with what was measured."""
-    page = PAGE.read_text()
-    for name, found in json.loads(RESULTS.read_text()).items():
+    """Replace what stands between the pages' marks with what was measured."""
+    tables = {}
+    for name, found in _read("evaluation").items():
         for part, write in (("scores", _scores), ("gains", _gains), ("seen", _by_times_seen), ("ages", _ages)):
-            marks = f"<!-- {name} {part} -->", "<!-- end -->"
-            block = re.compile(re.escape(marks[0]) + ".*?" + re.escape(marks[1]), re.DOTALL)
-            table = write(found)
-            page = block.sub(lambda _, table=table, marks=marks: f"{marks[0]}\n{table}\n{marks[1]}", page)  # type: ignore[misc]
-    PAGE.write_text(page)
+            tables[f"{name} {part}"] = write(found)
+    _write(DOCS / "evaluation.md", tables)
+    if ranking := _read("ranking"):
+        _write(DOCS / "benchmarks.md", {"ranking": _ranking(ranking)})
+
+
+def _read(name: str) -> Found:
+    file = RESULTS / f"{name}.json"
+    found: Found = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
+def _write(page: Path, tables: dict[str, str]) -> None:
+    text = page.read_text()
+    for name, table in tables.items():
+        block = re.compile(rf"<!-- {re.escape(name)} -->.*?<!-- end -->", re.DOTALL)
+        text = block.sub(lambda _, name=name, table=table: f"<!-- {name} -->\n{table}\n<!-- end -->", text)  # type: ignore[misc]
+    page.write_text(text)
+
+
+def _ranking(found: Found) -> str:
+    """The grid of callers and histories, then long histories and the item table."""
+    sides = ("rank", "forward", "raw_read", "feast_per_candidate")
+    grid = _table(
+        ["history", "callers", *(f"{side.replace('_', ' ')}, p50 / p99 ms" for side in sides), "Feast / rank", "rank / both"],
+        [
+            [
+                str(of["history"]),
+                str(of["callers"]),
+                *(f"{of[f'{side}_p50_ms']:,.1f} / {of[f'{side}_p99_ms']:,.1f}" for side in sides),
+                f"{of['feast_over_rank_p50']} / {of['feast_over_rank_p99']}",
+                f"{of['rank_over_forward_and_read_p50']} / {of['rank_over_forward_and_read_p99']}",
+            ]
+            for of in found["by_history_and_callers"]
+        ],
+    )
+    long = _table(
+        ["history", "behaviours searched", "forward pass, p50 ms"],
+        [[f"{of['history']:,}", str(of["search"] or "all"), str(of["forward_p50_ms"])] for of in found["long_histories"]],
+    )
+    table = _table(
+        ["items in the table", "update of 256 records, p50 / p99 ms", "tensors, MiB"],
+        [
+            [f"{of['items']:,}", f"{of['update_p50_ms']} / {of['update_p99_ms']}", str(of["tensors_mib"])]
+            for of in found["item_table"]
+        ],
+    )
+    return f"{grid}\n\nThe bare forward pass on long histories, and the item table under updates:\n\n{long}\n\n{table}"
 
 
 def _scores(found: Found) -> str:
