@@ -16,6 +16,7 @@ from demo.judge import ID_ONLY, POPULAR, RANKER, RECENT, Judge, Moment
 from demo.plan import Plan
 from demo.record import Recorder
 from features.historical import users_before
+from features.parity import ServedLog
 from reaseq.artefacts import Artefact
 from reaseq.behavior import training as behavior_training
 from reaseq.behavior.examples import Basket
@@ -33,6 +34,7 @@ from reaseq.ranker.engine import Engine, Query
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.popularity import Popularity
+from reaseq.ranker.ranking import Answer, Ask
 from reaseq.ranker.requests import FEATURES
 from reaseq.ranker.training import Sample, examples_of
 from reaseq.records import Inferred, Item
@@ -48,6 +50,8 @@ BATCH = BatchPolicy(limit_records=1024, wait_s=0.0)
 ARCHIVE_BATCH = BatchPolicy(limit_records=4000, wait_s=3600.0)
 ITEMS_CHUNK = 128
 ORDERS_CHUNK = 16
+SERVED_SHARE = 0.2  # of the live rankings whose rows are held against the point-in-time join: the user's and one item's
+SERVED_STEP = 50  # of the products on sale, every so many may be that item
 RANKER_HELD_OUT_SHARE = 0.1  # of its baskets, the latest: to calibrate on
 
 
@@ -60,6 +64,7 @@ class Lifecycle:
         self.seconds: dict[str, float] = {}
         self._models = models
         self.latents = LatentModels(models)
+        self.served_folder = settings.state_dir / "served"
         self._progress = progress
         self._clock = time.perf_counter()
         task = progress.add_task("load the sample, the encoder and Feast", total=1)
@@ -68,6 +73,7 @@ class Lifecycle:
         self.system: System = assemble(settings, BATCH, ARCHIVE_BATCH)
         self.log = InProcessLog()
         self.log.subscribe(ITEM_FEATURES.name, self.system.follow_items)
+        self._served = ServedLog(self.served_folder, SERVED_SHARE, self.system.table)
         self.runtime = InProcessRuntime(
             self.log,
             lambda stage: Delivery(stage, self.log, self.system.store, settings.guard.future_limit_s, self.recorder.servable),
@@ -196,6 +202,9 @@ class Lifecycle:
         done = time.perf_counter()
         self.recorder.rank_s.append(done - started)
         self.recorder.score_s.append(done - read)
+        some = [table.ids[row] for row in rows[::SERVED_STEP].tolist()]
+        ask = Ask(order.user_id, some, order.time_ms, done, started)
+        self._served.offer(ask, Answer(ranked, "fresh", (), RANKER, user))
         ids_only = self.engines[ID_ONLY].score_all([query], table)[0].probabilities
         counts = self.popularity.counts(np.arange(len(table)), order.time_ms)
         scores = {RECENT: counts[:, -1], POPULAR: judge.sold(table.ids[: len(table)])}

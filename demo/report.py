@@ -11,6 +11,7 @@ from demo.judge import Judge
 from demo.lifecycle import Lifecycle
 from demo.record import Shown, percentile_ms
 from features.definitions import item_representation
+from features.parity import compare, read_served
 from reaseq.records import ItemFeatures
 
 READ_CHUNK_ITEMS = 500
@@ -31,6 +32,7 @@ def report_of(lifecycle: Lifecycle, judge: Judge) -> Report:
         **_stream(lifecycle, items),
         "baskets": judge.baskets,
         **_latencies(lifecycle),
+        "parity": _parity(lifecycle),
         "quality": [
             {
                 "model": model,
@@ -90,6 +92,13 @@ def _latencies(lifecycle: Lifecycle) -> Report:
     return {
         f"{name}_p{percent}_ms": percentile_ms(seconds, percent) for name, seconds in timings.items() for percent in (50, 99)
     } | {"rank_candidates": int(lifecycle.system.table.snapshot.live.sum())}
+
+
+def _parity(lifecycle: Lifecycle) -> Report:
+    """Served rows whose every feature is what the point-in-time join tells training, and the features that are not."""
+    found = compare(lifecycle.system.store, read_served(lifecycle.served_folder))
+    other = Counter(verdict for of in found.verdicts.values() for verdict in of.elements() if verdict != "equal")
+    return {"rows": found.rows, "features_not_equal": dict(other)}
 
 
 def _card(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report | None:

@@ -47,11 +47,17 @@ def _overview(report: Report) -> Table:
         ("item → servable by its text", _pair(report, "item_to_text")),
         ("item → servable with knowledge", _pair(report, "item_to_reasoned")),
         (f"ranking {report['rank_candidates']:,} products, with feature read", _pair(report, "rank")),
+        ("served rows beside the point-in-time join", _parity(report["parity"])),
         ("time", f"{report['total_s']:.0f} s on {report['hardware']['cpus']} CPUs"),
     ]
     for row in rows:
         table.add_row(*row)
     return table
+
+
+def _parity(parity: Report) -> str:
+    others = ", ".join(f"{count} features {verdict}" for verdict, count in parity["features_not_equal"].items())
+    return f"{parity['rows']} compared, {others or 'every feature equal'}"
 
 
 def _quality(report: Report, measure: str) -> Table:

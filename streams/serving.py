@@ -53,17 +53,17 @@ class Serving:
         self._settings = settings
         self._vocabulary = vocabulary_in_force()
         artefact = current(settings.models_dir, RANKER)
-        self._require(artefact)
-        # The model says which space it was trained on; the table refuses items of any other.
+        # The model says which space it was trained on; the table refuses items of any other, as do later models.
         self._space_id = artefact.facts["space_id"]
         self.table = ItemTable(self._vocabulary, self._space_id, artefact.facts["vector_dim"], service.device)
         self.popularity = Popularity()
         latents = LatentModels(settings.models_dir)
         self.ranking = Ranking(self._engine(latents, artefact), self._users())
-        self.reloader = Reloader(
-            settings.models_dir, self.ranking, latents, partial(self._engine, latents), service.reload_interval_s
-        )
         self.shadow = self._shadow() if service.shadow_version else None
+        read = [latents, self.shadow.engine.latents] if self.shadow else [latents]
+        self.reloader = Reloader(
+            settings.models_dir, self.ranking, read, partial(self._engine, latents), service.reload_interval_s
+        )
         self.draining = False
         self._followers: dict[str, Follower] = {}
 
@@ -104,11 +104,8 @@ class Serving:
         return Service(self.ranking, self._settings.service, self.waiting_for, self.shadow, served.offer)
 
     def _engine(self, latents: LatentModels, artefact: Artefact) -> Engine:
-        self._require(artefact, space_id=self._space_id) if hasattr(self, "_space_id") else None
+        artefact.require(vocabulary=self._vocabulary.version, space_id=self._space_id)
         return Engine.load(artefact, self.table, self.popularity, latents)
-
-    def _require(self, artefact: Artefact, **more: str) -> None:
-        artefact.require(vocabulary=self._vocabulary.version, **more)
 
     def _users(self) -> Users:
         """Reads that give up early: the budget of a request is short."""

@@ -1,7 +1,10 @@
-"""Hot reload: a newly published model takes over between two batches; one that does not fit stays outside."""
+"""Hot reload: a newly published model takes over between two batches; one that does not fit stays outside.
+
+The behaviour models whose states users bear are loaded here too, so that no request waits for one.
+"""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -27,7 +30,7 @@ class Reloader:
         self,
         models_dir: Path,
         ranking: Ranking,
-        latents: LatentModels,
+        latents: Sequence[LatentModels],
         load: Callable[[Artefact], Engine],
         interval_s: float,
     ) -> None:
@@ -50,10 +53,11 @@ class Reloader:
 
     def look(self) -> None:
         """Take over what has been published since the last look. What does not fit is logged and counted, once."""
-        self._latents.load_wanted()
         try:
-            if is_published(self._models_dir, BEHAVIOR):
-                self._latents.load(current(self._models_dir, BEHAVIOR).version)
+            for latents in self._latents:
+                latents.load_wanted()
+                if is_published(self._models_dir, BEHAVIOR):
+                    latents.load(current(self._models_dir, BEHAVIOR).version)
             artefact = current(self._models_dir, RANKER)
             if artefact.version == self._seen:
                 return

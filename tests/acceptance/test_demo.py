@@ -17,6 +17,7 @@ def test_the_demo_reports_what_it_did(quick_demo: Path) -> None:
     assert 0 < report["event_to_servable_p50_ms"] <= report["event_to_servable_p99_ms"]
     assert report["event_to_servable_p50_ms"] < report["event_to_inferred_p50_ms"]
     assert 0 < report["rank_p50_ms"] <= report["rank_p99_ms"]
+    assert report["parity"]["rows"] > 10 and set(report["parity"]["features_not_equal"]) <= {"ahead"}
 
 
 def test_the_page_needs_nothing_from_elsewhere(quick_demo: Path) -> None:

@@ -355,7 +355,7 @@ def reloader(models: Path, serving: Ranking) -> tuple[Reloader, LatentModels]:
         artefact.require(space_id="s")
         return Engine.load(artefact, CATALOGUE, popularity(), latents)
 
-    return Reloader(models, serving, latents, load, interval_s=0.01), latents
+    return Reloader(models, serving, [latents], load, interval_s=0.01), latents
 
 
 def test_a_published_ranker_takes_over_and_one_that_does_not_fit_or_is_cut_stays_outside(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def report() -> dict[str, Any]:
         **{f"{name}_p{percent}_ms": 12.5 for name in timings for percent in (50, 99)},
         "item_to_text_p99_ms": None,
         "rank_candidates": 3000,
+        "parity": {"rows": 40, "features_not_equal": {}},
         "quality": [
             {
                 "model": model,
