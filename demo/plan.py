@@ -34,7 +34,7 @@ FULL = Plan(
     replay_ms=time_ms("2011-11-25"),
     behavior=TrainingPlan(epochs=3),
     behavior_update=TrainingPlan(epochs=1),
-    ranker=RankerPlan(epochs=1),
+    ranker=RankerPlan(batch_baskets=16),
 )
 QUICK = Plan(
     name="quick",
@@ -44,5 +44,5 @@ QUICK = Plan(
     replay_ms=time_ms("2011-11-01"),
     behavior=TrainingPlan(epochs=5, batch_baskets=32),
     behavior_update=TrainingPlan(epochs=3, batch_baskets=32),
-    ranker=RankerPlan(epochs=3, batch_baskets=16),
+    ranker=RankerPlan(epochs=3),
 )

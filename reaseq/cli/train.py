@@ -147,7 +147,7 @@ def _advance(progress: "Progress", task: "TaskID", steps: int, loss: float) -> N
 @app.command()
 def ranker(
     until: Until = "",
-    epochs: Annotated[int, typer.Option(min=1)] = 2,
+    epochs: Annotated[int, typer.Option(min=1)] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Baskets in a step.")] = 8,
     seed: int = 0,
 ) -> None:

@@ -66,7 +66,7 @@ class RankingStudy:
     cuts: tuple[int, ...] = ()  # a source's scores of the moments from a cut on are of what was made before it
     sources: Callable[[int], dict[str, Make]] = lambda seed: {}
     ages_ms: dict[str, int] = field(default_factory=dict)  # how old the features of the last variant are made, by name
-    plan: RankerPlan = field(default_factory=lambda: RankerPlan(epochs=1, batch_baskets=8, learning_rate=6e-3))
+    plan: RankerPlan = field(default_factory=RankerPlan)
 
 
 Outcome = dict[str, NDArray[np.float32]]  # one seed: "variant|kind|what" to ranks (n, TARGETS), a log loss (n,) or an AUC ()

@@ -22,7 +22,6 @@ from reaseq.evaluation.sources import KnnSource, Make, Trainer
 from reaseq.evaluation.told import Told, attributes, beside, claims, student, told_of, words, zero_shot
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.vocabulary import load_vocabulary, vocabulary_in_force
-from reaseq.ranker.training import RankerPlan
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -185,8 +184,7 @@ def rank_mind(folder: Path, encoder: Encoder, cache: Path) -> RankingStudy:
     gains = ((SIDE_NAME, IDS), (TEXT, SIDE_NAME), (WORDS, TEXT), (ZERO_SHOT, TEXT), (ZERO_SHOT, WORDS), (TEXT, IDS))
     clicks = [(i.basket.time_ms, item_id) for i in mind.train for item_id in i.basket.item_ids]
     seen = sorted({item_id for i in mind.train for item_id in (*i.basket.item_ids, *i.basket.history.item_ids)})
-    plan = RankerPlan(epochs=1, batch_baskets=8, learning_rate=6e-3)
-    return RankingStudy("mind", table, clicks, TrainedIds(seen), (train,), {"shown": test}, variants, gains, plan=plan)
+    return RankingStudy("mind", table, clicks, TrainedIds(seen), (train,), {"shown": test}, variants, gains)
 
 
 def _with_sources(told: Told) -> tuple[Variant, ...]:

@@ -31,7 +31,7 @@ class RankerConfig:
     items: int = 1  # ids that training knew, with 0 for all others
     width: int = 48
     hidden: int = 96
-    history: int = 64  # behaviours
+    history: int = 128  # behaviours
     inferred: int = 16  # inferred behaviours; 0: none
     scores: int = 0  # what other models say of each candidate
     search: int = 0  # 0: attend to the whole history

@@ -293,7 +293,7 @@ def study(sources: dict[str, Make], ages_ms: dict[str, int] | None = None) -> Ra
         cuts,
         lambda seed: sources,
         ages_ms or {},
-        RankerPlan(epochs=1, batch_baskets=8, learning_rate=6e-3),
+        RankerPlan(),
     )
 
 

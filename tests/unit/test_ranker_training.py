@@ -27,7 +27,7 @@ TABLE = table_of(
 ).snapshot.by_id()
 IDS = TrainedIds([f"i{number}" for number in range(60)])
 CONFIG = RankerConfig(vector_dim=DIM, claims=VOCABULARY.size, items=len(IDS), width=16, history=20)
-PLAN = RankerPlan(epochs=2, batch_baskets=8, positives=4, negatives=20)
+PLAN = RankerPlan(epochs=2, positives=4, negatives=20)
 
 
 def samples(count: int = 64) -> list[Sample]:
@@ -126,9 +126,8 @@ def test_it_learns_states_probabilities_and_ends_the_same_after_a_stop(tmp_path:
     checkpoint = tmp_path / "checkpoint.safetensors"
 
     model, curve = train(*parts, TABLE, IDS, CONFIG, PLAN)
-    one_epoch = RankerPlan(**{**PLAN.__dict__, "epochs": 2})
-    stopped = _stopped_after_an_epoch(parts, one_epoch, checkpoint)
-    again, curve_again = train(*parts, TABLE, IDS, CONFIG, one_epoch, checkpoint)
+    stopped = _stopped_after_an_epoch(parts, PLAN, checkpoint)
+    again, curve_again = train(*parts, TABLE, IDS, CONFIG, PLAN, checkpoint)
 
     assert np.mean(curve.train[-8:]) < np.mean(curve.train[:8]) - 0.3 and len(curve.held_out) == 2
     assert len(stopped) == 16 and curve_again.train == pytest.approx(curve.train, abs=1e-5)
