@@ -34,6 +34,14 @@ def entity_id_of(key: bytes) -> str:
     return key[at + 4 :].decode()
 
 
+def unpacked(
+    table: FeatureView, packed: Sequence[bytes | None], names: Sequence[str] | None = None
+) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+    """Event time and features of each packed row of a view; (None, None) where there is none."""
+    names = names or [feature.name for feature in table.features]
+    return [(rows.order_of(row).event_time, rows.unpack(row, names)) if row else (None, None) for row in packed]
+
+
 class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no types
     """Feast's online-store interface over packed rows; see the module for the contract."""
 
@@ -44,6 +52,10 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
     @abstractmethod
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         """The packed rows of `keys`, in their order; None where there is none."""
+
+    def get_all(self, config: RepoConfig, asked: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        """The packed rows of several views at once."""
+        return [self.get(config, table, keys) for table, keys in asked]
 
     @abstractmethod
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
@@ -72,12 +84,8 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
         """The rows of `entity_keys`, in their order; (None, None) where there is none."""
-        names = requested_features or [feature.name for feature in table.features]
         keys = [serialize_entity_key(key, KEY_VERSION) for key in entity_keys]
-        return [
-            (rows.order_of(row).event_time, rows.unpack(row, names)) if row else (None, None)
-            for row in self.get(config, table, keys)
-        ]
+        return unpacked(table, self.get(config, table, keys), requested_features)
 
     def online_read_numpy(
         self, config: RepoConfig, table: FeatureView, entity_keys: Sequence[EntityKey], feature: str, dtype: DTypeLike

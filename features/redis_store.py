@@ -46,6 +46,12 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         prefix = _prefix(config, table)
         return self._connect(config).mget([prefix + key for key in keys])  # type: ignore[return-value]
 
+    def get_all(self, config: RepoConfig, asked: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        """All of them in one round trip."""
+        keys = [_prefix(config, table) + key for table, of_table in asked for key in of_table]
+        found = iter(self._connect(config).mget(keys) if keys else ())  # type: ignore[arg-type]
+        return [[next(found) for _ in of_table] for _, of_table in asked]
+
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
         prefix = _prefix(config, table)
         client = self._connect(config)

@@ -17,7 +17,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
 from features import definitions as views
-from features.packed_store import KEY_VERSION, PackedOnlineStore, entity_id_of, entity_key
+from features.packed_store import KEY_VERSION, PackedOnlineStore, entity_id_of, entity_key, unpacked
 from features.row import order_of
 from features.rows import Row, item_record, rows_by_view, user_record
 from reaseq.errors import StoreUnavailable
@@ -115,9 +115,10 @@ class FeatureRepository:
     def _read(
         self, pair: tuple[FeatureView, FeatureView], join_key: str, ids: Sequence[str]
     ) -> dict[str, tuple[int, list[dict[str, Any]]]]:
-        keys = [entity_key(join_key, entity_id) for entity_id in ids]
+        keys = [serialize_entity_key(entity_key(join_key, entity_id), KEY_VERSION) for entity_id in ids]
         with _faults_named():
-            columns = [self.online.online_read(self.config, view, keys) for view in pair]
+            packed = self.online.get_all(self.config, [(view, keys) for view in pair])
+        columns = [unpacked(view, rows) for view, rows in zip(pair, packed, strict=True)]
         found = {}
         for entity_id, parts in zip(ids, zip(*columns, strict=True), strict=True):
             # A reader may come between the writes of a record's views: what is half there is not there yet.

@@ -1,6 +1,7 @@
 """The ranking service beside the stream: its item table and popularity follow the topics, users are read from Feast."""
 
 import asyncio
+import gc
 import random
 import signal
 import threading
@@ -85,6 +86,8 @@ class Serving:
         self._followers["events"] = Follower(kafka, EVENTS, self._take_events, counted_ms).start()
         self.reloader.look()
         self.ranking.warm_up(candidates=500)
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection walks through it while somebody waits
         self.reloader.start()
 
     def waiting_for(self) -> str | None:

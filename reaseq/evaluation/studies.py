@@ -211,13 +211,15 @@ def _ranking(
             "diffusion": lambda cut_ms: trainer.diffusion(cut_ms, seed),
         }
 
+    again = again_lists(some(train, REPEATS_LIMIT, 3), log.table, 1)
+    learnt = (Part(train, new_lists(train, log.table, sales, 1)), Part(*again))
     parts = {"new": Part(test, new_lists(test, log.table, sales, 2)), "again": Part(*again_lists(test, log.table, 2))}
     return RankingStudy(
         log.name,
         log.table,
         [(basket.time_ms, item_id) for basket in log.baskets for item_id in basket.item_ids],
         study.known,
-        (Part(train, new_lists(train, log.table, sales, 1)), Part(*again_lists(some(train, REPEATS_LIMIT, 3), log.table, 1))),
+        tuple(part for part in learnt if part.moments),
         {name: part for name, part in parts.items() if part.moments},
         variants,
         gains,

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from reaseq.artefacts import Artefact, version_of
 from reaseq.behavior.inference import KIND as BEHAVIOR
@@ -35,11 +36,26 @@ class _Tokens:
     """The items of one snapshot as the model writes them."""
 
     table: Snapshot
-    grown: Growing
-    tokens: Tensor  # (S, SCORES, w)
-    biases: Tensor  # (S, SCORES)
-    mean: Tensor  # (SCORES, w) over the rows of the table
-    level: Tensor  # (SCORES,)
+    grown: Growing  # tokens (S, SCORES · w) and biases (S, SCORES)
+    sums: tuple[Tensor, Tensor]  # of both over the slots but for the unknown item's
+
+    @property
+    def tokens(self) -> Tensor:
+        return self.grown.view()[0]
+
+    @property
+    def biases(self) -> Tensor:
+        return self.grown.view()[1]
+
+    @property
+    def mean(self) -> Tensor:
+        """(SCORES, w)"""
+        return (self.sums[0] / max(1, len(self.grown) - 1)).view(SCORES, -1)
+
+    @property
+    def level(self) -> Tensor:
+        """(SCORES,)"""
+        return self.sums[1] / max(1, len(self.grown) - 1)
 
 
 class LatentScores:
@@ -65,23 +81,24 @@ class LatentScores:
         written = self._of(table)
         slots = table.slots[candidates]  # (B, C)
         users = (latents * self._scale).unsqueeze(-1)  # (B, w, 1)
-        level = (written.mean @ users).transpose(1, 2) + written.level  # (B, 1, SCORES)
+        level = (written.mean @ users).squeeze(-1) + written.level  # (B, SCORES)
         batch, count = candidates.shape
-        said = (written.tokens[slots].view(batch, count * SCORES, -1) @ users).view(batch, count, SCORES)
-        return (said + written.biases[slots] - level) / 2
+        tokens = F.embedding(slots, written.tokens).view(batch, count * SCORES, -1)
+        biases = F.embedding(slots, written.biases).view(batch, count * SCORES, 1)
+        said = torch.baddbmm(biases, tokens, users).view(batch, count, SCORES)
+        return (said - level.unsqueeze(1)) / 2
 
     def _of(self, table: Snapshot) -> _Tokens:
         held = self._written
         if held is None or held.table is not table:
             with torch.inference_mode():
                 if held is None or not held.table.grows_into(table):
-                    grown = Growing(*self._embed(table, 0))
+                    added = self._embed(table, 0)
+                    held = _Tokens(table, Growing(*added), (added[0][1:].sum(0), added[1][1:].sum(0)))
                 else:
-                    grown = held.grown
-                    grown.append(*self._embed(table, len(grown)))
-                tokens, biases = grown.view()
-                listed = table.slots[1:]
-                held = _Tokens(table, grown, tokens, biases, tokens[listed].mean(0), biases[listed].mean(0))
+                    added = self._embed(table, len(held.grown))
+                    held.grown.append(*added)
+                    held = _Tokens(table, held.grown, (held.sums[0] + added[0].sum(0), held.sums[1] + added[1].sum(0)))
             self._written = held
         return held
 
@@ -91,7 +108,7 @@ class LatentScores:
         numbers = self._ids.of_rows(table, table.rows_of_slots[start:])
         known = meaning + self._tokens.ids(numbers)
         bias = self._tokens.bias(numbers)  # (n, 1)
-        return torch.stack([known, meaning], dim=1), torch.cat([bias, torch.zeros_like(bias)], dim=1)
+        return torch.cat([known, meaning], dim=1), torch.cat([bias, torch.zeros_like(bias)], dim=1)
 
 
 class LatentModels:
@@ -123,15 +140,19 @@ class LatentModels:
 
         Never loads: a version that is not at hand is wanted from now on.
         """
-        found = torch.zeros(*candidates.shape, SCORES, device=candidates.device)
         read = [False] * len(inferred)
+        found = None
         for version in {of.model for of in inferred if of.latent}:
             if version not in self._held:
                 self._wanted.add(version)
             elif model := self._held[version]:
                 users = [place for place, of in enumerate(inferred) if of.latent and of.model == version]
-                states = torch.from_numpy(np.stack([np.frombuffer(inferred[user].latent, np.float16) for user in users]))
-                found[users] = model.score(states.float().to(candidates.device), candidates[users], table)
+                states = np.stack([np.frombuffer(inferred[user].latent, np.float16) for user in users]).astype(np.float32)
+                of_users = torch.from_numpy(states).to(candidates.device)
+                if len(users) == len(inferred):
+                    return model.score(of_users, candidates, table), [True] * len(users)
+                found = torch.zeros(*candidates.shape, SCORES, device=candidates.device) if found is None else found
+                found[users] = model.score(of_users, candidates[users], table)
                 for user in users:
                     read[user] = True
-        return found, read
+        return torch.zeros(*candidates.shape, SCORES, device=candidates.device) if found is None else found, read

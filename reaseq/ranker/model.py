@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences, month_of, weekday_of
 from reaseq.ranker.popularity import HALF_LIVES_DAYS
@@ -144,9 +145,7 @@ class Ranker(nn.Module):
         if self.config.vector_dim:
             meanings = meanings + self.content(contents.vectors)
         if self.config.claims > 1:
-            meanings = meanings + self.claims(
-                contents.claims, per_sample_weights=torch.nn.functional.normalize(contents.confidences, dim=-1)
-            )
+            meanings = meanings + self.claims(contents.claims, per_sample_weights=F.normalize(contents.confidences, dim=-1))
         return ids, meanings
 
     def forward(self, request: Request, items: Embedded) -> Tensor:
@@ -158,12 +157,12 @@ class Ranker(nn.Module):
         same = (request.candidates.unsqueeze(-1) == history.rows.unsqueeze(1)) * known.unsqueeze(1)  # (B, C, H)
         cosine = _cosine(items, slots, past) if self.config.vector_dim else None  # (B, C, H)
         places = self._search(cosine, known)
-        ids, meanings = items.ids[slots], items.meanings[slots]  # (B, C, d)
-        features = [ids, self.id_attention(ids, items.ids[past] + when, known, places)]
+        ids, meanings = F.embedding(slots, items.ids), F.embedding(slots, items.meanings)  # (B, C, d)
+        features = [ids, self.id_attention(ids, F.embedding(past, items.ids) + when, known, places)]
         features += [self._repeats(history, same), self._side(request, items, same), request.scores]
         features.append(self._calendar(request.now_ms, meanings))
         if self._has_meaning:
-            features += [meanings, self.meaning_attention(meanings, items.meanings[past] + when, known, places)]
+            features += [meanings, self.meaning_attention(meanings, F.embedding(past, items.meanings) + when, known, places)]
         if self.config.claims > 1:
             features.append(self._by_claims(history, items, slots, past))
         if cosine is not None:
@@ -266,7 +265,8 @@ class TargetAttention(nn.Module):
 
 def _cosine(items: Embedded, slots: Tensor, others: Tensor) -> Tensor:
     """Cosine (B, C, L) of candidates (B, C) and a sequence (B, L)."""
-    return items.contents.vectors[slots] @ items.contents.vectors[others].transpose(1, 2)
+    vectors = items.contents.vectors
+    return F.embedding(slots, vectors) @ F.embedding(others, vectors).transpose(1, 2)
 
 
 def _similarity(cosine: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:

@@ -44,9 +44,10 @@ class Snapshot:
 
     def rows(self, item_ids: Sequence[str]) -> Tensor:
         """Row of each item (len(item_ids),), 0 for an item the table does not know."""
-        size = len(self)
-        found = [row if row < size else 0 for row in (self.index.get(item_id, 0) for item_id in item_ids)]
-        return torch.tensor(found, dtype=torch.long, device=self.live.device)
+        row_of = self.index.get
+        found = np.array([row_of(item_id, 0) for item_id in item_ids], np.int64)
+        found[found >= len(self)] = 0  # listed since
+        return torch.from_numpy(found).to(self.live.device)
 
     def grows_into(self, newer: "Snapshot") -> bool:
         """Whether all slots of this snapshot stand at the same places in that one."""
