@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from features.definitions import user_history
-from features.parity import ServedLog, served_user
+from features.parity import served_user
 from features.repository import FeatureRepository
 from reaseq.artefacts import current
 from reaseq.cli.ranker import RankerWorkshop
@@ -74,12 +74,13 @@ def test_a_ranking_is_explained_by_what_carried_it_and_how_fresh_it_is(state: Pa
 
 
 def test_served_rows_that_training_would_not_be_told_are_an_error(state: Path) -> None:
+    log = state / "served" / "rows.jsonl"
+    assert " different " not in reaseq(state, "features", "parity")  # what the demo served
+    log.unlink()
     assert "holds no served row" in reaseq(state, "features", "parity", status=1)
     repository = FeatureRepository(Settings(state_dir=state))
     (user,) = repository.read_users([sorted(repository.scan_ids(user_history))[0]]).values()
     row = served_user(user, user.event_time_ms + 1)
-    log = state / "served" / "rows.jsonl"
-    ServedLog(log.parent, 1.0, None)  # type: ignore[arg-type]  # makes the folder
     log.write_text(json.dumps(_plain(row)) + "\n")
 
     assert "1 served rows" in reaseq(state, "features", "parity")
