@@ -52,6 +52,7 @@ ITEMS_CHUNK = 128
 ORDERS_CHUNK = 16
 SERVED_SHARE = 0.2  # of the live rankings whose rows are held against the point-in-time join: the user's and one item's
 SERVED_STEP = 50  # of the products on sale, every so many may be that item
+RANKER_HISTORY = 64  # half of what is kept: every product is ranked before every basket, twice
 RANKER_HELD_OUT_SHARE = 0.1  # of its baskets, the latest: to calibrate on
 
 
@@ -172,7 +173,11 @@ class Lifecycle:
         table, ids, plan = self.system.table.snapshot, _trained(earlier), self.plan.ranker
         events = [(order.time_ms, item_id) for order in earlier for item_id in order.item_ids]
         full = RankerConfig(
-            claims=vocabulary_in_force().size, items=len(ids), vector_dim=self.system.encoder.dim, scores=SCORES
+            claims=vocabulary_in_force().size,
+            items=len(ids),
+            vector_dim=self.system.encoder.dim,
+            history=RANKER_HISTORY,
+            scores=SCORES,
         )
         self.popularity, self.engines = Popularity(), {}
         for order in earlier:

@@ -34,7 +34,7 @@ FULL = Plan(
     replay_ms=time_ms("2011-11-25"),
     behavior=TrainingPlan(epochs=3),
     behavior_update=TrainingPlan(epochs=1),
-    ranker=RankerPlan(batch_baskets=16),
+    ranker=RankerPlan(batch_baskets=32),
 )
 QUICK = Plan(
     name="quick",
