@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -240,6 +242,29 @@ def test_a_store_that_does_not_answer_is_said_to_be_unavailable(tmp_path: Path) 
         repository.read_items(["a"])
     with pytest.raises(StoreUnavailable):
         repository.write([item("a")])
+
+
+def test_a_redis_that_hangs_takes_no_longer_than_its_timeout(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    settings.store.profile = "production"
+    settings.store.redis_timeout_s = 1.0
+    port = process.free_port()
+    settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{port}/0")
+    redis = start_redis(settings.run_dir, tmp_path / "redis", port)
+    repository = FeatureRepository(settings)
+    try:
+        for connection in ("a new one", "one that was in use"):
+            os.killpg(redis.pid, signal.SIGSTOP)
+            asked_s = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                repository.read_items(["a"])
+            took_s = time.monotonic() - asked_s
+            os.killpg(redis.pid, signal.SIGCONT)
+
+            assert 1.0 <= took_s < 1.8, connection
+            assert repository.read_items(["a"]) == {}
+    finally:
+        process.stop(settings.run_dir, "redis")
 
 
 def test_equal_rows_are_equal_bytes() -> None:

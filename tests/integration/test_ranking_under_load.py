@@ -31,7 +31,7 @@ pytestmark = pytest.mark.integration
 
 USERS, UNSEEN, CALLERS = 40, 5, 6
 CANDIDATES = [f"i{number}" for number in range(200)]
-BUDGET_MS = 500.0  # tests share their machine; a store that hangs would cost more
+BUDGET_MS, KEPT_MS = 1000.0, 500.0  # tests share their machine
 MANY, MOSTLY = 20, 0.9
 
 
@@ -128,7 +128,7 @@ def test_redis_fails_under_load_and_no_request_does(system: System, fault: str, 
     assert {answer.step for answer in meanwhile if answer.user_id == "u1"} == {"last_known"}  # it had been read before
     assert after["fresh"] > MANY and after["fresh"] >= MOSTLY * after.total()  # nobody helped it
     took_ms = [answer.took_ms for _, answer in system.answers]
-    assert np.percentile(took_ms, 99) <= BUDGET_MS
+    assert np.percentile(took_ms, 99) <= KEPT_MS
 
 
 def _user(user_id: str, seed: int) -> UserFeatures:
