@@ -77,6 +77,7 @@ class Bench:
     settings: Settings
     table: ItemTable
     engine: Engine
+    alone: Engine  # the same model for Feast alone, which holds no item table
     users: list[UserFeatures]
     candidates: list[str]
     now_ms: int
@@ -101,7 +102,7 @@ class Bench:
         def rank(number: int) -> object:
             user = self.users[number % USERS]
             now_s = time.monotonic()
-            answer = batcher.submit(Ask(user.user_id, self.candidates, self.now_ms, now_s + 60, now_s)).result()
+            answer = batcher.submit(Ask(user.user_id, self.candidates, self.now_ms, now_s + 60)).result()
             assert answer.step == "fresh" and not answer.reasons, answer
             return answer
 
@@ -143,11 +144,7 @@ class Bench:
             self.engine._model.config,
         )
         each = _repeated(one, places, counts)
-        with torch.inference_mode():
-            numbers = self.engine._ids.of_rows(table, table.rows_of_slots)
-            ids, meanings = self.engine._model.embed(table.contents, numbers)
-            items = Embedded(table.slots, table.prices, table.contents, ids, meanings)
-            return self.engine._model.probability(self.engine._model(each, items))
+        return self.alone.score_request(each, table)
 
 
 def run() -> dict[str, Any]:
@@ -249,8 +246,10 @@ def _bench(settings: Settings, log: Log, history: int, port: int) -> Bench:
     repository.apply()
     repository.write(users)
     candidates = [log.items[place].item_id for place in generator.choice(len(log.items), CANDIDATES, replace=False)]
-    engine = Engine(model, ids, "bench", table, popularity, latents)
-    return Bench(settings, table, engine, users, candidates, now_ms, _feast(settings, log, users, popularity, table, port))
+    engine, alone = (Engine(model, ids, name, table, popularity, latents) for name in ("bench", "alone"))
+    return Bench(
+        settings, table, engine, alone, users, candidates, now_ms, _feast(settings, log, users, popularity, table, port)
+    )
 
 
 def _record(log: Log, place: int) -> ItemFeatures:

@@ -208,7 +208,7 @@ class Lifecycle:
         self.recorder.rank_s.append(done - started)
         self.recorder.score_s.append(done - read)
         some = [table.ids[row] for row in rows[::SERVED_STEP].tolist()]
-        ask = Ask(order.user_id, some, order.time_ms, done, started)
+        ask = Ask(order.user_id, some, order.time_ms, done)
         self._served.offer(ask, Answer(ranked, "fresh", (), RANKER, user))
         ids_only = self.engines[ID_ONLY].score_all([query], table)[0].probabilities
         counts = self.popularity.counts(np.arange(len(table)), order.time_ms)

@@ -10,11 +10,9 @@ import torch
 from demo.judge import Judge
 from demo.lifecycle import Lifecycle
 from demo.record import Shown, percentile_ms
-from features.definitions import item_representation
 from features.parity import compare, read_served
 from reaseq.records import ItemFeatures
 
-READ_CHUNK_ITEMS = 500
 SHOWN_PAST = 10
 SHOWN_INFERRED = 8
 
@@ -23,7 +21,7 @@ Report = dict[str, Any]
 
 def report_of(lifecycle: Lifecycle, judge: Judge) -> Report:
     """Everything that was measured; keys carry their unit, what could not be measured is None."""
-    items = _items(lifecycle)
+    items = {record.item_id: record for page in lifecycle.system.store.scan_items() for record in page}
     return {
         "variant": lifecycle.plan.name,
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "torch_threads": torch.get_num_threads()},
@@ -52,15 +50,6 @@ def report_of(lifecycle: Lifecycle, judge: Judge) -> Report:
         "item_card": _card(lifecycle, items),
         "customer": _customer(lifecycle.recorder.shown, items),
     }
-
-
-def _items(lifecycle: Lifecycle) -> dict[str, ItemFeatures]:
-    store = lifecycle.system.store
-    ids = list(store.scan_ids(item_representation))
-    items: dict[str, ItemFeatures] = {}
-    for start in range(0, len(ids), READ_CHUNK_ITEMS):
-        items |= store.read_items(ids[start : start + READ_CHUNK_ITEMS])
-    return items
 
 
 def _stream(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report:

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -30,6 +31,7 @@ for _name in ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"):
         del os.environ[_name]
 
 FOLDER = Path(__file__).parent
+SCAN_PAGE_ITEMS = 500
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PROFILES = {"embedded": "feature_store.yaml", "production": "feature_store.production.yaml"}
 # A record's views are written in this order and read back together: the last one written is the one to look for.
@@ -111,6 +113,12 @@ class FeatureRepository:
         with _faults_named():
             for key, _ in self.online.scan(self.config, view):
                 yield entity_id_of(key)
+
+    def scan_items(self) -> Iterator[list[ItemFeatures]]:
+        """Every item's record, also of those no longer on sale, page by page."""
+        ids = self.scan_ids(views.item_representation)
+        while page := list(islice(ids, SCAN_PAGE_ITEMS)):
+            yield list(self.read_items(page).values())
 
     def _read(
         self, pair: tuple[FeatureView, FeatureView], join_key: str, ids: Sequence[str]

@@ -8,14 +8,12 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import partial
-from itertools import islice
 
 import msgspec
 import structlog
 import torch
 import uvicorn
 
-from features import definitions as views
 from features.parity import ServedLog
 from features.repository import FeatureRepository
 from reaseq.artefacts import Artefact, current, version_of
@@ -40,7 +38,6 @@ from streams.topics import EVENTS, ITEM_FEATURES
 
 log = structlog.get_logger()
 
-WARM_UP_ITEMS = 500
 COUNTED_DAYS = 4 * max(HALF_LIVES_DAYS)  # an event older than that counts for a sixteenth at most
 SHADOW_SEED = 0
 
@@ -73,9 +70,8 @@ class Serving:
         began_ms = int(time.time() * 1000)
         store = FeatureRepository(self._settings)
         store.apply()
-        ids = store.scan_ids(views.item_representation)
-        while chunk := list(islice(ids, WARM_UP_ITEMS)):
-            self.table.apply(list(store.read_items(chunk).values()))
+        for page in store.scan_items():
+            self.table.apply(page)
         log.info("warmed_up", items=len(self.table.snapshot) - 1, mib=round(self.table.nbytes / 2**20, 1))
         # Records reach the topic before the store: what the scan missed was produced a little before it.
         since_ms = began_ms - int(self._settings.service.warm_up_overlap_s * 1000)

@@ -102,19 +102,3 @@ class BehaviorWorkshop:
             **({"codebook": self._codebook.version} if self._codebook else {}),
         }
         return publish_model(self._settings.models_dir, BEHAVIOR, day_of(until_ms), model, model.config, ids, facts)
-
-
-def draw_curve(curve: Curve, path: Path) -> None:
-    """A picture of the loss: each step, and the held-out baskets after each epoch."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    steps = range(1, len(curve.train) + 1)
-    axes.plot(steps, curve.train, linewidth=0.8, alpha=0.6, label="training, each step")
-    each = len(curve.train) / max(1, len(curve.held_out))
-    axes.plot([each * (epoch + 1) for epoch in range(len(curve.held_out))], curve.held_out, "o-", label="held out")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)

@@ -11,6 +11,8 @@ from reaseq.days import day_of, time_ms
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from reaseq.fitting import Curve
+
 app = typer.Typer(no_args_is_help=True)
 
 END_MS = 2**53  # after everything
@@ -91,8 +93,6 @@ def behavior(
     With several blocks, each model has seen only what came before its end: what the ranker trains on is inferred by the newest
     model from before. Under torchrun (`torchrun --nproc-per-node 2 -m reaseq train behavior`) the processes share each batch.
     """
-    import json
-    from dataclasses import asdict
     from functools import partial
 
     from rich.console import Console
@@ -100,7 +100,7 @@ def behavior(
 
     from reaseq.behavior import training
     from reaseq.behavior.backbone import PRESETS
-    from reaseq.cli.behavior import BehaviorWorkshop, blocks_of, draw_curve
+    from reaseq.cli.behavior import BehaviorWorkshop, blocks_of
     from reaseq.errors import ReaSeqError
     from reaseq.fitting import join_processes, steps_of
 
@@ -134,10 +134,28 @@ def behavior(
                     workshop.new_model(config),
                 )
             if leads:
-                draw_curve(curve, run / "curve.png")
-                (run / "curve.json").write_text(json.dumps(asdict(curve)))
+                _keep_curve(curve, run)
                 artefact = workshop.publish(model, ids, until_ms, curve)
                 console.print(f"published: behavior {artefact.version}, held-out loss {curve.held_out[-1]:.3f}, curve in {run}")
+
+
+def _keep_curve(curve: "Curve", folder: Path) -> None:
+    """The loss as figures and as a picture: each step, and the held-out baskets after each epoch."""
+    import json
+    from dataclasses import asdict
+
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "curve.json").write_text(json.dumps(asdict(curve)))
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(range(1, len(curve.train) + 1), curve.train, linewidth=0.8, alpha=0.6, label="training, each step")
+    each = len(curve.train) / max(1, len(curve.held_out))
+    axes.plot([each * (epoch + 1) for epoch in range(len(curve.held_out))], curve.held_out, "o-", label="held out")
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    figure.savefig(folder / "curve.png", dpi=120)
 
 
 def _advance(progress: "Progress", task: "TaskID", steps: int, loss: float) -> None:
@@ -156,14 +174,11 @@ def ranker(
     Positives are what baskets held, negatives what was on sale beside it. What was inferred for a basket counts only if the
     model that inferred it was trained on earlier time. Under torchrun the processes share each batch.
     """
-    import json
-    from dataclasses import asdict
     from functools import partial
 
     from rich.console import Console
     from rich.progress import Progress
 
-    from reaseq.cli.behavior import draw_curve
     from reaseq.cli.ranker import RankerWorkshop
     from reaseq.fitting import join_processes, steps_of
     from reaseq.ranker.training import RankerPlan, train
@@ -194,9 +209,7 @@ def ranker(
                 partial(_advance, progress, task),
             )
         if leads:
-            run.mkdir(parents=True, exist_ok=True)
-            draw_curve(curve, run / "curve.png")
-            (run / "curve.json").write_text(json.dumps(asdict(curve)))
+            _keep_curve(curve, run)
             artefact, measured = workshop.publish(model, material)
             columns = list(measured["ranker"])
             rows = [(name, *(str(of.get(column, "")) for column in columns)) for name, of in measured.items()]

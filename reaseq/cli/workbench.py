@@ -1,10 +1,8 @@
 """What the commands about knowledge work with: agents, ledger, store, and the answers that a student learns from."""
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
-from features import definitions as views
 from features.repository import FeatureRepository
 from reaseq.errors import ReaSeqError
 from reaseq.evaluation.distillation import Teacher
@@ -21,7 +19,6 @@ from reaseq.records import Item, ItemFeatures
 from reaseq.representation.encoder import Encoder
 from reaseq.settings import Settings
 
-READ_ITEMS = 500
 TEACHERS = (RECORDED, "llm:")  # who speaks for a language model
 
 
@@ -36,9 +33,7 @@ def agents_of(settings: Settings) -> Agents:
 
 def items_in_store(repository: FeatureRepository) -> Iterator[ItemFeatures]:
     """Every listed item that the feature store serves."""
-    ids = repository.scan_ids(views.item_representation)
-    while chunk := list(islice(ids, READ_ITEMS)):
-        yield from (record for record in repository.read_items(chunk).values() if record.stage != "delisted")
+    return (record for page in repository.scan_items() for record in page if record.stage != "delisted")
 
 
 def subject_of(item: Item | ItemFeatures) -> Subject:

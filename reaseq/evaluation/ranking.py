@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reaseq.behavior.sequence import sequences_of
 from reaseq.evaluation.lists import TARGETS, Lists, ranks_of
 from reaseq.evaluation.moments import Moment, aged, times_of
 from reaseq.evaluation.sources import Make, Source
@@ -22,7 +21,9 @@ from reaseq.evaluation.told import Told
 from reaseq.ranker import training
 from reaseq.ranker.model import COUNTS, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
+from reaseq.ranker.requests import request_of
 from reaseq.ranker.training import Examples, Objective, RankerPlan
+from reaseq.records import Inferred
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
@@ -193,32 +194,33 @@ class RankingEvaluation:
         return replace(base, scores=scores, history=latest)
 
     def _features(self, moments: list[Moment], rows: Tensor, history: int, age_ms: int) -> Request:
-        study, times = self.study, times_of(moments)
-        histories = [moment.basket.history for moment in moments]
-        nothing = torch.zeros(len(moments), 0)
-        return Request(
-            history=sequences_of(histories, times.tolist(), study.table, history),
-            inferred=nothing.long(),
-            confidences=nothing,
-            candidates=rows,
-            counts=counts_at(study.events, times.tolist(), rows, study.table, age_ms),
-            now_ms=times,
-            scores=torch.zeros(*rows.shape, 0),
+        study, times = self.study, times_of(moments).tolist()
+        return request_of(
+            [moment.basket.history for moment in moments],
+            [Inferred()] * len(moments),
+            rows,
+            counts_at(study.events, times, rows, study.table, age_ms),
+            times,
+            torch.zeros(*rows.shape, 0),
+            study.table,
+            RankerConfig(history=history, inferred=0),
         )
 
 
-def counts_at(events: Sequence[tuple[int, str]], times_ms: Sequence[int], rows: Tensor, table: Snapshot, age_ms: int) -> Tensor:
+def counts_at(
+    events: Sequence[tuple[int, str]], times_ms: Sequence[int], rows: Tensor, table: Snapshot, age_ms: int
+) -> NDArray[np.float32]:
     """Popularity (n, C, COUNTS) of rows (n, C) at times in order, counting the events that were older than `age_ms` by then."""
     popularity = Popularity()
     event_times = np.array([time for time, _ in events], np.int64)
     event_rows = table.rows([item_id for _, item_id in events]).numpy()
-    found, done = torch.zeros(*rows.shape, COUNTS), 0
+    found, done = np.zeros((*rows.shape, COUNTS), np.float32), 0
     for place, time in enumerate(times_ms):
         end = int(np.searchsorted(event_times, time - age_ms))
         if end > done:
             popularity.observe(event_rows[done:end], event_times[done:end].tolist())
             done = end
-        found[place] = torch.from_numpy(popularity.counts(rows[place].numpy(), time))
+        found[place] = popularity.counts(rows[place].numpy(), time)
     return found
 
 

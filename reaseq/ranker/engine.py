@@ -16,7 +16,7 @@ from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
 from reaseq.ranker.requests import FEATURES, request_of
 from reaseq.records import History, Inferred, UserFeatures
-from reaseq.representation.contents import Growing
+from reaseq.representation.derived import Derived
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
@@ -58,8 +58,7 @@ class Engine:
         self.latents = latents
         self._device = table.snapshot.live.device
         self._model = model.eval().to(self._device)
-        self._ids = ids
-        self._embedded: tuple[Snapshot, Growing, Embedded] | None = None
+        self._embedded = Derived(model.embed, ids)
 
     @staticmethod
     def load(artefact: Artefact, table: ItemTable, popularity: Popularity, latents: LatentModels) -> "Engine":
@@ -78,10 +77,8 @@ class Engine:
 
     def score_all(self, queries: Sequence[Query], table: Snapshot) -> list[Scored]:
         """Several queries on one snapshot in one forward pass, each as if it were alone."""
-        with torch.inference_mode(), self._precision():
-            request, read = self.request(queries, table)
-            scores = self._model(request, self.items(table)).float()
-            probabilities = self._model.probability(scores).cpu().numpy()
+        request, read = self.request(queries, table)
+        probabilities = self.score_request(request, table).cpu().numpy()
         return [Scored(of[: len(query.rows)], latent) for of, query, latent in zip(probabilities, queries, read, strict=True)]
 
     def prepare(self) -> None:
@@ -94,6 +91,7 @@ class Engine:
         with torch.inference_mode(), self._precision():
             return self._model.probability(self._model(request, self.items(table)).float())
 
+    @torch.inference_mode()
     def request(self, queries: Sequence[Query], table: Snapshot) -> tuple[Request, list[bool]]:
         """The features of several queries, candidates padded with the unknown item, and whose latent state could be read."""
         width = max(len(query.rows) for query in queries)
@@ -120,20 +118,8 @@ class Engine:
 
     def items(self, table: Snapshot) -> Embedded:
         """The snapshot as the model sees it. What has not changed since the last one is not computed again."""
-        if self._embedded is None or self._embedded[0] is not table:
-            held = self._embedded
-            if held is None or not held[0].grows_into(table):
-                grown = Growing(*self._embed(table, 0))
-            else:
-                grown = held[1]
-                grown.append(*self._embed(table, len(grown)))
-            ids, meanings = grown.view()
-            self._embedded = table, grown, Embedded(table.slots, table.prices, table.contents, ids, meanings)
-        return self._embedded[2]
-
-    def _embed(self, table: Snapshot, start: int) -> tuple[Tensor, Tensor]:
-        numbers = self._ids.of_rows(table, table.rows_of_slots[start:])
-        return self._model.embed(table.contents[start:], numbers)
+        ids, meanings = self._embedded.of(table).tensors
+        return Embedded(table.slots, table.prices, table.contents, ids, meanings)
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else nullcontext()

@@ -8,7 +8,6 @@ half of how much more likely the item is, in log, than items are on (geometric) 
 ranker sees it fresh. Twice: with the ids that training knew, and by what items are alone, which treats new items like others.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,39 +22,13 @@ from reaseq.behavior.model import BehaviorConfig, BehaviorModel, ItemTokens
 from reaseq.errors import ArtefactError
 from reaseq.published import load_weights, sizes_of, trained_ids_of
 from reaseq.records import Inferred
-from reaseq.representation.contents import Contents, Growing
+from reaseq.representation.contents import Contents
+from reaseq.representation.derived import Derived
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
 SCORES = 2  # with trained ids, and without
 MODELS_LIMIT = 4  # held at once
-
-
-@dataclass(frozen=True)
-class _Tokens:
-    """The items of one snapshot as the model writes them."""
-
-    table: Snapshot
-    grown: Growing  # tokens (S, SCORES · w) and biases (S, SCORES)
-    sums: tuple[Tensor, Tensor]  # of both over the slots but for the unknown item's
-
-    @property
-    def tokens(self) -> Tensor:
-        return self.grown.view()[0]
-
-    @property
-    def biases(self) -> Tensor:
-        return self.grown.view()[1]
-
-    @property
-    def mean(self) -> Tensor:
-        """(SCORES, w)"""
-        return (self.sums[0] / max(1, len(self.grown) - 1)).view(SCORES, -1)
-
-    @property
-    def level(self) -> Tensor:
-        """(SCORES,)"""
-        return self.sums[1] / max(1, len(self.grown) - 1)
 
 
 class LatentScores:
@@ -65,8 +38,7 @@ class LatentScores:
         assert isinstance(model.tokens, ItemTokens)  # noqa: S101  see `load`
         self._tokens = model.tokens.eval()
         self._scale = float(model.scale.detach())
-        self._ids = ids
-        self._written: _Tokens | None = None
+        self._items = Derived(self._written, ids)
 
     @staticmethod
     def load(artefact: Artefact) -> "LatentScores | None":
@@ -78,34 +50,22 @@ class LatentScores:
 
     def score(self, latents: Tensor, candidates: Tensor, table: Snapshot) -> Tensor:
         """Scores (B, C, SCORES) of candidates' rows (B, C) for users' states (B, w)."""
-        written = self._of(table)
+        with torch.inference_mode():
+            items = self._items.of(table)
+        tokens, biases = items.tensors  # (S, SCORES · w), (S, SCORES)
+        mean, level = (of / max(1, len(tokens) - 1) for of in items.sums)  # (SCORES · w,), (SCORES,)
         slots = table.slots[candidates]  # (B, C)
         users = (latents * self._scale).unsqueeze(-1)  # (B, w, 1)
-        level = (written.mean @ users).squeeze(-1) + written.level  # (B, SCORES)
+        level = (mean.view(SCORES, -1) @ users).squeeze(-1) + level  # (B, SCORES)
         batch, count = candidates.shape
-        tokens = F.embedding(slots, written.tokens).view(batch, count * SCORES, -1)
-        biases = F.embedding(slots, written.biases).view(batch, count * SCORES, 1)
-        said = torch.baddbmm(biases, tokens, users).view(batch, count, SCORES)
+        written = F.embedding(slots, tokens).view(batch, count * SCORES, -1)
+        bias = F.embedding(slots, biases).view(batch, count * SCORES, 1)
+        said = torch.baddbmm(bias, written, users).view(batch, count, SCORES)
         return (said - level.unsqueeze(1)) / 2
 
-    def _of(self, table: Snapshot) -> _Tokens:
-        held = self._written
-        if held is None or held.table is not table:
-            with torch.inference_mode():
-                if held is None or not held.table.grows_into(table):
-                    added = self._embed(table, 0)
-                    held = _Tokens(table, Growing(*added), (added[0][1:].sum(0), added[1][1:].sum(0)))
-                else:
-                    added = self._embed(table, len(held.grown))
-                    held.grown.append(*added)
-                    held = _Tokens(table, held.grown, (held.sums[0] + added[0].sum(0), held.sums[1] + added[1].sum(0)))
-            self._written = held
-        return held
-
-    def _embed(self, table: Snapshot, start: int) -> tuple[Tensor, Tensor]:
-        contents: Contents = table.contents[start:]
+    def _written(self, contents: Contents, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (n, SCORES · w) and biases (n, SCORES) of items as the model writes them."""
         meaning = self._tokens.meaning.of(contents)  # (n, w)
-        numbers = self._ids.of_rows(table, table.rows_of_slots[start:])
         known = meaning + self._tokens.ids(numbers)
         bias = self._tokens.bias(numbers)  # (n, 1)
         return torch.cat([known, meaning], dim=1), torch.cat([bias, torch.zeros_like(bias)], dim=1)

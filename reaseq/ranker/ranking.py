@@ -41,7 +41,6 @@ class Ask:
     candidate_ids: Sequence[str]
     now_ms: int
     deadline_s: float
-    asked_s: float
 
 
 @dataclass(frozen=True)

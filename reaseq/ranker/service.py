@@ -161,7 +161,7 @@ def _ask(request: RankRequest, settings: ServiceSettings, asked_s: float) -> Ask
         raise HTTPException(422, f"{count} candidates, the limit is {settings.candidates_limit}")
     now_ms = request.time_ms if request.time_ms is not None else int(time.time() * 1000)
     budget_ms = request.budget_ms if request.budget_ms is not None else settings.budget_ms
-    return Ask(request.user_id, request.candidate_ids, now_ms, asked_s + budget_ms / 1000, asked_s)
+    return Ask(request.user_id, request.candidate_ids, now_ms, asked_s + budget_ms / 1000)
 
 
 def _count(answer: Answer, took_s: float) -> None:

@@ -45,7 +45,7 @@ early = ServedLog(settings.state_dir / "served", 1.0, table_of(text))
 
 
 def serve(to, of, now_ms):
-    to.offer(Ask("u", ["i1"], now_ms, 0, 0), Answer(np.zeros(1, np.float32), "fresh", (), "v", of))
+    to.offer(Ask("u", ["i1"], now_ms, 0), Answer(np.zeros(1, np.float32), "fresh", (), "v", of))
 
 
 serve(log, first, 1500)  # equal

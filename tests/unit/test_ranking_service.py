@@ -46,7 +46,7 @@ def ranking(store: Store, clock: Callable[[], float] = time.monotonic) -> Rankin
 
 
 def ask(user_id: str = "u", candidate_ids: Sequence[str] = CANDIDATES, deadline_s: float = 1e9) -> Ask:
-    return Ask(user_id, candidate_ids, NOW_MS, deadline_s, 0.0)
+    return Ask(user_id, candidate_ids, NOW_MS, deadline_s)
 
 
 # ---- steps
