@@ -5,7 +5,7 @@ export UV_LINK_MODE ?= copy
 
 .PHONY: demo demo-quick test test-unit bench evaluate lint format lock services clean
 
-demo: .venv/runtime  ## the whole system on the bundled sample, under five minutes
+demo: .venv/runtime  ## the whole system on the bundled sample, in about five minutes
 	$(BIN)/reaseq demo
 
 demo-quick: .venv/runtime  ## a small part of it, under a minute
