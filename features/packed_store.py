@@ -46,8 +46,11 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
     """Feast's online-store interface over packed rows; see the module for the contract."""
 
     @abstractmethod
-    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> None:
-        """Write (entity key, packed row) pairs; each lands if and only if its order is greater than that of the row there."""
+    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> list[bool]:
+        """Write (entity key, packed row) pairs; each lands if and only if its order is greater than that of the row there.
+
+        Returns which of them a greater one keeps out.
+        """
 
     @abstractmethod
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -58,8 +61,22 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
         return [self.get(config, table, keys) for table, keys in asked]
 
     @abstractmethod
+    def orders(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[rows.Order | None]:
+        """The orders of the rows of `keys`, without the rows; None where there is none."""
+
+    @abstractmethod
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
         """Every (entity key, packed row) of the view, in no order. Rows written meanwhile may or may not be seen."""
+
+    def is_whole(self, config: RepoConfig) -> bool:
+        """Whether nobody has emptied the store since it was filled. A file is not emptied behind our back."""
+        return True
+
+    def begin_filling(self, config: RepoConfig) -> None:
+        """The store is about to be filled."""
+
+    def end_filling(self, config: RepoConfig) -> None:
+        """It is whole now. Fails where it was emptied since `begin_filling`."""
 
     def online_write_batch(
         self,

@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from features.packed_store import PackedOnlineStore
+from features.row import ORDER_BYTES, Order, order_of
 
 SCAN_PAGE_KEYS = 1000
 NEWEST_WINS = Path(__file__).with_name("newest_wins.lua").read_text()
@@ -23,6 +24,7 @@ class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     type: Literal["features.redis_store.PackedRedisOnlineStore"] = "features.redis_store.PackedRedisOnlineStore"
     url: SecretStr
     timeout_s: float = 2.0
+    replicas: int = 0
 
 
 class PackedRedisOnlineStore(PackedOnlineStore):
@@ -31,20 +33,32 @@ class PackedRedisOnlineStore(PackedOnlineStore):
     def __init__(self) -> None:
         self._client: redis.Redis | None = None
 
-    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> None:
+    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> list[bool]:
         prefix = _prefix(config, table)
-        client = self._connect(config)
+        client, settings = self._connect(config), config.online_store
         script = client.register_script(NEWEST_WINS)
         with client.pipeline(transaction=False) as pipe:
             for key, row in packed:
                 script(keys=[prefix + key], args=[row], client=pipe)
-            pipe.execute()
+            if settings.replicas:
+                pipe.wait(settings.replicas, round(settings.timeout_s * 1000))
+            results = pipe.execute()
+        if settings.replicas and (confirmed := results.pop()) < settings.replicas:
+            raise redis.TimeoutError(f"{confirmed} of {settings.replicas} replicas confirmed the write")
+        return [overtaken == 1 for overtaken in results]
 
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         if not keys:
             return []
         prefix = _prefix(config, table)
         return self._connect(config).mget([prefix + key for key in keys])  # type: ignore[return-value]
+
+    def orders(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[Order | None]:
+        prefix = _prefix(config, table)
+        with self._connect(config).pipeline(transaction=False) as pipe:
+            for key in keys:
+                pipe.getrange(prefix + key, 0, ORDER_BYTES - 1)
+            return [order_of(head) if head else None for head in pipe.execute()]
 
     def get_all(self, config: RepoConfig, asked: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
         """All of them in one round trip."""
@@ -62,6 +76,15 @@ class PackedRedisOnlineStore(PackedOnlineStore):
                 yield from ((key[len(prefix) :], row) for key, row in zip(page, client.mget(page), strict=True) if row)  # type: ignore[arg-type]
             if not cursor:
                 return
+
+    def is_whole(self, config: RepoConfig) -> bool:
+        return bool(self._connect(config).exists(_mark(config, "whole")))
+
+    def begin_filling(self, config: RepoConfig) -> None:
+        self._connect(config).set(_mark(config, "filling"), b"")
+
+    def end_filling(self, config: RepoConfig) -> None:
+        self._connect(config).rename(_mark(config, "filling"), _mark(config, "whole"))
 
     def update(
         self,
@@ -95,6 +118,10 @@ class PackedRedisOnlineStore(PackedOnlineStore):
 
 def _prefix(config: RepoConfig, table: FeatureView) -> bytes:
     return f"{config.project}:{table.name}:".encode()
+
+
+def _mark(config: RepoConfig, name: str) -> bytes:
+    return f"{config.project}::{name}".encode()
 
 
 def _glob(literal: bytes) -> bytes:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import Any, Literal
 
 import redis
 import yaml
@@ -19,10 +19,10 @@ from feast.repo_config import RepoConfig
 
 from features import definitions as views
 from features.packed_store import KEY_VERSION, PackedOnlineStore, entity_id_of, entity_key, unpacked
-from features.row import order_of
-from features.rows import Row, item_record, rows_by_view, user_record
+from features.row import Order, order_of, pack
+from features.rows import Row, item_record, rows_by_view, rows_of, user_record
 from reaseq.errors import StoreUnavailable
-from reaseq.records import ItemFeatures, UserFeatures
+from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
 
 # Importing Feast points prometheus_client to a folder of Feast's, which child processes would inherit and find gone.
@@ -32,11 +32,14 @@ for _name in ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"):
 
 FOLDER = Path(__file__).parent
 SCAN_PAGE_ITEMS = 500
+
+Verdict = Literal["equal", "behind", "ahead", "different"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PROFILES = {"embedded": "feature_store.yaml", "production": "feature_store.production.yaml"}
 # A record's views are written in this order and read back together: the last one written is the one to look for.
 _ITEM_VIEWS = (views.item_representation, views.item_knowledge)
 _USER_VIEWS = (views.user_history, views.user_inferred)
+FIRST, LAST = 0, -1
 
 
 # SQLite says "operational" of a locked or full database; Redis drops, refuses or times out, and says so when out of memory.
@@ -51,6 +54,7 @@ def feast_variables(settings: Settings) -> dict[str, str]:
         "REASEQ_ONLINE_DB": str(state / "online.db"),
         "REASEQ_REDIS_URL": settings.store.redis_url.get_secret_value(),
         "REASEQ_REDIS_TIMEOUT_S": str(settings.store.redis_timeout_s),
+        "REASEQ_REDIS_REPLICAS": str(settings.store.redis_replicas),
     }
 
 
@@ -62,8 +66,10 @@ def profile_file(settings: Settings) -> Path:
 class FeatureRepository:
     """Feature records in and out of the online store, in whichever profile the settings name."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, whole_only: bool = False) -> None:
+        """`whole_only`, for whoever makes new records of old ones: reads raise StoreUnavailable while it is not whole."""
         self.settings = settings
+        self._whole_only = whole_only
         text = Template(profile_file(settings).read_text()).substitute(feast_variables(settings))
         self.feast = FeatureStore(config=RepoConfig(**yaml.safe_load(text), repo_path=FOLDER))
         self.config: RepoConfig = self.feast.config
@@ -73,39 +79,77 @@ class FeatureRepository:
         """Register entities, views and services with Feast, and create what the online store needs."""
         self.feast.apply([views.item, views.user, *views.VIEWS, views.ranking])
 
-    def write(self, records: Sequence[ItemFeatures | UserFeatures]) -> None:
-        """Make records servable. Older records than those in the store change nothing.
+    def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        """Make records servable. Older records than those in the store change nothing: these are returned.
 
         Raises StoreUnavailable, after which some of the records may be servable: write them again.
         """
-        with _faults_named():
-            for rows in rows_by_view(records).values():
-                self.online.online_write_batch(self.config, rows[0].view, [_to_feast(row) for row in rows], None)
-
-    def not_overtaken(self, records: Sequence[ItemFeatures | UserFeatures]) -> list[ItemFeatures | UserFeatures]:
-        """Those of the records that are not older than what the store holds of the same entity, in their order."""
-        held: dict[tuple[type, str], tuple[int, int]] = {}
-        for kind, view in ((ItemFeatures, views.item_representation), (UserFeatures, views.user_history)):
-            ids = [_id_of(record) for record in records if isinstance(record, kind)]
-            keys = [serialize_entity_key(entity_key(views.join_key(view), entity_id), KEY_VERSION) for entity_id in ids]
+        overtaken: set[tuple[str, str]] = set()  # join key and entity
+        for rows in rows_by_view(records).values():
+            view = rows[0].view
+            packed = [(_key(view, row.entity_id), _packed(row)) for row in rows]
             with _faults_named():
-                rows = self.online.get(self.config, view, keys) if keys else []
-            held |= {(kind, entity_id): order_of(row)[:2] for entity_id, row in zip(ids, rows, strict=True) if row}
-        nothing = (-1, -1)
-        return [
-            record
-            for record in records
-            if (record.event_time_ms * 1000, record.revision) >= held.get((type(record), _id_of(record)), nothing)
-        ]
+                kept_out = self.online.put(self.config, view, packed)
+            overtaken |= {(views.join_key(view), row.entity_id) for row, newer in zip(rows, kept_out, strict=True) if newer}
+        return [record for record in records if (views.join_key(_views_of(record)[FIRST]), _id_of(record)) in overtaken]
+
+    def not_overtaken(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        """Those of the records that are not older than what the store holds of the same entity, in their order."""
+        held = self._orders(records, FIRST)
+        self._require_whole()
+        return [record for record, order in zip(records, held, strict=True) if not order or order[:2] <= _order(record)]
+
+    def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        """The records that the store holds of the same entities."""
+        items = self.read_items([record.item_id for record in records if isinstance(record, ItemFeatures)])
+        users = self.read_users([record.user_id for record in records if isinstance(record, UserFeatures)])
+        return [*items.values(), *users.values()]
+
+    def verdicts(self, records: Sequence[FeatureRecord]) -> list[Verdict]:
+        """How the store stands to each record: of its order, of an older one (or none), of a newer one, or differently."""
+        held = zip(records, self._orders(records, FIRST), self._orders(records, LAST), strict=True)
+        return [_verdict(record, [first, last]) for record, first, last in held]
+
+    def _orders(self, records: Sequence[FeatureRecord], place: int) -> list[Order | None]:
+        """What the store holds of the records' entities in the first or the last of their views."""
+        found: list[Order | None] = [None] * len(records)
+        for pair in (_ITEM_VIEWS, _USER_VIEWS):
+            view = pair[place]
+            numbers = [number for number, record in enumerate(records) if _views_of(record) is pair]
+            keys = [_key(view, _id_of(records[number])) for number in numbers]
+            with _faults_named():
+                orders = self.online.orders(self.config, view, keys) if keys else []
+            for number, order in zip(numbers, orders, strict=True):
+                found[number] = order
+        return found
+
+    def is_whole(self) -> bool:
+        """Whether the store holds everything that the topics of feature records do: not when it is new, or was emptied."""
+        with _faults_named():
+            return self.online.is_whole(self.config)
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Fill the store within this; then it is whole. Raises StoreUnavailable where it was emptied meanwhile."""
+        with _faults_named():
+            self.online.begin_filling(self.config)
+        yield
+        with _faults_named():
+            self.online.end_filling(self.config)
+
+    def _require_whole(self) -> None:
+        # Asked after a read: what was read before the store was emptied is good.
+        if self._whole_only and not self.is_whole():
+            raise StoreUnavailable("the online store is not whole, new or emptied: run `reaseq features rebuild`")
 
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
         """The records of the items that the store knows."""
-        found = self._read(_ITEM_VIEWS, views.ITEM_KEY, item_ids)
+        found = self._read(_ITEM_VIEWS, item_ids)
         return {item_id: item_record(item_id, time_ms, *values) for item_id, (time_ms, values) in found.items()}
 
     def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
         """The records of the users that the store knows."""
-        found = self._read(_USER_VIEWS, views.USER_KEY, user_ids)
+        found = self._read(_USER_VIEWS, user_ids)
         return {user_id: user_record(user_id, time_ms, *values) for user_id, (time_ms, values) in found.items()}
 
     def scan_ids(self, view: FeatureView) -> Iterator[str]:
@@ -120,12 +164,11 @@ class FeatureRepository:
         while page := list(islice(ids, SCAN_PAGE_ITEMS)):
             yield list(self.read_items(page).values())
 
-    def _read(
-        self, pair: tuple[FeatureView, FeatureView], join_key: str, ids: Sequence[str]
-    ) -> dict[str, tuple[int, list[dict[str, Any]]]]:
-        keys = [serialize_entity_key(entity_key(join_key, entity_id), KEY_VERSION) for entity_id in ids]
+    def _read(self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str]) -> dict[str, tuple[int, list[dict[str, Any]]]]:
+        keys = [_key(pair[0], entity_id) for entity_id in ids]
         with _faults_named():
             packed = self.online.get_all(self.config, [(view, keys) for view in pair])
+        self._require_whole()
         columns = [unpacked(view, rows) for view, rows in zip(pair, packed, strict=True)]
         found = {}
         for entity_id, parts in zip(ids, zip(*columns, strict=True), strict=True):
@@ -144,14 +187,34 @@ def _faults_named() -> Iterator[None]:
         raise StoreUnavailable(f"the online store failed: {error}") from error
 
 
-def _id_of(record: ItemFeatures | UserFeatures) -> str:
+def _key(view: FeatureView, entity_id: str) -> bytes:
+    key: bytes = serialize_entity_key(entity_key(views.join_key(view), entity_id), KEY_VERSION)
+    return key
+
+
+def _views_of(record: FeatureRecord) -> tuple[FeatureView, FeatureView]:
+    return _ITEM_VIEWS if isinstance(record, ItemFeatures) else _USER_VIEWS
+
+
+def _verdict(record: FeatureRecord, held: Sequence[Order | None]) -> Verdict:
+    if any(order is None or order[:2] < _order(record) for order in held):
+        return "behind"
+    if any(order and order[:2] > _order(record) for order in held):
+        return "ahead"
+    return "equal" if list(held) == [order_of(_packed(row)) for row in rows_of(record)] else "different"
+
+
+def _order(record: FeatureRecord) -> tuple[int, int]:
+    return record.event_time_ms * 1000, record.revision
+
+
+def _id_of(record: FeatureRecord) -> str:
     return record.item_id if isinstance(record, ItemFeatures) else record.user_id
 
 
-def _to_feast(row: Row) -> tuple[Any, dict[str, Value], datetime, None]:
+def _packed(row: Row) -> bytes:
     values = {name: _to_value(value) for name, value in row.values.items()}
-    event_time = _EPOCH + timedelta(milliseconds=row.event_time_ms)
-    return entity_key(views.join_key(row.view), row.entity_id), values, event_time, None
+    return pack(values, _EPOCH + timedelta(milliseconds=row.event_time_ms))
 
 
 def _to_value(value: str | int | float | bytes) -> Value:

@@ -20,6 +20,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 REVISION = "revision"
 _ORDER = struct.Struct(">QQQ")
+ORDER_BYTES = _ORDER.size
 _ENTRY = struct.Struct(">II")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

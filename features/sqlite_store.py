@@ -4,7 +4,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from feast import Entity, FeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
@@ -29,7 +29,7 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
     def __init__(self) -> None:
         self._local = threading.local()
 
-    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> None:
+    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> list[bool]:
         statement = (
             f"insert into {_table(config, table)} values (?, ?, ?, ?, ?) on conflict (entity_key) do update set "  # noqa: S608
             "event_us = excluded.event_us, revision = excluded.revision, digest = excluded.digest, row = excluded.row "
@@ -39,15 +39,16 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
         with connection:
             connection.execute("begin immediate")
             connection.executemany(statement, [(key, *rows.order_of(row), row) for key, row in packed])
+            held = self.orders(config, table, [key for key, _ in packed])
+        return [order is not None and order > rows.order_of(row) for order, (_, row) in zip(held, packed, strict=True)]
+
+    def orders(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[rows.Order | None]:
+        found = self._select("event_us, revision, digest", config, table, keys)
+        return [rows.Order(*found[key]) if key in found else None for key in keys]
 
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
-        found: dict[bytes, bytes] = {}
-        for start in range(0, len(keys), READ_CHUNK_KEYS):
-            chunk = keys[start : start + READ_CHUNK_KEYS]
-            marks = ",".join("?" * len(chunk))
-            query = f"select entity_key, row from {_table(config, table)} where entity_key in ({marks})"  # noqa: S608
-            found.update(self._connection(config).execute(query, chunk))
-        return [found.get(key) for key in keys]
+        found = self._select("row", config, table, keys)
+        return [found[key][0] if key in found else None for key in keys]
 
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
         yield from self._connection(config).execute(f"select entity_key, row from {_table(config, table)}")  # noqa: S608
@@ -71,6 +72,17 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
                 )
             for table in tables_to_delete:
                 connection.execute(f"drop table if exists {_table(config, table)}")
+
+    def _select(
+        self, columns: str, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]
+    ) -> dict[bytes, tuple[Any, ...]]:
+        found: dict[bytes, tuple[Any, ...]] = {}
+        for start in range(0, len(keys), READ_CHUNK_KEYS):
+            chunk = keys[start : start + READ_CHUNK_KEYS]
+            marks = ",".join("?" * len(chunk))
+            query = f"select entity_key, {columns} from {_table(config, table)} where entity_key in ({marks})"  # noqa: S608
+            found.update((key, values) for key, *values in self._connection(config).execute(query, chunk))
+        return found
 
     def _connection(self, config: RepoConfig) -> sqlite3.Connection:
         # A connection belongs to one thread; opening it costs a millisecond once.

@@ -141,3 +141,6 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     def revision(self) -> int:
         """Order among records of the same event time: more events, then behaviours inferred from all of them."""
         return 2 * self.events_seen + (self.inferred.events_seen == self.events_seen)
+
+
+FeatureRecord = ItemFeatures | UserFeatures

@@ -26,11 +26,15 @@ class KafkaSettings(BaseModel):
 
 
 class StoreSettings(BaseModel):
-    """Which Feast profile serves the features: `embedded` (SQLite, no service) or `production` (Redis)."""
+    """Which Feast profile serves the features: `embedded` (SQLite, no service) or `production` (Redis).
+
+    A write waits until `redis_replicas` replicas hold it; with none, a failover loses what the replica had not got yet.
+    """
 
     profile: Literal["embedded", "production"] = "embedded"
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     redis_timeout_s: float = 2.0
+    redis_replicas: int = 0
 
 
 class EncoderSettings(BaseModel):
@@ -134,9 +138,10 @@ class BehaviorSettings(BaseModel):
 
 
 class GuardSettings(BaseModel):
-    """Limits on what a message may claim."""
+    """Limits on what a message may claim, and on how often a dead letter is replayed without being asked for by that."""
 
     future_limit_s: float = 300.0
+    quarantine_attempts: int = 3
 
 
 class ServiceSettings(BaseModel):
@@ -172,11 +177,15 @@ class ServiceSettings(BaseModel):
 
 
 class WorkerSettings(BaseModel):
-    """One stream worker. `metrics_port` 0 takes a free port."""
+    """One stream worker. `metrics_port` 0 takes a free port. Every `reconcile_interval_s` it compares so many records of
+    each topic of features with the store.
+    """
 
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0
     threads: int = 1
+    reconcile_interval_s: float = 60.0
+    reconcile_records: int = 200
 
 
 class Settings(BaseSettings):

@@ -61,7 +61,7 @@ def assemble(settings: Settings, batch: BatchPolicy, archive_batch: BatchPolicy)
     """Stages on the store that the settings name, with the reasoners that they name."""
     vocabulary = vocabulary_in_force()
     encoder = Encoder(settings.encoder)
-    store = FeatureRepository(settings)
+    store = FeatureRepository(settings, whole_only=True)
     archive = Archive(settings.archive_dir)
     archive.create()
     store.apply()

@@ -1,18 +1,25 @@
-"""Dead letters: a record that could not be processed, with its original bytes and headers, and why."""
+"""Dead letters: a record that could not be processed, with its original bytes and headers, and why.
 
-from typing import NamedTuple
+A letter's key names the record that died and the stage it died in, so a record that is delivered twice leaves one letter, and
+one that has been replayed, or must be forgotten, is taken away by a tombstone of that key.
+"""
 
-from streams.messages import Headers, RawRecord, header
+from dataclasses import dataclass
+
+from streams.messages import Headers, RawRecord, header, number
 from streams.topics import DEAD_LETTERS
 
 PREFIX = "reaseq-dead-"
+ATTEMPTS, FIRST_FAILURE, LAST_FAILURE = (f"{PREFIX}{name}" for name in ("attempts", "first-failure-ms", "last-failure-ms"))
 MESSAGE_LIMIT_BYTES = 2000
 
 
-class DeadLetter(NamedTuple):
-    """What the headers of a dead letter say."""
+@dataclass(frozen=True)
+class DeadLetter:
+    """A dead letter: the record as it was, and what is known of its failures."""
 
-    source: str
+    id: str
+    record: RawRecord  # as it lay in its topic, but for the time of its production
     stage: str
     reason: str
     message: str
@@ -20,36 +27,50 @@ class DeadLetter(NamedTuple):
     first_failure_ms: int
     last_failure_ms: int
 
+    def again(self, now_ms: int) -> RawRecord:
+        """The record to produce anew; its headers bear the failures so far, so that another one counts on."""
+        failures = ((ATTEMPTS, str(self.attempts).encode()), (FIRST_FAILURE, str(self.first_failure_ms).encode()))
+        return self.record._replace(timestamp_ms=now_ms, headers=self.record.headers + failures)
+
 
 def bury(raw: RawRecord, stage: str, reason: str, message: str, now_ms: int) -> RawRecord:
-    """The dead letter of `raw`. A letter that was replayed and failed again counts on from where it was."""
-    attempts = int(header(raw.headers, f"{PREFIX}attempts") or 0) + 1
-    first = header(raw.headers, f"{PREFIX}first-failure-ms") or str(now_ms).encode()
-    kept = tuple((name, value) for name, value in raw.headers if not name.startswith(PREFIX))
-    notes: Headers = (
-        (f"{PREFIX}source", raw.topic.encode()),
-        (f"{PREFIX}stage", stage.encode()),
-        (f"{PREFIX}reason", reason.encode()),
-        (f"{PREFIX}message", message.encode(errors="replace")[:MESSAGE_LIMIT_BYTES]),
-        (f"{PREFIX}attempts", str(attempts).encode()),
-        (f"{PREFIX}first-failure-ms", first),
-        (f"{PREFIX}last-failure-ms", str(now_ms).encode()),
-    )
-    return RawRecord(DEAD_LETTERS.name, raw.key, raw.value, now_ms, kept + notes)
+    """The record of `raw`'s dead letter. One that was replayed and failed again counts on from where it was."""
+    notes = {
+        ATTEMPTS: str((number(raw.headers, ATTEMPTS) or 0) + 1).encode(),
+        FIRST_FAILURE: str(number(raw.headers, FIRST_FAILURE) or now_ms).encode(),
+        LAST_FAILURE: str(now_ms).encode(),
+        f"{PREFIX}topic": raw.topic.encode(),
+        f"{PREFIX}stage": stage.encode(),
+        f"{PREFIX}reason": reason.encode(),
+        f"{PREFIX}message": message.encode(errors="replace")[:MESSAGE_LIMIT_BYTES],
+    }
+    if raw.key is not None:
+        notes[f"{PREFIX}key"] = raw.key
+    if raw.value is None:  # which as a letter's value would take the letter away
+        notes[f"{PREFIX}null"] = b""
+    key = f"{raw.topic}/{raw.partition}/{raw.offset}/{stage}".encode()
+    return RawRecord(DEAD_LETTERS.name, key, raw.value or b"", now_ms, _foreign(raw.headers) + tuple(notes.items()))
 
 
 def read(raw: RawRecord) -> DeadLetter:
-    """What a record of the dead-letters topic says of itself."""
+    """The letter that a record of the dead letters' topic is."""
 
     def text(name: str) -> str:
         return (header(raw.headers, PREFIX + name) or b"").decode(errors="replace")
 
+    value = None if header(raw.headers, f"{PREFIX}null") is not None else raw.value
     return DeadLetter(
-        text("source"),
-        text("stage"),
-        text("reason"),
-        text("message"),
-        int(text("attempts") or 0),
-        int(text("first-failure-ms") or 0),
-        int(text("last-failure-ms") or 0),
+        id=(raw.key or b"").decode(errors="replace"),
+        record=RawRecord(text("topic"), header(raw.headers, f"{PREFIX}key"), value, raw.timestamp_ms, _foreign(raw.headers)),
+        stage=text("stage"),
+        reason=text("reason"),
+        message=text("message"),
+        attempts=number(raw.headers, ATTEMPTS) or 0,
+        first_failure_ms=number(raw.headers, FIRST_FAILURE) or 0,
+        last_failure_ms=number(raw.headers, LAST_FAILURE) or 0,
     )
+
+
+def _foreign(headers: Headers) -> Headers:
+    """The headers that the record came with."""
+    return tuple((name, value) for name, value in headers if not name.startswith(PREFIX))

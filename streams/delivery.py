@@ -7,6 +7,7 @@
     5. acknowledge   the runtime does, and only when `handle` has returned
 
 3 and 4 hold the records' keys, so of two stages that write the same topic neither leaves an older record behind a newer one.
+Of two processes, the one that finds in 4 that it was overtaken produces the newer record again, behind its own.
 
 A crash anywhere before 5 brings the batch back, and the second pass ends where the first would have. When 3 fails the
 error escapes: the worker must stop without acknowledging. When the store or the language model is away, 2 and 4 wait
@@ -17,16 +18,18 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
 
 from reaseq.errors import InvalidRecord, ReaSeqError, Unavailable
+from reaseq.records import FeatureRecord
 from streams import metrics
 from streams.dead_letters import bury
 from streams.in_flight import KeyLocks
 from streams.messages import Decoder, Message, RawRecord, encode
-from streams.stage import Effects, FeatureRecord, Stage
+from streams.stage import Effects, Stage
 from streams.topics import TOPIC_OF
 
 log = structlog.get_logger()
@@ -51,7 +54,13 @@ class FeatureWriter(Protocol):
         """Those that are not older than what is held of the same entity."""
         ...
 
-    def write(self, records: Sequence[FeatureRecord]) -> None: ...
+    def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        """Make records servable; returns those that a newer one keeps out."""
+        ...
+
+    def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        """What is held of the records' entities."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -98,13 +107,29 @@ class Delivery:
                 await self._drop_overtaken(effects)
             await self._log.produce([*self._encode(effects, decoded), *letters])
             if effects.records:
-                await self._when_available(lambda: asyncio.to_thread(self._store.write, effects.records))
+                await self._serve(effects)
         self._report(effects, decoded, len(letters), time.perf_counter() - started)
 
     async def _drop_overtaken(self, effects: Effects) -> None:
-        fresh = await self._when_available(lambda: asyncio.to_thread(self._store.not_overtaken, effects.records))
+        fresh = await self._of_store(self._store.not_overtaken, effects.records)
         effects.counts["overtaken"] += len(effects.records) - len(fresh)
         effects.records = fresh
+
+    async def _serve(self, effects: Effects) -> None:
+        overtaken = await self._of_store(self._store.write, effects.records)
+        while overtaken:
+            # Another worker has written newer ones since the check: whoever took this one for dead. Its records in the topic
+            # stand before ours now, and must be the last.
+            effects.counts["overtaken"] += len(overtaken)
+            newer = await self._of_store(self._store.newest, overtaken)
+            await self._log.produce([encode(record, int(time.time() * 1000)) for record in newer])
+            still = await self._of_store(self._store.not_overtaken, newer)
+            overtaken = [record for record in newer if record not in still]
+
+    async def _of_store(
+        self, ask: Callable[[Sequence[FeatureRecord]], list[FeatureRecord]], records: Sequence[FeatureRecord]
+    ) -> list[FeatureRecord]:
+        return await self._when_available(partial(asyncio.to_thread, ask, records))
 
     def _decode(self, batch: Sequence[RawRecord]) -> tuple[list[Pair], list[RawRecord]]:
         decoded, letters = [], []

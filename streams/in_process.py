@@ -4,7 +4,7 @@ The quick start and the tests use it. A topic is a list in memory; each stage re
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -25,6 +25,7 @@ class InProcessLog:
     def __init__(self) -> None:
         self.dead_letters: list[RawRecord] = []
         self._subscribers: dict[str, list[Receiver]] = defaultdict(list)
+        self._produced: Counter[str] = Counter()
 
     def subscribe(self, topic: str, receive: Receiver) -> None:
         """Call `receive` with the records that one call produces to `topic`, in their order."""
@@ -34,7 +35,8 @@ class InProcessLog:
         """Append the records and hand them out, in their order."""
         by_topic: dict[str, list[RawRecord]] = defaultdict(list)
         for record in records:
-            by_topic[record.topic].append(record)
+            self._produced[record.topic] += 1
+            by_topic[record.topic].append(record._replace(offset=self._produced[record.topic] - 1))
         self.dead_letters += by_topic[DEAD_LETTERS.name]
         for topic, produced in by_topic.items():
             for receive in self._subscribers[topic]:

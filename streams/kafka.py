@@ -1,5 +1,6 @@
 """Kafka outside the stream workers: creating topics, producing, following a topic, and measuring lag (kafka-python)."""
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -165,6 +166,34 @@ def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
         while any(consumer.position(tp) < end for tp, end in ends.items()):
             for batch in consumer.poll(timeout_ms=POLL_MS).values():
                 yield from map(_raw, batch)
+    finally:
+        consumer.close()
+
+
+def held_records(settings: KafkaSettings, topic: Topic) -> int:
+    """How many records the topic holds at this moment, or a little less where it has been compacted."""
+    consumer = _consumer(settings)
+    try:
+        partitions = _partitions(consumer, topic.name)
+        starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+        return sum(ends[tp] - starts[tp] for tp in partitions)
+    finally:
+        consumer.close()
+
+
+def sample(settings: KafkaSettings, topic: Topic, records: int, generator: random.Random) -> list[RawRecord]:
+    """About so many records from a random place in a random partition of the topic, as they follow each other there."""
+    consumer = _consumer(settings)
+    try:
+        tp = generator.choice(_partitions(consumer, topic.name))
+        start, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
+        found: list[RawRecord] = []
+        consumer.assign([tp])
+        consumer.seek(tp, max(start, generator.randrange(start, end + 1) - records))
+        while len(found) < records and consumer.position(tp) < end:
+            polled = consumer.poll(timeout_ms=POLL_MS, max_records=records - len(found))
+            found += [_raw(record) for batch in polled.values() for record in batch]
+        return found
     finally:
         consumer.close()
 

@@ -11,6 +11,7 @@ from streams.topics import TOPIC_OF, Topic
 
 ORIGIN_HEADER = "reaseq-origin-ms"
 ERROR_LIMIT_CHARS = 500
+NUMBER_LIMIT_DIGITS = 15
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -61,7 +62,7 @@ class Decoder:
     def decode(self, raw: RawRecord, now_ms: int) -> Message:
         """The message in `raw`. Raises InvalidRecord, which names what is wrong and where."""
         key = _key(raw)
-        origin_ms = _origin(raw)
+        origin_ms = _origin(raw, now_ms)
         if raw.value is None:
             if self._topic.cleanup != "compact":
                 raise InvalidRecord("empty_value", f"{raw.topic} carries no tombstones, and the value of key {key!r} is null")
@@ -110,6 +111,13 @@ def _key(raw: RawRecord) -> str:
         raise InvalidRecord("invalid_key", f"the key is not UTF-8: {error}") from error
 
 
-def _origin(raw: RawRecord) -> int:
-    origin = header(raw.headers, ORIGIN_HEADER)
-    return int(origin) if origin and origin.isdigit() else raw.timestamp_ms
+def number(headers: Sequence[tuple[str, bytes]], name: str) -> int | None:
+    """The whole number in the last header of that name; None where there is none, whoever wrote what there."""
+    digits = header(headers, name) or b""
+    return int(digits) if digits.isdigit() and len(digits) <= NUMBER_LIMIT_DIGITS else None
+
+
+def _origin(raw: RawRecord, now_ms: int) -> int:
+    """A broker refuses records from the future, so a clock or a header that is ahead must not be passed on."""
+    origin = number(raw.headers, ORIGIN_HEADER)
+    return max(0, min(raw.timestamp_ms if origin is None else origin, now_ms))

@@ -51,7 +51,7 @@ def _paced(records: Sequence[Item | Event], speed: float) -> Iterator[Sequence[I
 
 def at_rate(records: Iterable[T], rate_per_s: float) -> Iterator[list[T]]:
     """The records in chunks, no more than so many a second: between two chunks it waits for as long as that takes."""
-    limit = max(1, min(CHUNK_RECORDS, int(rate_per_s)))
+    limit = max(1, int(min(CHUNK_RECORDS, rate_per_s)))
     started, given, left = time.monotonic(), 0, iter(records)
     while chunk := list(islice(left, limit)):
         yield chunk

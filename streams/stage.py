@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from reaseq.records import ItemFeatures, UserFeatures
+from reaseq.records import FeatureRecord
 from streams.messages import Message
 from streams.topics import Topic
-
-FeatureRecord = ItemFeatures | UserFeatures
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from prometheus_client.parser import text_string_to_metric_families
 
 from reaseq.settings import Settings
-from streams import dead_letters
-from streams.kafka import Lag, group_of, lags, read_all
-from streams.topics import DEAD_LETTERS, EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
+from streams.kafka import Lag, group_of, lags
+from streams.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
 
 SOURCES = (ITEMS, EVENTS, ITEM_FEATURES, USER_FEATURES)
 RATE_WINDOW_S = 1.0
@@ -49,12 +48,6 @@ def _lags(settings: Settings) -> dict[tuple[str, str], Lag]:
         if lag.begun:  # else no worker of that role has ever run
             found[reasoning, name] = lag
     return found
-
-
-def dead_letters_by_reason(settings: Settings) -> Counter[tuple[str, str]]:
-    """How many dead letters each (stage, reason) has."""
-    letters = map(dead_letters.read, read_all(settings.kafka, DEAD_LETTERS))
-    return Counter((letter.stage, letter.reason) for letter in letters)
 
 
 def freshness_s(scrapes: Sequence[str], quantiles: Sequence[float]) -> dict[str, list[float]]:

@@ -18,7 +18,7 @@ class Topic:
     name: str
     message: type
     key: Callable[[Any], str]
-    cleanup: Literal["compact", "delete"]
+    cleanup: Literal["compact", "delete", "compact,delete"]
     retention_ms: int | None = None
 
 
@@ -26,8 +26,8 @@ ITEMS = Topic("items", Item, attrgetter("item_id"), "compact")
 EVENTS = Topic("events", Event, attrgetter("user_id"), "delete", 5 * WEEK_MS)
 ITEM_FEATURES = Topic("item-features", ItemFeatures, attrgetter("item_id"), "compact")
 USER_FEATURES = Topic("user-features", UserFeatures, attrgetter("user_id"), "compact")
-# Carries the bytes that failed, unchanged, so it has no message type of its own.
-DEAD_LETTERS = Topic("dead-letters", bytes, str, "delete", 4 * WEEK_MS)
+# Carries the bytes that failed, unchanged, so it has no message type of its own. A tombstone takes a letter away.
+DEAD_LETTERS = Topic("dead-letters", bytes, str, "compact,delete", 4 * WEEK_MS)
 
 TOPICS = (ITEMS, EVENTS, ITEM_FEATURES, USER_FEATURES, DEAD_LETTERS)
 TOPIC_OF: dict[type, Topic] = {topic.message: topic for topic in TOPICS}

@@ -16,6 +16,7 @@ from streams.faust_runtime import build_app
 from streams.in_flight import KeyLocks
 from streams.kafka import Follower, Role, group_of
 from streams.probe import serve_probe
+from streams.reconciling import Reconciler
 from streams.stage import BatchPolicy
 from streams.stages.reasoning import NAME as REASONING
 from streams.topics import ITEM_FEATURES
@@ -37,6 +38,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
         _use_published_model(system, settings)
     probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port)
     log.info("worker_ready", worker=name, role=role, probe_port=probe.server_port, items=len(system.table.snapshot) - 1)
+    Reconciler(settings, system.store).start()
     locks = KeyLocks()
     app = build_app(
         settings,

@@ -1,8 +1,7 @@
-"""Commands that look at a ranking: why an item stands where it stands, and whether what was served is what training is told."""
+"""The command that looks at a ranking: why an item stands where it stands."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from reaseq.records import ItemFeatures
 
 app = typer.Typer()
-features = typer.Typer(no_args_is_help=True)
 
 SHOWN_BEHAVIORS = 6
 
@@ -56,36 +54,6 @@ def rank(
         console.print(f"user {user} at {_when(now_ms)}, ranker {engine.version}, {len(candidates)} candidates")
         for place, explanation in enumerate(explain(engine, known, chosen, now_ms), start=1):
             _show(console, place, explanation, told, now_ms)
-
-
-@features.callback()
-def features_of() -> None:
-    """Look at features as they were served."""
-
-
-@features.command()
-def parity(
-    log: Annotated[
-        Path | None, typer.Option(help="Folder of the service's log; without it, the one in the state folder.")
-    ] = None,
-) -> None:
-    """Hold the rows that the service logged against the point-in-time join of the archive, feature by feature."""
-    from rich.console import Console
-
-    from features.parity import compare, read_served
-    from features.repository import FeatureRepository
-
-    settings, console = present_settings(), Console()
-    with clear_errors():
-        served = read_served(log or settings.state_dir / "served")
-        with console.status(f"joining {len(served)} served rows"):
-            found = compare(FeatureRepository(settings), served)
-        verdicts = sorted({verdict for of in found.verdicts.values() for verdict in of})
-        rows = [(name, *(of[verdict] for verdict in verdicts)) for name, of in found.verdicts.items()]
-        console.print(table_of(f"{found.rows} served rows beside the point-in-time join", ("feature", *verdicts), rows))
-        for difference in found.different[:10]:
-            console.print(f"different: {difference}")
-    raise typer.Exit(1 if found.different else 0)
 
 
 def _show(console: "Console", place: int, found: "Explanation", told: "dict[str, ItemFeatures]", now_ms: int) -> None:

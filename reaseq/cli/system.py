@@ -75,15 +75,19 @@ def down() -> None:
 
 @app.command()
 def setup() -> None:
-    """Create the topics and apply the Feast repository."""
+    """Create the topics, apply the Feast repository, and fill the online store where it does not hold what the topics do."""
     from features.repository import FeatureRepository
+    from reaseq.cli.features import filled
     from streams.kafka import create_topics
 
     settings = production_settings()
     with clear_errors():
         created = create_topics(settings.kafka)
-        FeatureRepository(settings).apply()
-    typer.echo(f"topics created: {', '.join(created) or 'none, all are there'}; Feast repository applied")
+        store = FeatureRepository(settings)
+        store.apply()
+        typer.echo(f"topics created: {', '.join(created) or 'none, all are there'}; Feast repository applied")
+        if not store.is_whole():
+            filled(settings, store, float("inf"))
 
 
 @app.command()
@@ -170,6 +174,7 @@ def status() -> None:
 
     from infra import process
     from streams import status as system
+    from streams.letter_box import LetterBox
 
     settings = production_settings()
     console = Console()
@@ -183,7 +188,7 @@ def status() -> None:
         fresh = system.freshness_s(scrapes, (0.5, 0.99))
         stages = [(stage, f"≤ {p50:g} s", f"≤ {p99:g} s") for stage, (p50, p99) in sorted(fresh.items())]
         console.print(table_of("produced → servable", ("stage", "p50", "p99"), stages))
-        letters = system.dead_letters_by_reason(settings)
+        letters = LetterBox(settings.kafka, settings.guard.quarantine_attempts).counts()
         buried = [(stage, reason, count) for (stage, reason), count in letters.most_common()]
         console.print(table_of("dead letters", ("stage", "reason", "count"), buried or [("none", "", 0)]))
 

@@ -49,8 +49,13 @@ class Users:
                 self._ask_again_at = self._clock() + self._leave_alone_s
             else:
                 self._remember(found)
-                return [Known(found.get(user_id), fresh=True) for user_id in user_ids]
-        return [Known(self._memory.get(user_id), fresh=False) for user_id in user_ids]
+                # Rows never leave a store but with all of it, so whom it does not know any more is still to be filled in.
+                lost = {user_id for user_id in user_ids if user_id not in found and user_id in self._memory}
+                return [self._last_known(u) if u in lost else Known(found.get(u), fresh=True) for u in user_ids]
+        return list(map(self._last_known, user_ids))
+
+    def _last_known(self, user_id: str) -> Known:
+        return Known(self._memory.get(user_id), fresh=False)
 
     def _remember(self, found: dict[str, UserFeatures]) -> None:
         for user_id, user in found.items():

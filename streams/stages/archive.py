@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from reaseq.records import FeatureRecord
 from streams.messages import Message
-from streams.stage import BatchPolicy, Effects, FeatureRecord
+from streams.stage import BatchPolicy, Effects
 from streams.topics import Topic
 
 

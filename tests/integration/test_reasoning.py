@@ -33,6 +33,8 @@ from reaseq.records import Event, Item, UserFeatures
 from reaseq.settings import Settings
 from streams import status
 from streams.kafka import Producer, create_topics
+from streams.letter_box import LetterBox
+from streams.rebuild import rebuild
 from streams.topics import ITEM_FEATURES
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -90,7 +92,9 @@ def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasoned]:
         server, _ = start_vllm(state, run_dir, "tiny", port, wait=False)
         local.start_services(settings)
         create_topics(settings.kafka)
-        FeatureRepository(settings).apply()
+        repository = FeatureRepository(settings)
+        repository.apply()
+        rebuild(settings, repository)
         workers = [local.start_worker(settings, "worker-1", "stream"), local.start_worker(settings, "reasoner", "reasoning")]
         for worker in workers:
             local.wait_ready(worker)
@@ -125,7 +129,7 @@ def test_every_item_is_reasoned_about_once_and_none_is_lost(reasoned: Reasoned) 
     assert len(records) == TITLES
     assert {record.stage for record in records.values()} == {"reasoned"}
     assert {record.reasoned_again for record in records.values()} == {0}
-    assert not status.dead_letters_by_reason(reasoned.settings)
+    assert not LetterBox(reasoned.settings.kafka, 3).counts()
 
 
 def test_while_the_server_was_down_its_items_were_servable_by_their_text(reasoned: Reasoned) -> None:
@@ -200,7 +204,7 @@ def test_behaviours_are_inferred_in_words_by_the_same_server_and_grounded_to_ite
         assert user.inferred.item_ids and not set(user.inferred.item_ids) & set(user.history.item_ids)
         assert set(user.inferred.item_ids) <= {item.item_id for item in reasoned.items}
         assert user.inferred.as_of_ms == user.history.times_ms[-1]
-    assert not status.dead_letters_by_reason(reasoned.settings)
+    assert not LetterBox(reasoned.settings.kafka, 3).counts()
 
 
 def test_a_full_replay_asks_the_model_nothing(reasoned: Reasoned) -> None:

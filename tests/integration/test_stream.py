@@ -35,7 +35,9 @@ from streams.assembly import assemble
 from streams.delivery import Delivery
 from streams.in_process import InProcessLog, InProcessRuntime
 from streams.kafka import Producer, create_topics
+from streams.letter_box import LetterBox
 from streams.messages import RawRecord
+from streams.rebuild import rebuild
 from streams.stage import BatchPolicy
 from streams.topics import EVENTS, ITEM_FEATURES, ITEMS
 
@@ -106,7 +108,9 @@ def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     try:
         local.start_services(settings)
         create_topics(settings.kafka)
-        FeatureRepository(settings).apply()
+        repository = FeatureRepository(settings)
+        repository.apply()
+        rebuild(settings, repository)
         workers = [local.start_worker(settings, f"worker-{number}") for number in (1, 2)]
         ranker = local.start_ranker(settings)
         for started in (*workers, ranker):
@@ -184,7 +188,7 @@ def test_no_event_is_lost_or_doubled(after_the_kill: Running) -> None:
 
 
 def test_nothing_went_to_the_dead_letters(after_the_kill: Running) -> None:
-    assert not status.dead_letters_by_reason(after_the_kill.settings)
+    assert not LetterBox(after_the_kill.settings.kafka, 3).counts()
 
 
 def test_a_second_replay_changes_no_value_and_reasons_about_nothing(after_the_kill: Running) -> None:
@@ -263,7 +267,7 @@ def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: R
     after_the_kill.settle()
 
     buried: Counter[str] = Counter()
-    for (_, reason), count in status.dead_letters_by_reason(after_the_kill.settings).items():
+    for (_, reason), count in LetterBox(after_the_kill.settings.kafka, 3).counts().items():
         buried[reason] += count
     assert buried == Counter(reason for *_, reason in bad)
     users = FeatureRepository(after_the_kill.settings).read_users(["u"])

@@ -2,17 +2,19 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from reaseq.errors import DeliveryError, StoreUnavailable
-from reaseq.records import History, UserFeatures
+from reaseq.records import FeatureRecord, History, UserFeatures
 from streams import dead_letters
 from streams.delivery import Backoff, Delivery
 from streams.in_flight import KeyLocks
-from streams.messages import Message, RawRecord
-from streams.stage import BatchPolicy, Effects, FeatureRecord
+from streams.messages import ORIGIN_HEADER, Message, RawRecord
+from streams.stage import BatchPolicy, Effects
 from streams.topics import DEAD_LETTERS, EVENTS, USER_FEATURES
 
 EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "type": "view", "event_time_ms": 1}
@@ -24,6 +26,7 @@ class Journal:
     def __init__(self, produce_fails: bool = False, store_is_away: int = 0) -> None:
         self.steps: list[str] = []
         self.held = 0  # the revision that the store has of everybody
+        self.overtaken_meanwhile = 0  # by a revision that another worker writes between the check and the write
         self.produced: list[RawRecord] = []
         self.written: list[FeatureRecord] = []
         self._produce_fails = produce_fails
@@ -38,13 +41,19 @@ class Journal:
     def not_overtaken(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         return [record for record in records if record.revision >= self.held]
 
-    def write(self, records: Sequence[FeatureRecord]) -> None:
+    def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        return [replace(record, events_seen=self.held) for record in records if isinstance(record, UserFeatures)]
+
+    def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         if self._store_is_away:
             self._store_is_away -= 1
             self.steps.append("store away")
             raise StoreUnavailable("gone")
         self.steps.append("write")
         self.written += records
+        if self.overtaken_meanwhile:
+            self.held, self.overtaken_meanwhile = self.overtaken_meanwhile, 0
+        return [record for record in records if record.revision < self.held]
 
     @property
     def letters(self) -> list[RawRecord]:
@@ -142,24 +151,53 @@ async def test_a_dead_letter_keeps_the_bytes_and_headers_and_says_why() -> None:
 
     (letter,) = journal.letters
     told = dead_letters.read(letter)
-    assert (letter.key, letter.value) == (broken.key, broken.value)
-    assert ("trace", b"1") in letter.headers
-    assert (told.source, told.stage, told.reason, told.attempts) == ("events", "count", "malformed_json", 1)
+    assert told.record._replace(timestamp_ms=broken.timestamp_ms) == broken
+    assert (told.stage, told.reason, told.attempts) == ("count", "malformed_json", 1)
     assert told.first_failure_ms == told.last_failure_ms > 0
 
 
 async def test_a_replayed_dead_letter_that_fails_again_counts_on() -> None:
     journal = Journal()
     delivery = deliver(CountEvents(), journal)
-    await delivery.handle([raw("a")._replace(value=b"{")])
-    first = journal.letters[0]
+    await delivery.handle([raw("a", headers=(("trace", b"1"),))._replace(value=b"{")])
+    first = dead_letters.read(journal.letters[0])
 
-    await delivery.handle([first._replace(topic=EVENTS.name)])
+    await delivery.handle([first.again(now_ms=5)._replace(offset=1)])
 
     told = dead_letters.read(journal.letters[1])
-    assert told.attempts == 2
-    assert told.first_failure_ms == dead_letters.read(first).first_failure_ms
-    assert len(journal.letters[1].headers) == len(first.headers)
+    assert (first.attempts, told.attempts) == (1, 2)
+    assert told.first_failure_ms == first.first_failure_ms
+    assert told.record.headers == (("trace", b"1"),)
+    assert told.id != first.id
+
+
+async def test_a_record_that_is_delivered_twice_leaves_one_letter() -> None:
+    journal = Journal()
+    delivery = deliver(CountEvents(), journal)
+    for _ in range(2):
+        await delivery.handle([raw("a")._replace(value=b"{", partition=3, offset=7)])
+
+    assert {letter.key for letter in journal.letters} == {b"events/3/7/count"}
+
+
+async def test_a_letter_tells_a_null_from_an_empty_value() -> None:
+    journal = Journal()
+    await deliver(CountEvents(), journal).handle([raw("a")._replace(value=None), raw("a")._replace(value=b"")])
+
+    assert [dead_letters.read(letter).record.value for letter in journal.letters] == [None, b""]
+    assert all(letter.value is not None for letter in journal.letters)  # it would take the letter away
+
+
+@pytest.mark.parametrize("lie", [b"99999999999999", b"9" * 5000, b"-1", b"soon"])
+async def test_headers_that_lie_stop_nothing(lie: bytes) -> None:
+    journal = Journal()
+    names = (ORIGIN_HEADER, dead_letters.ATTEMPTS, dead_letters.FIRST_FAILURE)
+    lies = tuple((name, lie) for name in names)
+
+    await deliver(CountEvents(), journal).handle([raw("a", headers=lies), raw("b", headers=lies)._replace(value=b"{")])
+
+    assert 0 <= journal.produced[0].timestamp_ms <= time.time() * 1000  # a broker refuses what is from the future
+    assert len(journal.letters) == 1
 
 
 async def test_what_the_store_already_holds_newer_is_neither_produced_nor_written() -> None:
@@ -170,6 +208,15 @@ async def test_what_the_store_already_holds_newer_is_neither_produced_nor_writte
 
     assert [record.key for record in journal.produced] == [b"two"]
     assert [record.user_id for record in journal.written if isinstance(record, UserFeatures)] == ["two"]
+
+
+async def test_who_is_overtaken_by_another_worker_leaves_the_newer_record_last_in_the_topic() -> None:
+    journal = Journal()
+    journal.overtaken_meanwhile = 10
+
+    await deliver(CountEvents(), journal).handle([raw("a")])
+
+    assert [json.loads(record.value or b"")["events_seen"] for record in journal.produced] == [1, 10]
 
 
 async def test_two_stages_that_write_one_topic_write_a_key_one_after_the_other() -> None:

@@ -83,6 +83,18 @@ def test_while_the_store_does_not_answer_what_was_last_read_serves_and_it_recove
     assert (after.step, after.reasons) == ("fresh", ())
 
 
+def test_whom_an_emptied_store_has_lost_is_still_remembered() -> None:
+    store = Store(USER)
+    serving = ranking(store)
+    serving.answer([ask()])
+    store.users.clear()
+
+    lost, never_seen = serving.answer([ask(), ask("somebody else")])
+
+    assert (lost.step, lost.user) == ("last_known", USER)
+    assert (never_seen.step, never_seen.reasons) == ("fresh", (steps.UNKNOWN_USER,))
+
+
 def test_only_the_users_asked_for_last_are_remembered() -> None:
     users = [type(USER)(user_id=f"u{n}", event_time_ms=1, events_seen=1, history=USER.history) for n in range(3)]
     store = Store(*users)
