@@ -12,6 +12,7 @@ from feast.types import Bytes, Float64, Int64, String
 
 from features.definitions import VIEWS, join_key
 from features.rows import Row, rows_by_view
+from reaseq.errors import ArchiveUnavailable
 from reaseq.records import ItemFeatures, UserFeatures
 
 _ARROW = {Bytes: pa.binary(), Float64: pa.float64(), Int64: pa.int64(), String: pa.string()}
@@ -32,9 +33,15 @@ class Archive:
                 _write(empty, _schema(view).empty_table())
 
     def append(self, records: Sequence[ItemFeatures | UserFeatures]) -> None:
-        """Write the rows of `records`, durable when the call returns. A record may be appended twice without harm."""
+        """Write the rows of `records`, durable when the call returns. A record may be appended twice without harm.
+
+        Raises ArchiveUnavailable.
+        """
         for name, rows in rows_by_view(records).items():
-            _write(self._folder / name / f"part-{uuid.uuid4().hex}.parquet", _table(rows))
+            try:
+                _write(self._folder / name / f"part-{uuid.uuid4().hex}.parquet", _table(rows))
+            except OSError as error:
+                raise ArchiveUnavailable(f"the archive cannot be written: {error}") from error
 
 
 def _schema(view: FeatureView) -> pa.Schema:
@@ -66,7 +73,10 @@ def _table(rows: list[Row]) -> pa.Table:
 def _write(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.tmp")
-    pq.write_table(table, aside, compression="zstd")
-    with aside.open("rb") as written:
-        os.fsync(written.fileno())
-    aside.rename(path)
+    try:
+        pq.write_table(table, aside, compression="zstd")
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())
+        aside.rename(path)
+    finally:
+        aside.unlink(missing_ok=True)  # what is cut short would take the space that is missing

@@ -29,6 +29,12 @@ class StoreUnavailable(Unavailable):
     reason = "store_unavailable"
 
 
+class ArchiveUnavailable(Unavailable):
+    """The archive cannot be written: no space is left, or its disk is away."""
+
+    reason = "archive_unavailable"
+
+
 class EndpointUnavailable(Unavailable):
     """The language model's endpoint does not answer, or refuses everybody."""
 

@@ -178,7 +178,8 @@ class ServiceSettings(BaseModel):
 
 class WorkerSettings(BaseModel):
     """One stream worker. `metrics_port` 0 takes a free port. Every `reconcile_interval_s` it compares so many records of
-    each topic of features with the store.
+    each topic of features with the store. It is not ready when nothing was committed for `stall_s` though there is lag. Before
+    it ends, and before its partitions go to others, batches under way have `drain_s` to be finished and committed.
     """
 
     metrics_host: str = "127.0.0.1"
@@ -186,6 +187,8 @@ class WorkerSettings(BaseModel):
     threads: int = 1
     reconcile_interval_s: float = 60.0
     reconcile_records: int = 200
+    stall_s: float = 60.0
+    drain_s: float = 5.0
 
 
 class Settings(BaseSettings):

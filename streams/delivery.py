@@ -16,6 +16,7 @@ for it: the consumer's lag is the back-pressure.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -96,9 +97,18 @@ class Delivery:
         self._observe = observe
         self._backoff = backoff
         self._locks = locks or KeyLocks()
+        self.in_hand = 0  # batches under way
+        self.waiting_for: Counter[str] = Counter()  # what they wait for, by its reason
 
     async def handle(self, batch: Sequence[RawRecord]) -> None:
         """Steps 1 to 4 for one batch. Raises only where acknowledging would lose something."""
+        self.in_hand += 1
+        try:
+            await self._deliver(batch)
+        finally:
+            self.in_hand -= 1
+
+    async def _deliver(self, batch: Sequence[RawRecord]) -> None:
         started = time.perf_counter()
         decoded, letters = self._decode(batch)
         effects = await self._compute(decoded, letters)
@@ -191,7 +201,11 @@ class Delivery:
                 wait_s = self._backoff.wait_s(tries)
                 log.warning("waiting", reason=error.reason, stage=self.stage.name, retry_in_s=wait_s, error=str(error))
                 metrics.RETRIES.labels(self.stage.name, error.reason).inc()
-                await asyncio.sleep(wait_s)
+                self.waiting_for[error.reason] += 1
+                try:
+                    await asyncio.sleep(wait_s)
+                finally:
+                    self.waiting_for -= Counter([error.reason])
                 tries += 1
 
     def _encode(self, effects: Effects, pairs: list[Pair]) -> list[RawRecord]:

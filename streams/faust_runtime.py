@@ -7,7 +7,7 @@ not be acknowledged by anyone: the process ends at once, and the group hands its
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import faust
@@ -15,10 +15,9 @@ import structlog
 from aiokafka import AIOKafkaProducer
 
 from reaseq.settings import Settings
-from streams.delivery import Delivery, Log
+from streams.delivery import Delivery
 from streams.in_flight import InFlight
 from streams.messages import RawRecord
-from streams.stage import Stage
 from streams.topics import DEAD_LETTER_MARGIN_BYTES
 
 log = structlog.get_logger()
@@ -71,9 +70,9 @@ class KafkaLog:
 
 
 def build_app(
-    settings: Settings, group_id: str, stages: Sequence[Stage], deliver: Callable[[Stage, Log], Delivery], data_dir: str
+    settings: Settings, group_id: str, deliveries: Sequence[Delivery], destination: KafkaLog, data_dir: str
 ) -> faust.App:
-    """A Faust application in which each stage is an agent over raw bytes."""
+    """A Faust application in which each stage is an agent over raw bytes, delivered to `destination`."""
     app = faust.App(
         group_id,
         broker=f"kafka://{settings.kafka.bootstrap_servers}",
@@ -91,22 +90,41 @@ def build_app(
         stream_buffer_maxsize=1024,
         stream_wait_empty=False,
     )
-    destination = KafkaLog(settings)
-    for stage in stages:
-        _add_agent(app, stage, deliver(stage, destination))
+    flights = [_add_agent(app, delivery) for delivery in deliveries]
+
+    async def drain() -> None:
+        """Finish what is under way and commit it: nobody else has to do it again."""
+        try:
+            await asyncio.wait_for(asyncio.gather(*(flight.settled() for flight in flights)), settings.worker.drain_s)
+        except TimeoutError:
+            log.warning("not_drained", consequence="batches under way will be done again, to the same end")
+        await app.commit(None)
+
+    @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
+    async def hand_over(_: object, revoked: object, **__: object) -> None:
+        await drain()
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def close(_: object, **__: object) -> None:
+        await drain()
         await destination.close()
 
     return app
 
 
-def _add_agent(app: faust.App, stage: Stage, delivery: Delivery) -> None:
+def assigned_to(app: faust.App) -> set[tuple[str, int]]:
+    """The partitions that the application has at this moment."""
+    if not app._consumer:  # not started yet
+        return set()
+    return {(tp.topic, tp.partition) for tp in app.consumer.assignment()}
+
+
+def _add_agent(app: faust.App, delivery: Delivery) -> InFlight:
+    stage = delivery.stage
     topic = app.topic(stage.source.name, key_serializer="raw", value_serializer="raw", internal=False)
+    in_flight = InFlight(stage.batch.in_flight)
 
     async def run(stream: faust.Stream) -> None:
-        in_flight = InFlight(stage.batch.in_flight)
 
         async def work(batch: Sequence[RawRecord], events: Sequence[faust.Event]) -> None:
             await _handle(delivery, batch)
@@ -119,6 +137,7 @@ def _add_agent(app: faust.App, stage: Stage, delivery: Delivery) -> None:
             await in_flight.start(batch, partial(work, batch, events))
 
     app.agent(topic, name=stage.name)(run)
+    return in_flight
 
 
 async def _handle(delivery: Delivery, batch: Sequence[RawRecord]) -> None:

@@ -28,6 +28,12 @@ class InFlight:
 
         self._tasks[asyncio.create_task(run())] = keys
 
+    async def settled(self) -> None:
+        """Wait until nothing is under way; whoever started it hears of failures."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+            await asyncio.sleep(0)  # for who takes the finished ones away
+
     async def drain(self) -> None:
         """Wait for all."""
         while self._tasks:

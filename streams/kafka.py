@@ -132,7 +132,7 @@ class Follower:
             raise DeliveryError(f"following {self._topic.name} failed: {self._failure}") from self._failure
 
     def _run(self) -> None:
-        consumer = _consumer(self._settings)
+        consumer = new_consumer(self._settings)
         try:
             partitions = _partitions(consumer, self._topic.name)
             consumer.assign(partitions)
@@ -157,7 +157,7 @@ class Follower:
 
 def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
     """Every record that the topic holds at this moment."""
-    consumer = _consumer(settings)
+    consumer = new_consumer(settings)
     try:
         partitions = _partitions(consumer, topic.name)
         consumer.assign(partitions)
@@ -172,7 +172,7 @@ def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
 
 def held_records(settings: KafkaSettings, topic: Topic) -> int:
     """How many records the topic holds at this moment, or a little less where it has been compacted."""
-    consumer = _consumer(settings)
+    consumer = new_consumer(settings)
     try:
         partitions = _partitions(consumer, topic.name)
         starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
@@ -183,7 +183,7 @@ def held_records(settings: KafkaSettings, topic: Topic) -> int:
 
 def sample(settings: KafkaSettings, topic: Topic, records: int, generator: random.Random) -> list[RawRecord]:
     """About so many records from a random place in a random partition of the topic, as they follow each other there."""
-    consumer = _consumer(settings)
+    consumer = new_consumer(settings)
     try:
         tp = generator.choice(_partitions(consumer, topic.name))
         start, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
@@ -222,7 +222,7 @@ class Lag:
 
 def lags(settings: KafkaSettings, group_id: str, topics: Sequence[Topic]) -> dict[str, Lag]:
     """The lag of a group in each topic."""
-    consumer = _consumer(settings, group_id=group_id)
+    consumer = new_consumer(settings, group_id=group_id)
     try:
         found = {}
         for topic in topics:
@@ -237,7 +237,8 @@ def lags(settings: KafkaSettings, group_id: str, topics: Sequence[Topic]) -> dic
         consumer.close()
 
 
-def _consumer(settings: KafkaSettings, group_id: str | None = None) -> KafkaConsumer:
+def new_consumer(settings: KafkaSettings, group_id: str | None = None) -> KafkaConsumer:
+    """A consumer of raw bytes that commits nothing by itself."""
     return KafkaConsumer(
         bootstrap_servers=settings.bootstrap_servers,
         group_id=group_id,

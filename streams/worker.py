@@ -1,6 +1,7 @@
 """A stream worker: one process of the consumer group, all stages, on Kafka through Faust."""
 
 import sys
+from functools import partial
 
 import faust
 import structlog
@@ -12,7 +13,7 @@ from reaseq.errors import ArtefactError
 from reaseq.settings import Settings
 from streams.assembly import System, assemble
 from streams.delivery import Delivery
-from streams.faust_runtime import build_app
+from streams.faust_runtime import KafkaLog, assigned_to, build_app
 from streams.in_flight import KeyLocks
 from streams.kafka import Follower, Role, group_of
 from streams.probe import serve_probe
@@ -20,6 +21,7 @@ from streams.reconciling import Reconciler
 from streams.stage import BatchPolicy
 from streams.stages.reasoning import NAME as REASONING
 from streams.topics import ITEM_FEATURES
+from streams.watchdog import Watchdog
 
 log = structlog.get_logger()
 
@@ -36,17 +38,15 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     if role != "reasoning":  # which reads no other item
         items.start().caught_up.wait()
         _use_published_model(system, settings)
-    probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port)
+    destination, locks, group = KafkaLog(settings), KeyLocks(), group_of(kafka, role)
+    future_s = settings.guard.future_limit_s
+    deliveries = [Delivery(stage, destination, system.store, future_s, locks=locks) for stage in stages]
+    app = build_app(settings, group, deliveries, destination, data_dir=str(settings.run_dir / f"faust-{name}"))
+    watchdog = Watchdog(settings, group, deliveries, partial(assigned_to, app))
+    probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port, watchdog.stalls)
     log.info("worker_ready", worker=name, role=role, probe_port=probe.server_port, items=len(system.table.snapshot) - 1)
+    watchdog.start()
     Reconciler(settings, system.store).start()
-    locks = KeyLocks()
-    app = build_app(
-        settings,
-        group_of(kafka, role),
-        stages,
-        lambda stage, destination: Delivery(stage, destination, system.store, settings.guard.future_limit_s, locks=locks),
-        data_dir=str(settings.run_dir / f"faust-{name}"),
-    )
     sys.exit(faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True).execute_from_commandline())
 
 
