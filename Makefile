@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo demo-quick test test-unit bench evaluate lint format lock services clean
+.PHONY: demo demo-quick test test-unit faults bench evaluate lint format lock services clean
 
 demo: .venv/runtime  ## the whole system on the bundled sample, in about five minutes
 	$(BIN)/reaseq demo
@@ -16,6 +16,10 @@ test: .venv/dev services  ## all tests; fetches and starts what they need
 
 test-unit: .venv/dev  ## the tests that need no broker and no Redis, in seconds
 	$(BIN)/python -m pytest -m "not integration and not slow"
+
+faults: .venv/dev services  ## the fault suite: 200 kills and every other fault on the real system (an hour); out/faults.json
+	$(BIN)/python -m tests.faults
+	REASEQ_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -q tests/unit/test_fuzz.py
 
 bench: .venv/dev  ## all benchmarks, or one: make bench ONLY=reasoning
 	$(BIN)/python -m benchmarks $(ONLY)

@@ -16,6 +16,7 @@ TIME_LIMIT_MS = 4_102_444_800_000  # 2100-01-01: a later time is a unit mistake 
 
 Id = Annotated[str, Meta(min_length=1, max_length=ID_LIMIT_CHARS)]
 TimeMs = Annotated[int, Meta(ge=0, le=TIME_LIMIT_MS)]
+Count = Annotated[int, Meta(ge=0, le=2**50)]  # twice that still orders rows exactly: see features/row.py
 EventType = Literal["view", "click", "cart", "purchase"]
 Stage = Literal["text", "reasoned", "delisted"]
 
@@ -85,8 +86,8 @@ class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     """
 
     item_id: str
-    event_time_ms: int
-    listed_ms: int
+    event_time_ms: TimeMs
+    listed_ms: TimeMs
     stage: Stage
     title: str = ""
     attributes: dict[str, str] = msgspec.field(default_factory=dict)
@@ -97,7 +98,7 @@ class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     fingerprint: str = ""
     knowledge: ProductKnowledge | None = None
     seller_id: str = ""
-    reasoned_again: int = 0
+    reasoned_again: Annotated[int, Meta(ge=0, lt=STAGE_RANK["delisted"])] = 0
 
     @property
     def revision(self) -> int:
@@ -124,7 +125,7 @@ class Inferred(msgspec.Struct, frozen=True, kw_only=True):
     confidences: tuple[float, ...] = ()
     model: str = ""
     as_of_ms: int = 0
-    events_seen: int = 0
+    events_seen: Count = 0
     latent: bytes = b""
 
 
@@ -132,8 +133,8 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     """A user's features. Newest wins by (event time, revision, content of the row)."""
 
     user_id: str
-    event_time_ms: int
-    events_seen: int
+    event_time_ms: TimeMs
+    events_seen: Count
     history: History
     inferred: Inferred = Inferred()
 

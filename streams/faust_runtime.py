@@ -93,11 +93,10 @@ def build_app(
     flights = [_add_agent(app, delivery) for delivery in deliveries]
 
     async def drain() -> None:
-        """Finish what is under way and commit it: nobody else has to do it again."""
-        try:
-            await asyncio.wait_for(asyncio.gather(*(flight.settled() for flight in flights)), settings.worker.drain_s)
-        except TimeoutError:
-            log.warning("not_drained", consequence="batches under way will be done again, to the same end")
+        """Finish what is under way and commit it, so that nobody else has to do it again; what takes too long is given up."""
+        given_up = sum(await asyncio.gather(*(flight.finish(settings.worker.drain_s) for flight in flights)))
+        if given_up:
+            log.warning("given_up", batches=given_up, consequence="they are done again, to the same end")
         await app.commit(None)
 
     @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]

@@ -4,6 +4,7 @@ Two records of one entity at the same time could leave the older one last in a c
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -28,11 +29,14 @@ class InFlight:
 
         self._tasks[asyncio.create_task(run())] = keys
 
-    async def settled(self) -> None:
-        """Wait until nothing is under way; whoever started it hears of failures."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-            await asyncio.sleep(0)  # for who takes the finished ones away
+    async def finish(self, within_s: float) -> int:
+        """Wait for what is under way, then give it up; returns how many batches were given up."""
+        ending = time.monotonic() + within_s
+        while (left := [task for task in self._tasks if not task.done()]) and time.monotonic() < ending:
+            await asyncio.wait(left, timeout=ending - time.monotonic())
+        for task in left:
+            task.cancel()
+        return len(left)
 
     async def drain(self) -> None:
         """Wait for all."""
@@ -44,7 +48,8 @@ class InFlight:
         for task in done:
             del self._tasks[task]
         for task in done:
-            task.result()
+            if not task.cancelled():
+                task.result()
 
 
 class KeyLocks:

@@ -1,0 +1,54 @@
+"""The fault suite: `make faults`. Writes out/faults.json after every fault; ends with 1 where anything was lost or doubled."""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from reaseq.cli.console import table_of
+from tests.faults.faults import faults
+from tests.faults.system import FaultySystem, Outcome, told
+
+WORKERS = 2
+ROUNDS = 10  # that the kills are spread over, each compared with the reference
+
+
+def main() -> None:
+    """Run the faults one after the other on one system."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults")
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--storms", type=int, default=12)
+    parser.add_argument("--only", default="", help="faults whose name holds this")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("out/faults.json"))
+    chosen = parser.parse_args()
+    console = Console(stderr=True)
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="reaseq-faults-") as folder:
+        system = FaultySystem(Path(folder), chosen.seed)
+        try:
+            for _ in range(WORKERS):
+                system.start_worker()
+            system.wait_ready()
+            for name, act in faults(-(-chosen.kills // ROUNDS), chosen.storms).items():
+                if chosen.only in name:
+                    for _ in range(ROUNDS if "SIGKILL of" in name else 1):
+                        outcomes.append(system.under(name, act))
+                        console.print(outcomes[-1])
+                        _write(outcomes, chosen.out)
+        finally:
+            system.close()
+    console.print(table_of("faults", list(told(outcomes[0])), [list(told(of).values()) for of in outcomes]))
+    sys.exit(0 if all(outcome.clean for outcome in outcomes) else 1)
+
+
+def _write(outcomes: list[Outcome], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([told(outcome) for outcome in outcomes], indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Starts workers by forking a process that has imported everything: real processes, up in seconds rather than half a minute.
+
+Reads a line of JSON for each worker from its input, and answers with the process id.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import features  # noqa: F401  before Feast
+import streams.worker
+from reaseq.logs import configure_logs
+from reaseq.settings import Settings
+
+_NOW = time.time
+
+
+def main() -> None:
+    """Fork until the input ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        child = os.fork()
+        if not child:
+            _work(**wanted)
+        print(child, flush=True)
+
+
+def _work(name: str, log: str, env: dict[str, str], clock_ahead_s: float) -> NoReturn:
+    os.setsid()
+    output = os.open(Path(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.environ.update(env)
+    if clock_ahead_s:
+        setattr(time, "time", lambda: _NOW() + clock_ahead_s)  # noqa: B010  mypy knows better than to let one assign it
+    configure_logs()
+    settings: Any = Settings()
+    settings.store.profile = "production"
+    streams.worker.run_worker(settings, name, "all")
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
