@@ -19,6 +19,8 @@ def main() -> None:
     _write(DOCS / "evaluation.md", tables)
     if ranking := _read("ranking"):
         _write(DOCS / "benchmarks.md", {"ranking": _ranking(ranking)})
+    if faults := _read("faults"):
+        _write(DOCS / "failures.md", {"faults": _faults(faults)})
 
 
 def _read(name: str) -> Found:
@@ -33,6 +35,18 @@ def _write(page: Path, tables: dict[str, str]) -> None:
         block = re.compile(rf"<!-- {re.escape(name)} -->.*?<!-- end -->", re.DOTALL)
         text = block.sub(lambda _, name=name, table=table: f"<!-- {name} -->\n{table}\n<!-- end -->", text)  # type: ignore[misc]
     page.write_text(text)
+
+
+def _faults(found: Found) -> str:
+    """One row for each fault of the suite."""
+    counts = ("runs", "records", "dead_letters", "lost", "doubled", "stale_over_fresh", "different")
+    return _table(
+        ["fault", *(count.replace("_", " ") for count in counts), "until nothing is left to do, p50 / max s"],
+        [
+            [of["fault"], *(f"{of[count]:,}" for count in counts), f"{of['recovered_p50_s']:.0f} / {of['recovered_max_s']:.0f}"]
+            for of in found["faults"]
+        ],
+    )
 
 
 def _ranking(found: Found) -> str:

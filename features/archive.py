@@ -1,8 +1,9 @@
 """The archive: every feature record as append-only parquet, one folder a view, read by Feast's offline store."""
 
+import fcntl
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 from feast import FeatureView, Field
 from feast.types import Bytes, Float64, Int64, String
 
-from features.definitions import VIEWS, join_key
+from features.definitions import USER_KEY, VIEWS, join_key
 from features.rows import Row, rows_by_view
 from reaseq.errors import ArchiveUnavailable
 from reaseq.records import ItemFeatures, UserFeatures
@@ -35,6 +36,8 @@ class Archive:
     def append(self, records: Sequence[ItemFeatures | UserFeatures]) -> None:
         """Write the rows of `records`, durable when the call returns. A record may be appended twice without harm.
 
+        Of a user who has asked to be forgotten, whatever is older than that goes.
+
         Raises ArchiveUnavailable.
         """
         for name, rows in rows_by_view(records).items():
@@ -42,6 +45,25 @@ class Archive:
                 _write(self._folder / name / f"part-{uuid.uuid4().hex}.parquet", _table(rows))
             except OSError as error:
                 raise ArchiveUnavailable(f"the archive cannot be written: {error}") from error
+        forgotten = {
+            record.user_id: record.history.forgotten_ms
+            for record in records
+            if isinstance(record, UserFeatures) and record.is_forgotten
+        }
+        if forgotten:
+            self._forget(forgotten)
+
+    def _forget(self, until_ms: Mapping[str, int]) -> None:
+        """Remove the rows of users up to a moment each. Every file of theirs is written anew, one worker at a time."""
+        with (self._folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for view in (view for view in VIEWS if join_key(view) == USER_KEY):
+                for path in sorted((self._folder / view.name).glob("*.parquet")):
+                    table = pq.read_table(path)
+                    rows = zip(table[USER_KEY].to_pylist(), table["event_timestamp"].cast(pa.int64()).to_pylist(), strict=True)
+                    kept = [time_us > until_ms.get(user_id, -1) * 1000 for user_id, time_us in rows]
+                    if not all(kept):
+                        _write(path, table.filter(pa.array(kept)))
 
 
 def _schema(view: FeatureView) -> pa.Schema:

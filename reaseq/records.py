@@ -107,12 +107,16 @@ class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """A user's latest behaviours, oldest first: parallel arrays. `event_keys` are 64-bit hashes of the event ids."""
+    """A user's latest behaviours, oldest first: parallel arrays. `event_keys` are 64-bit hashes of the event ids.
+
+    The user has asked that everything up to `forgotten_ms` be forgotten.
+    """
 
     item_ids: tuple[str, ...] = ()
     types: tuple[int, ...] = ()
     times_ms: tuple[int, ...] = ()
     event_keys: tuple[int, ...] = ()
+    forgotten_ms: TimeMs = 0
 
 
 class Inferred(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,6 +146,11 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     def revision(self) -> int:
         """Order among records of the same event time: more events, then behaviours inferred from all of them."""
         return 2 * self.events_seen + (self.inferred.events_seen == self.events_seen)
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Whether it is all that is left of a user who asked to be forgotten, and has not come back."""
+        return 0 < self.history.forgotten_ms == self.event_time_ms
 
 
 FeatureRecord = ItemFeatures | UserFeatures

@@ -27,7 +27,7 @@ from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
 from streams.messages import RawRecord
 from streams.stage import BatchPolicy, Stage
-from streams.stages.archive import ArchiveStage
+from streams.stages.archive import ArchiveStage, Forget
 from streams.stages.behavior import BehaviorStage
 from streams.stages.inference import Inference
 from streams.stages.onboarding import Onboarding
@@ -57,8 +57,13 @@ class System:
         self.inference.model = BehaviorInference.load(artefact, self.settings.models_dir, self.table, sampler)
 
 
-def assemble(settings: Settings, batch: BatchPolicy, archive_batch: BatchPolicy) -> System:
-    """Stages on the store that the settings name, with the reasoners that they name."""
+def assemble(
+    settings: Settings, batch: BatchPolicy, archive_batch: BatchPolicy, forget: Forget = lambda user_ids: None
+) -> System:
+    """Stages on the store that the settings name, with the reasoners that they name.
+
+    `forget` hears of users who ask to be forgotten, for what keeps something of them beside store and archive.
+    """
     vocabulary = vocabulary_in_force()
     encoder = Encoder(settings.encoder)
     store = FeatureRepository(settings, whole_only=True)
@@ -76,8 +81,8 @@ def assemble(settings: Settings, batch: BatchPolicy, archive_batch: BatchPolicy)
         Reasoning(store, reasoner, encoder, vocabulary.version, reasoning),
         BehaviorStage(store, table, settings.behavior, batch),
         inference := Inference(store, table, None, settings.behavior, batch),
-        ArchiveStage(ITEM_FEATURES, archive, archive_batch),
-        ArchiveStage(USER_FEATURES, archive, archive_batch),
+        ArchiveStage(ITEM_FEATURES, archive, archive_batch, forget),
+        ArchiveStage(USER_FEATURES, archive, archive_batch, forget),
     )
     if settings.behavior.words.llm.base_url:
         inference.model = words_inference(settings, encoder, store, table)

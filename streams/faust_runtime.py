@@ -126,6 +126,8 @@ def _add_agent(app: faust.App, delivery: Delivery) -> InFlight:
     async def run(stream: faust.Stream) -> None:
 
         async def work(batch: Sequence[RawRecord], events: Sequence[faust.Event]) -> None:
+            if not _owned(app, events):
+                return  # whoever has their partitions now gets them from the last commit on
             await _handle(delivery, batch)
             for event in events:
                 # Faust commits up to the first event that is not acknowledged, so batches may end in any order.
@@ -137,6 +139,15 @@ def _add_agent(app: faust.App, delivery: Delivery) -> InFlight:
 
     app.agent(topic, name=stage.name)(run)
     return in_flight
+
+
+def _owned(app: faust.App, events: Sequence[faust.Event]) -> bool:
+    """Whether the group has not handed out partitions anew since the events were fetched, and is not about to.
+
+    Faust clears its own queues at that, but not what has been taken from them to wait for the rest of a batch.
+    """
+    generation = app.consumer_generation_id
+    return app.flow_control.is_active() and all(event.message.generation_id == generation for event in events)
 
 
 async def _handle(delivery: Delivery, batch: Sequence[RawRecord]) -> None:

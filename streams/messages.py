@@ -64,8 +64,8 @@ class Decoder:
         key = _key(raw)
         origin_ms = _origin(raw, now_ms)
         if raw.value is None:
-            if self._topic.cleanup != "compact":
-                raise InvalidRecord("empty_value", f"{raw.topic} carries no tombstones, and the value of key {key!r} is null")
+            if not self._topic.nulls:
+                raise InvalidRecord("empty_value", f"a null means nothing on {raw.topic}, and the value of key {key!r} is one")
             return Message(key, None, origin_ms)
         body = self._parse(raw.value)
         if (own := self._topic.key(body)) != key:

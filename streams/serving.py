@@ -128,7 +128,7 @@ class Serving:
             try:
                 events.append(msgspec.json.decode(record.value or b"", type=Event))
             except (msgspec.DecodeError, UnicodeDecodeError):
-                continue  # the behaviour stage has sent it to the dead letters
+                continue  # a wish to be forgotten, or what the behaviour stage has sent to the dead letters
         rows = self.table.snapshot.rows([event.item_id for event in events])
         keys = [event_key(event.event_id) for event in events]
         self.popularity.observe(rows.cpu().numpy(), [event.event_time_ms for event in events], keys)

@@ -16,6 +16,7 @@ from streams.delivery import Delivery
 from streams.faust_runtime import KafkaLog, assigned_to, build_app
 from streams.in_flight import KeyLocks
 from streams.kafka import Follower, Role, group_of
+from streams.letter_box import LetterBox
 from streams.probe import serve_probe
 from streams.reconciling import Reconciler
 from streams.stage import BatchPolicy
@@ -32,7 +33,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     kafka = settings.kafka
     batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
     archive_batch = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
-    system = assemble(settings, batch, archive_batch)
+    system = assemble(settings, batch, archive_batch, LetterBox(kafka, settings.guard.quarantine_attempts).forget)
     stages = [stage for stage in system.stages if role == "all" or (stage.name == REASONING) == (role == "reasoning")]
     items = Follower(kafka, ITEM_FEATURES, system.follow_items)
     if role != "reasoning":  # which reads no other item

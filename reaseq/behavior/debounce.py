@@ -22,11 +22,10 @@ def is_due(record: UserFeatures, settings: BehaviorSettings, items: Similarity) 
 
     Decided from the record alone, so a record that is seen again is decided about in the same way.
     """
-    new = record.events_seen - record.inferred.events_seen
-    if new <= 0 or record.event_time_ms - record.inferred.as_of_ms < settings.min_interval_s * 1000:
+    ids, new = record.history.item_ids, record.events_seen - record.inferred.events_seen
+    if not ids or new <= 0 or record.event_time_ms - record.inferred.as_of_ms < settings.min_interval_s * 1000:
         return False
     if new >= settings.min_new_events:
         return True
-    ids = record.history.item_ids
     before = ids[:-new][-INTEREST_BEHAVIORS:]
     return items.cosine(ids[-new:], before) < settings.shift_cosine

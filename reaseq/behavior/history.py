@@ -24,20 +24,23 @@ class HistoryFold:
     """Folds events into a history of at most `limit` behaviours.
 
     The outcome depends on which events were seen, not on their order: a duplicate changes nothing, a late event finds its
-    place, and one older than a full history is dropped.
+    place, and one older than a full history is dropped, as is one from before a moment up to which all is forgotten.
     """
 
     def __init__(self, history: History, limit: int) -> None:
         columns = zip(history.times_ms, history.event_keys, history.item_ids, history.types, strict=True)
         self._behaviors = [Behavior(*row) for row in columns]
         self._keys = set(history.event_keys)
+        self._forgotten_ms = history.forgotten_ms
         self._limit = limit
 
     def absorb(self, event: Event) -> str:
-        """Take one event in. Returns what became of it: `accepted`, `duplicate` or `too_late`."""
+        """Take one event in. Returns what became of it: `accepted`, `duplicate`, `too_late` or `forgotten`."""
         key = event_key(event.event_id)
         if key in self._keys:
             return "duplicate"
+        if self._forgotten_ms and event.event_time_ms <= self._forgotten_ms:
+            return "forgotten"
         behavior = Behavior(event.event_time_ms, key, event.item_id, TYPE_CODES[event.type])
         if len(self._behaviors) >= self._limit and behavior < self._behaviors[0]:
             return "too_late"
@@ -47,14 +50,22 @@ class HistoryFold:
             self._keys.discard(self._behaviors.pop(0).event_key)
         return "accepted"
 
+    def forget(self, until_ms: int) -> bool:
+        """Forget everything up to a moment, or to the newest behaviour if that is later; returns whether that is new."""
+        if until_ms <= self._forgotten_ms:
+            return False
+        self._forgotten_ms = max(until_ms, self.newest_ms)
+        self._behaviors, self._keys = [], set()
+        return True
+
     @property
     def newest_ms(self) -> int:
-        """Event time of the newest behaviour."""
-        return self._behaviors[-1].time_ms
+        """Event time of the newest behaviour, or the moment up to which all is forgotten."""
+        return self._behaviors[-1].time_ms if self._behaviors else self._forgotten_ms
 
-    def snapshot(self) -> list[Behavior]:
-        """The behaviours as they stand, oldest first; `history_of` makes a record of them."""
-        return list(self._behaviors)
+    def history(self) -> History:
+        """The history as it stands."""
+        return history_of(self._behaviors, self._forgotten_ms)
 
 
 @dataclass(frozen=True)
@@ -66,11 +77,11 @@ class Question:
     events_seen: int
 
 
-def history_of(behaviors: Iterable[Behavior]) -> History:
+def history_of(behaviors: Iterable[Behavior], forgotten_ms: int = 0) -> History:
     """Behaviours, oldest first, as a record."""
     columns = list(zip(*behaviors, strict=True)) or [(), (), (), ()]
     times_ms, event_keys, item_ids, types = columns
-    return History(item_ids=item_ids, types=types, times_ms=times_ms, event_keys=event_keys)
+    return History(item_ids=item_ids, types=types, times_ms=times_ms, event_keys=event_keys, forgotten_ms=forgotten_ms)
 
 
 def event_key(event_id: str) -> int:

@@ -168,6 +168,22 @@ def backfill(
 
 
 @app.command()
+def forget(user: Annotated[str, typer.Argument(metavar="USER")]) -> None:
+    """Forget a user: history, inferred behaviours, archived rows and dead letters, up to this moment."""
+    import time
+
+    from streams.kafka import Producer
+    from streams.messages import RawRecord
+    from streams.topics import EVENTS
+
+    with clear_errors():
+        producer = Producer(production_settings().kafka)
+        producer.send_raw([RawRecord(EVENTS.name, user.encode(), None, int(time.time() * 1000))])
+        producer.close()
+    typer.echo(f"user {user} is being forgotten; events from before this moment change nothing any more")
+
+
+@app.command()
 def status() -> None:
     """Show what runs, lag, rates, freshness and dead letters."""
     from rich.console import Console

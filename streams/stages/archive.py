@@ -1,10 +1,10 @@
 """The archive on the stream: every feature record, once confirmed by its topic, is appended to the parquet archive."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from reaseq.records import FeatureRecord
+from reaseq.records import FeatureRecord, UserFeatures
 from streams.messages import Message
 from streams.stage import BatchPolicy, Effects
 from streams.topics import Topic
@@ -16,16 +16,26 @@ class RecordArchive(Protocol):
     def append(self, records: Sequence[FeatureRecord]) -> None: ...
 
 
-class ArchiveStage:
-    """Follows one topic of feature records; acknowledges a batch when its file is on disk."""
+Forget = Callable[[Sequence[str]], object]
 
-    def __init__(self, source: Topic, archive: RecordArchive, batch: BatchPolicy) -> None:
+
+class ArchiveStage:
+    """Follows one topic of feature records; acknowledges a batch when its file is on disk.
+
+    Of users who ask to be forgotten, the archive keeps nothing, and `forget` hears of them.
+    """
+
+    def __init__(self, source: Topic, archive: RecordArchive, batch: BatchPolicy, forget: Forget) -> None:
         self.name = f"archive-{source.name}"
         self.source = source
         self.batch = batch
         self._archive = archive
+        self._forget = forget
 
     async def process(self, batch: Sequence[Message]) -> Effects:
         """Append the batch. A redelivered batch is appended again: readers take one row of equals."""
-        await asyncio.to_thread(self._archive.append, [message.body for message in batch if message.body])
+        records = [message.body for message in batch if message.body]
+        await asyncio.to_thread(self._archive.append, records)
+        if gone := [record.user_id for record in records if isinstance(record, UserFeatures) and record.is_forgotten]:
+            await asyncio.to_thread(self._forget, gone)
         return Effects()

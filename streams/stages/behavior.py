@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from reaseq.behavior.history import HistoryFold, history_of
+from reaseq.behavior.history import HistoryFold
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
 from streams.messages import Message
@@ -25,7 +25,11 @@ class Catalogue(Protocol):
 
 
 class BehaviorStage:
-    """Events to histories, at once. What was inferred before stays beside the history until `Inference` renews it."""
+    """Events to histories, at once. What was inferred before stays beside the history until `Inference` renews it.
+
+    A null is a user's wish to be forgotten. What is left is the moment of the wish, so that no event from before it, whenever
+    it arrives, brings anything back.
+    """
 
     name = "behavior"
     source = EVENTS
@@ -53,8 +57,13 @@ class BehaviorStage:
         self, user_id: str, known: UserFeatures | None, messages: Sequence[Message], effects: Effects
     ) -> UserFeatures | None:
         fold = HistoryFold(known.history if known else History(), self._limit)
-        accepted = 0
+        inferred, accepted = known.inferred if known else Inferred(), 0
         for message in messages:
+            if message.body is None:  # the user asks to be forgotten
+                if fold.forget(message.origin_ms):
+                    effects.counts["users_forgotten"] += 1
+                    inferred, accepted = Inferred(), accepted + 1
+                continue
             if not self._catalogue.knows(message.body.item_id):
                 effects.counts["unknown_item"] += 1
             outcome = fold.absorb(message.body)
@@ -66,6 +75,6 @@ class BehaviorStage:
             user_id=user_id,
             event_time_ms=fold.newest_ms,
             events_seen=(known.events_seen if known else 0) + accepted,
-            history=history_of(fold.snapshot()),
-            inferred=known.inferred if known else Inferred(),
+            history=fold.history(),
+            inferred=inferred,
         )

@@ -2,17 +2,20 @@
 
 import argparse
 import json
+import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from reaseq.cli.console import table_of
 from tests.faults.faults import faults
-from tests.faults.system import FaultySystem, Outcome, told
+from tests.faults.system import FaultySystem, Outcome
 
 WORKERS = 2
+COUNTS = ("runs", "records", "dead_letters", "lost", "doubled", "stale_over_fresh", "different")
 ROUNDS = 10  # that the kills are spread over, each compared with the reference
 
 
@@ -41,13 +44,26 @@ def main() -> None:
                         _write(outcomes, chosen.out)
         finally:
             system.close()
-    console.print(table_of("faults", list(told(outcomes[0])), [list(told(of).values()) for of in outcomes]))
+    rows = _by_fault(outcomes)
+    console.print(table_of("faults", list(rows[0])[:-1], [list(row.values())[:-1] for row in rows]))
     sys.exit(0 if all(outcome.clean for outcome in outcomes) else 1)
 
 
 def _write(outcomes: list[Outcome], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([told(outcome) for outcome in outcomes], indent=1))
+    path.write_text(json.dumps({"faults": _by_fault(outcomes)}, indent=1))
+
+
+def _by_fault(outcomes: list[Outcome]) -> list[dict[str, Any]]:
+    """One row for each fault, over all of its rounds."""
+    rows = []
+    for name in dict.fromkeys(outcome.fault for outcome in outcomes):
+        rounds = [outcome for outcome in outcomes if outcome.fault == name]
+        counted = {count: sum(getattr(outcome, count) for outcome in rounds) for count in COUNTS}
+        recovered_s = [outcome.recovered_s for outcome in rounds]
+        worst = {"recovered_p50_s": statistics.median(recovered_s), "recovered_max_s": max(recovered_s)}
+        rows.append({"fault": name, **counted, **worst, "differences": [line for of in rounds for line in of.differences]})
+    return rows
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from demo import ANSWERS, ORDER_LINES
 from features.definitions import VIEWS
 from features.packed_store import entity_id_of
 from features.repository import FeatureRepository
-from features.row import order_of
+from features.row import order_of, unpack
 from infra import local, process
 from infra.redis import start_redis
 from reaseq.artefacts import current
@@ -69,7 +69,7 @@ class Outcome:
     stale_over_fresh: int = 0  # rows older than the reference, or records that stand last in a topic though the store has newer
     different: int = 0  # rows of the right version with another content
     recovered_s: float = 0.0
-    told: list[str] = field(default_factory=list)  # what differs
+    differences: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
@@ -259,16 +259,17 @@ class FaultySystem:
                 held = there.get(key)
                 if held is None:
                     outcome.lost += 1
-                    outcome.told.append(f"{view}: {entity_id_of(key)} is missing")
+                    outcome.differences.append(f"{view}: {entity_id_of(key)} is missing")
                 elif held != row:
-                    outcome.told.append(f"{view}: {entity_id_of(key)} is at {order_of(held)}, not at {order_of(row)}")
                     ours, theirs = order_of(held)[:2], order_of(row)[:2]
+                    told = f"is at {ours}, not at {theirs}" if ours != theirs else _differing(view, held, row)
+                    outcome.differences.append(f"{view}: {entity_id_of(key)} {told}")
                     outcome.stale_over_fresh += ours < theirs
                     outcome.doubled += ours > theirs
                     outcome.different += ours == theirs
         stale = self._stale_in_topics()
         outcome.stale_over_fresh += len(stale)
-        outcome.told += stale
+        outcome.differences += stale
         self._letters += expected_letters
         outcome.dead_letters = expected_letters
         missing = self._letters - sum(LetterBox(self.settings.kafka, 3).counts().values())
@@ -340,11 +341,6 @@ def _version(record: FeatureRecord) -> tuple[int, int]:
     return record.event_time_ms, record.revision
 
 
-def told(outcome: Outcome) -> dict[str, object]:
-    """An outcome as a row of the report."""
-    return asdict(outcome)
-
-
 def _mixed(items: Sequence[Item], events: Sequence[Event], generator: random.Random) -> Iterator[Record]:
     """An endless shop: items are listed and change their price or title, people buy, and some producer sends garbage."""
     listed: list[Item] = []
@@ -378,3 +374,10 @@ def _followed(worker: Worker) -> float:
             if sample.name == "reaseq_followed_records":
                 return sample.value
     return 0
+
+
+def _differing(view: str, held: bytes, right: bytes) -> str:
+    """The features in which two rows differ."""
+    names = next([feature.name for feature in of.features] for of in VIEWS if of.name == view)
+    ours, theirs = unpack(held, names), unpack(right, names)
+    return ", ".join(f"{name} {ours.get(name)} / {theirs.get(name)}" for name in names if ours.get(name) != theirs.get(name))

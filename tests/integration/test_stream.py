@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+import pyarrow.parquet as pq
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
@@ -28,18 +30,18 @@ from infra import local, process
 from reaseq.artefacts import current
 from reaseq.behavior.history import event_key
 from reaseq.evaluation.online_retail import read_retail
-from reaseq.records import Event, Item
+from reaseq.records import Event, Inferred, Item, UserFeatures
 from reaseq.settings import Settings
 from streams import status
 from streams.assembly import assemble
 from streams.delivery import Delivery
 from streams.in_process import InProcessLog, InProcessRuntime
-from streams.kafka import Producer, create_topics
-from streams.letter_box import LetterBox
+from streams.kafka import Producer, create_topics, read_all
+from streams.letter_box import Filter, LetterBox
 from streams.messages import RawRecord
 from streams.rebuild import rebuild
 from streams.stage import BatchPolicy
-from streams.topics import EVENTS, ITEM_FEATURES, ITEMS
+from streams.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -275,6 +277,48 @@ def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: R
     assert after_the_kill.workers[1].alive
 
 
+def test_dead_letters_are_looked_at_and_replayed_by_command(after_the_kill: Running) -> None:
+    settings, [*letters] = after_the_kill.settings, LetterBox(after_the_kill.settings.kafka, 3).open(Filter(reason="unknown_*"))
+
+    listed = _command(settings, "dead-letters", "list", "--reason", "unknown_*")
+    shown = _command(settings, "dead-letters", "show", letters[0].id)
+    replayed = _command(settings, "dead-letters", "replay", "--reason", "unknown_*")
+    after_the_kill.settle()
+
+    assert len(letters) == 1 and letters[0].id in listed
+    assert "item.9" in shown and "unknown_schema" in shown
+    assert "1 replayed" in replayed
+    [again] = LetterBox(settings.kafka, 3).open(Filter(reason="unknown_*"))
+    assert again.attempts == 2 and again.id != letters[0].id
+    assert "1 discarded" in _command(settings, "dead-letters", "discard", "--id", again.id)
+
+
+def test_one_wish_removes_all_that_is_known_of_a_user(after_the_kill: Running) -> None:
+    settings, store = after_the_kill.settings, FeatureRepository(after_the_kill.settings)
+    user_id, other = list(dict.fromkeys(event.user_id for event in after_the_kill.events))[:2]
+    before = store.read_users([user_id, other])
+    assert before[user_id].history.item_ids and before[user_id].inferred.item_ids
+    assert user_id in _archived(settings)
+    producer = Producer(settings.kafka)
+    producer.send_raw([RawRecord(EVENTS.name, user_id.encode(), b"{broken", int(time.time() * 1000))])
+    after_the_kill.settle()
+    assert LetterBox(settings.kafka, 3).counts()["behavior", "malformed_json"] == 1
+
+    _command(settings, "forget", user_id)
+    after_the_kill.settle()
+    producer.send([event for event in after_the_kill.events if event.user_id == user_id])  # who sends it all again, in vain
+    producer.close()
+    after_the_kill.settle()
+
+    left = store.read_users([user_id, other])
+    assert left[user_id].is_forgotten and not left[user_id].history.item_ids and left[user_id].inferred == Inferred()
+    assert left[other] == before[other]
+    [last] = {raw.key: raw.value for raw in read_all(settings.kafka, USER_FEATURES) if raw.key == user_id.encode()}.values()
+    assert msgspec.json.decode(last or b"", type=UserFeatures) == left[user_id]
+    assert user_id not in _archived(settings) and other in _archived(settings)
+    assert not LetterBox(settings.kafka, 3).counts()["behavior", "malformed_json"]
+
+
 def test_a_service_that_is_told_to_end_first_says_so_and_still_answers(after_the_kill: Running) -> None:
     settings = after_the_kill.settings
     ranker = process.find(settings.run_dir, "ranker")
@@ -289,6 +333,18 @@ def test_a_service_that_is_told_to_end_first_says_so_and_still_answers(after_the
     while ranker.alive and time.monotonic() < deadline + 10:
         time.sleep(0.05)
     assert not ranker.alive
+
+
+def _command(settings: Settings, *arguments: str) -> str:
+    env = {**os.environ, **local.environment(settings), "COLUMNS": "200"}
+    run = subprocess.run([sys.executable, "-m", "reaseq", *arguments], env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout
+
+
+def _archived(settings: Settings) -> set[str]:
+    folders = [settings.archive_dir / view for view in ("user_history", "user_inferred")]
+    return {user_id for folder in folders for user_id in pq.read_table(folder, columns=["user_id"])["user_id"].to_pylist()}
 
 
 def _rows(settings: Settings) -> Rows:

@@ -28,11 +28,13 @@ from streams.stages.behavior import BehaviorStage
 from streams.stages.inference import Inference
 from streams.stages.onboarding import Onboarding
 from streams.stages.reasoning import Reasoning
-from streams.topics import DEAD_LETTERS
+from streams.topics import DEAD_LETTERS, EVENTS
 from tests.unit.test_user_stages import Echo, Everything
 
 BATCH = BatchPolicy(100, 0)
 LIMIT = 5  # behaviours that a history keeps, so that some do not fit in
+WISH_MS = 9  # when a user asks to be forgotten
+FORGET = RawRecord(EVENTS.name, b"u", None, WISH_MS)
 CRASHES = ("", "before produce", "after produce", "before write", "after write")
 
 
@@ -147,33 +149,51 @@ class Worker:
 
 
 items = st.lists(st.tuples(st.sampled_from("xyz"), st.text("abcd ", min_size=1, max_size=6)), max_size=8)
-events = st.lists(
-    st.builds(
+
+
+def events(ids: str, times_ms: st.SearchStrategy[int]) -> st.SearchStrategy[list[Event]]:
+    """Events of two users, each with an id of its own."""
+    one = st.builds(
         Event,
-        event_id=st.integers(0, 40).map("e{}".format),
+        event_id=st.integers(0, 40).map(ids.format),
         user_id=st.sampled_from("uv"),
         item_id=st.sampled_from(["i1", "i2"]),
         type=st.just("view"),
-        event_time_ms=st.integers(0, 9),
-    ),
-    max_size=14,
-    unique_by=lambda event: event.event_id,
-)
+        event_time_ms=times_ms,
+    )
+    return st.lists(one, max_size=14, unique_by=lambda event: event.event_id)
+
+
 steps = st.lists(
     st.builds(Step, st.integers(0, 3), st.integers(1, 4), st.integers(0, 6), st.sampled_from(CRASHES)), max_size=40
 )
 
 
-@given(listings=items, happened=events, steps=steps, data=st.data())
-@settings(max_examples=150, deadline=None)
+@given(
+    listings=items,
+    happened=events("e{}", st.integers(0, WISH_MS)),
+    later=events("l{}", st.integers(WISH_MS + 1, WISH_MS + 9)),
+    wish=st.booleans(),
+    steps=steps,
+    data=st.data(),
+)
+@settings(max_examples=80, deadline=None)
 def test_the_store_ends_as_if_everything_had_come_once_and_in_order(
-    listings: list[tuple[str, str]], happened: list[Event], steps: list[Step], data: st.DataObject
+    listings: list[tuple[str, str]],
+    happened: list[Event],
+    later: list[Event],
+    wish: bool,
+    steps: list[Step],
+    data: st.DataObject,
 ) -> None:
     catalogue = [Item(item_id=key, title=title, event_time_ms=time) for time, (key, title) in enumerate(listings)]
-    arrivals = data.draw(st.permutations(happened + happened[::2]))  # every other one comes twice
+    forget = [FORGET] * wish
+    arrivals: list[Event | RawRecord] = list(data.draw(st.permutations(happened + happened[::2])))  # some come twice
+    place = data.draw(st.integers(0, len(arrivals)))
+    late = arrivals[place:]  # behind the wish, among what happened after it
     reference, world = World(), World()
-    _produce(reference, [*catalogue, *sorted(happened, key=lambda event: (event.event_time_ms, event.event_id))])
-    _produce(world, [*catalogue, *catalogue[::3], *arrivals])
+    _produce(reference, [*catalogue, *sorted(happened, key=_time), *forget, *sorted(later, key=_time)])
+    _produce(world, [*catalogue, *catalogue[::3], *arrivals[:place], *forget, *data.draw(st.permutations([*late, *later]))])
 
     Worker(reference).finish()
     worker = Worker(world)
@@ -182,27 +202,31 @@ def test_the_store_ends_as_if_everything_had_come_once_and_in_order(
     worker.finish()
 
     assert not world.topics[DEAD_LETTERS.name]
-    crowded = {user for user in "uv" if sum(event.user_id == user for event in happened) > LIMIT}
-    assert _values(world, crowded) == _values(reference, crowded)
+    uncounted = {user for user in "uv" if sum(event.user_id == user for event in happened + later) > LIMIT} | set("u" * wish)
+    assert _values(world, uncounted) == _values(reference, uncounted)
     for entity, held in world.held.items():  # and the compacted topics end with what the store has
         topic = world.topics["item-features" if entity[0] is ItemFeatures else "user-features"]
         last = [raw for raw in topic if raw.key == entity[1].encode()][-1]
         assert msgspec.json.decode(last.value or b"", type=entity[0]) == held
 
 
-def _values(world: World, crowded: set[str]) -> dict[tuple[type, str], FeatureRecord]:
-    """What is held, but for the count of events of users who had more than fit in: late ones are in it or not."""
+def _values(world: World, uncounted: set[str]) -> dict[tuple[type, str], FeatureRecord]:
+    """What is held, but for the count of events where late ones may be in it or not: of the crowded and the forgotten."""
     return {
         entity: replace(held, events_seen=0, inferred=replace(held.inferred, events_seen=0))
-        if isinstance(held, UserFeatures) and held.user_id in crowded
+        if isinstance(held, UserFeatures) and held.user_id in uncounted
         else held
         for entity, held in world.held.items()
     }
 
 
-def _produce(world: World, records: Sequence[Item | Event]) -> None:
+def _time(event: Event) -> tuple[int, str]:
+    return event.event_time_ms, event.event_id
+
+
+def _produce(world: World, records: Sequence[Item | Event | RawRecord]) -> None:
     for record in records:
-        raw = encode(record, 1)
+        raw = record if isinstance(record, RawRecord) else encode(record, 1)
         world.topics[raw.topic].append(raw._replace(offset=len(world.topics[raw.topic])))
 
 

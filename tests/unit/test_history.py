@@ -29,14 +29,15 @@ def test_duplicates_and_order_of_arrival_do_not_show(events: list[Event], data: 
         st.permutations(events + data.draw(st.lists(st.sampled_from(events), max_size=10) if events else st.just([])))
     )
 
-    assert fold(arrivals).snapshot() == fold(events).snapshot()
+    assert fold(arrivals).history() == fold(events).history()
 
 
 @given(events=events)
 def test_the_history_is_the_latest_events_in_order(events: list[Event]) -> None:
     wanted = sorted((e.event_time_ms, event_key(e.event_id)) for e in events)[-10:]
 
-    assert [(b.time_ms, b.event_key) for b in fold(events).snapshot()] == wanted
+    history = fold(events).history()
+    assert list(zip(history.times_ms, history.event_keys, strict=True)) == wanted
 
 
 def test_each_event_is_told_what_became_of_it() -> None:
@@ -45,4 +46,4 @@ def test_each_event_is_told_what_became_of_it() -> None:
     assert folded.absorb(event(2, 20)) == "duplicate"
     assert folded.absorb(event(3, 5)) == "too_late"
     assert folded.absorb(event(4, 15)) == "accepted"
-    assert [behavior.item_id for behavior in folded.snapshot()] == ["i4", "i2"]
+    assert folded.history().item_ids == ("i4", "i2")

@@ -44,7 +44,6 @@ def without(fields: dict[str, object], name: str) -> dict[str, object]:
         (ITEMS, b"\xff", json.dumps(ITEM).encode(), "invalid_key", "UTF-8"),
         (EVENTS, b"u", json.dumps(EVENT | {"type": "sneeze"}).encode(), "invalid_field", "$.type"),
         (EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
-        (EVENTS, b"u", None, "empty_value", "events"),
     ],
 )
 def test_a_bad_message_is_named_with_its_place(topic: Topic, key: bytes, value: bytes, reason: str, where: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reaseq.behavior.history import HistoryFold, Question, history_of
+from reaseq.behavior.history import HistoryFold, Question
 from reaseq.errors import EndpointUnavailable
 from reaseq.records import Event, History, Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
@@ -84,6 +84,10 @@ class Stream:
         """A batch of events; says what was counted."""
         return self._run(self.behavior, [Message(arrival.user_id, arrival, 0) for arrival in arrivals])
 
+    def forget(self, user_id: str, at_ms: int) -> dict[str, int]:
+        """A user's wish to be forgotten."""
+        return self._run(self.behavior, [Message(user_id, None, at_ms)])
+
     def infer(self, count: int = 1_000_000) -> dict[str, int]:
         """A batch of the next records of the topic."""
         batch, self.topic = self.topic[:count], self.topic[count:]
@@ -126,7 +130,7 @@ def test_how_records_were_batched_and_stages_took_turns_does_not_show(
         for arrival in arrivals:
             if arrival.user_id == user_id:
                 fold.absorb(arrival)
-        assert user.history == history_of(fold.snapshot())
+        assert user.history == fold.history()
         assert user.inferred.events_seen == user.events_seen
 
 
@@ -251,6 +255,37 @@ def test_what_was_inferred_stays_until_it_is_inferred_anew() -> None:
     user = stream.store.users["u"]
     assert user.history.item_ids == ("i1", "i2")
     assert user.inferred.item_ids == ("i1",) and user.inferred.events_seen == 1
+
+
+def test_a_user_who_asks_to_be_forgotten_is_and_stays_forgotten() -> None:
+    stream = Stream(Echo(), BehaviorSettings())
+    stream.absorb([event(1, 10), event(2, 20), event(3, 15, "v")])
+    stream.infer()
+    others = stream.store.users["v"]
+
+    counts = stream.forget("u", at_ms=50)
+    stream.infer()
+
+    left = stream.store.users["u"]
+    assert counts == {"users_forgotten": 1}
+    assert (left.history, left.inferred) == (History(forgotten_ms=50), Inferred()) and left.is_forgotten
+    assert stream.store.users["v"] == others
+    assert stream.forget("u", at_ms=50) == {}  # delivered again
+    assert stream.absorb([event(1, 10), event(4, 50)]) == {"forgotten": 2}  # and whatever comes late
+    stream.absorb([event(5, 60)])
+    stream.infer()
+    assert stream.forget("u", at_ms=50) == {}
+    back = stream.store.users["u"]
+    assert back.history.item_ids == back.inferred.item_ids == ("i5",) and not back.is_forgotten
+
+
+def test_a_wish_to_be_forgotten_reaches_behaviours_that_are_ahead_of_the_clock() -> None:
+    stream = Stream(Echo(), BehaviorSettings())
+    stream.absorb([event(1, 100)])
+
+    stream.forget("u", at_ms=50)
+
+    assert stream.store.users["u"].history == History(forgotten_ms=100)
 
 
 def test_a_model_that_is_away_is_waited_for_with_nothing_written() -> None:
