@@ -1,8 +1,8 @@
 """The Faust runtime: the stages on Kafka, with Faust's own acknowledgement switched off and ours in its place.
 
-Faust acknowledges on an exception, and on a stop it drops what a batch still holds. Here a batch is taken without
-acknowledgement, goes through `Delivery`, and only then is each of its events acknowledged. What escapes `Delivery` must
-not be acknowledged by anyone: the process ends at once, and the group hands its partitions to another worker.
+Faust acknowledges on an exception, drops on a stop what a batch still holds, and loses count when partitions are handed out
+anew. Here a batch goes through `Delivery`, and only then counts as finished; commits are made from that account alone. What
+escapes `Delivery` must not be committed by anyone: the process ends at once, and the group hands its partitions on.
 """
 
 import asyncio
@@ -13,11 +13,13 @@ from functools import partial
 import faust
 import structlog
 from aiokafka import AIOKafkaProducer
+from faust.types import TP
 
 from reaseq.settings import Settings
 from streams.delivery import Delivery
 from streams.in_flight import InFlight
 from streams.messages import RawRecord
+from streams.offsets import Offsets, Place
 from streams.topics import DEAD_LETTER_MARGIN_BYTES
 
 log = structlog.get_logger()
@@ -81,7 +83,6 @@ def build_app(
         value_serializer="raw",
         topic_disable_leader=True,
         web_enabled=False,
-        broker_commit_interval=COMMIT_INTERVAL_S,
         broker_session_timeout=settings.kafka.session_timeout_s,
         broker_heartbeat_interval=settings.kafka.session_timeout_s / 5,
         broker_max_poll_interval=600.0,
@@ -90,23 +91,20 @@ def build_app(
         stream_buffer_maxsize=1024,
         stream_wait_empty=False,
     )
-    flights = [_add_agent(app, delivery) for delivery in deliveries]
-
-    async def drain() -> None:
-        """Finish what is under way and commit it, so that nobody else has to do it again; what takes too long is given up."""
-        given_up = sum(await asyncio.gather(*(flight.finish(settings.worker.drain_s) for flight in flights)))
-        if given_up:
-            log.warning("given_up", batches=given_up, consequence="they are done again, to the same end")
-        await app.commit(None)
+    runtime = _Runtime(app, deliveries, settings.worker.drain_s)
 
     @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
     async def hand_over(_: object, revoked: object, **__: object) -> None:
-        await drain()
+        await runtime.drain()
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def close(_: object, **__: object) -> None:
-        await drain()
+        await runtime.drain()
         await destination.close()
+
+    @app.timer(COMMIT_INTERVAL_S)  # type: ignore[untyped-decorator]
+    async def commit() -> None:
+        await runtime.commit()
 
     return app
 
@@ -118,33 +116,64 @@ def assigned_to(app: faust.App) -> set[tuple[str, int]]:
     return {(tp.topic, tp.partition) for tp in app.consumer.assignment()}
 
 
-def _add_agent(app: faust.App, delivery: Delivery) -> InFlight:
-    stage = delivery.stage
-    topic = app.topic(stage.source.name, key_serializer="raw", value_serializer="raw", internal=False)
-    in_flight = InFlight(stage.batch.in_flight)
+class _Runtime:
+    """The agents of an application, and what they have finished."""
 
-    async def run(stream: faust.Stream) -> None:
+    def __init__(self, app: faust.App, deliveries: Sequence[Delivery], drain_s: float) -> None:
+        self._app = app
+        self._drain_s = drain_s
+        self._readers: dict[str, list[str]] = {}
+        for delivery in deliveries:
+            self._readers.setdefault(delivery.stage.source.name, []).append(delivery.stage.name)
+        self._offsets = Offsets(self._readers)
+        self._flights = [self._add_agent(delivery) for delivery in deliveries]
 
-        async def work(batch: Sequence[RawRecord], events: Sequence[faust.Event]) -> None:
-            if not _owned(app, events):
-                return  # whoever has their partitions now gets them from the last commit on
-            await _handle(delivery, batch)
-            for event in events:
-                # Faust commits up to the first event that is not acknowledged, so batches may end in any order.
-                await stream.ack(event)
+    async def commit(self) -> None:
+        """Tell the broker what has been finished."""
+        offsets = self._offsets
+        if moved := offsets.to_commit():
+            if await self._app.consumer._commit({TP(*partition): offset for partition, offset in moved.items()}):
+                offsets.committed(moved)
 
-        async for events in stream.noack_take(stage.batch.limit_records, within=stage.batch.wait_s):
-            batch = [_raw(event.message) for event in events]
-            await in_flight.start(batch, partial(work, batch, events))
+    async def drain(self) -> None:
+        """Finish what is under way and commit it, so that nobody else has to do it again; what takes too long is given up.
 
-    app.agent(topic, name=stage.name)(run)
-    return in_flight
+        Whoever has the partitions then starts from the commit, with an account of his own.
+        """
+        given_up = sum(await asyncio.gather(*(flight.finish(self._drain_s) for flight in self._flights)))
+        if given_up:
+            log.warning("given_up", batches=given_up, consequence="they are done again, to the same end")
+        await self.commit()
+        self._offsets = Offsets(self._readers)
+
+    def _add_agent(self, delivery: Delivery) -> InFlight:
+        stage, in_flight = delivery.stage, InFlight(delivery.stage.batch.in_flight)
+        # Without acknowledgement: what Faust commits of its own accord may lie behind what is finished (see `Offsets`).
+        topic = self._app.topic(stage.source.name, key_serializer="raw", value_serializer="raw", internal=False, acks=False)
+
+        async def run(stream: faust.Stream) -> None:
+            async def work(batch: Sequence[RawRecord], offsets: Offsets, places: Sequence[Place]) -> None:
+                if offsets is not self._offsets:
+                    return  # the partitions have been handed out anew while the batch waited to begin
+                await _handle(delivery, batch)
+                offsets.finished(stage.name, places)
+
+            async for events in stream.noack_take(stage.batch.limit_records, within=stage.batch.wait_s):
+                if _owned(self._app, events):
+                    batch = [_raw(event.message) for event in events]
+                    places = [((record.topic, record.partition), record.offset) for record in batch]
+                    self._offsets.taken(stage.name, places)
+                    await in_flight.start(batch, partial(work, batch, self._offsets, places))
+
+        self._app.agent(topic, name=stage.name)(run)
+        return in_flight
 
 
 def _owned(app: faust.App, events: Sequence[faust.Event]) -> bool:
     """Whether the group has not handed out partitions anew since the events were fetched, and is not about to.
 
-    Faust clears its own queues at that, but not what has been taken from them to wait for the rest of a batch.
+    Faust clears its own queues at that, but not what has been taken from them to wait for the rest of a batch. Whoever has the
+    partitions now, also if it is this worker, reads them anew from the last commit on.
     """
     generation = app.consumer_generation_id
     return app.flow_control.is_active() and all(event.message.generation_id == generation for event in events)
