@@ -130,21 +130,24 @@ class _Runtime:
 
     async def commit(self) -> None:
         """Tell the broker what has been finished."""
-        offsets = self._offsets
-        if moved := offsets.to_commit():
-            if await self._app.consumer._commit({TP(*partition): offset for partition, offset in moved.items()}):
-                offsets.committed(moved)
+        await self._commit(self._offsets)
 
     async def drain(self) -> None:
         """Finish what is under way and commit it, so that nobody else has to do it again; what takes too long is given up.
 
-        Whoever has the partitions then starts from the commit, with an account of his own.
+        Whoever has the partitions then starts from the commit, with an account of his own; what has been taken and not begun by
+        now is not begun any more.
         """
+        account, self._offsets = self._offsets, Offsets(self._readers)
         given_up = sum(await asyncio.gather(*(flight.finish(self._drain_s) for flight in self._flights)))
         if given_up:
             log.warning("given_up", batches=given_up, consequence="they are done again, to the same end")
-        await self.commit()
-        self._offsets = Offsets(self._readers)
+        await self._commit(account)
+
+    async def _commit(self, account: Offsets) -> None:
+        if moved := account.to_commit():
+            if await self._app.consumer._commit({TP(*partition): offset for partition, offset in moved.items()}):
+                account.committed(moved)
 
     def _add_agent(self, delivery: Delivery) -> InFlight:
         stage, in_flight = delivery.stage, InFlight(delivery.stage.batch.in_flight)

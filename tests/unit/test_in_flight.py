@@ -59,3 +59,16 @@ async def test_what_a_batch_raises_is_heard() -> None:
     await in_flight.start(batch("a"), fail)
     with pytest.raises(ValueError, match="broken"):
         await in_flight.drain()
+
+
+async def test_what_is_under_way_is_finished_or_given_up_in_time() -> None:
+    work, in_flight = Work(), InFlight(3)
+    await in_flight.start(batch("quick"), partial(work.run, "quick", 5))
+    await in_flight.start(batch("slow"), partial(asyncio.sleep, 60))
+
+    assert await in_flight.finish(within_s=0.05) == 1
+
+    assert work.log == ["quick begins", "quick ends"]
+    await in_flight.start(batch("slow"), partial(work.run, "again", 1))  # its key is free again
+    await in_flight.drain()
+    assert await in_flight.finish(within_s=0.05) == 0

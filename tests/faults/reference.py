@@ -1,0 +1,62 @@
+"""What the store would hold without any fault."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from features.definitions import VIEWS
+from features.repository import FeatureRepository
+from reaseq.artefacts import current
+from reaseq.behavior.inference import KIND as BEHAVIOR
+from reaseq.records import Event, Item
+from reaseq.settings import Settings
+from streams.assembly import assemble
+from streams.delivery import Delivery
+from streams.in_process import InProcessLog, InProcessRuntime
+from streams.stage import BatchPolicy
+from streams.topics import ITEM_FEATURES
+from tests.faults.load import Record, raw_of
+
+Rows = dict[str, dict[bytes, bytes]]
+
+
+class Reference:
+    """The same stages in process, where nothing fails."""
+
+    def __init__(self, state: Path, settings: Settings) -> None:
+        torch.set_num_threads(settings.worker.threads)  # sums over threads round differently
+        own = settings.model_copy(deep=True, update={"state_dir": state})
+        own.store.profile = "embedded"
+        self._system = assemble(own, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
+        self._log = InProcessLog()
+        self._log.subscribe(ITEM_FEATURES.name, self._system.follow_items)
+        self._runtime = InProcessRuntime(
+            self._log, lambda stage: Delivery(stage, self._log, self._system.store, 300.0), self._system.stages
+        )
+        self._models_dir = settings.models_dir
+
+    def take(self, produced: Sequence[Record], closing: Sequence[Event]) -> int:
+        """Process the records, items first; returns how many went to the dead letters."""
+        self._system.use_behavior(current(self._models_dir, BEHAVIOR))
+        before = len(self._log.dead_letters)
+        items = [record for record in produced if isinstance(record, Item)]
+        others = [record for record in produced if not isinstance(record, Item)]
+
+        async def replay() -> None:
+            for records in (items, others, closing):
+                await self._log.produce([raw_of(record) for record in records])
+                await self._runtime.run_until_idle(flush=True)
+
+        asyncio.run(replay())
+        return len(self._log.dead_letters) - before
+
+    def rows(self) -> Rows:
+        """What is in its store."""
+        return rows_of(self._system.store)
+
+
+def rows_of(store: FeatureRepository) -> Rows:
+    """Every packed row of every view."""
+    return {view.name: dict(store.online.scan(store.config, view)) for view in VIEWS}
