@@ -11,12 +11,15 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class KafkaSettings(BaseModel):
-    """Where the broker is and how the topics are laid out."""
+    """Where the broker is and how the topics are laid out: with three brokers, `replication_factor` 3 and
+    `min_insync_replicas` 2 keep every promise while one of them is lost.
+    """
 
     bootstrap_servers: str = "127.0.0.1:9092"
     group_id: str = "reaseq"
     partitions: int = 4
     replication_factor: int = 1
+    min_insync_replicas: int = 1
     max_message_bytes: int = 4 * 1024 * 1024
     batch_limit_records: int = 256
     batch_wait_s: float = 0.05

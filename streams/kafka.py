@@ -47,6 +47,7 @@ def _new_topic(topic: Topic, settings: KafkaSettings) -> NewTopic:
     config = {
         "cleanup.policy": topic.cleanup,
         "max.message.bytes": str(settings.max_message_bytes + DEAD_LETTER_MARGIN_BYTES),
+        "min.insync.replicas": str(settings.min_insync_replicas),
     }
     if topic.retention_ms:
         config["retention.ms"] = str(topic.retention_ms)
