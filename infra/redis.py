@@ -18,7 +18,8 @@ def start_redis(run_dir: Path, data_dir: Path, port: int, *, timeout_s: float = 
         "--bind": LOOPBACK,
         "--port": str(port),
         "--dir": str(data_dir.resolve()),
-        "--appendonly": "yes",  # a write is on disk within a second
+        "--appendonly": "yes",
+        "--appendfsync": "always",  # what has been confirmed is on disk: with `everysec`, a kill may lose two seconds
         "--save": "",  # and so no snapshots beside it
         "--daemonize": "no",
     }

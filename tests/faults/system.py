@@ -109,7 +109,7 @@ class FaultySystem:
             if worker.alive:
                 worker.kill(signal.SIGKILL)
         self._nursery.kill()
-        self._nursery.wait()
+        self._nursery.communicate()  # and close the pipes
         self.proxy.close()
         local.stop_all(self.settings)
 
