@@ -79,11 +79,12 @@ class Ranking:
         rows = torch.randint(len(table), (candidates,))
         for _ in range(2):
             self._candidate_s = 0.0
-            self._score([Query(None, rows, 0)], table)
+            self._score(self.engine, [Query(None, rows, 0)], table)
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
         """Answers in order, all from one state of the item table, one read of the store and one forward pass."""
-        engine, table = self.engine, self.engine.table.snapshot
+        engine = self.engine  # it may be exchanged at any moment
+        table = engine.table.snapshot
         known = self._users.read([ask.user_id for ask in asks])
         todos = [self._todo(ask, of, table) for ask, of in zip(asks, known, strict=True)]
         answers = {}
@@ -92,9 +93,9 @@ class Ranking:
         takes_s = MARGIN * self._candidate_s * width * len(scored)
         in_time = [place for place in scored if self._clock() + takes_s <= todos[place].ask.deadline_s]
         for place in set(range(len(todos))) - set(in_time):
-            answers[place] = self._without_model(todos[place], table)
+            answers[place] = self._without_model(todos[place], engine, table)
         if in_time:
-            results = self._score([todos[place].query for place in in_time], table)
+            results = self._score(engine, [todos[place].query for place in in_time], table)
             for place, result in zip(in_time, results, strict=True):
                 todo = todos[place]
                 if not result.latent_read and todo.known.user and todo.known.user.inferred.latent:
@@ -117,14 +118,14 @@ class Ranking:
         """Whether the store failed and nothing is remembered. Of a user who is new, the model may speak: it has seen such."""
         return not todo.known.fresh and todo.known.user is None
 
-    def _score(self, queries: list[Query], table: Snapshot) -> list[Scored]:
+    def _score(self, engine: Engine, queries: list[Query], table: Snapshot) -> list[Scored]:
         started = self._clock()
-        results = self.engine.score_all(queries, table)
+        results = engine.score_all(queries, table)
         each = (self._clock() - started) / (len(queries) * max(len(query.rows) for query in queries))
         self._candidate_s += (each - self._candidate_s) * (SMOOTHING if self._candidate_s else 1.0)
         return results
 
-    def _without_model(self, todo: _Todo, table: Snapshot) -> Answer:
+    def _without_model(self, todo: _Todo, engine: Engine, table: Snapshot) -> Answer:
         """By likeness to the history where there is one, else by popularity."""
         if not self._nothing_known(todo):
             todo.reasons.append(NO_TIME)
@@ -134,5 +135,5 @@ class Ranking:
             candidates = table.contents.vectors[table.slots[todo.query.rows]]  # (C, D)
             cosine = torch.nn.functional.cosine_similarity(candidates, past, dim=-1)
             return Answer(cosine.cpu().numpy(), "semantic", tuple(todo.reasons), "", user)
-        counts = self.engine.popularity.counts(todo.query.rows.cpu().numpy(), todo.ask.now_ms)
+        counts = engine.popularity.counts(todo.query.rows.cpu().numpy(), todo.ask.now_ms)
         return Answer(counts[:, -1], "popularity", tuple(todo.reasons), "", user)

@@ -24,6 +24,7 @@ from reaseq.ranker.reloading import Reloader
 from reaseq.ranker.service import Service, create_app
 from reaseq.ranker.shadow import Shadow, correlation, overlap
 from reaseq.ranker.users import Users
+from reaseq.records import UserFeatures
 from reaseq.settings import ServiceSettings
 from tests.unit.catalogue_stand_ins import CATALOGUE, NOW_MS
 from tests.unit.ranker_stand_ins import USER, Store, engine, popularity, publish_behavior, publish_ranker
@@ -419,6 +420,22 @@ def test_under_load_every_answer_is_of_one_model_while_another_takes_over(tmp_pa
         assert np.allclose(answer.scores, whole[answer.model], atol=1e-6)
     assert found[-1].result().model == version
     batcher.close()
+
+
+def test_a_batch_that_has_begun_ends_with_the_model_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(USER)
+    serving = ranking(store)
+    read = store.read_users
+
+    def exchange_and_read(user_ids: Sequence[str]) -> dict[str, UserFeatures]:
+        serving.engine = engine(seed=1)
+        return read(user_ids)
+
+    monkeypatch.setattr(store, "read_users", exchange_and_read)
+    (answer,) = serving.answer([ask()])
+
+    assert answer.model == "v0"
+    assert np.allclose(answer.scores, engine().score(USER, CANDIDATES, NOW_MS), atol=1e-6)
 
 
 # ---- a shadow model
