@@ -171,17 +171,6 @@ def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
         consumer.close()
 
 
-def held_records(settings: KafkaSettings, topic: Topic) -> int:
-    """How many records the topic holds at this moment, or a little less where it has been compacted."""
-    consumer = new_consumer(settings)
-    try:
-        partitions = _partitions(consumer, topic.name)
-        starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-        return sum(ends[tp] - starts[tp] for tp in partitions)
-    finally:
-        consumer.close()
-
-
 def sample(settings: KafkaSettings, topic: Topic, records: int, generator: random.Random) -> list[RawRecord]:
     """About so many records from a random place in a random partition of the topic, as they follow each other there."""
     consumer = new_consumer(settings)

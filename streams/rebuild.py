@@ -1,9 +1,8 @@
 """Filling the online store from the compacted topics, which are the truth: when it is new to them, or was emptied."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from itertools import chain
 from typing import Protocol
 
 import structlog
@@ -11,8 +10,8 @@ import structlog
 from reaseq.errors import InvalidRecord
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
-from streams.kafka import held_records, read_all
-from streams.messages import Decoder
+from streams.kafka import lags, read_all
+from streams.messages import Decoder, Message, RawRecord
 from streams.replay import at_rate
 from streams.topics import ITEM_FEATURES, USER_FEATURES, Topic
 
@@ -31,7 +30,7 @@ class Store(Protocol):
 
 def records_to_read(settings: Settings) -> int:
     """How many records a rebuild has to read."""
-    return sum(held_records(settings.kafka, topic) for topic in FEATURES)
+    return sum(lag.held for lag in lags(settings.kafka, settings.kafka.group_id, FEATURES).values())
 
 
 def rebuild(
@@ -47,21 +46,28 @@ def rebuild(
     """
     counts: Counter[str] = Counter()
     with store.filling():
-        for page in at_rate(chain.from_iterable(_records(settings, topic, counts) for topic in FEATURES), rate_records_per_s):
+        for page in at_rate(_records(settings, counts), rate_records_per_s):
             store.write(page)
             counts["written"] += len(page)
             progress(len(page))
     return counts
 
 
-def _records(settings: Settings, topic: Topic, counts: Counter[str]) -> Iterator[FeatureRecord]:
+def valid(settings: Settings, topic: Topic, raws: Iterable[RawRecord], counts: Counter[str]) -> Iterator[Message]:
+    """The messages of a topic of features that hold a record; what is none is logged and counted as `refused`."""
     decoder = Decoder(topic, settings.guard.future_limit_s)
-    for raw in read_all(settings.kafka, topic):
+    for raw in raws:
         try:
-            record = decoder.decode(raw, raw.timestamp_ms).body
+            message = decoder.decode(raw, raw.timestamp_ms)
         except InvalidRecord as error:
             log.warning("refused", topic=topic.name, partition=raw.partition, offset=raw.offset, error=str(error))
             counts["refused"] += 1
         else:
-            if record is not None:
-                yield record
+            if message.body is not None:
+                yield message
+
+
+def _records(settings: Settings, counts: Counter[str]) -> Iterator[FeatureRecord]:
+    for topic in FEATURES:
+        for message in valid(settings, topic, read_all(settings.kafka, topic), counts):
+            yield message.body

@@ -10,13 +10,12 @@ from typing import Protocol
 import structlog
 
 from features.repository import Verdict
-from reaseq.errors import InvalidRecord
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
 from streams import metrics
 from streams.kafka import sample
-from streams.messages import Decoder
-from streams.topics import ITEM_FEATURES, USER_FEATURES, Topic
+from streams.rebuild import FEATURES, valid
+from streams.topics import Topic
 
 log = structlog.get_logger()
 
@@ -37,19 +36,12 @@ def reconcile(settings: Settings, store: Store, records: int, generator: random.
     A record in the topic is the truth of its time, so the store is right with the same or a newer one (`ahead`). Where it is
     `behind`, a write was lost; the record is written again. Raises StoreUnavailable.
     """
-    return {topic.name: _reconcile(settings, store, topic, records, generator) for topic in (ITEM_FEATURES, USER_FEATURES)}
+    return {topic.name: _reconcile(settings, store, topic, records, generator) for topic in FEATURES}
 
 
 def _reconcile(settings: Settings, store: Store, topic: Topic, records: int, generator: random.Random) -> Counter[str]:
-    decoder, found = Decoder(topic, settings.guard.future_limit_s), {}
-    for raw in sample(settings.kafka, topic, records, generator):
-        try:
-            message = decoder.decode(raw, raw.timestamp_ms)
-        except InvalidRecord as error:
-            log.warning("refused", topic=topic.name, partition=raw.partition, offset=raw.offset, error=str(error))
-        else:
-            if message.body is not None:
-                found[message.key] = message.body  # the last of its key
+    sampled = valid(settings, topic, sample(settings.kafka, topic, records, generator), Counter())
+    found = {message.key: message.body for message in sampled}  # the last of each key
     held = dict(zip(found, store.verdicts(list(found.values())), strict=True))
     if late := [key for key, verdict in held.items() if verdict == "behind"]:
         time.sleep(GRACE_S)

@@ -88,7 +88,7 @@ class Watchdog:
 
     def _stall(self, topic: str, seconds: float) -> Stall:
         readers = [delivery for delivery in self._deliveries if delivery.stage.source.name == topic]
-        waiting_for = tuple(sorted({reason for delivery in readers for reason in delivery.waiting_for}))
+        waiting_for = tuple(sorted({reason for delivery in readers for reason in tuple(delivery.waiting_for)}))
         return Stall(topic, seconds, waiting_for, sum(delivery.in_hand for delivery in readers))
 
     def _run(self) -> None:

@@ -11,7 +11,7 @@ from features.row import order_of, unpack
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
 from streams.kafka import read_all
-from streams.topics import ITEM_FEATURES, USER_FEATURES
+from streams.rebuild import FEATURES
 from tests.faults.reference import Rows
 
 
@@ -55,7 +55,7 @@ class Outcome:
 
     def compare_topics(self, settings: Settings, store: FeatureRepository) -> None:
         """Count the entities whose last record in their compacted topic is not the newest."""
-        for topic in (ITEM_FEATURES, USER_FEATURES):
+        for topic in FEATURES:
             last = {raw.key: raw.value for raw in read_all(settings.kafka, topic)}
             records: list[FeatureRecord] = [msgspec.json.decode(value, type=topic.message) for value in last.values() if value]
             kept = store.not_overtaken(records)

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo import ANSWERS, ORDER_LINES
-from features.repository import FeatureRepository
 from infra import local, process
 from infra.redis import start_redis
 from reaseq.behavior.inference import KIND as BEHAVIOR
@@ -27,9 +27,8 @@ from reaseq.published import publish_model
 from reaseq.records import Event
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.trained_ids import TrainedIds
-from reaseq.settings import Settings
 from streams import status
-from streams.kafka import Producer, create_topics, lags
+from streams.kafka import Producer, lags
 from streams.letter_box import LetterBox
 from streams.rebuild import rebuild
 from streams.topics import ITEM_FEATURES
@@ -37,6 +36,7 @@ from tests.faults.load import Load, Record, mixed, raw_of
 from tests.faults.outcome import Outcome
 from tests.faults.proxy import SlowProxy
 from tests.faults.reference import Reference, rows_of
+from tests.local_services import settings_on_free_ports, start_empty
 
 LEAST_LOAD_S = 5.0
 SETTLE_TIMEOUT_S = 300.0
@@ -67,20 +67,14 @@ class FaultySystem:
 
     def __init__(self, state: Path, seed: int) -> None:
         self.random = random.Random(seed)
-        self.settings = settings = Settings(state_dir=state / "system")
-        settings.store.profile = "production"
+        self.settings = settings = settings_on_free_ports(state / "system")
         settings.knowledge.recorded_file = ANSWERS
-        settings.kafka.bootstrap_servers = f"127.0.0.1:{process.free_port()}"
         settings.kafka.session_timeout_s = SESSION_TIMEOUT_S
         settings.kafka.archive_batch_wait_s = 1.0
         settings.store.redis_timeout_s = 1.0
-        self.redis_port = process.free_port()
+        self.redis_port = urlsplit(settings.store.redis_url.get_secret_value()).port or 0
         self.proxy = SlowProxy(self.redis_port)
-        settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{self.redis_port}/0")
-        local.start_services(settings)
-        create_topics(settings.kafka)
-        self.store = FeatureRepository(settings)
-        self.store.apply()
+        self.store = start_empty(settings)
         rebuild(settings, self.store)
         retail = read_retail(ORDER_LINES)
         self._publish_model([item.item_id for item in retail.items])
@@ -88,13 +82,10 @@ class FaultySystem:
         self._records = mixed(retail.items, events, self.random)
         self._letters = 0
         self._closings = 0
-        env = local.environment(settings) | {
-            "REASEQ_STORE__REDIS_URL": f"redis://127.0.0.1:{self.proxy.port}/0",
-        }
-        self._env = env
+        self._env = local.environment(settings) | {"REASEQ_STORE__REDIS_URL": f"redis://127.0.0.1:{self.proxy.port}/0"}
         self._nursery = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.nursery"],
-            env={**os.environ, **env},
+            env={**os.environ, **self._env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

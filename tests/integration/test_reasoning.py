@@ -32,10 +32,11 @@ from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.records import Event, Item, UserFeatures
 from reaseq.settings import Settings
 from streams import status
-from streams.kafka import Producer, create_topics
+from streams.kafka import Producer
 from streams.letter_box import LetterBox
 from streams.rebuild import rebuild
 from streams.topics import ITEM_FEATURES
+from tests.local_services import settings_on_free_ports, start_empty
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -74,10 +75,7 @@ def titles() -> list[str]:
 
 @pytest.fixture(scope="module")
 def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasoned]:
-    settings = Settings(state_dir=tmp_path_factory.mktemp("reasoning"))
-    settings.store.profile = "production"
-    settings.kafka.bootstrap_servers = f"127.0.0.1:{process.free_port()}"
-    settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{process.free_port()}/0")
+    settings = settings_on_free_ports(tmp_path_factory.mktemp("reasoning"))
     port = process.free_port()
     llm = settings.knowledge.llm
     llm.base_url, llm.model = f"http://127.0.0.1:{port}/v1", "tiny"
@@ -90,11 +88,7 @@ def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasoned]:
     state, run_dir = settings.state_dir, settings.run_dir
     try:
         server, _ = start_vllm(state, run_dir, "tiny", port, wait=False)
-        local.start_services(settings)
-        create_topics(settings.kafka)
-        repository = FeatureRepository(settings)
-        repository.apply()
-        rebuild(settings, repository)
+        rebuild(settings, start_empty(settings))
         workers = [local.start_worker(settings, "worker-1", "stream"), local.start_worker(settings, "reasoner", "reasoning")]
         for worker in workers:
             local.wait_ready(worker)

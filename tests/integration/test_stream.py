@@ -36,12 +36,13 @@ from streams import status
 from streams.assembly import assemble
 from streams.delivery import Delivery
 from streams.in_process import InProcessLog, InProcessRuntime
-from streams.kafka import Producer, create_topics, read_all
+from streams.kafka import Producer, read_all
 from streams.letter_box import Filter, LetterBox
 from streams.messages import RawRecord
 from streams.rebuild import rebuild
 from streams.stage import BatchPolicy
 from streams.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
+from tests.local_services import settings_on_free_ports, start_empty
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -98,21 +99,14 @@ def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The system, up, with a catalogue and half of the events behind it when a worker is killed."""
     state = tmp_path_factory.mktemp("system")
     os.symlink(quick_demo / "state" / "models", state / "models")
-    settings = Settings(state_dir=state)
-    settings.store.profile = "production"
+    settings = settings_on_free_ports(state)
     settings.knowledge.recorded_file = ANSWERS
-    settings.kafka.bootstrap_servers = f"127.0.0.1:{process.free_port()}"
     settings.kafka.session_timeout_s = 6.0
     settings.kafka.archive_batch_wait_s = 1.0
-    settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{process.free_port()}/0")
     settings.service.port = process.free_port()
     settings.service.served_share = 1.0
     try:
-        local.start_services(settings)
-        create_topics(settings.kafka)
-        repository = FeatureRepository(settings)
-        repository.apply()
-        rebuild(settings, repository)
+        rebuild(settings, start_empty(settings))
         workers = [local.start_worker(settings, f"worker-{number}") for number in (1, 2)]
         ranker = local.start_ranker(settings)
         for started in (*workers, ranker):

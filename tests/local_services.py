@@ -1,0 +1,26 @@
+"""A broker and a Redis of a test's own."""
+
+from pathlib import Path
+
+from features.repository import FeatureRepository
+from infra import local, process
+from reaseq.settings import Settings
+from streams.kafka import create_topics
+
+
+def settings_on_free_ports(state_dir: Path) -> Settings:
+    """The production profile, with a broker and a Redis of its own on this machine."""
+    settings = Settings(state_dir=state_dir)
+    settings.store.profile = "production"
+    settings.kafka.bootstrap_servers = f"127.0.0.1:{process.free_port()}"
+    settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{process.free_port()}/0")
+    return settings
+
+
+def start_empty(settings: Settings) -> FeatureRepository:
+    """Start both with our topics and views, and nothing in them. To be stopped by `local.stop_all`."""
+    local.start_services(settings)
+    create_topics(settings.kafka)
+    repository = FeatureRepository(settings)
+    repository.apply()
+    return repository
