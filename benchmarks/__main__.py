@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import behavior, ranking, reasoning
+from benchmarks import behavior, delivery, ranking, reasoning
 
 RESULTS = Path(__file__).with_name("results")
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "behavior": behavior.run,
+    "delivery": delivery.run,
     "ranking": ranking.run,
     "reasoning": reasoning.run,
 }
@@ -27,4 +28,5 @@ def main(names: list[str]) -> None:
         print(json.dumps(result, indent=1))
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":  # and not where a benchmark starts processes of its own
+    main(sys.argv[1:])

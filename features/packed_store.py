@@ -1,13 +1,13 @@
 """A Feast online store that keeps its promises: newest wins, atomically, one packed row per entity and view.
 
 Feast's own stores overwrite newer with older or check without atomicity. This base holds the contract and Feast's
-interface; a flavour says only how packed rows are put (atomically, greater order wins), got and listed.
+interface; a flavour says only how packed rows are put (those of a record together, greater order wins), got and listed.
 """
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from feast import Entity, FeatureView
@@ -42,13 +42,22 @@ def unpacked(
     return [(rows.order_of(row).event_time, rows.unpack(row, names)) if row else (None, None) for row in packed]
 
 
+class Placed(NamedTuple):
+    """A packed row and where it belongs."""
+
+    table: FeatureView
+    key: bytes
+    row: bytes
+
+
 class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no types
     """Feast's online-store interface over packed rows; see the module for the contract."""
 
     @abstractmethod
-    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> list[bool]:
-        """Write (entity key, packed row) pairs; each lands if and only if its order is greater than that of the row there.
+    def put(self, config: RepoConfig, records: Sequence[Sequence[Placed]]) -> list[bool]:
+        """Write records, each the rows of an entity in so many views, as many as the others: all of them at once or none.
 
+        A record lands if and only if it is greater than what is there: by the order in the first view where they differ.
         Returns which of them a greater one keeps out.
         """
 
@@ -56,9 +65,9 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         """The packed rows of `keys`, in their order; None where there is none."""
 
+    @abstractmethod
     def get_all(self, config: RepoConfig, asked: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
-        """The packed rows of several views at once."""
-        return [self.get(config, table, keys) for table, keys in asked]
+        """The packed rows of several views, as they stand at one moment."""
 
     @abstractmethod
     def orders(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[rows.Order | None]:
@@ -86,12 +95,13 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
         progress: Callable[[int], Any] | None,
     ) -> None:
         """Write a batch; older rows are kept out whatever the order and whoever writes at the same time."""
-        packed = [
-            (serialize_entity_key(key, KEY_VERSION), rows.pack(values, event_time)) for key, values, event_time, _ in data
+        records = [
+            [Placed(table, serialize_entity_key(key, KEY_VERSION), rows.pack(values, event_time))]
+            for key, values, event_time, _ in data
         ]
-        self.put(config, table, packed)
+        self.put(config, records)
         if progress:
-            progress(len(packed))
+            progress(len(records))
 
     def online_read(
         self,

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from string import Template
@@ -18,9 +19,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
 from features import definitions as views
-from features.packed_store import KEY_VERSION, PackedOnlineStore, entity_id_of, entity_key, unpacked
+from features.packed_store import KEY_VERSION, PackedOnlineStore, Placed, entity_id_of, entity_key, unpacked
 from features.row import Order, order_of, pack
-from features.rows import Row, item_record, rows_by_view, rows_of, user_record
+from features.rows import Row, item_record, rows_of, user_record
 from reaseq.errors import StoreUnavailable
 from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
@@ -32,11 +33,12 @@ for _name in ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"):
 
 FOLDER = Path(__file__).parent
 SCAN_PAGE_ITEMS = 500
+KEYS_REMEMBERED = 65_536
 
 Verdict = Literal["equal", "behind", "ahead", "different"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PROFILES = {"embedded": "feature_store.yaml", "production": "feature_store.production.yaml"}
-# A record's views are written in this order and read back together: the last one written is the one to look for.
+# A record's views, written and read together.
 _ITEM_VIEWS = (views.item_representation, views.item_knowledge)
 _USER_VIEWS = (views.user_history, views.user_inferred)
 FIRST, LAST = 0, -1
@@ -84,14 +86,10 @@ class FeatureRepository:
 
         Raises StoreUnavailable, after which some of the records may be servable: write them again.
         """
-        overtaken: set[tuple[str, str]] = set()  # join key and entity
-        for rows in rows_by_view(records).values():
-            view = rows[0].view
-            packed = [(_key(view, row.entity_id), _packed(row)) for row in rows]
-            with _faults_named():
-                kept_out = self.online.put(self.config, view, packed)
-            overtaken |= {(views.join_key(view), row.entity_id) for row, newer in zip(rows, kept_out, strict=True) if newer}
-        return [record for record in records if (views.join_key(_views_of(record)[FIRST]), _id_of(record)) in overtaken]
+        placed = [_placed(record) for record in records]
+        with _faults_named():
+            kept_out = self.online.put(self.config, placed)
+        return [record for record, newer in zip(records, kept_out, strict=True) if newer]
 
     def not_overtaken(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """Those of the records that are not older than what the store holds of the same entity, in their order."""
@@ -172,7 +170,6 @@ class FeatureRepository:
         columns = [unpacked(view, rows) for view, rows in zip(pair, packed, strict=True)]
         found = {}
         for entity_id, parts in zip(ids, zip(*columns, strict=True), strict=True):
-            # A reader may come between the writes of a record's views: what is half there is not there yet.
             if all(values is not None for _, values in parts):
                 time_ms = (parts[0][0] - _EPOCH) // timedelta(milliseconds=1)
                 found[entity_id] = (time_ms, [_plain(values) for _, values in parts])
@@ -187,8 +184,18 @@ def _faults_named() -> Iterator[None]:
         raise StoreUnavailable(f"the online store failed: {error}") from error
 
 
+def _placed(record: FeatureRecord) -> list[Placed]:
+    key = _key(_views_of(record)[0], _id_of(record))
+    return [Placed(row.view, key, _packed(row)) for row in rows_of(record)]
+
+
 def _key(view: FeatureView, entity_id: str) -> bytes:
-    key: bytes = serialize_entity_key(entity_key(views.join_key(view), entity_id), KEY_VERSION)
+    return _serialized_key(views.join_key(view), entity_id)
+
+
+@lru_cache(maxsize=KEYS_REMEMBERED)
+def _serialized_key(join_key: str, entity_id: str) -> bytes:
+    key: bytes = serialize_entity_key(entity_key(join_key, entity_id), KEY_VERSION)
     return key
 
 

@@ -10,9 +10,10 @@ from feast import Entity, FeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features import row as rows
-from features.packed_store import PackedOnlineStore
+from features.packed_store import PackedOnlineStore, Placed
 
 BUSY_TIMEOUT_S = 30.0
+_NOTHING = rows.Order(-1, -1, -1)
 READ_CHUNK_KEYS = 500  # SQLite's oldest limit on bound parameters is 999
 
 
@@ -24,23 +25,40 @@ class PackedSqliteOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
 
 
 class PackedSqliteOnlineStore(PackedOnlineStore):
-    """One table a view in WAL mode; the conditional upsert is the compare-and-set."""
+    """One table a view in WAL mode; a transaction is the compare-and-set."""
 
     def __init__(self) -> None:
         self._local = threading.local()
 
-    def put(self, config: RepoConfig, table: FeatureView, packed: Sequence[tuple[bytes, bytes]]) -> list[bool]:
-        statement = (
-            f"insert into {_table(config, table)} values (?, ?, ?, ?, ?) on conflict (entity_key) do update set "  # noqa: S608
-            "event_us = excluded.event_us, revision = excluded.revision, digest = excluded.digest, row = excluded.row "
-            "where (excluded.event_us, excluded.revision, excluded.digest) > (event_us, revision, digest)"
-        )
+    def put(self, config: RepoConfig, records: Sequence[Sequence[Placed]]) -> list[bool]:
         connection = self._connection(config)
         with connection:
             connection.execute("begin immediate")
-            connection.executemany(statement, [(key, *rows.order_of(row), row) for key, row in packed])
-            held = self.orders(config, table, [key for key, _ in packed])
-        return [order is not None and order > rows.order_of(row) for order, (_, row) in zip(held, packed, strict=True)]
+            held = self._held(config, records)
+            kept_out, landing = [], dict[str, dict[bytes, bytes]]()
+            for record in records:
+                there = [held.get((placed.table.name, placed.key), _NOTHING) for placed in record]
+                new = [rows.order_of(placed.row) for placed in record]
+                kept_out.append(there > new)
+                if new > there:
+                    for placed in record:
+                        landing.setdefault(_table(config, placed.table), {})[placed.key] = placed.row
+                        held[placed.table.name, placed.key] = rows.order_of(placed.row)
+            for table, landed in landing.items():
+                values = [(key, *rows.order_of(row), row) for key, row in landed.items()]
+                connection.executemany(f"insert or replace into {table} values (?, ?, ?, ?, ?)", values)  # noqa: S608
+        return kept_out
+
+    def _held(self, config: RepoConfig, records: Sequence[Sequence[Placed]]) -> dict[tuple[str, bytes], rows.Order]:
+        """The orders of what is there of the records' entities, by view and key."""
+        found = {}
+        tables = {placed.table.name: placed.table for record in records for placed in record}
+        for name, table in tables.items():
+            keys = [placed.key for record in records for placed in record if placed.table.name == name]
+            for key, order in zip(keys, self.orders(config, table, keys), strict=True):
+                if order:
+                    found[name, key] = order
+        return found
 
     def orders(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[rows.Order | None]:
         found = self._select("event_us, revision, digest", config, table, keys)
@@ -49,6 +67,11 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         found = self._select("row", config, table, keys)
         return [found[key][0] if key in found else None for key in keys]
+
+    def get_all(self, config: RepoConfig, asked: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        with (connection := self._connection(config)):
+            connection.execute("begin")  # so that all reads see one state
+            return [self.get(config, table, keys) for table, keys in asked]
 
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
         yield from self._connection(config).execute(f"select entity_key, row from {_table(config, table)}")  # noqa: S608

@@ -17,7 +17,7 @@ for it: the consumer's lag is the back-pressure.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
@@ -38,6 +38,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 Pair = tuple[RawRecord, Message]
 Observer = Callable[[str, Message, float], None]
+
+_NEVER_MS = 1 << 62
 
 
 class Log(Protocol):
@@ -112,13 +114,14 @@ class Delivery:
         started = time.perf_counter()
         decoded, letters = self._decode(batch)
         effects = await self._compute(decoded, letters)
+        origins = _origins_ms(decoded)
         async with self._locks.holding({_key(record) for record in effects.records}):
             if effects.records:
                 await self._drop_overtaken(effects)
-            await self._log.produce([*self._encode(effects, decoded), *letters])
+            await self._log.produce([*(encode(record, origins[_entity(record)]) for record in effects.records), *letters])
             if effects.records:
                 await self._serve(effects)
-        self._report(effects, decoded, len(letters), time.perf_counter() - started)
+        self._report(effects, decoded, origins, len(letters), time.perf_counter() - started)
 
     async def _drop_overtaken(self, effects: Effects) -> None:
         fresh = await self._of_store(self._store.not_overtaken, effects.records)
@@ -208,13 +211,7 @@ class Delivery:
                     self.waiting_for -= Counter([error.reason])
                 tries += 1
 
-    def _encode(self, effects: Effects, pairs: list[Pair]) -> list[RawRecord]:
-        origin_ms: dict[str, int] = {}
-        for _, message in pairs:
-            origin_ms[message.key] = min(message.origin_ms, origin_ms.get(message.key, message.origin_ms))
-        return [encode(record, origin_ms[TOPIC_OF[type(record)].key(record)]) for record in effects.records]
-
-    def _report(self, effects: Effects, pairs: list[Pair], letters: int, seconds: float) -> None:
+    def _report(self, effects: Effects, pairs: list[Pair], origins_ms: Mapping[str, int], letters: int, seconds: float) -> None:
         name = self.stage.name
         now = time.time()
         metrics.RECORDS.labels(name, "processed").inc(len(pairs))
@@ -225,13 +222,13 @@ class Delivery:
         for what, count in effects.counts.items():
             metrics.OUTCOMES.labels(name, what).inc(count)
         freshness = metrics.FRESHNESS.labels(name)
-        changed = {TOPIC_OF[type(record)].key(record) for record in effects.records}
-        for _, message in pairs:
-            if message.key in changed:
-                freshness_s = now - message.origin_ms / 1000
-                freshness.observe(freshness_s)
-                if self._observe:
-                    self._observe(name, message, freshness_s)
+        changed = {_entity(record) for record in effects.records}
+        for entity in changed:
+            freshness.observe(now - origins_ms[entity] / 1000)
+        if self._observe:
+            for _, message in pairs:
+                if message.key in changed:
+                    self._observe(name, message, now - message.origin_ms / 1000)
 
     def _bury(self, raw: RawRecord, reason: str, message: str) -> RawRecord:
         log.warning("dead_letter", stage=self.stage.name, key=raw.key, reason=reason, error=message)
@@ -239,6 +236,18 @@ class Delivery:
         return bury(raw, self.stage.name, reason, message, int(time.time() * 1000))
 
 
+def _origins_ms(pairs: list[Pair]) -> dict[str, int]:
+    """When the oldest input of each entity was produced."""
+    found: dict[str, int] = {}
+    for _, message in pairs:
+        if message.origin_ms < found.get(message.key, _NEVER_MS):
+            found[message.key] = message.origin_ms
+    return found
+
+
+def _entity(record: FeatureRecord) -> str:
+    return TOPIC_OF[type(record)].key(record)
+
+
 def _key(record: FeatureRecord) -> str:
-    topic = TOPIC_OF[type(record)]
-    return f"{topic.name}/{topic.key(record)}"
+    return f"{TOPIC_OF[type(record)].name}/{_entity(record)}"

@@ -1,4 +1,4 @@
-"""The Faust runtime: the stages on Kafka, with Faust's own acknowledgement switched off and ours in its place.
+"""The Faust runtime: the stages on Kafka, with Faust's streams and acknowledgement left out and ours in their place.
 
 Faust acknowledges on an exception, drops on a stop what a batch still holds, and loses count when partitions are handed out
 anew. Here a batch goes through `Delivery`, and only then counts as finished; commits are made from that account alone. What
@@ -6,9 +6,11 @@ escapes `Delivery` must not be committed by anyone: the process ends at once, an
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 
 import faust
 import structlog
@@ -17,9 +19,11 @@ from faust.types import TP
 
 from reaseq.settings import Settings
 from streams.delivery import Delivery
+from streams.faust_consumer import install
 from streams.in_flight import InFlight
+from streams.intake import Intake
 from streams.messages import RawRecord
-from streams.offsets import Offsets, Place
+from streams.offsets import Offsets, Starts
 from streams.topics import DEAD_LETTER_MARGIN_BYTES
 
 log = structlog.get_logger()
@@ -74,13 +78,12 @@ class KafkaLog:
 def build_app(
     settings: Settings, group_id: str, deliveries: Sequence[Delivery], destination: KafkaLog, data_dir: str
 ) -> faust.App:
-    """A Faust application in which each stage is an agent over raw bytes, delivered to `destination`."""
+    """A Faust application that runs the stages, each in a task of its own, and delivers to `destination`."""
+    logging.getLogger("aiokafka").setLevel(logging.INFO)  # else a line is made for each record, and thrown away
     app = faust.App(
         group_id,
         broker=f"kafka://{settings.kafka.bootstrap_servers}",
         datadir=data_dir,
-        key_serializer="raw",
-        value_serializer="raw",
         topic_disable_leader=True,
         web_enabled=False,
         broker_session_timeout=settings.kafka.session_timeout_s,
@@ -88,8 +91,6 @@ def build_app(
         broker_max_poll_interval=600.0,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=settings.kafka.max_message_bytes + DEAD_LETTER_MARGIN_BYTES,
-        stream_buffer_maxsize=1024,
-        stream_wait_empty=False,
     )
     runtime = _Runtime(app, deliveries, settings.worker.drain_s)
 
@@ -117,16 +118,27 @@ def assigned_to(app: faust.App) -> set[tuple[str, int]]:
 
 
 class _Runtime:
-    """The agents of an application, and what they have finished."""
+    """The stages of an application: what each has been handed, has under way and has finished."""
 
     def __init__(self, app: faust.App, deliveries: Sequence[Delivery], drain_s: float) -> None:
         self._app = app
         self._drain_s = drain_s
+        self._intakes: dict[str, list[Intake]] = {}
         self._readers: dict[str, list[str]] = {}
+        self._flights: list[InFlight] = []
         for delivery in deliveries:
-            self._readers.setdefault(delivery.stage.source.name, []).append(delivery.stage.name)
+            self._add(delivery)
         self._offsets = Offsets(self._readers)
-        self._flights = [self._add_agent(delivery) for delivery in deliveries]
+        install(app, self, self._readers)
+
+    def has_room(self, topic: str) -> bool:
+        """Whether every stage that reads the topic could do with more."""
+        return all(intake.has_room for intake in self._intakes[topic])
+
+    def put(self, topic: str, records: list[RawRecord]) -> None:
+        """Hand on what has been fetched of a topic."""
+        for intake in self._intakes[topic]:
+            intake.put(records)
 
     async def commit(self) -> None:
         """Tell the broker what has been finished."""
@@ -135,10 +147,12 @@ class _Runtime:
     async def drain(self) -> None:
         """Finish what is under way and commit it, so that nobody else has to do it again; what takes too long is given up.
 
-        Whoever has the partitions then starts from the commit, with an account of his own; what has been taken and not begun by
-        now is not begun any more.
+        Whoever has the partitions then starts from the commit, with an account of his own; what has not been begun by now is
+        not begun any more.
         """
         account, self._offsets = self._offsets, Offsets(self._readers)
+        for intake in chain.from_iterable(self._intakes.values()):
+            intake.clear()
         given_up = sum(await asyncio.gather(*(flight.finish(self._drain_s) for flight in self._flights)))
         if given_up:
             log.warning("given_up", batches=given_up, consequence="they are done again, to the same end")
@@ -149,37 +163,25 @@ class _Runtime:
             if await self._app.consumer._commit({TP(*partition): offset for partition, offset in moved.items()}):
                 account.committed(moved)
 
-    def _add_agent(self, delivery: Delivery) -> InFlight:
-        stage, in_flight = delivery.stage, InFlight(delivery.stage.batch.in_flight)
-        # Without acknowledgement: what Faust commits of its own accord may lie behind what is finished (see `Offsets`).
-        topic = self._app.topic(stage.source.name, key_serializer="raw", value_serializer="raw", internal=False, acks=False)
+    def _add(self, delivery: Delivery) -> None:
+        stage = delivery.stage
+        intake, in_flight = Intake(stage.batch), InFlight(stage.batch.in_flight)
+        self._intakes.setdefault(stage.source.name, []).append(intake)
+        self._readers.setdefault(stage.source.name, []).append(stage.name)
+        self._flights.append(in_flight)
 
-        async def run(stream: faust.Stream) -> None:
-            async def work(batch: Sequence[RawRecord], offsets: Offsets, places: Sequence[Place]) -> None:
-                if offsets is not self._offsets:
-                    return  # the partitions have been handed out anew while the batch waited to begin
+        async def work(batch: Sequence[RawRecord], offsets: Offsets, starts: Starts) -> None:
+            if offsets is self._offsets:  # else the partitions have been handed out anew while the batch waited to begin
                 await _handle(delivery, batch)
-                offsets.finished(stage.name, places)
+                offsets.finished(stage.name, starts)
 
-            async for events in stream.noack_take(stage.batch.limit_records, within=stage.batch.wait_s):
-                if _owned(self._app, events):
-                    batch = [_raw(event.message) for event in events]
-                    places = [((record.topic, record.partition), record.offset) for record in batch]
-                    self._offsets.taken(stage.name, places)
-                    await in_flight.start(batch, partial(work, batch, self._offsets, places))
+        async def run() -> None:
+            while True:
+                batch = await intake.take()
+                starts = self._offsets.taken(stage.name, batch)
+                await in_flight.start(batch, partial(work, batch, self._offsets, starts))
 
-        self._app.agent(topic, name=stage.name)(run)
-        return in_flight
-
-
-def _owned(app: faust.App, events: Sequence[faust.Event]) -> bool:
-    """Whether the group has not handed out partitions anew since the events were fetched, and is not about to.
-
-    Faust clears its own queues at that, but not what has been taken from them to wait for the rest of a batch. Whoever has the
-    partitions now, also if it is this worker, reads them anew from the last commit on.
-    """
-    generation = app.consumer_generation_id
-    return app.flow_control.is_active() and all(event.message.generation_id == generation for event in events)
+        self._app.task(run)
 
 
 async def _handle(delivery: Delivery, batch: Sequence[RawRecord]) -> None:
@@ -188,17 +190,3 @@ async def _handle(delivery: Delivery, batch: Sequence[RawRecord]) -> None:
     except Exception:
         log.exception("undelivered", stage=delivery.stage.name, records=len(batch))
         os._exit(EXIT_UNDELIVERED)
-
-
-def _raw(message: object) -> RawRecord:
-    headers = message.headers or ()  # type: ignore[attr-defined]
-    pairs = headers.items() if isinstance(headers, dict) else headers
-    return RawRecord(
-        message.topic,  # type: ignore[attr-defined]
-        message.key,  # type: ignore[attr-defined]
-        message.value,  # type: ignore[attr-defined]
-        round(message.timestamp * 1000),  # type: ignore[attr-defined]
-        tuple(pairs),
-        message.partition,  # type: ignore[attr-defined]
-        message.offset,  # type: ignore[attr-defined]
-    )

@@ -99,7 +99,10 @@ class Decoder:
 
 def header(headers: Sequence[tuple[str, bytes]], name: str) -> bytes | None:
     """The last header of that name."""
-    return next((value for key, value in reversed(headers) if key == name), None)
+    for key, value in reversed(headers):
+        if key == name:
+            return value
+    return None
 
 
 def _key(raw: RawRecord) -> str:

@@ -11,7 +11,10 @@ OUTCOMES = Counter("reaseq_outcomes", "What stages noticed on the way, such as a
 WRITTEN = Counter("reaseq_feature_records", "Feature records produced and made servable", ["stage"])
 RETRIES = Counter("reaseq_waits", "Waits of a batch for something that does not answer", ["stage", "reason"])
 FRESHNESS = Histogram(
-    "reaseq_freshness_seconds", "Input produced to its effect servable", ["stage"], buckets=FRESHNESS_BUCKETS_S
+    "reaseq_freshness_seconds",
+    "Oldest input of a feature record produced to the record servable",
+    ["stage"],
+    buckets=FRESHNESS_BUCKETS_S,
 )
 BATCH = Histogram("reaseq_batch_seconds", "One batch from decode to servable", ["stage"], buckets=BATCH_BUCKETS_S)
 LAST_PROGRESS = Gauge("reaseq_last_progress_timestamp_seconds", "When a stage last finished a batch", ["stage"])

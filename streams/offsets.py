@@ -4,10 +4,12 @@ Faust's own account is not used: when partitions are handed out anew it acknowle
 may then commit behind records that nobody has finished.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+
+from streams.messages import RawRecord
 
 Partition = tuple[str, int]  # topic and number
-Place = tuple[Partition, int]  # and offset
+Starts = dict[Partition, int]  # the first offset of a batch in each of its partitions
 
 
 class Offsets:
@@ -16,20 +18,25 @@ class Offsets:
     def __init__(self, readers: Mapping[str, Iterable[str]]) -> None:
         """`readers`: by topic, the stages that read it."""
         self._readers = readers
-        self._under_way: dict[tuple[str, Partition], set[int]] = {}
+        self._under_way: dict[tuple[str, Partition], set[int]] = {}  # where batches start
         self._next: dict[tuple[str, Partition], int] = {}  # behind the last that was taken
         self._committed: dict[Partition, int] = {}
 
-    def taken(self, stage: str, places: Iterable[Place]) -> None:
-        """A stage has begun with these records."""
-        for partition, offset in places:
-            self._under_way.setdefault((stage, partition), set()).add(offset)
-            self._next[stage, partition] = offset + 1
+    def taken(self, stage: str, batch: Sequence[RawRecord]) -> Starts:
+        """A stage has begun with a batch; returns what `finished` wants to be told."""
+        starts: Starts = {}
+        for record in batch:
+            partition = (record.topic, record.partition)
+            starts.setdefault(partition, record.offset)
+            self._next[stage, partition] = record.offset + 1
+        for partition, start in starts.items():
+            self._under_way.setdefault((stage, partition), set()).add(start)
+        return starts
 
-    def finished(self, stage: str, places: Iterable[Place]) -> None:
-        """A stage has done with these records, whatever it has done before with others."""
-        for partition, offset in places:
-            self._under_way[stage, partition].discard(offset)
+    def finished(self, stage: str, starts: Starts) -> None:
+        """A stage has done with a batch, whatever it has done before with others."""
+        for partition, start in starts.items():
+            self._under_way[stage, partition].discard(start)
 
     def to_commit(self) -> dict[Partition, int]:
         """Where each partition may be taken up again, as far as that has moved: behind what all its readers have finished."""

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from demo import ANSWERS, ORDER_LINES
 from infra import local, process
 from infra.redis import start_redis
+from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.evaluation.online_retail import read_retail
@@ -36,7 +37,6 @@ from tests.faults.load import Load, Record, mixed, raw_of
 from tests.faults.outcome import Outcome
 from tests.faults.proxy import SlowProxy
 from tests.faults.reference import Reference, rows_of
-from tests.local_services import settings_on_free_ports, start_empty
 
 LEAST_LOAD_S = 5.0
 SETTLE_TIMEOUT_S = 300.0

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from infra import local
+from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.settings import Settings
-from tests.local_services import settings_on_free_ports, start_empty
 
 
 @pytest.fixture(scope="module")

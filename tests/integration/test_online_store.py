@@ -19,7 +19,7 @@ from features import definitions as views
 from features import row as rows
 from features.archive import Archive
 from features.packed_store import entity_id_of, entity_key
-from features.repository import FeatureRepository, feast_variables, profile_file
+from features.repository import FeatureRepository, _placed, feast_variables, profile_file
 from infra import process
 from infra.redis import start_redis
 from reaseq.errors import StoreUnavailable
@@ -130,6 +130,34 @@ def test_several_processes_writing_at_once_leave_the_newest(repository: FeatureR
 
     assert {record.event_time_ms for record in stored.values()} == {ROUNDS * WRITERS}
     assert len(stored) == KEYS
+
+
+def test_a_record_is_there_in_all_its_views_or_in_none(repository: FeatureRepository) -> None:
+    """Read with one view new and the other old, an item would be taken for reasoned, and its knowledge never come."""
+    context = multiprocessing.get_context("fork")
+    writer = context.Process(target=_write_rounds, args=(_settings_of(repository), 0))
+    writer.start()
+    item_views = [views.item_representation, views.item_knowledge]
+    keys = [_placed(item(f"k{key}"))[0].key for key in range(KEYS)]
+    seen = set()
+    while writer.is_alive():
+        both = repository.online.get_all(repository.config, [(view, keys) for view in item_views])
+        seen |= {tuple(row and rows.order_of(row)[:2] for row in pair) for pair in zip(*both, strict=True)}
+    writer.join()
+
+    assert len(seen) > 3
+    assert all(representation == knowledge for representation, knowledge in seen)
+
+
+def test_a_record_that_was_half_written_is_written_whole_when_it_comes_again(repository: FeatureRepository) -> None:
+    record = item("a", 1000, stage="reasoned", fingerprint="f")
+    repository.write([item("a", 900)])
+    representation, _ = _placed(record)
+    repository.online.put(repository.config, [[representation]])
+    assert repository.verdicts([record]) == ["behind"]
+
+    assert repository.write([record]) == []
+    assert repository.verdicts([record]) == ["equal"]
 
 
 def _settings_of(repository: FeatureRepository) -> Settings:

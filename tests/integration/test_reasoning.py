@@ -22,6 +22,7 @@ from pydantic import JsonValue
 from demo import ANSWERS
 from features.repository import FeatureRepository
 from infra import local, process
+from infra.scratch import settings_on_free_ports, start_empty
 from infra.vllm.server import python_with_vllm, start_vllm, wait_vllm
 from infra.vllm.tiny_model import make_tiny_model
 from reaseq.cli.workbench import agents_of, subject_of
@@ -36,7 +37,6 @@ from streams.kafka import Producer
 from streams.letter_box import LetterBox
 from streams.rebuild import rebuild
 from streams.topics import ITEM_FEATURES
-from tests.local_services import settings_on_free_ports, start_empty
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

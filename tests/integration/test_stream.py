@@ -27,6 +27,7 @@ from features.definitions import VIEWS
 from features.parity import read_served
 from features.repository import FeatureRepository
 from infra import local, process
+from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.artefacts import current
 from reaseq.behavior.history import event_key
 from reaseq.evaluation.online_retail import read_retail
@@ -42,7 +43,6 @@ from streams.messages import RawRecord
 from streams.rebuild import rebuild
 from streams.stage import BatchPolicy
 from streams.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
-from tests.local_services import settings_on_free_ports, start_empty
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

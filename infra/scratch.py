@@ -1,4 +1,4 @@
-"""A broker and a Redis of a test's own."""
+"""An empty system of one's own on this machine, on free ports: for tests and benchmarks."""
 
 from pathlib import Path
 

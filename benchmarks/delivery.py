@@ -1,0 +1,395 @@
+"""The delivery contract beside a bare loop that promises nothing.
+
+`faust`: events from Kafka through the Faust runtime and the contract of `streams.delivery` into histories: decoded, folded into
+what Redis holds, produced to `user-features` and confirmed, written by compare-and-set, committed. `in_process`: the same
+without a broker. `bare_loop`: aiokafka and a Redis pipeline of SETs that writes the rows as they stand in the end, each user's
+once a batch, and commits; it decodes nothing, reads nothing and produces nothing. Each side is a process of its own on one
+backlog, in turns, and is charged with its CPU seconds from its first batch to its last: what broker and Redis take does not
+count.
+
+Events come `as_logged`, a basket after the other, so that a batch has few users; or `interleaved`, as from many shoppers at
+once. Freshness is the time from an event's production to its history in Redis, with the archive at work in the same process.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import faust
+import msgspec
+import numpy as np
+import redis.asyncio
+from aiokafka import AIOKafkaConsumer
+from kafka import KafkaProducer
+from rich.console import Console
+
+from demo import ORDER_LINES
+from features.archive import Archive
+from features.packed_store import entity_id_of
+from features.repository import FeatureRepository
+from infra import local
+from infra.scratch import settings_on_free_ports, start_empty
+from reaseq.evaluation.online_retail import read_retail
+from reaseq.records import Event
+from reaseq.settings import Settings
+from streams.delivery import Delivery
+from streams.faust_runtime import COMMIT_INTERVAL_S, KafkaLog, build_app
+from streams.in_flight import KeyLocks
+from streams.in_process import InProcessLog, InProcessRuntime
+from streams.kafka import Producer
+from streams.messages import Message, RawRecord, encode
+from streams.stage import BatchPolicy, Stage
+from streams.stages.archive import ArchiveStage
+from streams.stages.behavior import BehaviorStage
+from streams.topics import EVENTS, USER_FEATURES
+
+EVENTS_PER_TURN = 30_000
+TURNS = 3
+MIXED_OVER_EVENTS = 5_000
+RATES_PER_S = (100, 1_000, 2_000, 3_000, 4_000, 6_000, 8_000)
+RATE_FOR_S = 15.0
+TICK_S = 0.02
+CAUGHT_UP_WITHIN_S = 1.0  # after the last event, at a rate that is sustained
+TIMEOUT_S = 60.0
+
+Reports: TypeAlias = "Queue[Report]"
+
+
+@dataclass
+class Report:
+    """What a process did in a batch: moments on the wall clock, CPU seconds of the process so far."""
+
+    process: int
+    records: int
+    began_s: float
+    ended_s: float
+    began_cpu_s: float
+    ended_cpu_s: float
+    freshness_s: list[float]
+
+
+@dataclass
+class Side:
+    """What the processes of one side did in a turn."""
+
+    reports: list[Report] = field(default_factory=list)
+    redis_bytes: int = 0  # that Redis received meanwhile
+
+    @property
+    def records(self) -> int:
+        return sum(report.records for report in self.reports)
+
+    @property
+    def ended_s(self) -> float:
+        return max(report.ended_s for report in self.reports)
+
+    @property
+    def wall_s(self) -> float:
+        return self.ended_s - min(report.began_s for report in self.reports)
+
+    @property
+    def cpu_s(self) -> float:
+        """Of all processes, each from its first batch to its last."""
+        total = 0.0
+        for process in {report.process for report in self.reports}:
+            own = [report for report in self.reports if report.process == process]
+            total += max(report.ended_cpu_s for report in own) - min(report.began_cpu_s for report in own)
+        return total
+
+    def freshness_ms(self, percent: float) -> float:
+        return round(
+            float(np.percentile([value for report in self.reports for value in report.freshness_s], percent)) * 1000, 1
+        )
+
+
+class Meter:
+    """Reports every batch of a process."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+        self.freshness_s: list[float] = []
+
+    @contextmanager
+    def batch(self, records: int) -> Iterator[None]:
+        began_s, began_cpu_s = time.time(), time.process_time()
+        yield
+        fresh, self.freshness_s = self.freshness_s, []
+        self._reports.put(Report(os.getpid(), records, began_s, time.time(), began_cpu_s, time.process_time(), fresh))
+
+
+class MeteredDelivery(Delivery):
+    """Delivery whose every batch is reported."""
+
+    meter: Meter
+
+    async def handle(self, batch: Sequence[RawRecord]) -> None:
+        with self.meter.batch(len(batch)):
+            await super().handle(batch)
+
+
+class AnyItem:
+    """A catalogue that knows every item."""
+
+    def knows(self, item_id: str) -> bool:
+        return True
+
+
+def run() -> dict[str, Any]:
+    """Say what the contract costs and how fresh histories are, on a broker and a Redis of one's own for each workload."""
+    console = Console(stderr=True)
+    logged = [event for order in read_retail(ORDER_LINES).orders for event in order.events][:EVENTS_PER_TURN]
+    workloads = {"as_logged": logged, "interleaved": _interleaved(logged)}
+    found: dict[str, Any] = {"events": len(logged), "turns": TURNS}
+    for workload, events in workloads.items():
+        with _system() as bench:
+            found[workload] = _throughput(bench, events, console)
+    with _system() as bench:
+        found["freshness"] = _freshness(bench, workloads["interleaved"], console)
+    sides = found["interleaved"]
+    sustained = [of for of in found["freshness"] if of["sustained"]]
+    return {
+        "events_per_s_per_core": sides["faust"]["events_per_s_per_core"],
+        "bare_loop_events_per_s_per_core": sides["bare_loop"]["events_per_s_per_core"],
+        "freshness_p99_ms": next(of["freshness_p99_ms"] for of in sustained if of["asked_events_per_s"] == 1_000),
+        "highest_sustained_events_per_s": sustained[-1]["asked_events_per_s"],
+        **found,
+    }
+
+
+@dataclass
+class Bench:
+    """A system, and what its processes report."""
+
+    settings: Settings
+    store: FeatureRepository
+    client: redis.Redis
+    reports: Reports
+
+    def empty(self) -> None:
+        """Nothing in Redis, as on the first day."""
+        self.client.flushall()
+        with self.store.filling():
+            pass
+
+    def received_bytes(self) -> int:
+        """What Redis has been sent since it started."""
+        stats: Any = self.client.info("stats")
+        return int(stats["total_net_input_bytes"])
+
+    @contextmanager
+    def processes(self, count: int, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
+        """So many processes of a side, to be ended behind the context."""
+        context = multiprocessing.get_context("spawn")
+        started = [context.Process(target=work, args=(self.settings, self.reports, *arguments)) for _ in range(count)]
+        for process in started:
+            process.start()
+        try:
+            yield
+        finally:
+            for process in started:
+                process.kill()
+                process.join()
+
+    def wait_for(self, records: int) -> Side:
+        """What is reported until so many records are done. Raises queue.Empty where none is for a long time."""
+        side = Side()
+        while side.records < records:
+            side.reports.append(self.reports.get(timeout=TIMEOUT_S))
+        return side
+
+
+@contextmanager
+def _system() -> Iterator[Bench]:
+    with tempfile.TemporaryDirectory(prefix="reaseq-bench-") as folder:
+        settings = settings_on_free_ports(Path(folder))
+        settings.store.redis_timeout_s = 10.0
+        os.environ.update(local.environment(settings))  # for the processes, which import afresh
+        try:
+            store = start_empty(settings)
+            client = redis.Redis.from_url(settings.store.redis_url.get_secret_value())
+            yield Bench(settings, store, client, multiprocessing.get_context("spawn").Queue())
+        finally:
+            local.stop_all(settings)
+
+
+def _interleaved(events: Sequence[Event]) -> list[Event]:
+    """The events mixed over stretches of the log, each user's in their order."""
+    generator, mixed = random.Random(1), []
+    for start in range(0, len(events), MIXED_OVER_EVENTS):
+        stretch = events[start : start + MIXED_OVER_EVENTS]
+        order = [event.user_id for event in stretch]
+        own = {user_id: iter([event for event in stretch if event.user_id == user_id]) for user_id in set(order)}
+        generator.shuffle(order)
+        mixed += [next(own[user_id]) for user_id in order]
+    return mixed
+
+
+# ---- what it costs
+
+
+def _throughput(bench: Bench, events: Sequence[Event], console: Console) -> dict[str, Any]:
+    producer = Producer(bench.settings.kafka)
+    producer.send(events)
+    producer.close()
+    sides: dict[str, list[Side]] = {}
+    for turn in range(TURNS):
+        for name, count, work in (
+            ("faust", 1, _faust),
+            ("bare_loop", 1, _bare_loop),  # writes the rows that the side before has left
+            ("in_process", 1, _in_process),
+            ("faust_two_workers", 2, _faust),
+        ):
+            rows = {key: bench.client.get(key) for key in bench.client.scan_iter(b"*:user_*", count=1000)}
+            bench.empty()
+            before = bench.received_bytes()
+            argument = {_bare_loop: rows, _in_process: events}.get(work)
+            with bench.processes(count, work, f"{name}-{turn}", argument):
+                side = bench.wait_for(len(events))
+            side.redis_bytes = bench.received_bytes() - before
+            sides.setdefault(name, []).append(side)
+            console.print(f"{name}: {len(events) / side.cpu_s:,.0f} events/s of a core, {len(events) / side.wall_s:,.0f}/s")
+    return {name: _summary(turns) for name, turns in sides.items()}
+
+
+def _summary(turns: Sequence[Side]) -> dict[str, float]:
+    return {
+        "events_per_s_per_core": round(statistics.median(side.records / side.cpu_s for side in turns)),
+        "events_per_s": round(statistics.median(side.records / side.wall_s for side in turns)),
+        "batch_mean_records": round(statistics.mean(report.records for side in turns for report in side.reports), 1),
+        "redis_in_mib": round(statistics.mean(side.redis_bytes for side in turns) / 2**20, 1),
+    }
+
+
+def _faust(settings: Settings, reports: Reports, group: str, archive: bool | None = None) -> None:
+    """A worker with the stage of histories, and the archive where it is asked for."""
+    meter = Meter(reports)
+
+    def observe(stage: str, message: Message, freshness_s: float) -> None:
+        meter.freshness_s.append(freshness_s)
+
+    store, kafka = FeatureRepository(settings, whole_only=True), settings.kafka
+    batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
+    destination, locks = KafkaLog(settings), KeyLocks()
+    stage = BehaviorStage(store, AnyItem(), settings.behavior, batch)
+    behavior = MeteredDelivery(stage, destination, store, 300.0, observe if archive else None, locks=locks)
+    behavior.meter = meter
+    deliveries: list[Delivery] = [behavior]
+    if archive:
+        files = Archive(settings.archive_dir)
+        files.create()
+        policy = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
+        deliveries.append(Delivery(ArchiveStage(USER_FEATURES, files, policy, lambda users: None), destination, store, 300.0))
+    app = build_app(settings, group, deliveries, destination, data_dir=str(settings.run_dir / f"faust-{os.getpid()}"))
+    faust.Worker(app, loglevel="ERROR", redirect_stdouts=False, quiet=True).execute_from_commandline()
+
+
+def _in_process(settings: Settings, reports: Reports, group: str, events: Sequence[Event]) -> None:
+    """The same stage on the in-process runtime."""
+    store, log, meter = FeatureRepository(settings, whole_only=True), InProcessLog(), Meter(reports)
+    stage = BehaviorStage(store, AnyItem(), settings.behavior, BatchPolicy(settings.kafka.batch_limit_records, 0.0))
+
+    def deliver(stage: Stage) -> Delivery:
+        delivery = MeteredDelivery(stage, log, store, 300.0)
+        delivery.meter = meter
+        return delivery
+
+    runtime = InProcessRuntime(log, deliver, [stage])
+    now_ms = int(time.time() * 1000)
+    asyncio.run(log.produce([encode(event, now_ms) for event in events]))
+    asyncio.run(runtime.run_until_idle(flush=True))
+
+
+def _bare_loop(settings: Settings, reports: Reports, group: str, rows: dict[bytes, bytes]) -> None:
+    """Poll, SET the rows of whom the batch is about, commit."""
+    of_user: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    for key, row in rows.items():
+        of_user.setdefault(entity_id_of(key.split(b":", 2)[2]).encode(), []).append((key, row))
+    asyncio.run(_poll(settings, Meter(reports), group, of_user))
+
+
+async def _poll(settings: Settings, meter: Meter, group: str, rows: dict[bytes, list[tuple[bytes, bytes]]]) -> None:
+    client = redis.asyncio.Redis.from_url(settings.store.redis_url.get_secret_value())
+    consumer = AIOKafkaConsumer(
+        EVENTS.name,
+        bootstrap_servers=settings.kafka.bootstrap_servers,
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    await consumer.start()
+    committed_s = time.monotonic()
+    while True:
+        fetched = await consumer.getmany(timeout_ms=50, max_records=settings.kafka.batch_limit_records)
+        records = [record for of_partition in fetched.values() for record in of_partition]
+        if records:
+            with meter.batch(len(records)):
+                async with client.pipeline(transaction=False) as pipe:
+                    for user in dict.fromkeys(record.key for record in records):
+                        for key, row in rows[user]:
+                            pipe.set(key, row)
+                    await pipe.execute()
+        if time.monotonic() - committed_s >= COMMIT_INTERVAL_S:
+            await consumer.commit()
+            committed_s = time.monotonic()
+
+
+# ---- how fresh
+
+
+def _freshness(bench: Bench, events: Sequence[Event], console: Console) -> list[dict[str, Any]]:
+    """At one rate after the other, until one is too high."""
+    found: list[dict[str, Any]] = []
+    left = cycle(events)
+    with bench.processes(1, _faust, "freshness", True):
+        bench.empty()
+        _send(bench.settings, left, 50, 2.0)  # which wakes everything up
+        bench.wait_for(100)
+        for rate in RATES_PER_S:
+            sent, took_s = _send(bench.settings, left, rate, RATE_FOR_S)
+            ended_s = time.time()
+            side = bench.wait_for(sent)
+            behind_s = side.ended_s - ended_s
+            found.append(
+                {
+                    "asked_events_per_s": rate,
+                    "events_per_s": round(sent / took_s),
+                    "freshness_p50_ms": side.freshness_ms(50),
+                    "freshness_p99_ms": side.freshness_ms(99),
+                    "caught_up_after_s": round(max(0.0, behind_s), 2),
+                    "sustained": sent >= 0.95 * rate * took_s and behind_s <= CAUGHT_UP_WITHIN_S,
+                }
+            )
+            console.print(found[-1])
+            if not found[-1]["sustained"]:
+                break
+    return found
+
+
+def _send(settings: Settings, events: Iterator[Event], rate_per_s: float, for_s: float) -> tuple[int, float]:
+    """Produce at a rate, as if each event had a new id; returns how many were sent in how many seconds."""
+    producer = KafkaProducer(
+        bootstrap_servers=settings.kafka.bootstrap_servers, acks="all", compression_type="lz4", linger_ms=5
+    )
+    sent, started = 0, time.monotonic()
+    while (passed_s := time.monotonic() - started) < for_s:
+        for event in islice(events, int(passed_s * rate_per_s) + 1 - sent):
+            now_ms = int(time.time() * 1000)
+            record = encode(msgspec.structs.replace(event, event_id=f"{now_ms}-{sent}", event_time_ms=now_ms), now_ms)
+            producer.send(record.topic, key=record.key, value=record.value, headers=list(record.headers), timestamp_ms=now_ms)
+            sent += 1
+        time.sleep(TICK_S)
+    took_s = time.monotonic() - started
+    producer.flush()
+    producer.close()
+    return sent, took_s
