@@ -12,6 +12,7 @@ once. Freshness is the time from an event's production to its history in Redis, 
 """
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import random
@@ -291,6 +292,7 @@ def _faust(settings: Settings, reports: Reports, group: str, archive: bool | Non
         policy = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
         deliveries.append(Delivery(ArchiveStage(USER_FEATURES, files, policy, lambda users: None), destination, store, 300.0))
     app = build_app(settings, group, deliveries, destination, data_dir=str(settings.run_dir / f"faust-{os.getpid()}"))
+    gc.freeze()  # as a worker does
     faust.Worker(app, loglevel="ERROR", redirect_stdouts=False, quiet=True).execute_from_commandline()
 
 
@@ -305,6 +307,7 @@ def _in_process(settings: Settings, reports: Reports, group: str, events: Sequen
         return delivery
 
     runtime = InProcessRuntime(log, deliver, [stage])
+    gc.freeze()  # as a worker does
     now_ms = int(time.time() * 1000)
     asyncio.run(log.produce([encode(event, now_ms) for event in events]))
     asyncio.run(runtime.run_until_idle(flush=True))
@@ -315,6 +318,7 @@ def _bare_loop(settings: Settings, reports: Reports, group: str, rows: dict[byte
     of_user: dict[bytes, list[tuple[bytes, bytes]]] = {}
     for key, row in rows.items():
         of_user.setdefault(entity_id_of(key.split(b":", 2)[2]).encode(), []).append((key, row))
+    gc.freeze()
     asyncio.run(_poll(settings, Meter(reports), group, of_user))
 
 

@@ -1,12 +1,20 @@
-"""The archive: every feature record as append-only parquet, one folder a view, read by Feast's offline store."""
+"""The archive: every feature record as append-only parquet, `view/month of event time/files`, read by Feast's offline store.
+
+A file appears whole or not at all: it is written aside, then renamed. A worker that dies behind a file and before its commit
+appends the same rows again: readers take one of equals, and compaction leaves one.
+"""
 
 import fcntl
+import json
 import os
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureView, Field
 from feast.types import Bytes, Float64, Int64, String
@@ -16,54 +24,132 @@ from features.rows import Row, rows_by_view
 from reaseq.errors import ArchiveUnavailable
 from reaseq.records import ItemFeatures, UserFeatures
 
+COMPACT_FILES = 64  # of a month are made fewer
+WHOLE_ROWS = 100_000  # a file of so many is left as it is
+SETTLED_S = 600.0  # for so long a file that has been replaced stays, for who is reading it
+
 _ARROW = {Bytes: pa.binary(), Float64: pa.float64(), Int64: pa.int64(), String: pa.string()}
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
+_REPLACES = ".replaces"
 
 
 class Archive:
-    """Appends records as immutable files. A file appears whole or not at all: it is written aside, then renamed."""
+    """Appends records as immutable files, and makes few of many."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settled_s: float = SETTLED_S) -> None:
         self._folder = folder
+        self._settled_s = settled_s
 
     def create(self) -> None:
-        """Give every view a folder with an empty file, so that a join over an empty archive has its columns."""
+        """Give every view an empty file, so that a join over an empty archive has its columns."""
         for view in VIEWS:
-            empty = self._folder / view.name / "empty.parquet"
+            empty = self._folder / view.name / "empty" / "empty.parquet"
             if not empty.exists():
                 _write(empty, _schema(view).empty_table())
 
     def append(self, records: Sequence[ItemFeatures | UserFeatures]) -> None:
         """Write the rows of `records`, durable when the call returns. A record may be appended twice without harm.
 
-        Of a user who has asked to be forgotten, whatever is older than that goes.
-
-        Raises ArchiveUnavailable.
+        Of a user who has asked to be forgotten, whatever is older than that goes. Raises ArchiveUnavailable.
         """
-        for name, rows in rows_by_view(records).items():
-            try:
-                _write(self._folder / name / f"part-{uuid.uuid4().hex}.parquet", _table(rows))
-            except OSError as error:
-                raise ArchiveUnavailable(f"the archive cannot be written: {error}") from error
-        forgotten = {
-            record.user_id: record.history.forgotten_ms
-            for record in records
-            if isinstance(record, UserFeatures) and record.is_forgotten
-        }
-        if forgotten:
-            self._forget(forgotten)
+        try:
+            for name, rows in rows_by_view(records).items():
+                for month, table in _by_month(_table(rows)):
+                    _write(self._folder / name / month / f"part-{uuid.uuid4().hex}.parquet", table)
+            forgotten = {
+                record.user_id: record.history.forgotten_ms
+                for record in records
+                if isinstance(record, UserFeatures) and record.is_forgotten
+            }
+            if forgotten:
+                self._forget(forgotten)
+        except OSError as error:
+            raise ArchiveUnavailable(f"the archive cannot be written: {error}") from error
+
+    def compact(self, least_files: int = COMPACT_FILES) -> int:
+        """Make few files of many, wherever a month has at least so many, with one of each row; returns how many were replaced.
+
+        What has been replaced goes once whoever reads it must be done. Raises ArchiveUnavailable.
+        """
+        try:
+            with self._alone():
+                return sum(
+                    self._compact(month, view, least_files)
+                    for view in VIEWS
+                    for month in sorted((self._folder / view.name).iterdir())
+                )
+        except OSError as error:
+            raise ArchiveUnavailable(f"the archive cannot be compacted: {error}") from error
+
+    def _compact(self, folder: Path, view: FeatureView, least_files: int) -> int:
+        replaced = self._replaced(folder)
+        small = [
+            path
+            for path in sorted(folder.glob("*.parquet"))
+            if path.name not in replaced and pq.read_metadata(path).num_rows < WHOLE_ROWS
+        ]
+        if len(small) < max(2, least_files):
+            return 0
+        for group in _groups(small):
+            tables = [pq.read_table(path, partitioning=None) for path in group]
+            table = pa.concat_tables(tables, promote_options="default").select(_schema(view).names)
+            distinct = table.group_by(table.column_names, use_threads=False).aggregate([])
+            name = f"whole-{uuid.uuid4().hex}.parquet"
+            _write(folder / name, distinct.sort_by([(join_key(view), "ascending"), ("event_timestamp", "ascending")]))
+            # Only behind the file itself: until then, these are all there is.
+            (folder / f".{name}{_REPLACES}").write_text(json.dumps([path.name for path in group]))
+        return len(small)
+
+    def _replaced(self, folder: Path) -> set[str]:
+        """The files that others stand for; those that have settled are removed."""
+        names: set[str] = set()
+        for note in folder.glob(f".*{_REPLACES}"):
+            replaced = json.loads(note.read_text())
+            if time.time() - note.stat().st_mtime >= self._settled_s:
+                for name in replaced:
+                    (folder / name).unlink(missing_ok=True)
+                note.unlink()
+            else:
+                names.update(replaced)
+        return names
 
     def _forget(self, until_ms: Mapping[str, int]) -> None:
-        """Remove the rows of users up to a moment each. Every file of theirs is written anew, one worker at a time."""
-        with (self._folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Remove the rows of users up to a moment each. Every file of theirs is written anew."""
+        with self._alone():
             for view in (view for view in VIEWS if join_key(view) == USER_KEY):
-                for path in sorted((self._folder / view.name).glob("*.parquet")):
-                    table = pq.read_table(path)
+                for path in sorted((self._folder / view.name).glob("*/*.parquet")):
+                    table = pq.read_table(path, partitioning=None)
                     rows = zip(table[USER_KEY].to_pylist(), table["event_timestamp"].cast(pa.int64()).to_pylist(), strict=True)
                     kept = [time_us > until_ms.get(user_id, -1) * 1000 for user_id, time_us in rows]
                     if not all(kept):
                         _write(path, table.filter(pa.array(kept)))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else rewrites files meanwhile; to append is allowed."""
+        with (self._folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """The paths in stretches of `WHOLE_ROWS` or a little more."""
+    group: list[Path] = []
+    rows = 0
+    for path in paths:
+        group.append(path)
+        rows += pq.read_metadata(path).num_rows
+        if rows >= WHOLE_ROWS:
+            yield group
+            group, rows = [], 0
+    if group:
+        yield group
+
+
+def _by_month(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    months = pc.strftime(table["event_timestamp"], format="%Y-%m")
+    for month in pc.unique(months).to_pylist():
+        yield month, table.filter(pc.equal(months, month))
 
 
 def _schema(view: FeatureView) -> pa.Schema:

@@ -26,7 +26,7 @@ def _view(name: str, entity: Entity, description: str, **schema: PrimitiveFeastT
         schema=[Field(name=feature, dtype=dtype) for feature, dtype in schema.items()],
         source=FileSource(
             name=f"{name}_archive",
-            path=str(Settings().archive_dir.resolve() / name / "*.parquet"),
+            path=str(Settings().archive_dir.resolve() / name / "*" / "*.parquet"),
             timestamp_field="event_timestamp",
             created_timestamp_column="version_timestamp",
         ),

@@ -1,5 +1,6 @@
 """A stream worker: one process of the consumer group, all stages, on Kafka through Faust."""
 
+import gc
 import sys
 from functools import partial
 
@@ -47,6 +48,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port, watchdog.stalls)
     log.info("worker_ready", worker=name, role=role, probe_port=probe.server_port, items=len(system.table.snapshot) - 1)
     watchdog.start()
+    gc.freeze()  # what is there by now stays: looking through it over and over costs more than the work
     Reconciler(settings, system.store).start()
     sys.exit(faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True).execute_from_commandline())
 

@@ -88,3 +88,13 @@ def filled(settings: "Settings", store: "FeatureRepository", rate_records_per_s:
         counts = fill(settings, store, rate_records_per_s, lambda written: progress.advance(task, written))
     refused = f"; {counts['refused']} refused, see the log" if counts["refused"] else ""
     typer.echo(f"{counts['written']} records of the topics are in the store{refused}")
+
+
+@app.command()
+def compact() -> None:
+    """Make few files of the archive's many, with one of each row. Readers and workers may go on."""
+    from features.archive import Archive
+
+    with clear_errors():
+        replaced = Archive(present_settings().archive_dir).compact(least_files=2)
+    typer.echo(f"{replaced} files replaced; they go with the next compaction, once whoever reads them must be done")

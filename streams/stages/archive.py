@@ -9,11 +9,15 @@ from streams.messages import Message
 from streams.stage import BatchPolicy, Effects
 from streams.topics import Topic
 
+COMPACT_EVERY_BATCHES = 100
+
 
 class RecordArchive(Protocol):
-    """Where records are appended, durable when the call returns."""
+    """Where records are appended, durable when the call returns, and files made fewer."""
 
     def append(self, records: Sequence[FeatureRecord]) -> None: ...
+
+    def compact(self) -> int: ...
 
 
 Forget = Callable[[Sequence[str]], object]
@@ -31,11 +35,15 @@ class ArchiveStage:
         self.batch = batch
         self._archive = archive
         self._forget = forget
+        self._appended = 0
 
     async def process(self, batch: Sequence[Message]) -> Effects:
         """Append the batch. A redelivered batch is appended again: readers take one row of equals."""
         records = [message.body for message in batch if message.body]
         await asyncio.to_thread(self._archive.append, records)
+        self._appended += 1
+        if self._appended % COMPACT_EVERY_BATCHES == 0:
+            await asyncio.to_thread(self._archive.compact)
         if gone := [record.user_id for record in records if isinstance(record, UserFeatures) and record.is_forgotten]:
             await asyncio.to_thread(self._forget, gone)
         return Effects()

@@ -240,7 +240,7 @@ def test_feasts_materialize_brings_the_archive_and_keeps_what_is_newer(repositor
 
 def _archive_folder() -> Path:
     # Feast was told where the archive is when the definitions were imported.
-    return Path(views.item_representation.batch_source.path).parent.parent
+    return Path(views.item_representation.batch_source.path).parents[2]
 
 
 def test_feasts_command_line_works_on_it(repository: FeatureRepository) -> None:

@@ -39,7 +39,9 @@ def user(events, at):
 first, second, third = user(1, at=1000), user(2, at=2000), user(3, at=3000)
 tampered = msgspec.structs.replace(second, inferred=msgspec.structs.replace(second.inferred, latent=b"xy"))
 text, reasoned = item(1, event_time_ms=500, stage="text", knowledge=None, price=2.1), item(1, event_time_ms=500, price=2.1)
-archive.append([first, second, text, reasoned])
+for records in ([first, second, text], [second, reasoned]):  # one of them delivered twice
+    archive.append(records)
+archive.compact(least_files=2)  # what has been replaced is still there, for who reads it
 log = ServedLog(settings.state_dir / "served", 1.0, table_of(reasoned))
 early = ServedLog(settings.state_dir / "served", 1.0, table_of(text))
 
