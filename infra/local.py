@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, SecretStr
 
 from infra import process
-from infra.kafka.broker import install, start_broker
+from infra.kafka.broker import install, start_broker, start_cluster
 from infra.redis import start_redis
 from infra.vllm.server import start_vllm
 from reaseq.errors import InfrastructureError
@@ -18,15 +18,14 @@ STOP_ORDER = ("ranker", "worker", "reasoner", "vllm", "redis", "kafka")
 
 
 def start_services(settings: Settings) -> None:
-    """Start the broker and Redis that the settings point to."""
+    """Start the broker, or the brokers, and Redis that the settings point to."""
     run_dir, state = settings.run_dir, settings.state_dir.resolve()
-    start_broker(
-        run_dir,
-        state / "kafka" / "data",
-        install(state),
-        _port(settings.kafka.bootstrap_servers),
-        max_message_bytes=settings.kafka.max_message_bytes + 64 * 1024,
-    )
+    ports = [_port(address) for address in settings.kafka.bootstrap_servers.split(",")]
+    data, libs, limit_bytes = state / "kafka" / "data", install(state), settings.kafka.max_message_bytes + 64 * 1024
+    if len(ports) == 1:
+        start_broker(run_dir, data, libs, ports[0], max_message_bytes=limit_bytes)
+    else:
+        start_cluster(run_dir, data, libs, ports, max_message_bytes=limit_bytes)
     start_redis(run_dir, state / "redis", _port(settings.store.redis_url.get_secret_value()))
 
 

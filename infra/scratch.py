@@ -8,11 +8,12 @@ from reaseq.settings import Settings
 from streams.kafka import create_topics
 
 
-def settings_on_free_ports(state_dir: Path) -> Settings:
+def settings_on_free_ports(state_dir: Path, brokers: int = 1) -> Settings:
     """The production profile, with a broker and a Redis of its own on this machine."""
     settings = Settings(state_dir=state_dir)
     settings.store.profile = "production"
-    settings.kafka.bootstrap_servers = f"127.0.0.1:{process.free_port()}"
+    settings.kafka.bootstrap_servers = ",".join(f"127.0.0.1:{process.free_port()}" for _ in range(brokers))
+    settings.kafka.replication_factor, settings.kafka.min_insync_replicas = brokers, (brokers + 1) // 2
     settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{process.free_port()}/0")
     return settings
 

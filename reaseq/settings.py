@@ -11,8 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class KafkaSettings(BaseModel):
-    """Where the broker is and how the topics are laid out: with three brokers, `replication_factor` 3 and
-    `min_insync_replicas` 2 keep every promise while one of them is lost.
+    """Where the brokers are (with commas between) and how the topics are laid out: with three brokers, `replication_factor` 3
+    and `min_insync_replicas` 2 keep every promise while one of them is lost.
     """
 
     bootstrap_servers: str = "127.0.0.1:9092"

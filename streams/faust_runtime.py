@@ -82,7 +82,7 @@ def build_app(
     logging.getLogger("aiokafka").setLevel(logging.INFO)  # else a line is made for each record, and thrown away
     app = faust.App(
         group_id,
-        broker=f"kafka://{settings.kafka.bootstrap_servers}",
+        broker=";".join(f"kafka://{server}" for server in settings.kafka.bootstrap_servers.split(",")),
         datadir=data_dir,
         topic_disable_leader=True,
         web_enabled=False,

@@ -1,9 +1,12 @@
-"""A real Kafka broker without a container: jars by Maven, one KRaft process, loopback only, data survives restarts."""
+"""Real Kafka brokers without a container: jars by Maven, KRaft processes, loopback only, data survives restarts."""
 
 import hashlib
 import os
 import socket
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,7 +22,7 @@ JAVA_PACKAGE = "openjdk-17-jre-headless"
 MAVEN_PACKAGES = f"{JAVA_PACKAGE} maven"
 # One broker on one machine has no other cluster to be told from. Kafka wants 16 bytes: these spell `reaseq-local-dev`.
 CLUSTER_ID = "cmVhc2VxLWxvY2FsLWRldg"
-NODE_ID = 1
+MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 MAVEN_TIMEOUT_S = 600.0
 FORMAT_TIMEOUT_S = 120.0
 ADMIN_TIMEOUT_MS = 5_000
@@ -56,61 +59,110 @@ def start_broker(
     libs: Path,
     port: int,
     *,
-    max_message_bytes: int = 4 * 1024 * 1024,
+    max_message_bytes: int = MESSAGE_LIMIT_BYTES,
     timeout_s: float = 90.0,
 ) -> Process:
-    """Start the broker on loopback `port` as process `kafka`; return once it answers an admin call.
+    """Start one broker on loopback `port` as process `kafka`; return once it answers an admin call.
 
     `data_dir` is formatted when it is new and taken up as it is otherwise. After a kill that takes about ten seconds
     longer: the broker waits until its earlier self counts as gone.
     """
+    node = _Node("kafka", 1, port, free_port(), data_dir)
+    return _start(run_dir, libs, [node], max_message_bytes, timeout_s)[0]
+
+
+def start_cluster(
+    run_dir: Path,
+    data_dir: Path,
+    libs: Path,
+    ports: Sequence[int],
+    *,
+    max_message_bytes: int = MESSAGE_LIMIT_BYTES,
+    timeout_s: float = 120.0,
+) -> list[Process]:
+    """The same for several brokers that are one cluster, processes `kafka-1` and so on; a single one is `start_broker`'s."""
+    nodes = [_Node(f"kafka-{id}", id, port, free_port(), data_dir / str(id)) for id, port in enumerate(ports, start=1)]
+    return _start(run_dir, libs, nodes, max_message_bytes, timeout_s)
+
+
+def start_again(run_dir: Path, libs: Path, broker: Process) -> Process:
+    """Start a broker of a cluster that has ended, as it was; does not wait for it."""
+    return start(run_dir, broker.name, _command(libs, _properties(run_dir, broker.name)), ports=broker.ports)
+
+
+@dataclass(frozen=True)
+class _Node:
+    """One process: broker and controller at once."""
+
+    name: str
+    id: int
+    port: int
+    controller_port: int
+    data_dir: Path
+
+
+def _start(run_dir: Path, libs: Path, nodes: Sequence[_Node], max_message_bytes: int, timeout_s: float) -> list[Process]:
     java = require_program("java", JAVA_PACKAGE)
     run_dir.mkdir(parents=True, exist_ok=True)
-    data_dir.mkdir(parents=True, exist_ok=True)
-    controller_port = free_port()
-    settings = _settings(data_dir.resolve(), port, controller_port, max_message_bytes)
-    properties = run_dir.resolve() / "kafka.properties"
-    properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
-    jvm = [java, "-Xmx512m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
-    jvm += [f"-Dlog4j2.configurationFile={LOG_CONFIGURATION}", "-cp", f"{libs}/*"]
-    if not (data_dir / "meta.properties").exists():
-        tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", str(properties)]
-        _run([*jvm, *tool], FORMAT_TIMEOUT_S, f"formatting {data_dir} for Kafka")
-    broker = start(run_dir, "kafka", [*jvm, "kafka.Kafka", str(properties)], ports=(port, controller_port))
-    wait_until(lambda: _answers(port), timeout_s, f"Kafka on port {port}", broker)
-    return broker
+    for node in nodes:
+        node.data_dir.mkdir(parents=True, exist_ok=True)
+        settings, properties = _settings(node, nodes, max_message_bytes), _properties(run_dir, node.name)
+        properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        if not (node.data_dir / "meta.properties").exists():
+            tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", str(properties)]
+            _run([java, *_jvm(libs), *tool], FORMAT_TIMEOUT_S, f"formatting {node.data_dir} for Kafka")
+    started = [
+        start(run_dir, node.name, _command(libs, _properties(run_dir, node.name)), ports=(node.port, node.controller_port))
+        for node in nodes
+    ]
+    for node, process in zip(nodes, started, strict=True):
+        wait_until(partial(_answers, node.port, len(nodes)), timeout_s, f"Kafka on port {node.port}", process)
+    return started
 
 
-def _settings(data_dir: Path, port: int, controller_port: int, max_message_bytes: int) -> dict[str, str | int]:
-    """server.properties of a single node. Record timestamps stay Kafka's default, the producer's wall clock: replayed
+def _properties(run_dir: Path, name: str) -> Path:
+    return run_dir.resolve() / f"{name}.properties"
+
+
+def _jvm(libs: Path) -> list[str]:
+    memory = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
+    return [*memory, f"-Dlog4j2.configurationFile={LOG_CONFIGURATION}", "-cp", f"{libs}/*"]
+
+
+def _command(libs: Path, properties: Path) -> list[str]:
+    return [require_program("java", JAVA_PACKAGE), *_jvm(libs), "kafka.Kafka", str(properties)]
+
+
+def _settings(node: _Node, nodes: Sequence[_Node], max_message_bytes: int) -> dict[str, str | int]:
+    """server.properties of a node. Record timestamps stay Kafka's default, the producer's wall clock: replayed
     events of years ago carry their event time in the message, and so retention does not delete them on arrival."""
     return {
         "process.roles": "broker,controller",
-        "node.id": NODE_ID,
-        "controller.quorum.voters": f"{NODE_ID}@{LOOPBACK}:{controller_port}",
-        "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{LOOPBACK}:{controller_port}",
+        "node.id": node.id,
+        "controller.quorum.voters": ",".join(f"{of.id}@{LOOPBACK}:{of.controller_port}" for of in nodes),
+        "listeners": f"PLAINTEXT://{LOOPBACK}:{node.port},CONTROLLER://{LOOPBACK}:{node.controller_port}",
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-        "log.dirs": str(data_dir),
+        "log.dirs": str(node.data_dir.resolve()),
         "auto.create.topics.enable": "false",  # a misspelt topic is an error, not a new topic
         "message.max.bytes": max_message_bytes,
         "log.retention.hours": 168,
         "log.cleaner.dedupe.buffer.size": 32 * 1024 * 1024,  # the default takes a quarter of our heap
-        # Kafka's own topics: one broker can hold one replica, and a few partitions start and stop faster than fifty.
-        "offsets.topic.replication.factor": 1,
+        # Kafka's own topics: a few partitions start and stop faster than fifty.
+        "offsets.topic.replication.factor": len(nodes),
         "offsets.topic.num.partitions": 4,
-        "transaction.state.log.replication.factor": 1,
+        "transaction.state.log.replication.factor": len(nodes),
         "transaction.state.log.min.isr": 1,
         "transaction.state.log.num.partitions": 4,
-        "share.coordinator.state.topic.replication.factor": 1,
+        "share.coordinator.state.topic.replication.factor": len(nodes),
         "share.coordinator.state.topic.min.isr": 1,
         "share.coordinator.state.topic.num.partitions": 1,
         "group.initial.rebalance.delay.ms": 0,  # nobody else is coming: the first consumer need not wait
     }
 
 
-def _answers(port: int) -> bool:
-    """Whether the broker takes admin calls and counts itself as up."""
+def _answers(port: int, brokers: int) -> bool:
+    """Whether the broker takes admin calls and counts so many as up."""
     try:
         # A client that finds nobody leaves its network thread behind, so knock first.
         socket.create_connection((LOOPBACK, port), timeout=1.0).close()
@@ -119,7 +171,7 @@ def _answers(port: int) -> bool:
             bootstrap_timeout_ms=ADMIN_TIMEOUT_MS,
             request_timeout_ms=ADMIN_TIMEOUT_MS,
         ) as admin:
-            return bool(admin.describe_cluster()["brokers"])
+            return len(admin.describe_cluster()["brokers"]) == brokers
     except (OSError, KafkaError):
         return False
 

@@ -6,13 +6,14 @@ import logging
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import structlog
 from rich.console import Console
 
-from tests.faults.faults import faults
+from tests.faults.faults import OF_A_CLUSTER, Fault, faults
 from tests.faults.outcome import Outcome
 from tests.faults.system import FaultySystem
 
@@ -22,7 +23,7 @@ ROUNDS = 10  # that the kills are spread over, each compared with the reference
 
 
 def main() -> None:
-    """Run the faults one after the other on one system."""
+    """Run the faults one after the other, most on one broker, the last on three."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--storms", type=int, default=12)
@@ -34,21 +35,28 @@ def main() -> None:
     # The reference buries the same bad records, which is no news.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     outcomes: list[Outcome] = []
+    for brokers, of_system in ((1, faults(-(-chosen.kills // ROUNDS), chosen.storms)), (3, OF_A_CLUSTER)):
+        wanted = {name: act for name, act in of_system.items() if chosen.only in name}
+        for outcome in _outcomes(wanted, chosen.seed, brokers) if wanted else ():
+            outcomes.append(outcome)
+            console.print(_line(outcome), highlight=False)
+            _write(outcomes, chosen.out)
+    sys.exit(0 if all(outcome.clean for outcome in outcomes) else 1)
+
+
+def _outcomes(wanted: Mapping[str, Fault], seed: int, brokers: int) -> Iterator[Outcome]:
+    """One fault after the other on one system."""
     with tempfile.TemporaryDirectory(prefix="reaseq-faults-") as folder:
-        system = FaultySystem(Path(folder), chosen.seed)
+        system = FaultySystem(Path(folder), seed, brokers)
         try:
             for _ in range(WORKERS):
                 system.start_worker()
             system.wait_ready()
-            for name, act in faults(-(-chosen.kills // ROUNDS), chosen.storms).items():
-                if chosen.only in name:
-                    for _ in range(ROUNDS if "SIGKILL of" in name else 1):
-                        outcomes.append(system.under(name, act))
-                        console.print(_line(outcomes[-1]), highlight=False)
-                        _write(outcomes, chosen.out)
+            for name, act in wanted.items():
+                for _ in range(ROUNDS if "SIGKILL of" in name else 1):
+                    yield system.under(name, act)
         finally:
             system.close()
-    sys.exit(0 if all(outcome.clean for outcome in outcomes) else 1)
 
 
 def _line(outcome: Outcome) -> str:

@@ -10,12 +10,13 @@ import redis
 
 from features.repository import FeatureRepository
 from infra import process
-from infra.kafka.broker import install, start_broker
+from infra.kafka.broker import install, start_again, start_broker
 from streams.rebuild import rebuild
 from tests.faults.system import SESSION_TIMEOUT_S, FaultySystem
 
 KILL_INTERVAL_S = (0.5, 6.0)
 REDIS_AWAY_S = 4.0
+BROKER_AWAY_S = 15.0
 LATENCY_S = 0.2
 SLOW_FOR_S = 10.0
 CLOCK_AHEAD_S = 120.0
@@ -50,6 +51,20 @@ def broker_restart(system: FaultySystem) -> int:
             system.workers.remove(worker)
             system.start_worker()
     return 1
+
+
+def broker_lost(system: FaultySystem) -> int:
+    """Each of three brokers in turn is killed, stays away for a while, and comes back."""
+    settings = system.settings
+    for number in (1, 2, 3):
+        broker = process.find(settings.run_dir, f"kafka-{number}")
+        assert broker
+        process.stop(settings.run_dir, broker.name, wait_s=0.0)
+        time.sleep(BROKER_AWAY_S)
+        assert all(worker.alive for worker in system.workers)  # two of three replicas are there: nothing is to be waited for
+        start_again(settings.run_dir, install(settings.state_dir.resolve()), broker)
+        time.sleep(BROKER_AWAY_S)
+    return 3
 
 
 def redis_restart(system: FaultySystem) -> int:
@@ -141,8 +156,13 @@ def client(system: FaultySystem) -> redis.Redis:
     return redis.Redis(port=system.redis_port)
 
 
-def faults(kill_times: int, storm_times: int) -> dict[str, Callable[[FaultySystem], int]]:
-    """Every fault by its name in the report."""
+Fault = Callable[[FaultySystem], int]
+
+OF_A_CLUSTER: dict[str, Fault] = {"one of three brokers lost": broker_lost}
+
+
+def faults(kill_times: int, storm_times: int) -> dict[str, Fault]:
+    """Every other fault by its name in the report."""
     return {
         "nothing": none,
         "SIGKILL of a worker at a random moment": partial(kills, times=kill_times),

@@ -65,9 +65,9 @@ class Worker:
 class FaultySystem:
     """Broker, Redis behind a proxy, workers, and the reference. `state` is an empty folder."""
 
-    def __init__(self, state: Path, seed: int) -> None:
+    def __init__(self, state: Path, seed: int, brokers: int = 1) -> None:
         self.random = random.Random(seed)
-        self.settings = settings = settings_on_free_ports(state / "system")
+        self.settings = settings = settings_on_free_ports(state / "system", brokers)
         settings.knowledge.recorded_file = ANSWERS
         settings.kafka.session_timeout_s = SESSION_TIMEOUT_S
         settings.kafka.archive_batch_wait_s = 1.0
