@@ -151,7 +151,7 @@ def run() -> dict[str, Any]:
     console = Console(stderr=True)
     logged = [event for order in read_retail(ORDER_LINES).orders for event in order.events][:EVENTS_PER_TURN]
     workloads = {"as_logged": logged, "interleaved": _interleaved(logged)}
-    found: dict[str, Any] = {"events": len(logged), "turns": TURNS}
+    found: dict[str, Any] = {"events": len(logged), "turns": TURNS, "rate_for_s": RATE_FOR_S}
     for workload, events in workloads.items():
         with _system() as bench:
             found[workload] = _throughput(bench, events, console)

@@ -19,6 +19,8 @@ def main() -> None:
     _write(DOCS / "evaluation.md", tables)
     if ranking := _read("ranking"):
         _write(DOCS / "benchmarks.md", {"ranking": _ranking(ranking)})
+    if delivery := _read("delivery"):
+        _write(DOCS / "benchmarks.md", {"delivery": _delivery(delivery)})
     if faults := _read("faults"):
         _write(DOCS / "failures.md", {"faults": _faults(faults)})
 
@@ -47,6 +49,42 @@ def _faults(found: Found) -> str:
             for of in found["faults"]
         ],
     )
+
+
+def _delivery(found: Found) -> str:
+    """The sides on both workloads, then freshness by rate."""
+    sides = {
+        "faust": "Faust",
+        "faust_two_workers": "two workers on Faust",
+        "in_process": "in process",
+        "bare_loop": "bare loop",
+    }
+    costs = _table(
+        ["events", "side", "events/s of a core", "of the bare loop", "events/s"],
+        [
+            [
+                workload.replace("_", " "),
+                label,
+                f"{found[workload][side]['events_per_s_per_core']:,}",
+                f"{found[workload][side]['events_per_s_per_core'] / found[workload]['bare_loop']['events_per_s_per_core']:.2f}",
+                f"{found[workload][side]['events_per_s']:,}",
+            ]
+            for workload in ("as_logged", "interleaved")
+            for side, label in sides.items()
+        ],
+    )
+    rates = _table(
+        ["events/s", "fresh after, p50 / p99 ms", "kept up"],
+        [
+            [
+                f"{of['asked_events_per_s']:,}",
+                f"{of['freshness_p50_ms']:.0f} / {of['freshness_p99_ms']:.0f}",
+                "yes" if of["sustained"] else f"no, {of['caught_up_after_s']:.0f} s behind after {found['rate_for_s']:.0f} s",
+            ]
+            for of in found["freshness"]
+        ],
+    )
+    return f"{costs}\n\n{rates}"
 
 
 def _ranking(found: Found) -> str:

@@ -1,18 +1,28 @@
 """Every setting of the system, typed, with its unit in its name.
 
-Values come from the environment first (`REASEQ_STORE__PROFILE=production`), then from the defaults below.
+Values come from the environment first (`REASEQ_STORE__PROFILE=production`), then from files of the same names in the folder
+REASEQ_SECRETS_DIR, for what should not stand in an environment, then from the defaults below.
 """
 
+import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, JsonValue, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 
 class KafkaSettings(BaseModel):
     """Where the brokers are (with commas between) and how the topics are laid out: with three brokers, `replication_factor` 3
     and `min_insync_replicas` 2 keep every promise while one of them is lost.
+
+    With `tls`, brokers are believed whom `tls_ca_file` vouches for, or the system where there is none; a client certificate is
+    shown where there is one. With a `sasl_mechanism`, name and password are.
     """
 
     bootstrap_servers: str = "127.0.0.1:9092"
@@ -26,11 +36,19 @@ class KafkaSettings(BaseModel):
     archive_batch_limit_records: int = 5000
     archive_batch_wait_s: float = 10.0
     session_timeout_s: float = 10.0
+    tls: bool = False
+    tls_ca_file: Path | None = None
+    tls_certificate_file: Path | None = None
+    tls_key_file: Path | None = None
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    sasl_username: str = ""
+    sasl_password: SecretStr = SecretStr("")
 
 
 class StoreSettings(BaseModel):
     """Which Feast profile serves the features: `embedded` (SQLite, no service) or `production` (Redis).
 
+    `redis_url` may name a user with a password and speak TLS: rediss://user:password@host:6379/0?ssl_ca_certs=/path/to/ca.pem
     A write waits until `redis_replicas` replicas hold it; with none, a failover loses what the replica had not got yet.
     """
 
@@ -197,7 +215,13 @@ class WorkerSettings(BaseModel):
 class Settings(BaseSettings):
     """The root of the tree; `state_dir` holds everything that the system writes."""
 
-    model_config = SettingsConfigDict(env_prefix="REASEQ_", env_nested_delimiter="__")
+    model_config = SettingsConfigDict(
+        env_prefix="REASEQ_",
+        env_nested_delimiter="__",
+        secrets_dir=os.environ.get("REASEQ_SECRETS_DIR"),
+        secrets_nested_delimiter="__",
+        secrets_dir_missing="error",
+    )
 
     state_dir: Path = Path("var")
     kafka: KafkaSettings = KafkaSettings()
@@ -208,6 +232,18 @@ class Settings(BaseSettings):
     guard: GuardSettings = GuardSettings()
     service: ServiceSettings = ServiceSettings()
     worker: WorkerSettings = WorkerSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then files of the folder REASEQ_SECRETS_DIR that are named like the variables."""
+        return init_settings, env_settings, NestedSecretsSettingsSource(file_secret_settings)
 
     @property
     def models_dir(self) -> Path:

@@ -22,6 +22,7 @@ from streams.delivery import Delivery
 from streams.faust_consumer import install
 from streams.in_flight import InFlight
 from streams.intake import Intake
+from streams.kafka_access import client_options, faust_credentials
 from streams.messages import RawRecord
 from streams.offsets import Offsets, Starts
 from streams.topics import DEAD_LETTER_MARGIN_BYTES
@@ -64,7 +65,7 @@ class KafkaLog:
     async def _started(self) -> AIOKafkaProducer:
         if self._producer is None:
             self._producer = AIOKafkaProducer(
-                bootstrap_servers=self._settings.bootstrap_servers,
+                **client_options(self._settings),
                 enable_idempotence=True,
                 acks="all",
                 compression_type="lz4",
@@ -83,6 +84,7 @@ def build_app(
     app = faust.App(
         group_id,
         broker=";".join(f"kafka://{server}" for server in settings.kafka.bootstrap_servers.split(",")),
+        broker_credentials=faust_credentials(settings.kafka),
         datadir=data_dir,
         topic_disable_leader=True,
         web_enabled=False,

@@ -16,6 +16,7 @@ from kafka.errors import TopicAlreadyExistsError
 from reaseq.errors import DeliveryError, ReaSeqError
 from reaseq.settings import KafkaSettings
 from streams import metrics
+from streams.kafka_access import client_options
 from streams.messages import RawRecord, encode
 from streams.topics import DEAD_LETTER_MARGIN_BYTES, TOPICS, Topic
 
@@ -29,7 +30,7 @@ CONFIRM_TIMEOUT_S = 60.0
 
 def create_topics(settings: KafkaSettings) -> list[str]:
     """Create the topics that are missing; returns their names. One that is there stays as it is."""
-    admin = KafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    admin = KafkaAdminClient(**client_options(settings))
     try:
         present = set(admin.list_topics())
         missing = [topic for topic in TOPICS if topic.name not in present]
@@ -59,7 +60,7 @@ class Producer:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._producer = KafkaProducer(
-            bootstrap_servers=settings.bootstrap_servers,
+            **client_options(settings),
             acks="all",
             enable_idempotence=True,
             compression_type="lz4",
@@ -230,7 +231,7 @@ def lags(settings: KafkaSettings, group_id: str, topics: Sequence[Topic]) -> dic
 def new_consumer(settings: KafkaSettings, group_id: str | None = None) -> KafkaConsumer:
     """A consumer of raw bytes that commits nothing by itself."""
     return KafkaConsumer(
-        bootstrap_servers=settings.bootstrap_servers,
+        **client_options(settings),
         group_id=group_id,
         enable_auto_commit=False,
         max_partition_fetch_bytes=settings.max_message_bytes + DEAD_LETTER_MARGIN_BYTES,

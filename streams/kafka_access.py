@@ -1,0 +1,45 @@
+"""How every client of ours reaches the brokers: addresses, TLS and SASL, in the words that kafka-python and aiokafka share."""
+
+import ssl
+from typing import Any
+
+import faust
+from faust.types.auth import CredentialsT
+
+from reaseq.settings import KafkaSettings
+
+
+def client_options(settings: KafkaSettings) -> dict[str, Any]:
+    """Options of a kafka-python or aiokafka client."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "security_protocol": ("SASL_" if settings.sasl_mechanism else "") + ("SSL" if settings.tls else "PLAINTEXT"),
+    }
+    if settings.tls:
+        options["ssl_context"] = tls_context(settings)
+    if settings.sasl_mechanism:
+        options["sasl_mechanism"] = settings.sasl_mechanism
+        options["sasl_plain_username"] = settings.sasl_username
+        options["sasl_plain_password"] = settings.sasl_password.get_secret_value()
+    return options
+
+
+def faust_credentials(settings: KafkaSettings) -> CredentialsT | None:
+    """The same in Faust's words; None where the brokers ask for nothing."""
+    context = tls_context(settings) if settings.tls else None
+    if settings.sasl_mechanism:
+        return faust.SASLCredentials(
+            username=settings.sasl_username,
+            password=settings.sasl_password.get_secret_value(),
+            mechanism=settings.sasl_mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context else None
+
+
+def tls_context(settings: KafkaSettings) -> ssl.SSLContext:
+    """Believes in `tls_ca_file`, or in who the system believes in, and shows `tls_certificate_file` to who asks for one."""
+    context = ssl.create_default_context(cafile=settings.tls_ca_file)
+    if settings.tls_certificate_file:
+        context.load_cert_chain(settings.tls_certificate_file, settings.tls_key_file)
+    return context
