@@ -167,14 +167,20 @@ class FaultySystem:
         return outcome
 
     def _closing(self, produced: Sequence[Record]) -> list[Event]:
-        """One more event for each user: what is inferred last is inferred from the whole catalogue, in any order of things."""
+        """One more event for each user: what is inferred last is inferred from the whole catalogue, in any order of things.
+
+        A millisecond later than the rest, for it to be kept: some baskets alone are longer than a history.
+        """
         self._closings += 1
         latest: dict[str, Event] = {}
         for record in produced:
             if isinstance(record, Event):
                 latest[record.user_id] = record
         return [
-            msgspec.structs.replace(event, event_id=f"closing-{self._closings}-{user_id}") for user_id, event in latest.items()
+            msgspec.structs.replace(
+                event, event_id=f"closing-{self._closings}-{user_id}", event_time_ms=event.event_time_ms + self._closings
+            )
+            for user_id, event in latest.items()
         ]
 
     def _settle(self) -> None:
