@@ -65,13 +65,21 @@ def baskets_in_archive(repository: FeatureRepository, until_ms: int) -> list[Bas
 
 
 def events_in_archive(repository: FeatureRepository) -> Iterator[tuple[str, int, int, str]]:
-    """User, time in ms, key and item of every event that an archived history tells of; many times, in no order."""
+    """User, time in ms, key and item of every event that an archived history tells of; many times, in no order.
+
+    What was taken back later is left out: it never happened.
+    """
     folder = repository.settings.archive_dir / views.user_history.name
     rows = pq.read_table(folder, columns=[views.USER_KEY, "history"])
-    for user_id, packed in zip(rows[views.USER_KEY].to_pylist(), rows["history"].to_pylist(), strict=True):
-        history = unpack_history(packed)
+    histories = [
+        (user_id, unpack_history(packed))
+        for user_id, packed in zip(rows[views.USER_KEY].to_pylist(), rows["history"].to_pylist(), strict=True)
+    ]
+    retracted = {(user_id, key) for user_id, history in histories for key in history.retracted_keys}
+    for user_id, history in histories:
         for item_id, time_ms, key in zip(history.item_ids, history.times_ms, history.event_keys, strict=True):
-            yield user_id, time_ms, key, item_id
+            if (user_id, key) not in retracted:
+                yield user_id, time_ms, key, item_id
 
 
 def _inferred(packed: bytes, model: str, as_of_ms: int, events_seen: int, latent: bytes) -> Inferred:

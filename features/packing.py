@@ -7,20 +7,31 @@ import msgspec
 
 from reaseq.records import History, Inferred
 
+_Ints = tuple[int, ...]
+
 _encoder = msgspec.msgpack.Encoder()
-_history = msgspec.msgpack.Decoder(tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], int])
+_history = msgspec.msgpack.Decoder(tuple[tuple[str, ...], _Ints, _Ints, _Ints, int, _Ints, _Ints])
 _inferred = msgspec.msgpack.Decoder(tuple[tuple[str, ...], tuple[float, ...]])
 
 
 def pack_history(history: History) -> bytes:
-    """The columns of a history, oldest behaviour first, and up to when its user has been forgotten."""
-    return _encoder.encode((history.item_ids, history.types, history.times_ms, history.event_keys, history.forgotten_ms))
+    """The columns of a history, oldest behaviour first, up to when its user has been forgotten, and what was taken back."""
+    columns = (history.item_ids, history.types, history.times_ms, history.event_keys)
+    return _encoder.encode((*columns, history.forgotten_ms, history.retracted_ms, history.retracted_keys))
 
 
 def unpack_history(packed: bytes) -> History:
     """The inverse of `pack_history`."""
-    item_ids, types, times_ms, event_keys, forgotten_ms = _history.decode(packed)
-    return History(item_ids=item_ids, types=types, times_ms=times_ms, event_keys=event_keys, forgotten_ms=forgotten_ms)
+    item_ids, types, times_ms, event_keys, forgotten_ms, retracted_ms, retracted_keys = _history.decode(packed)
+    return History(
+        item_ids=item_ids,
+        types=types,
+        times_ms=times_ms,
+        event_keys=event_keys,
+        forgotten_ms=forgotten_ms,
+        retracted_ms=retracted_ms,
+        retracted_keys=retracted_keys,
+    )
 
 
 def pack_inferred(inferred: Inferred) -> bytes:

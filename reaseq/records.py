@@ -38,7 +38,10 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="i
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="event.1"):
-    """One behaviour of one user: what the log saw."""
+    """One behaviour of one user: what the log saw.
+
+    Sent again with `retracted`, it is taken back. What was wrong about it is corrected by a new event.
+    """
 
     event_id: Id
     user_id: Id
@@ -46,6 +49,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="
     type: EventType
     event_time_ms: TimeMs
     quantity: Annotated[float, Meta(gt=0)] = 1.0
+    retracted: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -109,7 +113,8 @@ class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
 class History(msgspec.Struct, frozen=True, kw_only=True):
     """A user's latest behaviours, oldest first: parallel arrays. `event_keys` are 64-bit hashes of the event ids.
 
-    The user has asked that everything up to `forgotten_ms` be forgotten.
+    The user has asked that everything up to `forgotten_ms` be forgotten. Of events that have been taken back, times and keys
+    stay, so that none comes again.
     """
 
     item_ids: tuple[str, ...] = ()
@@ -117,6 +122,8 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     times_ms: tuple[int, ...] = ()
     event_keys: tuple[int, ...] = ()
     forgotten_ms: TimeMs = 0
+    retracted_ms: tuple[int, ...] = ()
+    retracted_keys: tuple[int, ...] = ()
 
 
 class Inferred(msgspec.Struct, frozen=True, kw_only=True):

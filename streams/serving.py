@@ -126,9 +126,11 @@ class Serving:
         events = []
         for record in records:
             try:
-                events.append(msgspec.json.decode(record.value or b"", type=Event))
+                event = msgspec.json.decode(record.value or b"", type=Event)
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue  # a wish to be forgotten, or what the behaviour stage has sent to the dead letters
+            if not event.retracted:
+                events.append(event)
         rows = self.table.snapshot.rows([event.item_id for event in events])
         keys = [event_key(event.event_id) for event in events]
         self.popularity.observe(rows.cpu().numpy(), [event.event_time_ms for event in events], keys)

@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from reaseq.records import EVENT_TYPES, Event, History
 
+RETRACTED = 0  # in place of a type
 TYPE_CODES = {name: code for code, name in enumerate(EVENT_TYPES, start=1)}
 
 
 class Behavior(NamedTuple):
-    """One entry of a history. The order of the fields is the order of histories: event time, then event."""
+    """One entry of a history. The order of the fields is the order of histories: event time, then event.
+
+    One that has been taken back keeps its place, without an item, so that nothing hangs on when that was.
+    """
 
     time_ms: int
     event_key: int
@@ -24,48 +30,71 @@ class HistoryFold:
     """Folds events into a history of at most `limit` behaviours.
 
     The outcome depends on which events were seen, not on their order: a duplicate changes nothing, a late event finds its
-    place, and one older than a full history is dropped, as is one from before a moment up to which all is forgotten.
+    place, one that is taken back is so before it comes as well, and one older than a full history is dropped, as is one from
+    before a moment up to which all is forgotten.
     """
 
     def __init__(self, history: History, limit: int) -> None:
         columns = zip(history.times_ms, history.event_keys, history.item_ids, history.types, strict=True)
         self._behaviors = [Behavior(*row) for row in columns]
-        self._keys = set(history.event_keys)
+        self._retracted = set(history.retracted_keys)
+        if self._retracted:
+            gone = zip(history.retracted_ms, history.retracted_keys, strict=True)
+            self._behaviors = sorted([*self._behaviors, *(Behavior(*row, "", RETRACTED) for row in gone)])
+        self._keys = {behavior.event_key for behavior in self._behaviors}
         self._forgotten_ms = history.forgotten_ms
         self._limit = limit
 
     def absorb(self, event: Event) -> str:
-        """Take one event in. Returns what became of it: `accepted`, `duplicate`, `too_late` or `forgotten`."""
+        """Take one event in. Returns what became of it: `accepted`, `retracted`, `duplicate`, `too_late` or `forgotten`."""
         key = event_key(event.event_id)
         if key in self._keys:
-            return "duplicate"
+            return self._retract(key) if event.retracted and key not in self._retracted else "duplicate"
         if self._forgotten_ms and event.event_time_ms <= self._forgotten_ms:
             return "forgotten"
         behavior = Behavior(event.event_time_ms, key, event.item_id, TYPE_CODES[event.type])
+        if event.retracted:
+            behavior = Behavior(event.event_time_ms, key, "", RETRACTED)
         if len(self._behaviors) >= self._limit and behavior < self._behaviors[0]:
             return "too_late"
         insort(self._behaviors, behavior)
         self._keys.add(key)
         if len(self._behaviors) > self._limit:
-            self._keys.discard(self._behaviors.pop(0).event_key)
-        return "accepted"
+            dropped = self._behaviors.pop(0).event_key
+            self._keys.discard(dropped)
+            self._retracted.discard(dropped)
+        if not event.retracted:
+            return "accepted"
+        self._retracted.add(key)
+        return "retracted"
+
+    def _retract(self, key: int) -> str:
+        place = next(place for place, behavior in enumerate(self._behaviors) if behavior.event_key == key)
+        self._behaviors[place] = Behavior(self._behaviors[place].time_ms, key, "", RETRACTED)
+        self._retracted.add(key)
+        return "retracted"
 
     def forget(self, until_ms: int) -> bool:
         """Forget everything up to a moment, or to the newest behaviour if that is later; returns whether that is new."""
         if until_ms <= self._forgotten_ms:
             return False
         self._forgotten_ms = max(until_ms, self.newest_ms)
-        self._behaviors, self._keys = [], set()
+        self._behaviors, self._keys, self._retracted = [], set(), set()
         return True
 
     @property
     def newest_ms(self) -> int:
-        """Event time of the newest behaviour, or the moment up to which all is forgotten."""
+        """Event time of the newest behaviour, also one that was taken back, or the moment up to which all is forgotten."""
         return self._behaviors[-1].time_ms if self._behaviors else self._forgotten_ms
 
     def history(self) -> History:
         """The history as it stands."""
-        return history_of(self._behaviors, self._forgotten_ms)
+        if not self._retracted:
+            return history_of(self._behaviors, self._forgotten_ms)
+        history = history_of([behavior for behavior in self._behaviors if behavior.type_code], self._forgotten_ms)
+        gone = [behavior for behavior in self._behaviors if not behavior.type_code]
+        times_ms, keys = zip(*((behavior.time_ms, behavior.event_key) for behavior in gone), strict=True)
+        return replace(history, retracted_ms=times_ms, retracted_keys=keys)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class BehaviorStage:
                 effects.counts["unknown_item"] += 1
             outcome = fold.absorb(message.body)
             effects.counts[outcome] += 1
-            accepted += outcome == "accepted"
+            accepted += outcome in ("accepted", "retracted")
         if not accepted:
             return None
         return UserFeatures(

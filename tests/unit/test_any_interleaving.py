@@ -186,13 +186,14 @@ def test_the_store_ends_as_if_everything_had_come_once_and_in_order(
     steps: list[Step],
     data: st.DataObject,
 ) -> None:
+    gone = [replace(event, retracted=True) for event in happened[1::3]]
     catalogue = [Item(item_id=key, title=title, event_time_ms=time) for time, (key, title) in enumerate(listings)]
     forget = [FORGET] * wish
-    arrivals: list[Event | RawRecord] = list(data.draw(st.permutations(happened + happened[::2])))  # some come twice
+    arrivals: list[Event | RawRecord] = list(data.draw(st.permutations(happened + happened[::2] + gone)))  # some come twice
     place = data.draw(st.integers(0, len(arrivals)))
     late = arrivals[place:]  # behind the wish, among what happened after it
     reference, world = World(), World()
-    _produce(reference, [*catalogue, *sorted(happened, key=_time), *forget, *sorted(later, key=_time)])
+    _produce(reference, [*catalogue, *sorted(happened, key=_time), *gone, *forget, *sorted(later, key=_time)])
     _produce(world, [*catalogue, *catalogue[::3], *arrivals[:place], *forget, *data.draw(st.permutations([*late, *later]))])
 
     Worker(reference).finish()
@@ -202,7 +203,8 @@ def test_the_store_ends_as_if_everything_had_come_once_and_in_order(
     worker.finish()
 
     assert not world.topics[DEAD_LETTERS.name]
-    uncounted = {user for user in "uv" if sum(event.user_id == user for event in happened + later) > LIMIT} | set("u" * wish)
+    crowded = {user for user in "uv" if sum(event.user_id == user for event in happened + later) > LIMIT}
+    uncounted = crowded | set("u" * wish) | {event.user_id for event in gone}
     assert _values(world, uncounted) == _values(reference, uncounted)
     for entity, held in world.held.items():  # and the compacted topics end with what the store has
         topic = world.topics["item-features" if entity[0] is ItemFeatures else "user-features"]
@@ -211,7 +213,8 @@ def test_the_store_ends_as_if_everything_had_come_once_and_in_order(
 
 
 def _values(world: World, uncounted: set[str]) -> dict[tuple[type, str], FeatureRecord]:
-    """What is held, but for the count of events where late ones may be in it or not: of the crowded and the forgotten."""
+    """What is held, but for the count of events where some may be in it or not: late ones of the crowded and the forgotten, and
+    those that were taken back before they came."""
     return {
         entity: replace(held, events_seen=0, inferred=replace(held.inferred, events_seen=0))
         if isinstance(held, UserFeatures) and held.user_id in uncounted

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from features.packing import pack_history, unpack_history
 from reaseq.behavior.history import HistoryFold, event_key
 from reaseq.records import Event, History
 
@@ -30,6 +32,22 @@ def test_duplicates_and_order_of_arrival_do_not_show(events: list[Event], data: 
     )
 
     assert fold(arrivals).history() == fold(events).history()
+
+
+@given(events=events, data=st.data())
+def test_what_is_taken_back_is_gone_whenever_that_was(events: list[Event], data: st.DataObject) -> None:
+    gone = data.draw(st.lists(st.sampled_from(events), unique=True)) if events else []
+    arrivals = [*events, *(replace(event, retracted=True) for event in gone)]
+    latest = sorted((event.event_time_ms, event_key(event.event_id), event in gone) for event in events)[-10:]
+
+    folded = fold(data.draw(st.permutations([*arrivals, *arrivals[::2]])))
+    again = HistoryFold(unpack_history(pack_history(folded.history())), 10)  # and after a restart
+    assert {again.absorb(event) for event in events} <= {"duplicate", "too_late"}
+    history = again.history()
+
+    assert list(zip(history.times_ms, history.event_keys, strict=True)) == [of[:2] for of in latest if not of[2]]
+    assert list(zip(history.retracted_ms, history.retracted_keys, strict=True)) == [of[:2] for of in latest if of[2]]
+    assert again.newest_ms == max((event.event_time_ms for event in events), default=0)
 
 
 @given(events=events)
