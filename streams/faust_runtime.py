@@ -102,7 +102,7 @@ def build_app(
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def close(_: object, **__: object) -> None:
-        await runtime.drain()
+        await runtime.end()
         await destination.close()
 
     @app.timer(COMMIT_INTERVAL_S)  # type: ignore[untyped-decorator]
@@ -125,6 +125,7 @@ class _Runtime:
     def __init__(self, app: faust.App, deliveries: Sequence[Delivery], drain_s: float) -> None:
         self._app = app
         self._drain_s = drain_s
+        self._ended = False
         self._intakes: dict[str, list[Intake]] = {}
         self._readers: dict[str, list[str]] = {}
         self._flights: list[InFlight] = []
@@ -139,7 +140,7 @@ class _Runtime:
 
     def put(self, topic: str, records: list[RawRecord]) -> None:
         """Hand on what has been fetched of a topic."""
-        for intake in self._intakes[topic]:
+        for intake in () if self._ended else self._intakes[topic]:
             intake.put(records)
 
     async def commit(self) -> None:
@@ -159,6 +160,11 @@ class _Runtime:
         if given_up:
             log.warning("given_up", batches=given_up, consequence="they are done again, to the same end")
         await self._commit(account)
+
+    async def end(self) -> None:
+        """The same for the last time: nothing more is begun."""
+        self._ended = True
+        await self.drain()
 
     async def _commit(self, account: Offsets) -> None:
         if moved := account.to_commit():

@@ -19,6 +19,7 @@ from tests.faults.system import FaultySystem
 
 WORKERS = 2
 COUNTS = ("runs", "records", "dead_letters", "lost", "doubled", "stale_over_fresh", "different")
+SHOWN_CHARS = 200  # of a difference; all of it stands in the file
 ROUNDS = 10  # that the kills are spread over, each compared with the reference
 
 
@@ -61,7 +62,8 @@ def _outcomes(wanted: Mapping[str, Fault], seed: int, brokers: int) -> Iterator[
 
 def _line(outcome: Outcome) -> str:
     found = ", ".join(f"{getattr(outcome, count)} {count.replace('_', ' ')}" for count in COUNTS)
-    return "\n  ".join([f"{outcome.fault}: {found}; nothing left to do after {outcome.recovered_s} s", *outcome.differences])
+    differences = [difference[:SHOWN_CHARS] for difference in outcome.differences]
+    return "\n  ".join([f"{outcome.fault}: {found}; nothing left to do after {outcome.recovered_s} s", *differences])
 
 
 def _write(outcomes: list[Outcome], path: Path) -> None:
