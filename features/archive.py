@@ -9,7 +9,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,7 @@ SETTLED_S = 600.0  # for so long a file that has been replaced stays, for who is
 _ARROW = {Bytes: pa.binary(), Float64: pa.float64(), Int64: pa.int64(), String: pa.string()}
 _TIMESTAMP = pa.timestamp("us", tz="UTC")
 _REPLACES = ".replaces"
+_FORGOTTEN = ".forgotten.json"
 
 
 class Archive:
@@ -39,6 +40,8 @@ class Archive:
     def __init__(self, folder: Path, settled_s: float = SETTLED_S) -> None:
         self._folder = folder
         self._settled_s = settled_s
+        self._read: dict[str, int] = {}  # who has been forgotten, as of
+        self._read_ns = 0
 
     def create(self) -> None:
         """Give every view an empty file, so that a join over an empty archive has its columns."""
@@ -50,21 +53,45 @@ class Archive:
     def append(self, records: Sequence[ItemFeatures | UserFeatures]) -> None:
         """Write the rows of `records`, durable when the call returns. A record may be appended twice without harm.
 
-        Of a user who has asked to be forgotten, whatever is older than that goes. Raises ArchiveUnavailable.
+        Of users who have asked to be forgotten (`wishes`), whatever is older than that goes. Raises ArchiveUnavailable.
         """
         try:
-            for name, rows in rows_by_view(records).items():
+            wishes = self.wishes(records)
+            gone = self._forgotten() | wishes
+            kept = [
+                record
+                for record in records
+                if isinstance(record, ItemFeatures) or record.event_time_ms > gone.get(record.user_id, -1)
+            ]
+            for name, rows in rows_by_view(kept).items():
                 for month, table in _by_month(_table(rows)):
                     _write(self._folder / name / month / f"part-{uuid.uuid4().hex}.parquet", table)
-            forgotten = {
-                record.user_id: record.history.forgotten_ms
-                for record in records
-                if isinstance(record, UserFeatures) and record.is_forgotten
-            }
-            if forgotten:
-                self._forget(forgotten)
+            if wishes:
+                self._forget(wishes)
         except OSError as error:
             raise ArchiveUnavailable(f"the archive cannot be written: {error}") from error
+
+    def wishes(self, records: Sequence[ItemFeatures | UserFeatures]) -> dict[str, int]:
+        """Who of the records' users has asked that everything up to a moment (ms) be forgotten, and has not been yet.
+
+        Asked of every record: the one that tells of nothing else may never come, where the user was back at once.
+        """
+        asked = {
+            record.user_id: record.history.forgotten_ms
+            for record in records
+            if isinstance(record, UserFeatures) and record.history.forgotten_ms
+        }
+        done = self._forgotten() if asked else {}
+        return {user_id: until_ms for user_id, until_ms in asked.items() if until_ms > done.get(user_id, 0)}
+
+    def _forgotten(self) -> dict[str, int]:
+        """Up to which moment each user has been forgotten."""
+        known = self._folder / _FORGOTTEN
+        if not known.exists():
+            return {}
+        if (written := known.stat().st_mtime_ns) != self._read_ns:
+            self._read, self._read_ns = json.loads(known.read_text()), written
+        return self._read
 
     def compact(self, least_files: int = COMPACT_FILES) -> int:
         """Make few files of many, wherever a month has at least so many, with one of each row; returns how many were replaced.
@@ -82,6 +109,9 @@ class Archive:
             raise ArchiveUnavailable(f"the archive cannot be compacted: {error}") from error
 
     def _compact(self, folder: Path, view: FeatureView, least_files: int) -> int:
+        for aside in folder.glob("*.tmp"):
+            if time.time() - aside.stat().st_mtime >= self._settled_s:  # whoever wrote it has died of it
+                aside.unlink(missing_ok=True)
         replaced = self._replaced(folder)
         small = [
             path
@@ -97,7 +127,7 @@ class Archive:
             name = f"whole-{uuid.uuid4().hex}.parquet"
             _write(folder / name, distinct.sort_by([(join_key(view), "ascending"), ("event_timestamp", "ascending")]))
             # Only behind the file itself: until then, these are all there is.
-            (folder / f".{name}{_REPLACES}").write_text(json.dumps([path.name for path in group]))
+            _write_text(folder / f".{name}{_REPLACES}", json.dumps([path.name for path in group]))
         return len(small)
 
     def _replaced(self, folder: Path) -> set[str]:
@@ -113,7 +143,7 @@ class Archive:
                 names.update(replaced)
         return names
 
-    def _forget(self, until_ms: Mapping[str, int]) -> None:
+    def _forget(self, until_ms: dict[str, int]) -> None:
         """Remove the rows of users up to a moment each. Every file of theirs is written anew."""
         with self._alone():
             for view in (view for view in VIEWS if join_key(view) == USER_KEY):
@@ -123,6 +153,7 @@ class Archive:
                     kept = [time_us > until_ms.get(user_id, -1) * 1000 for user_id, time_us in rows]
                     if not all(kept):
                         _write(path, table.filter(pa.array(kept)))
+            _write_text(self._folder / _FORGOTTEN, json.dumps(self._forgotten() | until_ms))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -130,6 +161,14 @@ class Archive:
         with (self._folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _write_text(path: Path, text: str) -> None:
+    aside = path.with_name(f"{path.name}.tmp")
+    aside.write_text(text)
+    with aside.open("rb") as written:
+        os.fsync(written.fileno())
+    aside.rename(path)
 
 
 def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:

@@ -7,31 +7,32 @@ import msgspec
 
 from reaseq.records import History, Inferred
 
-_Ints = tuple[int, ...]
+
+class _Columns(msgspec.Struct, array_like=True, frozen=True):
+    """A history by columns. New ones come last and have a default, so that older rows can be read."""
+
+    item_ids: tuple[str, ...]
+    types: tuple[int, ...]
+    times_ms: tuple[int, ...]
+    event_keys: tuple[int, ...]
+    forgotten_ms: int = 0
+    retracted_ms: tuple[int, ...] = ()
+    retracted_keys: tuple[int, ...] = ()
+
 
 _encoder = msgspec.msgpack.Encoder()
-_history = msgspec.msgpack.Decoder(tuple[tuple[str, ...], _Ints, _Ints, _Ints, int, _Ints, _Ints])
+_history = msgspec.msgpack.Decoder(_Columns)
 _inferred = msgspec.msgpack.Decoder(tuple[tuple[str, ...], tuple[float, ...]])
 
 
 def pack_history(history: History) -> bytes:
     """The columns of a history, oldest behaviour first, up to when its user has been forgotten, and what was taken back."""
-    columns = (history.item_ids, history.types, history.times_ms, history.event_keys)
-    return _encoder.encode((*columns, history.forgotten_ms, history.retracted_ms, history.retracted_keys))
+    return _encoder.encode(msgspec.convert(history, _Columns, from_attributes=True))
 
 
 def unpack_history(packed: bytes) -> History:
     """The inverse of `pack_history`."""
-    item_ids, types, times_ms, event_keys, forgotten_ms, retracted_ms, retracted_keys = _history.decode(packed)
-    return History(
-        item_ids=item_ids,
-        types=types,
-        times_ms=times_ms,
-        event_keys=event_keys,
-        forgotten_ms=forgotten_ms,
-        retracted_ms=retracted_ms,
-        retracted_keys=retracted_keys,
-    )
+    return History(**msgspec.structs.asdict(_history.decode(packed)))
 
 
 def pack_inferred(inferred: Inferred) -> bytes:

@@ -16,6 +16,7 @@ from features.row import ORDER_BYTES, Order, order_of
 
 SCAN_PAGE_KEYS = 1000
 PUT_CHUNK_RECORDS = 64  # Redis does nothing else while a script runs: about a third of a millisecond
+WAIT_SHARE = 0.8  # of the timeout, for the answer to come before it
 NEWEST_WINS = Path(__file__).with_name("newest_wins.lua").read_text()
 ORDERS = f"""
 local heads = {{}}
@@ -48,10 +49,14 @@ class PackedRedisOnlineStore(PackedOnlineStore):
                 keys = [_key(config, placed.table, placed.key) for placed in chunk]
                 script(keys=keys, args=[*(placed.row for placed in chunk), len(records[0])], client=pipe)
             if settings.replicas:
-                pipe.wait(settings.replicas, round(settings.timeout_s * 1000))
+                # Redis waits for what this connection wrote: written again after a failure, the rows are equal and nothing is.
+                pipe.set(_mark(config, "barrier"), b"")
+                pipe.wait(settings.replicas, round(settings.timeout_s * 1000 * WAIT_SHARE))
             results = pipe.execute()
-        if settings.replicas and (confirmed := results.pop()) < settings.replicas:
-            raise redis.TimeoutError(f"{confirmed} of {settings.replicas} replicas confirmed the write")
+        if settings.replicas:
+            *results, _, confirmed = results
+            if confirmed < settings.replicas:
+                raise redis.TimeoutError(f"{confirmed} of {settings.replicas} replicas confirmed the write")
         return [overtaken == 1 for of_chunk in results for overtaken in of_chunk]
 
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:

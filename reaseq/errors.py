@@ -35,6 +35,12 @@ class ArchiveUnavailable(Unavailable):
     reason = "archive_unavailable"
 
 
+class LogUnavailable(Unavailable):
+    """The brokers do not answer, or do not confirm."""
+
+    reason = "log_unavailable"
+
+
 class EndpointUnavailable(Unavailable):
     """The language model's endpoint does not answer, or refuses everybody."""
 

@@ -154,10 +154,5 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
         """Order among records of the same event time: more events, then behaviours inferred from all of them."""
         return 2 * self.events_seen + (self.inferred.events_seen == self.events_seen)
 
-    @property
-    def is_forgotten(self) -> bool:
-        """Whether it is all that is left of a user who asked to be forgotten, and has not come back."""
-        return 0 < self.history.forgotten_ms == self.event_time_ms
-
 
 FeatureRecord = ItemFeatures | UserFeatures

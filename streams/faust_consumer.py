@@ -49,6 +49,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's driver ha
     async def _fetch(self) -> None:
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
+        if self.app.rebalancing:  # Faust stops the flow only of who had partitions
+            await self.sleep(FULL_WAIT_S)
+            return
         generation = self.app.consumer_generation_id
         if generation != self._rewound:
             try:
@@ -70,13 +73,13 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's driver ha
             self.receiver.put(tp.topic, list(map(_raw, records)))
 
     async def _rewind(self) -> None:
-        """Begin an assignment from the commits, or from the start of partitions that have none.
+        """Begin an assignment from the commits, or from the start of partitions that have none, or one of 0.
 
         Faust seeks to commits only, before it lets anybody fetch again; a fetch that was under way meanwhile and is dropped has
         moved the position of a partition without a commit for good.
         """
         committed = await self.seek_to_committed() if self.assignment() else {}
-        if new := [ensure_TP(tp) for tp, offset in committed.items() if offset is None]:
+        if new := [ensure_TP(tp) for tp, offset in committed.items() if not offset]:
             await self.seek_wait(await self.earliest_offsets(*new))
 
 

@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 EXIT_UNDELIVERED = 70  # EX_SOFTWARE: the worker could neither deliver nor bury a record
 COMMIT_INTERVAL_S = 1.0
+FETCH_LIMIT_RECORDS = 2000
+NEVER_S = 1e6
 
 
 class KafkaLog:
@@ -90,7 +92,8 @@ def build_app(
         web_enabled=False,
         broker_session_timeout=settings.kafka.session_timeout_s,
         broker_heartbeat_interval=settings.kafka.session_timeout_s / 5,
-        broker_max_poll_interval=600.0,
+        broker_max_poll_interval=NEVER_S,  # a worker whose stages wait is not to leave; the watchdog tells who stands still
+        broker_max_poll_records=FETCH_LIMIT_RECORDS,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=settings.kafka.max_message_bytes + DEAD_LETTER_MARGIN_BYTES,
     )

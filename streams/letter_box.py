@@ -10,8 +10,9 @@ from itertools import islice
 from typing import Protocol
 
 import msgspec
+from kafka.errors import KafkaError
 
-from reaseq.errors import ReaSeqError
+from reaseq.errors import DeliveryError, LogUnavailable, ReaSeqError
 from reaseq.records import ItemFeatures, UserFeatures
 from reaseq.settings import KafkaSettings
 from streams import dead_letters
@@ -118,8 +119,15 @@ class LetterBox:
         return self._take_away(letter for letter in self.open(which))
 
     def forget(self, user_ids: Sequence[str]) -> int:
-        """Take away every letter that bears a user's id, as its key or as a string in its bytes; returns how many."""
-        return self._take_away(letter for letter in self.open() if any(_bears(letter.record, user_id) for user_id in user_ids))
+        """Take away every letter that bears a user's id, as its key or as a string in its bytes; returns how many.
+
+        Raises LogUnavailable.
+        """
+        theirs = (letter for letter in self.open() if any(_bears(letter.record, user_id) for user_id in user_ids))
+        try:
+            return self._take_away(theirs)
+        except (KafkaError, DeliveryError) as error:
+            raise LogUnavailable(f"dead letters cannot be forgotten: {error}") from error
 
     def _take_away(self, letters: Iterator[DeadLetter]) -> int:
         producer = Producer(self._settings)

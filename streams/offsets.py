@@ -4,6 +4,7 @@ Faust's own account is not used: when partitions are handed out anew it acknowle
 may then commit behind records that nobody has finished.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from streams.messages import RawRecord
@@ -18,7 +19,7 @@ class Offsets:
     def __init__(self, readers: Mapping[str, Iterable[str]]) -> None:
         """`readers`: by topic, the stages that read it."""
         self._readers = readers
-        self._under_way: dict[tuple[str, Partition], set[int]] = {}  # where batches start
+        self._under_way: dict[tuple[str, Partition], Counter[int]] = {}  # where batches start, and how many
         self._next: dict[tuple[str, Partition], int] = {}  # behind the last that was taken
         self._committed: dict[Partition, int] = {}
 
@@ -28,15 +29,15 @@ class Offsets:
         for record in batch:
             partition = (record.topic, record.partition)
             starts.setdefault(partition, record.offset)
-            self._next[stage, partition] = record.offset + 1
+            self._next[stage, partition] = max(record.offset + 1, self._next.get((stage, partition), 0))
         for partition, start in starts.items():
-            self._under_way.setdefault((stage, partition), set()).add(start)
+            self._under_way.setdefault((stage, partition), Counter())[start] += 1
         return starts
 
     def finished(self, stage: str, starts: Starts) -> None:
         """A stage has done with a batch, whatever it has done before with others."""
         for partition, start in starts.items():
-            self._under_way[stage, partition].discard(start)
+            self._under_way[stage, partition] -= Counter([start])
 
     def to_commit(self) -> dict[Partition, int]:
         """Where each partition may be taken up again, as far as that has moved: behind what all its readers have finished."""

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from reaseq.records import FeatureRecord, UserFeatures
+from reaseq.records import FeatureRecord
 from streams.messages import Message
 from streams.stage import BatchPolicy, Effects
 from streams.topics import Topic
@@ -13,11 +13,13 @@ COMPACT_EVERY_BATCHES = 100
 
 
 class RecordArchive(Protocol):
-    """Where records are appended, durable when the call returns, and files made fewer."""
+    """Where records are appended, durable when the call returns, files made fewer, and users forgotten."""
 
     def append(self, records: Sequence[FeatureRecord]) -> None: ...
 
     def compact(self) -> int: ...
+
+    def wishes(self, records: Sequence[FeatureRecord]) -> dict[str, int]: ...
 
 
 Forget = Callable[[Sequence[str]], object]
@@ -40,10 +42,11 @@ class ArchiveStage:
     async def process(self, batch: Sequence[Message]) -> Effects:
         """Append the batch. A redelivered batch is appended again: readers take one row of equals."""
         records = [message.body for message in batch if message.body]
+        # Letters first: once the archive has done it, nobody asks again.
+        if gone := await asyncio.to_thread(self._archive.wishes, records):
+            await asyncio.to_thread(self._forget, list(gone))
         await asyncio.to_thread(self._archive.append, records)
         self._appended += 1
         if self._appended % COMPACT_EVERY_BATCHES == 0:
             await asyncio.to_thread(self._archive.compact)
-        if gone := [record.user_id for record in records if isinstance(record, UserFeatures) and record.is_forgotten]:
-            await asyncio.to_thread(self._forget, gone)
         return Effects()

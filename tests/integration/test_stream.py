@@ -305,7 +305,7 @@ def test_one_wish_removes_all_that_is_known_of_a_user(after_the_kill: Running) -
     after_the_kill.settle()
 
     left = store.read_users([user_id, other])
-    assert left[user_id].is_forgotten and not left[user_id].history.item_ids and left[user_id].inferred == Inferred()
+    assert left[user_id].history.forgotten_ms and not left[user_id].history.item_ids and left[user_id].inferred == Inferred()
     assert left[other] == before[other]
     [last] = {raw.key: raw.value for raw in read_all(settings.kafka, USER_FEATURES) if raw.key == user_id.encode()}.values()
     assert msgspec.json.decode(last or b"", type=UserFeatures) == left[user_id]

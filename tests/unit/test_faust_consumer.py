@@ -32,7 +32,7 @@ class Consumer(BatchConsumer):
 
     def __init__(self) -> None:
         self.receiver = self.taking = Taking()
-        self.app = SimpleNamespace(consumer_generation_id=1)
+        self.app = SimpleNamespace(consumer_generation_id=1, rebalancing=False)
         self.flow_active = True
         self.positions = {COMMITTED: 0, NEW: 0}
         self.rebalances_during_fetch = 0

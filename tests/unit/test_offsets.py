@@ -49,6 +49,18 @@ def test_partitions_go_their_own_ways() -> None:
     assert offsets.to_commit() == {ONE: 3, OTHER: 7}
 
 
+def test_what_is_taken_twice_must_be_finished_twice() -> None:
+    offsets = account("a")
+    first = offsets.taken("a", batch(0, 1, 2))
+    second = offsets.taken("a", batch(0, 1, 2, 3, 4))
+    offsets.finished("a", first)
+    assert offsets.to_commit() == {}
+
+    offsets.finished("a", second)
+    offsets.taken("a", batch(3))
+    assert offsets.to_commit() == {ONE: 3}
+
+
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=8), data=st.data())
 def test_nothing_unfinished_is_ever_behind_a_commit(sizes: list[int], data: st.DataObject) -> None:
     offsets, start = account("a", "b"), 0
