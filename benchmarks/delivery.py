@@ -55,8 +55,8 @@ from streams.stages.archive import ArchiveStage
 from streams.stages.behavior import BehaviorStage
 from streams.topics import EVENTS, USER_FEATURES
 
-EVENTS_PER_TURN = 30_000
-TURNS = 3
+EVENTS_PER_TURN = 20_000
+TURNS = 2
 MIXED_OVER_EVENTS = 5_000
 RATES_PER_S = (100, 1_000, 2_000, 3_000, 4_000, 6_000, 8_000)
 RATE_FOR_S = 15.0

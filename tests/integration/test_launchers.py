@@ -72,7 +72,7 @@ def consume(port: int, topic: str) -> list[bytes]:
         group_id="launchers",
         auto_offset_reset="earliest",
         enable_auto_commit=False,
-        consumer_timeout_ms=10_000,
+        consumer_timeout_ms=30_000,
     )
     try:
         return [record.value for record in islice(consumer, 1)]
