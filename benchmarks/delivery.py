@@ -175,7 +175,7 @@ class Bench:
     settings: Settings
     store: FeatureRepository
     client: redis.Redis
-    reports: Reports
+    reports: Reports = field(init=False)
 
     def empty(self) -> None:
         """Nothing in Redis, as on the first day."""
@@ -192,6 +192,7 @@ class Bench:
     def processes(self, count: int, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
         """So many processes of a side, to be ended behind the context."""
         context = multiprocessing.get_context("spawn")
+        self.reports = context.Queue()  # a new one: who is killed while he writes leaves its lock behind
         started = [context.Process(target=work, args=(self.settings, self.reports, *arguments)) for _ in range(count)]
         for process in started:
             process.start()
@@ -219,7 +220,7 @@ def _system() -> Iterator[Bench]:
         try:
             store = start_empty(settings)
             client = redis.Redis.from_url(settings.store.redis_url.get_secret_value())
-            yield Bench(settings, store, client, multiprocessing.get_context("spawn").Queue())
+            yield Bench(settings, store, client)
         finally:
             local.stop_all(settings)
 
