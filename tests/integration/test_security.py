@@ -1,7 +1,9 @@
 """The whole path over TLS, with names and passwords, on a real broker and a real Redis that let in nobody else."""
 
+import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 READ_ONLY = "on >read ~reaseq:* -@all +mget +scan +exists +ping"
 WORKER = "on >all ~reaseq:* -@all +@read +@write +@scripting +@connection +wait -keys"
 HOUR_MS = 3_600_000
+CREATE_TOPICS = "from reaseq.settings import Settings; from streams.kafka import create_topics; create_topics(Settings().kafka)"
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +83,18 @@ def test_an_event_becomes_a_history_that_the_ranker_may_read_and_not_write(setti
     assert [raw.key for raw in read_all(settings.kafka, EVENTS)] == [b"u"]
 
 
-def test_nobody_else_is_let_into_the_store(settings: Settings, certificate: Path) -> None:
+@pytest.mark.parametrize("change", [{"sasl_password": SecretStr("guessed")}, {"tls_ca_file": None}], ids=["password", "TLS"])
+def test_the_broker_lets_in_nobody_else(settings: Settings, change: dict[str, object]) -> None:
+    stranger = settings.model_copy(deep=True)
+    stranger.kafka = stranger.kafka.model_copy(update=change)
+    # In a process of its own: a Kafka client that is refused leaves its sockets behind.
+    env = {**os.environ, **local.environment(stranger)}
+    run = subprocess.run([sys.executable, "-c", CREATE_TOPICS], env=env, capture_output=True, text=True, check=False)
+
+    assert run.returncode and "kafka.errors." in run.stderr
+
+
+def test_the_store_lets_in_nobody_else(settings: Settings, certificate: Path) -> None:
     stranger = settings.model_copy(deep=True)
     port = _redis_port(settings)
     for url in (_redis_url(port, "worker:guessed", certificate), SecretStr(f"redis://127.0.0.1:{port}/0")):
@@ -114,7 +128,8 @@ def _start_redis(settings: Settings, certificate: Path) -> int:
     users = folder / "users.acl"
     users.write_text(f"user default off\nuser worker {WORKER}\nuser ranker {READ_ONLY}\n")
     files = {"--tls-cert-file": certificate, "--tls-key-file": certificate, "--tls-ca-cert-file": certificate}
-    options = {"--tls-port": port, "--port": 0, "--bind": "127.0.0.1", "--tls-auth-clients": "no", "--aclfile": users, **files}
+    listening = {"--tls-port": port, "--port": 0, "--bind": "127.0.0.1", "--tls-auth-clients": "no"}
+    options = {**listening, "--aclfile": users, "--dir": folder, "--save": "", **files}
     command = ["redis-server", *(str(word) for option in options.items() for word in option)]
     started = process.start(settings.run_dir, "redis", command, ports=(port,))
     process.wait_until(lambda: _listens(port), 30.0, "Redis over TLS", started)
