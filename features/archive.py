@@ -163,14 +163,6 @@ class Archive:
             yield
 
 
-def _write_text(path: Path, text: str) -> None:
-    aside = path.with_name(f"{path.name}.tmp")
-    aside.write_text(text)
-    with aside.open("rb") as written:
-        os.fsync(written.fileno())
-    aside.rename(path)
-
-
 def _groups(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """The paths in stretches of `WHOLE_ROWS` or a little more."""
     group: list[Path] = []
@@ -219,9 +211,21 @@ def _table(rows: list[Row]) -> pa.Table:
 
 def _write(path: Path, table: pa.Table) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    with _aside(path) as aside:
+        pq.write_table(table, aside, compression="zstd")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with _aside(path) as aside:
+        aside.write_text(text)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """Where to write what is to appear at `path`, whole and on disk, behind the context."""
     aside = path.with_name(f".{path.name}.tmp")
     try:
-        pq.write_table(table, aside, compression="zstd")
+        yield aside
         with aside.open("rb") as written:
             os.fsync(written.fileno())
         aside.rename(path)

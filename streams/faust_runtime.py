@@ -143,8 +143,9 @@ class _Runtime:
 
     def put(self, topic: str, records: list[RawRecord]) -> None:
         """Hand on what has been fetched of a topic."""
-        for intake in () if self._ended else self._intakes[topic]:
-            intake.put(records)
+        if not self._ended:
+            for intake in self._intakes[topic]:
+                intake.put(records)
 
     async def commit(self) -> None:
         """Tell the broker what has been finished."""

@@ -102,7 +102,7 @@ class _Node:
 
 
 def _start(run_dir: Path, libs: Path, nodes: Sequence[_Node], max_message_bytes: int, timeout_s: float) -> list[Process]:
-    java = require_program("java", JAVA_PACKAGE)
+    java = _java(libs)
     run_dir.mkdir(parents=True, exist_ok=True)
     for node in nodes:
         node.data_dir.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def _start(run_dir: Path, libs: Path, nodes: Sequence[_Node], max_message_bytes:
         properties.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
         if not (node.data_dir / "meta.properties").exists():
             tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", str(properties)]
-            _run([java, *_jvm(libs), *tool], FORMAT_TIMEOUT_S, f"formatting {node.data_dir} for Kafka")
+            _run([*java, *tool], FORMAT_TIMEOUT_S, f"formatting {node.data_dir} for Kafka")
     started = [
         start(run_dir, node.name, _command(libs, _properties(run_dir, node.name)), ports=(node.port, node.controller_port))
         for node in nodes
@@ -124,13 +124,19 @@ def _properties(run_dir: Path, name: str) -> Path:
     return run_dir.resolve() / f"{name}.properties"
 
 
-def _jvm(libs: Path) -> list[str]:
+def _java(libs: Path) -> list[str]:
     memory = ["-Xmx512m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
-    return [*memory, f"-Dlog4j2.configurationFile={LOG_CONFIGURATION}", "-cp", f"{libs}/*"]
+    return [
+        require_program("java", JAVA_PACKAGE),
+        *memory,
+        f"-Dlog4j2.configurationFile={LOG_CONFIGURATION}",
+        "-cp",
+        f"{libs}/*",
+    ]
 
 
 def _command(libs: Path, properties: Path) -> list[str]:
-    return [require_program("java", JAVA_PACKAGE), *_jvm(libs), "kafka.Kafka", str(properties)]
+    return [*_java(libs), "kafka.Kafka", str(properties)]
 
 
 def _settings(node: _Node, nodes: Sequence[_Node], max_message_bytes: int) -> dict[str, str | int]:

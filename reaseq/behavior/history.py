@@ -53,8 +53,6 @@ class HistoryFold:
         if self._forgotten_ms and event.event_time_ms <= self._forgotten_ms:
             return "forgotten"
         behavior = Behavior(event.event_time_ms, key, event.item_id, TYPE_CODES[event.type])
-        if event.retracted:
-            behavior = Behavior(event.event_time_ms, key, "", RETRACTED)
         if len(self._behaviors) >= self._limit and behavior < self._behaviors[0]:
             return "too_late"
         insort(self._behaviors, behavior)
@@ -63,10 +61,7 @@ class HistoryFold:
             dropped = self._behaviors.pop(0).event_key
             self._keys.discard(dropped)
             self._retracted.discard(dropped)
-        if not event.retracted:
-            return "accepted"
-        self._retracted.add(key)
-        return "retracted"
+        return self._retract(key) if event.retracted else "accepted"
 
     def _retract(self, key: int) -> str:
         place = next(place for place, behavior in enumerate(self._behaviors) if behavior.event_key == key)
