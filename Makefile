@@ -18,7 +18,7 @@ test-unit: .venv/dev  ## the tests that need no broker and no Redis, in seconds
 	$(BIN)/python -m pytest -m "not integration and not slow"
 
 faults: .venv/dev services  ## the fault suite: 200 kills and every other fault on the real system (an hour); out/faults.json
-	$(BIN)/python -m tests.faults
+	REASEQ_VLLM_ENVS=$(CURDIR)/var/vllm $(BIN)/python -m tests.faults
 	REASEQ_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -q tests/unit/test_fuzz.py
 
 bench: .venv/dev  ## all benchmarks, or one: make bench ONLY=reasoning

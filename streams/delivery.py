@@ -49,6 +49,11 @@ class Log(Protocol):
         """Append the records; returns when all are confirmed, raises when one is not."""
         ...
 
+    @property
+    def limit_bytes(self) -> int:
+        """The largest record that may be produced; what a dead letter notes besides may come on top."""
+        ...
+
 
 class FeatureWriter(Protocol):
     """Where feature records become servable."""
@@ -233,7 +238,7 @@ class Delivery:
     def _bury(self, raw: RawRecord, reason: str, message: str) -> RawRecord:
         log.warning("dead_letter", stage=self.stage.name, key=raw.key, reason=reason, error=message)
         metrics.DEAD.labels(self.stage.name, reason).inc()
-        return bury(raw, self.stage.name, reason, message, int(time.time() * 1000))
+        return bury(raw, self.stage.name, reason, message, int(time.time() * 1000), self._log.limit_bytes)
 
 
 def _origins_ms(pairs: list[Pair]) -> dict[str, int]:

@@ -40,6 +40,7 @@ class KafkaLog:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings.kafka
+        self.limit_bytes = settings.kafka.max_message_bytes
         self._producer: AIOKafkaProducer | None = None
 
     async def produce(self, records: Sequence[RawRecord]) -> None:

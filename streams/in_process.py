@@ -3,6 +3,7 @@
 The quick start and the tests use it. A topic is a list in memory; each stage reads it at its own pace.
 """
 
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ Receiver = Callable[[list[RawRecord]], None]
 
 class InProcessLog:
     """Topics in memory. Whoever subscribes gets the records produced from then on; dead letters are kept."""
+
+    limit_bytes = sys.maxsize
 
     def __init__(self) -> None:
         self.dead_letters: list[RawRecord] = []

@@ -61,7 +61,7 @@ class Replayed:
     """What became of the letters that a replay met."""
 
     produced: int
-    quarantined: int
+    left: int  # in quarantine, or too large to be kept whole
 
 
 class LetterBox:
@@ -90,6 +90,9 @@ class LetterBox:
         """Whether the letter has failed too often to be replayed unasked."""
         return letter.attempts >= self._quarantine_attempts
 
+    def _is_due(self, letter: DeadLetter, quarantined: bool) -> bool:
+        return not letter.cut_bytes and (quarantined or not self.in_quarantine(letter))
+
     def replay(
         self,
         which: Filter,
@@ -100,12 +103,12 @@ class LetterBox:
         """Produce the records of the letters anew, then take the letters away, page by page, each confirmed.
 
         Stopped in between, a record is produced again next time, which changes nothing. Those in quarantine stay, unless
-        `quarantined` asks for them.
+        `quarantined` asks for them, and always those of which only the beginning was kept.
         """
         producer, produced, met, letters = Producer(self._settings), 0, 0, self.open(which)
         try:
             while page := list(islice(letters, PAGE_LETTERS)):
-                due = [letter for letter in page if quarantined or not self.in_quarantine(letter)]
+                due = [letter for letter in page if self._is_due(letter, quarantined)]
                 producer.send_raw([_newest(letter, present) for letter in due])
                 producer.send_raw(map(_taken_away, due))
                 produced, met = produced + len(due), met + len(page)

@@ -47,7 +47,7 @@ def list_letters(
             (
                 letter.id,
                 (letter.record.key or b"").decode(errors="replace"),
-                letter.reason,
+                f"{letter.reason}{', cut' if letter.cut_bytes else ''}",
                 f"{letter.attempts}{', in quarantine' if box.in_quarantine(letter) else ''}",
                 _moment(letter.last_failure_ms),
             )
@@ -91,7 +91,7 @@ def replay(
     since: Since = "",
     quarantined: Annotated[bool, typer.Option("--quarantined", help="Also those in quarantine.")] = False,
 ) -> None:
-    """Send the records back through their topics; those that failed too often stay in quarantine."""
+    """Send the records back through their topics; those that failed too often stay in quarantine, and those that were cut."""
     from rich.progress import Progress
 
     from features.repository import FeatureRepository
@@ -101,7 +101,7 @@ def replay(
         box, which = _box(settings), _filter(id_, topic, stage, reason, key, since)
         task = progress.add_task("replay", total=sum(1 for _ in box.open(which)))
         done = box.replay(which, FeatureRepository(settings), quarantined, lambda met: progress.advance(task, met))
-    typer.echo(f"{done.produced} replayed" + (f", {done.quarantined} left in quarantine" if done.quarantined else ""))
+    typer.echo(f"{done.produced} replayed" + (f", {done.left} left: in quarantine, or cut" if done.left else ""))
 
 
 @app.command()

@@ -6,14 +6,15 @@ import logging
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 from rich.console import Console
 
-from tests.faults.faults import OF_A_CLUSTER, Fault, faults
+from tests.faults.faults import OF_A_CLUSTER, OF_A_LANGUAGE_MODEL, Fault, faults
 from tests.faults.outcome import Outcome
 from tests.faults.system import FaultySystem
 
@@ -24,7 +25,7 @@ ROUNDS = 10  # that the kills are spread over, each compared with the reference
 
 
 def main() -> None:
-    """Run the faults one after the other, most on one broker, the last on three."""
+    """Run the faults one after the other, most on one broker, some on three, or before a language model."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--storms", type=int, default=12)
@@ -36,19 +37,24 @@ def main() -> None:
     # The reference buries the same bad records, which is no news.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     outcomes: list[Outcome] = []
-    for brokers, of_system in ((1, faults(-(-chosen.kills // ROUNDS), chosen.storms)), (3, OF_A_CLUSTER)):
+    usual = faults(-(-chosen.kills // ROUNDS), chosen.storms)
+    for start, of_system in (
+        (FaultySystem, usual),
+        (partial(FaultySystem, brokers=3), OF_A_CLUSTER),
+        (partial(FaultySystem, language_model=True), OF_A_LANGUAGE_MODEL),
+    ):
         wanted = {name: act for name, act in of_system.items() if chosen.only in name}
-        for outcome in _outcomes(wanted, chosen.seed, brokers) if wanted else ():
+        for outcome in _outcomes(wanted, start, chosen.seed) if wanted else ():
             outcomes.append(outcome)
             console.print(_line(outcome), highlight=False)
             _write(outcomes, chosen.out)
     sys.exit(0 if all(outcome.clean for outcome in outcomes) else 1)
 
 
-def _outcomes(wanted: Mapping[str, Fault], seed: int, brokers: int) -> Iterator[Outcome]:
+def _outcomes(wanted: Mapping[str, Fault], start: Callable[[Path, int], FaultySystem], seed: int) -> Iterator[Outcome]:
     """One fault after the other on one system."""
     with tempfile.TemporaryDirectory(prefix="reaseq-faults-") as folder:
-        system = FaultySystem(Path(folder), seed, brokers)
+        system = start(Path(folder), seed)
         try:
             for _ in range(WORKERS):
                 system.start_worker()

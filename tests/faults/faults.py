@@ -12,7 +12,7 @@ from features.repository import FeatureRepository
 from infra import process
 from infra.kafka.broker import install, start_again, start_broker
 from streams.rebuild import rebuild
-from tests.faults.system import SESSION_TIMEOUT_S, FaultySystem
+from tests.faults.system import MODEL_TIMEOUT_S, SESSION_TIMEOUT_S, FaultySystem
 
 KILL_INTERVAL_S = (0.5, 6.0)
 REDIS_AWAY_S = 4.0
@@ -151,6 +151,37 @@ def clock_skew(system: FaultySystem) -> int:
     return 2
 
 
+def model_killed(system: FaultySystem) -> int:
+    """The language model's server is killed, and comes back as soon as it has loaded its model."""
+    time.sleep(5.0)
+    process.stop(system.settings.run_dir, "vllm", wait_s=0.0)
+    system.restart_language_model()
+    return 1
+
+
+def model_slow(system: FaultySystem) -> int:
+    """Every answer of the language model comes when nobody waits for it any more."""
+    time.sleep(5.0)
+    system.model_proxy.latency_s = MODEL_TIMEOUT_S + 1.0
+    time.sleep(2 * MODEL_TIMEOUT_S)
+    system.model_proxy.latency_s = 0.0
+    return 1
+
+
+def model_garbage(system: FaultySystem) -> int:
+    """The language model's server answers 200 OK, and nothing else that makes sense."""
+    time.sleep(5.0)
+    system.model_proxy.spoil = _without_sense
+    time.sleep(SLOW_FOR_S)
+    system.model_proxy.spoil = bytes
+    return 1
+
+
+def _without_sense(answer: bytes) -> bytes:
+    head, blank_line, body = answer.partition(b"\r\n\r\n") if answer.startswith(b"HTTP/") else (b"", b"", answer)
+    return head + blank_line + b"x" * len(body)
+
+
 def client(system: FaultySystem) -> redis.Redis:
     """A connection of our own, past the proxy."""
     return redis.Redis(port=system.redis_port)
@@ -159,10 +190,16 @@ def client(system: FaultySystem) -> redis.Redis:
 Fault = Callable[[FaultySystem], int]
 
 OF_A_CLUSTER: dict[str, Fault] = {"one of three brokers lost": broker_lost}
+OF_A_LANGUAGE_MODEL: dict[str, Fault] = {
+    "workers killed while the language model answers": partial(kills, times=4),
+    "language model killed and started again": model_killed,
+    "language model answers nobody in time": model_slow,
+    "language model answers garbage": model_garbage,
+}
 
 
 def faults(kill_times: int, storm_times: int) -> dict[str, Fault]:
-    """Every other fault by its name in the report."""
+    """The faults of a system with one broker and recorded answers, by their names in the report."""
     return {
         "nothing": none,
         "SIGKILL of a worker at a random moment": partial(kills, times=kill_times),

@@ -16,27 +16,28 @@ from streams.topics import EVENTS
 
 Record = Item | Event | RawRecord  # the last: what no producer should send
 
-CHUNK_RECORDS, CHUNK_INTERVAL_S = 25, 0.2
+CHUNK_INTERVAL_S = 0.2
 POISON_EVERY = 200  # records
 
 
 @dataclass
 class Load:
-    """Records that are produced as long as somebody wants."""
+    """Records that are produced as long as somebody wants, so many at once."""
 
     records: Iterator[Record]
+    chunk_records: int
     produced: list[Record] = field(default_factory=list)
     ending: threading.Event = field(default_factory=threading.Event)
 
     def run(self, producer: Producer) -> None:
-        while not self.ending.is_set() and (chunk := list(islice(self.records, CHUNK_RECORDS))):
+        while not self.ending.is_set() and (chunk := list(islice(self.records, self.chunk_records))):
             producer.send_raw([raw_of(record) for record in chunk])
             self.produced += chunk
             time.sleep(CHUNK_INTERVAL_S)
 
 
-def mixed(items: Sequence[Item], events: Sequence[Event], generator: random.Random) -> Iterator[Record]:
-    """An endless shop: items are listed and change their price or title, people buy, and some producer sends garbage."""
+def mixed(items: Sequence[Item], events: Sequence[Event], generator: random.Random, changing: bool) -> Iterator[Record]:
+    """An endless shop: items are listed, and may change their price or title, people buy, and some producer sends garbage."""
     listed: list[Item] = []
     number = 0
     new = iter(items)
@@ -45,7 +46,7 @@ def mixed(items: Sequence[Item], events: Sequence[Event], generator: random.Rand
         if number % 8 == 0 and (item := next(new, None)):
             listed.append(item)
             yield item
-        if number % 31 == 0:
+        if changing and number % 31 == 0:
             place = generator.randrange(len(listed))
             title = listed[place].title + (" new" if generator.random() < 0.5 else "")  # which asks for new reasoning
             price = (listed[place].price or 0) + 1

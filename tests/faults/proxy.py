@@ -1,18 +1,20 @@
-"""A TCP proxy that passes bytes on late, or not at all."""
+"""A TCP proxy that passes bytes on late, changed, or not at all."""
 
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from infra.process import LOOPBACK
 
 
-class SlowProxy:
-    """Listens on loopback before another port; every piece of an answer is held back for `latency_s`."""
+class FaultyProxy:
+    """Listens on loopback before another port; every piece of an answer goes through `spoil` after `latency_s`."""
 
     def __init__(self, target_port: int) -> None:
         self.latency_s = 0.0
+        self.spoil: Callable[[bytes], bytes] = bytes
         self._target_port = target_port
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port: int = self._listener.getsockname()[1]
@@ -33,14 +35,15 @@ class SlowProxy:
             except OSError:
                 client.close()
                 continue
-            for source, sink, held in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pass, args=(source, sink, held), daemon=True).start()
+            for source, sink, is_answer in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._pass, args=(source, sink, is_answer), daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket, held: bool) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
         with suppress(OSError):
             while piece := source.recv(1 << 16):
-                if held and self.latency_s:
+                if is_answer:
                     time.sleep(self.latency_s)
+                    piece = self.spoil(piece)
                 sink.sendall(piece)
         for end in (source, sink):
             with suppress(OSError):

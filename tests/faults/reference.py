@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from features.definitions import VIEWS
 from features.repository import FeatureRepository
 from reaseq.artefacts import current
 from reaseq.behavior.inference import KIND as BEHAVIOR
+from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
 from streams.assembly import assemble
@@ -35,11 +37,18 @@ class Reference:
         self._runtime = InProcessRuntime(
             self._log, lambda stage: Delivery(stage, self._log, self._system.store, 300.0), self._system.stages
         )
-        self._models_dir = settings.models_dir
+        self._loop = asyncio.Runner()  # one for all: what the stages share belongs to it
+        self._settings = settings
+        self._ledger_file = own.ledger_file
+
+    def close(self) -> None:
+        """End its loop."""
+        self._loop.close()
 
     def take(self, produced: Sequence[Record], closing: Sequence[Event]) -> int:
         """Process the records, items first; returns how many went to the dead letters."""
-        self._system.use_behavior(current(self._models_dir, BEHAVIOR))
+        self._system.use_behavior(current(self._settings.models_dir, BEHAVIOR))
+        self._share_answers()
         before = len(self._log.dead_letters)
         items = [record for record in produced if isinstance(record, Item)]
         others = [record for record in produced if not isinstance(record, Item)]
@@ -49,8 +58,15 @@ class Reference:
                 await self._log.produce([raw_of(record) for record in records])
                 await self._runtime.run_until_idle(flush=True)
 
-        asyncio.run(replay())
+        self._loop.run(replay())
         return len(self._log.dead_letters) - before
+
+    def _share_answers(self) -> None:
+        """What the language model answered once it need not be asked again."""
+        with closing(Ledger(self._settings.ledger_file)) as theirs, closing(Ledger(self._ledger_file)) as ours:
+            exported = self._ledger_file.with_suffix(".parquet")
+            theirs.export_parquet(exported)
+            ours.import_parquet(exported)
 
     def rows(self) -> Rows:
         """What is in its store."""

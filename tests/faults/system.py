@@ -20,6 +20,7 @@ from demo import ANSWERS, ORDER_LINES
 from infra import local, process
 from infra.redis import start_redis
 from infra.scratch import settings_on_free_ports, start_empty
+from infra.vllm.server import SERVED_NAME_OF_TINY, start_vllm
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.evaluation.online_retail import read_retail
@@ -35,12 +36,14 @@ from streams.rebuild import rebuild
 from streams.topics import ITEM_FEATURES
 from tests.faults.load import Load, Record, mixed, raw_of
 from tests.faults.outcome import Outcome
-from tests.faults.proxy import SlowProxy
+from tests.faults.proxy import FaultyProxy
 from tests.faults.reference import Reference, rows_of
 
 LEAST_LOAD_S = 5.0
 SETTLE_TIMEOUT_S = 300.0
 SESSION_TIMEOUT_S = 6.0  # the least that a broker allows
+MODEL_TIMEOUT_S = 20.0
+CHUNK_RECORDS, CHUNK_RECORDS_OF_A_MODEL = 25, 5  # a language model on the CPU is slow
 
 
 @dataclass
@@ -63,23 +66,30 @@ class Worker:
 
 
 class FaultySystem:
-    """Broker, Redis behind a proxy, workers, and the reference. `state` is an empty folder."""
+    """Broker, Redis behind a proxy, workers, and the reference. `state` is an empty folder.
 
-    def __init__(self, state: Path, seed: int, brokers: int = 1) -> None:
+    Items are reasoned about by recorded answers, or by a language model behind a proxy, whose answers the reference shares.
+    """
+
+    def __init__(self, state: Path, seed: int, brokers: int = 1, language_model: bool = False) -> None:
         self.random = random.Random(seed)
         self.settings = settings = settings_on_free_ports(state / "system", brokers)
-        settings.knowledge.recorded_file = ANSWERS
         settings.kafka.session_timeout_s = SESSION_TIMEOUT_S
         settings.kafka.archive_batch_wait_s = 1.0
         settings.store.redis_timeout_s = 1.0
         self.redis_port = urlsplit(settings.store.redis_url.get_secret_value()).port or 0
-        self.proxy = SlowProxy(self.redis_port)
+        self.proxy = FaultyProxy(self.redis_port)
         self.store = start_empty(settings)
+        if language_model:
+            self._use_language_model()
+        else:
+            settings.knowledge.recorded_file = ANSWERS
+        self._chunk_records = CHUNK_RECORDS_OF_A_MODEL if language_model else CHUNK_RECORDS
         rebuild(settings, self.store)
         retail = read_retail(ORDER_LINES)
         self._publish_model([item.item_id for item in retail.items])
         events = [event for order in retail.orders for event in order.events]
-        self._records = mixed(retail.items, events, self.random)
+        self._records = mixed(retail.items, events, self.random, changing=not language_model)
         self._letters = 0
         self._closings = 0
         self._env = local.environment(settings) | {"REASEQ_STORE__REDIS_URL": f"redis://127.0.0.1:{self.proxy.port}/0"}
@@ -102,6 +112,7 @@ class FaultySystem:
         self._nursery.kill()
         self._nursery.communicate()  # and close the pipes
         self.proxy.close()
+        self._reference.close()
         local.stop_all(self.settings)
 
     def start_worker(self, clock_ahead_s: float = 0.0) -> Worker:
@@ -141,7 +152,7 @@ class FaultySystem:
 
     def under(self, fault: str, act: Callable[["FaultySystem"], int]) -> Outcome:
         """Let a fault act under load, which returns how often it struck; then compare with the reference."""
-        load = Load(self._records)
+        load = Load(self._records, self._chunk_records)
         producer = Producer(self.settings.kafka)
         loading = threading.Thread(target=load.run, args=(producer,))
         started = time.monotonic()
@@ -198,6 +209,19 @@ class FaultySystem:
             while _followed(worker) < held:
                 assert time.monotonic() < deadline, worker
                 time.sleep(0.1)
+
+    def restart_language_model(self) -> None:
+        """Start the language model's server where it was."""
+        start_vllm(self.settings.state_dir, self.settings.run_dir, SERVED_NAME_OF_TINY, self.model_port)
+
+    def _use_language_model(self) -> None:
+        self.model_port = process.free_port()
+        self.restart_language_model()
+        self.model_proxy = FaultyProxy(self.model_port)
+        llm = self.settings.knowledge.llm
+        llm.base_url, llm.model = f"http://127.0.0.1:{self.model_proxy.port}/v1", SERVED_NAME_OF_TINY
+        llm.reasoning_limit_chars, llm.answer_limit_tokens, llm.breaker_open_s = 60, 768, 1.0
+        llm.concurrency_limit_calls, llm.answer_timeout_s = 16, MODEL_TIMEOUT_S
 
     def _publish_model(self, item_ids: Sequence[str]) -> None:
         """A behaviour model with random weights: it infers nonsense, always the same."""

@@ -9,7 +9,7 @@ from features.repository import FeatureRepository
 from reaseq.errors import ReaSeqError
 from reaseq.records import History, UserFeatures
 from reaseq.settings import Settings
-from streams.dead_letters import bury
+from streams.dead_letters import KEPT_KEY_BYTES, KEPT_VALUE_BYTES, bury
 from streams.kafka import Producer, read_all
 from streams.letter_box import Filter, LetterBox, Replayed
 from streams.messages import RawRecord, encode
@@ -17,10 +17,12 @@ from streams.topics import EVENTS, ITEMS, USER_FEATURES, Topic
 
 pytestmark = pytest.mark.integration
 
+LIMIT_BYTES = 1_000_000
+
 
 def dead(topic: Topic, key: str, offset: int, reason: str = "failed", value: bytes = b"{}") -> RawRecord:
     raw = RawRecord(topic.name, key.encode(), value, 1, (("trace", b"7"),), 0, offset)
-    return bury(raw, "behavior" if topic is EVENTS else "onboarding", reason, "what went wrong", now_ms())
+    return bury(raw, "behavior" if topic is EVENTS else "onboarding", reason, "what went wrong", now_ms(), LIMIT_BYTES)
 
 
 def now_ms() -> int:
@@ -63,7 +65,7 @@ def test_a_letter_that_failed_again_and_again_stays_in_quarantine(services: Sett
         produce(services, failed)
         (letter,) = box.open()
         assert box.replay(Filter(), store) == Replayed(1, 0)
-        failed = bury(letter.again(now_ms())._replace(offset=offset), "behavior", "failed", "again", now_ms())
+        failed = bury(letter.again(now_ms())._replace(offset=offset), "behavior", "failed", "again", now_ms(), LIMIT_BYTES)
     produce(services, failed)
 
     assert box.replay(Filter(), store) == Replayed(0, 1)
@@ -79,7 +81,7 @@ def test_of_a_feature_record_the_newest_is_replayed(services: Settings, box: Let
 
     store = FeatureRepository(services)
     store.write([version(5)])
-    produce(services, bury(encode(version(3), 1)._replace(offset=30), "inference", "failed", "", now_ms()))
+    produce(services, bury(encode(version(3), 1)._replace(offset=30), "inference", "failed", "", now_ms(), LIMIT_BYTES))
 
     box.replay(Filter(), store)
 
@@ -87,13 +89,28 @@ def test_of_a_feature_record_the_newest_is_replayed(services: Settings, box: Let
 
 
 def test_a_feature_record_that_is_none_cannot_be_replayed_but_dropped(services: Settings, box: LetterBox) -> None:
-    produce(services, bury(RawRecord(USER_FEATURES.name, b"u5", b"{garbage", 1), "inference", "malformed_json", "", now_ms()))
+    garbage = RawRecord(USER_FEATURES.name, b"u5", b"{garbage", 1)
+    produce(services, bury(garbage, "inference", "malformed_json", "", now_ms(), LIMIT_BYTES))
 
     with pytest.raises(ReaSeqError, match="user-features/0/0/inference is no feature record"):
         box.replay(Filter(), FeatureRepository(services))
 
     assert box.discard(Filter(id="user-features/0/0/inference")) == 1
     assert not list(box.open())
+
+
+def test_of_a_record_that_is_too_large_the_beginning_is_kept_and_not_replayed(services: Settings, box: LetterBox) -> None:
+    large = RawRecord(EVENTS.name, b"u6" * 5_000, b"{" * LIMIT_BYTES, 1, (("trace", b"7"), ("empty", None)), 0, 50)  # type: ignore[arg-type]
+    produce(services, bury(large, "behavior", "malformed_json", "", now_ms(), LIMIT_BYTES))
+
+    (letter,) = box.open()
+
+    assert letter.id == "events/0/50/behavior"
+    assert letter.record.key == b"u6" * (KEPT_KEY_BYTES // 2) and letter.record.value == b"{" * KEPT_VALUE_BYTES
+    kept_bytes = KEPT_KEY_BYTES + KEPT_VALUE_BYTES
+    assert letter.cut_bytes == LIMIT_BYTES + 10_000 + len("trace7empty") - kept_bytes
+    assert box.replay(Filter(), FeatureRepository(services), quarantined=True) == Replayed(0, 1)
+    assert box.discard(Filter()) == 1
 
 
 def test_all_letters_of_a_user_are_forgotten_whoevers_key_they_bear(services: Settings, box: LetterBox) -> None:

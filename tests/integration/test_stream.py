@@ -20,6 +20,7 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 import torch
+from kafka import KafkaProducer
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo import ANSWERS, ORDER_LINES
@@ -42,7 +43,7 @@ from streams.letter_box import Filter, LetterBox
 from streams.messages import RawRecord
 from streams.rebuild import rebuild
 from streams.stage import BatchPolicy
-from streams.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
+from streams.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -260,15 +261,24 @@ def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: R
     producer.send_raw(RawRecord(topic.name, key.encode(), value, now_ms) for topic, key, value, _ in bad)
     producer.send_raw(RawRecord(topic.name, key.encode(), value, now_ms) for topic, key, value in accepted)
     producer.close()
+    _produce_compressed(after_the_kill.settings, EVENTS, "u", b" " * 2 * after_the_kill.settings.kafka.max_message_bytes)
     after_the_kill.settle()
 
     buried: Counter[str] = Counter()
     for (_, reason), count in LetterBox(after_the_kill.settings.kafka, 3).counts().items():
         buried[reason] += count
-    assert buried == Counter(reason for *_, reason in bad)
+    assert buried == Counter(["malformed_json", *(reason for *_, reason in bad)])
     users = FeatureRepository(after_the_kill.settings).read_users(["u"])
     assert users["u"].history.item_ids == ("never listed",)
     assert after_the_kill.workers[1].alive
+
+
+def _produce_compressed(settings: Settings, topic: Topic, key: str, value: bytes) -> None:
+    """As a producer would that is none of ours: the broker's limit is one of the compressed size."""
+    servers, limit = settings.kafka.bootstrap_servers, 2 * len(value)
+    producer = KafkaProducer(bootstrap_servers=servers, compression_type="lz4", max_request_size=limit)
+    producer.send(topic.name, key=key.encode(), value=value).get(timeout=10)
+    producer.close()
 
 
 def test_dead_letters_are_looked_at_and_replayed_by_command(after_the_kill: Running) -> None:

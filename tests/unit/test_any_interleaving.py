@@ -45,6 +45,8 @@ class Crash(Exception):
 class World:
     """A stand-in for the log and the store. `dies_at` is where the next batch ends."""
 
+    limit_bytes = 1_000_000
+
     def __init__(self) -> None:
         self.topics: dict[str, list[RawRecord]] = defaultdict(list)
         self.held: dict[tuple[type, str], FeatureRecord] = {}

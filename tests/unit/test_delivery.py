@@ -23,6 +23,8 @@ EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "
 class Journal:
     """A stand-in for log and store that writes down what happens in which order."""
 
+    limit_bytes = 1_000_000
+
     def __init__(self, produce_fails: bool = False, store_is_away: int = 0) -> None:
         self.steps: list[str] = []
         self.held = 0  # the revision that the store has of everybody

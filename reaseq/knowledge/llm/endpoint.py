@@ -21,8 +21,9 @@ log = structlog.get_logger()
 
 KEEP_ALIVE_S = 2.0  # less than servers keep idle connections, so that none is used while it is being closed
 
-# The endpoint's own trouble, or ours with it (a wrong key, a model that it lacks): not the item's, so it is waited for.
-_EVERYBODYS = {401, 403, 404, 408, 425, 429} | set(range(500, 600))
+# The endpoint's own trouble, or ours with it (a wrong key, a model that it lacks, somebody else's page): not the item's, so it
+# is waited for.
+_EVERYBODYS = {f"http_{status}" for status in (401, 403, 404, 408, 425, 429, *range(500, 600))} | {"garbage_response"}
 
 
 class Endpoint:
@@ -73,17 +74,14 @@ class Endpoint:
         except asyncio.CancelledError:
             self._breaker.released()
             raise
-        seconds = time.perf_counter() - started
-        if status in _EVERYBODYS:
+        completion = _completion(status, payload, time.perf_counter() - started, attempt)
+        if completion.refused in _EVERYBODYS:
             self._failed(call, f"HTTP {status}: {(payload or b'')[:200]!r}")
             return None
         self._breaker.succeeded()
-        if payload is None:
-            return Completion(refused="too_large", usage=Usage(seconds=seconds, retries=attempt))
         if status != HTTPStatus.OK:
-            log.warning("call_refused", agent=call.agent, status=status, answer=payload[:500].decode(errors="replace"))
-            return Completion(refused=f"http_{status}", usage=Usage(seconds=seconds, retries=attempt))
-        return completion_of(payload, seconds, attempt)
+            log.warning("call_refused", agent=call.agent, status=status, answer=(payload or b"")[:500].decode(errors="replace"))
+        return completion
 
     async def _is_there(self) -> bool:
         try:
@@ -130,6 +128,15 @@ def model_of(settings: LlmSettings) -> Model:
         settings.answer_limit_tokens,
         settings.extra_body,
     )
+
+
+def _completion(status: int, payload: bytes | None, seconds: float, retries: int) -> Completion:
+    """What a response says; its payload is None where it is larger than it may be."""
+    if status != HTTPStatus.OK:
+        return Completion(refused=f"http_{status}", usage=Usage(seconds=seconds, retries=retries))
+    if payload is None:
+        return Completion(refused="too_large", usage=Usage(seconds=seconds, retries=retries))
+    return completion_of(payload, seconds, retries)
 
 
 def completion_of(payload: bytes | dict[str, Any], seconds: float = 0.0, retries: int = 0) -> Completion:
