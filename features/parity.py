@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from feast import FeatureView
+from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from features import definitions as views
 from features.definitions import join_key
@@ -150,6 +151,15 @@ def compare(repository: FeatureRepository, served: Sequence[Served]) -> Parity:
                     if verdict == "different":
                         parity.different.append(f"{key} of {row.entity} {row.entity_id} at {row.now_ms}")
     return parity
+
+
+def write_metrics(parity: Parity, path: Path) -> None:
+    """Write how many feature values came to which verdict, as Prometheus' textfile collector reads it."""
+    registry = CollectorRegistry()
+    values = Gauge("reaseq_parity_values", "Served values, by how the join stands to them", ["verdict"], registry=registry)
+    for verdict in get_args(Verdict):
+        values.labels(verdict).set(sum(of[verdict] for of in parity.verdicts.values()))
+    write_to_textfile(str(path), registry)
 
 
 def _verdict(row: Served, key: str, digest: str, joined: Digests, newest: Version | None, told: Digests | None) -> Verdict:

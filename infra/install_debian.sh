@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the integration tests need and this machine lacks: Redis, and Java with Maven for the broker.
+# Installs what the integration tests need and this machine lacks: Redis, Java with Maven for the broker, and Prometheus.
 # Where it may not, it says what to install; the tests that need it are then left out, and say so.
 set -eu
 
@@ -7,12 +7,13 @@ missing=""
 command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v java >/dev/null || missing="$missing openjdk-17-jre-headless"
 command -v mvn >/dev/null || missing="$missing maven"
+command -v prometheus >/dev/null || missing="$missing prometheus"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing:$missing"
     apt-get update -q >/dev/null
-    # The tests start a Redis of their own: the package must not start one.
+    # The tests start services of their own: the packages must start none.
     if [ ! -e /usr/sbin/policy-rc.d ]; then
         printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
         chmod 755 /usr/sbin/policy-rc.d

@@ -14,7 +14,7 @@ from reaseq.errors import InfrastructureError
 from reaseq.settings import Settings
 
 READY_TIMEOUT_S = 180.0  # a worker imports torch, transformers and Feast before it is ready: half a minute on two slow cores
-STOP_ORDER = ("ranker", "worker", "reasoner", "vllm", "redis", "kafka")
+STOP_ORDER = ("prometheus", "ranker", "worker", "reasoner", "vllm", "redis", "kafka")
 
 
 def start_services(settings: Settings) -> None:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, get_args
 
 import structlog
 
@@ -18,6 +18,10 @@ from streams.rebuild import FEATURES, valid
 from streams.topics import Topic
 
 log = structlog.get_logger()
+
+for _topic in FEATURES:  # from the start, so that the first difference is an increase
+    for _verdict in get_args(Verdict):
+        metrics.RECONCILED.labels(_topic.name, _verdict)
 
 GRACE_S = 2.0  # between a record's confirmation by its topic and its write to the store
 

@@ -6,6 +6,7 @@ a connection that Faust knows nothing of.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -100,7 +101,17 @@ class Watchdog:
                 partitions = [TopicPartition(*tp) for tp in self._assigned()]
                 starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
                 committed = {tp: consumer.committed(tp) for tp in partitions}
-                self.look({(tp.topic, tp.partition): (max(committed[tp] or 0, starts[tp]), ends[tp]) for tp in partitions})
+                offsets = {(tp.topic, tp.partition): (max(committed[tp] or 0, starts[tp]), ends[tp]) for tp in partitions}
+                _tell_lag(offsets)
+                self.look(offsets)
             except Exception as error:  # without a broker nothing moves either
                 log.warning("offsets_unknown", error=str(error))
                 self.look({tp: (committed, committed + 1) for tp, (committed, _) in self._still.items()})
+
+
+def _tell_lag(offsets: dict[tuple[str, int], tuple[int, int]]) -> None:
+    lag = Counter[str]()
+    for (topic, _), (committed, end) in offsets.items():
+        lag[topic] += end - committed
+    for topic, records in lag.items():
+        metrics.LAG.labels(topic).set(records)

@@ -19,7 +19,7 @@ atexit.register(shutil.rmtree, os.environ["REASEQ_STATE_DIR"], ignore_errors=Tru
 os.environ.setdefault("REASEQ_KAFKA_LIBS", str(Path(__file__).parents[1] / "var" / "kafka" / "libs"))
 os.environ.setdefault("REASEQ_VLLM_ENVS", str(Path(__file__).parents[1] / "var" / "vllm"))
 
-NEEDED = {"redis-server": "redis-server", "java": "openjdk-17-jre-headless", "mvn": "maven"}
+NEEDED = {"redis-server": "redis-server", "java": "openjdk-17-jre-headless", "mvn": "maven", "prometheus": "prometheus"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

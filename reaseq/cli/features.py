@@ -25,11 +25,12 @@ def parity(
     log: Annotated[
         Path | None, typer.Option(help="Folder of the service's log; without it, the one in the state folder.")
     ] = None,
+    metrics: Annotated[Path | None, typer.Option(help="Also write them here, for Prometheus' textfile collector.")] = None,
 ) -> None:
     """Hold the rows that the service logged against the point-in-time join of the archive, feature by feature."""
     from rich.console import Console
 
-    from features.parity import compare, read_served
+    from features.parity import compare, read_served, write_metrics
     from features.repository import FeatureRepository
 
     settings, console = present_settings(), Console()
@@ -37,6 +38,8 @@ def parity(
         served = read_served(log or settings.state_dir / "served")
         with console.status(f"joining {len(served)} served rows"):
             found = compare(FeatureRepository(settings), served)
+        if metrics:
+            write_metrics(found, metrics)
         verdicts = sorted({verdict for of in found.verdicts.values() for verdict in of})
         rows = [(name, *(of[verdict] for verdict in verdicts)) for name, of in found.verdicts.items()]
         console.print(table_of(f"{found.rows} served rows beside the point-in-time join", ("feature", *verdicts), rows))

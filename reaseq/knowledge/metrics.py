@@ -12,4 +12,6 @@ BREAKER_OPEN = Gauge("reaseq_llm_breaker_open", "1 while the endpoint is left al
 BUDGET_REFUSALS = Counter(
     "reaseq_llm_budget_refusals", "Items that no call was made for, by the budget that was used up", ["budget"]
 )
+for _budget in ("item", "seller_day", "day"):  # from the start, so that the first refusal is an increase
+    BUDGET_REFUSALS.labels(_budget)
 CLAIMS_DROPPED = Counter("reaseq_claims_dropped", "Claims that a check or the critic dropped", ["speaker", "reason"])

@@ -21,6 +21,8 @@ from reaseq.ranker.ranking import Ranking
 log = structlog.get_logger()
 
 RELOADS = Counter("reaseq_rank_reloads", "Published rankers taken over, or refused", ["outcome"])
+for _outcome in ("taken_over", "refused"):  # from the start, so that the first is an increase
+    RELOADS.labels(_outcome)
 
 
 class Reloader:

@@ -22,6 +22,8 @@ from pydantic import JsonValue
 from demo import ANSWERS
 from features.repository import FeatureRepository
 from infra import local, process
+from infra.grafana.dashboards import REASONING
+from infra.prometheus.server import start_prometheus
 from infra.scratch import settings_on_free_ports, start_empty
 from infra.vllm.server import python_with_vllm, start_vllm, wait_vllm
 from infra.vllm.tiny_model import make_tiny_model
@@ -37,6 +39,7 @@ from streams.kafka import Producer
 from streams.letter_box import LetterBox
 from streams.rebuild import rebuild
 from streams.topics import ITEM_FEATURES
+from tests.integration.curves import without_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -124,6 +127,16 @@ def test_every_item_is_reasoned_about_once_and_none_is_lost(reasoned: Reasoned) 
     assert {record.stage for record in records.values()} == {"reasoned"}
     assert {record.reasoned_again for record in records.values()} == {0}
     assert not LetterBox(reasoned.settings.kafka, 3).counts()
+
+
+def test_every_curve_of_the_dashboard_has_something_to_show(reasoned: Reasoned) -> None:
+    reasoner = process.find(reasoned.settings.run_dir, "reasoner")
+    assert reasoner
+    jobs = {"reaseq-reasoner": [f"127.0.0.1:{reasoner.ports[0]}"]}
+    prometheus = start_prometheus(reasoned.settings.run_dir, process.free_port(), jobs, interval="1s")
+    time.sleep(4.0)
+
+    assert not without_data(prometheus, REASONING)
 
 
 def test_while_the_server_was_down_its_items_were_servable_by_their_text(reasoned: Reasoned) -> None:

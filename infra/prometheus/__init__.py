@@ -1,0 +1,1 @@
+"""Prometheus: its configuration, our rules, and a server of one's own."""

@@ -1,0 +1,280 @@
+"""A real Prometheus scrapes the real system: each alert fires on the fault that it is for, each dashboard shows something.
+
+Time is hurried: what the rules call a minute is two seconds, and an hour two minutes.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from pathlib import Path
+from shutil import copytree
+from urllib.parse import urlsplit
+
+import pyarrow.parquet as pq
+import pytest
+import redis
+
+from demo import ANSWERS, ORDER_LINES
+from infra import local, process
+from infra.grafana.dashboards import RANKING, STREAM
+from infra.prometheus.server import RULES, firing, query, start_prometheus
+from infra.scratch import settings_on_free_ports, start_empty
+from reaseq.artefacts import current, publish
+from reaseq.client import Question, RankingClient, RankingRefused
+from reaseq.evaluation.online_retail import read_retail
+from reaseq.ranker.engine import KIND as RANKER
+from reaseq.records import Event, Item
+from reaseq.settings import Settings
+from streams.kafka import Producer
+from streams.messages import RawRecord
+from streams.rebuild import rebuild
+from streams.topics import EVENTS
+from tests.integration.curves import without_data
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+TIMEOUT_S = 120.0
+MOMENTS = 20
+CALLERS = 4
+HURRIED = {"m": "s", "h": "m"}
+TIMES = 2
+
+
+def hurried(promql: str) -> str:
+    """The same with every duration a thirtieth as long."""
+    return re.sub(r"(?<=[\[ ])(\d+)([mh])\b", lambda match: f"{TIMES * int(match[1])}{HURRIED[match[2]]}", promql)
+
+
+@dataclass
+class Observed:
+    """The system, its Prometheus, and an endless shop."""
+
+    settings: Settings
+    worker: process.Process
+    ranker: process.Process
+    prometheus: process.Process
+    items: Sequence[Item]
+    events: Iterator[Event]
+    textfile: Path
+
+    def wait_for(self, *alerts: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Wait until all of the alerts fire."""
+        self._wait(lambda: set(alerts) <= firing(self.prometheus), f"{alerts} to fire", meanwhile)
+
+    def wait_for_calm(self) -> None:
+        """Wait until no alert fires though there is something to see."""
+        for _ in range(MOMENTS):
+            self.work()
+        self._wait(lambda: not firing(self.prometheus), "calm", self.work)
+
+    def send_events(self, events: int) -> None:
+        """Produce so many, and give them a moment."""
+        producer = Producer(self.settings.kafka)
+        producer.send([next(self.events) for _ in range(events)])
+        producer.close()
+        time.sleep(0.2)
+
+    def work(self) -> None:
+        """A moment of an ordinary day."""
+        self.send_events(20)
+        self.rank()
+
+    def rank(self) -> None:
+        """One ranking of a user who has a history, or is new."""
+        with RankingClient(f"http://127.0.0.1:{self.ranker.ports[0]}", budget_ms=1000.0) as client:
+            client.rank(Question(next(self.events).user_id, [item.item_id for item in self.items[:100]]))
+
+    def _wait(self, met: Callable[[], bool], what: str, meanwhile: Callable[[], object]) -> None:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not met():
+            assert time.monotonic() < deadline, f"waited for {what}; what fires: {firing(self.prometheus)}"
+            meanwhile()
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def observed(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    state = tmp_path_factory.mktemp("observed")
+    copytree(quick_demo / "state" / "models", state / "models")
+    settings = settings_on_free_ports(state)
+    settings.knowledge.recorded_file = ANSWERS  # of the sample's items; about others a model would be asked, on a budget of 0
+    settings.knowledge.llm.base_url, settings.knowledge.llm.budget_day_tokens = "http://127.0.0.1:1/v1", 0
+    settings.service.port, settings.service.served_share, settings.service.reload_interval_s = process.free_port(), 1.0, 0.5
+    settings.kafka.archive_batch_wait_s = 1.0
+    settings.store.redis_timeout_s = 1.0
+    settings.worker.stall_s, settings.worker.reconcile_interval_s = 5.0, 1.0
+    rules, textfile = state / "rules.yml", state / "textfile" / "metrics"
+    rules.write_text(hurried(RULES.read_text()))
+    textfile.parent.mkdir()
+    retail = read_retail(ORDER_LINES)
+    try:
+        rebuild(settings, start_empty(settings))
+        worker, ranker = local.start_worker(settings, "worker-1"), local.start_ranker(settings)
+        for started in (worker, ranker):
+            local.wait_ready(started)
+        with serving(textfile.parent) as textfile_port:
+            ports = {"reaseq-worker": worker.ports[0], "reaseq-ranker": ranker.ports[0], "textfile": textfile_port}
+            jobs = {job: [f"127.0.0.1:{port}"] for job, port in ports.items()}
+            prometheus = start_prometheus(settings.run_dir, process.free_port(), jobs, rules, "1s")
+            answered = set(pq.read_table(ANSWERS, columns=["description"])["description"].to_pylist())
+            items = [item for item in retail.items if item.title in answered][:200]
+            producer = Producer(settings.kafka)
+            producer.send(items)
+            producer.close()
+            events = iter([event for order in retail.orders for event in order.events])
+            yield Observed(settings, worker, ranker, prometheus, items, events, textfile)
+    finally:
+        local.stop_all(settings)
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    """A web server of a folder, as node_exporter is one of its textfiles; gives its port."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments, directory=str(folder))  # type: ignore[arg-type]
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@contextmanager
+def paused(running: process.Process | None) -> Iterator[None]:
+    """A process that stands still meanwhile."""
+    assert running
+    os.killpg(running.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(running.pid, signal.SIGCONT)
+
+
+def test_of_a_healthy_system_nothing_fires(observed: Observed) -> None:
+    observed.wait_for_calm()
+
+    assert {series["value"][1] for series in query(observed.prometheus, 'up{job=~"reaseq-.+"}')} == {"1"}
+
+
+def test_a_store_that_hangs_stalls_commits_lets_lag_grow_and_burns_freshness(observed: Observed) -> None:
+    with paused(process.find(observed.settings.run_dir, "redis")):
+
+        def load() -> None:
+            observed.send_events(200)
+            observed.rank()
+
+        of_the_hang = ("ReaseqCommitStalled", "ReaseqWaiting", "ReaseqLagGrows", "ReaseqRankingDegraded")
+        observed.wait_for(*of_the_hang, meanwhile=load)
+    observed.wait_for("ReaseqFreshnessBurnsFast")
+    observed.wait_for("ReaseqFreshnessBurnsSlowly")
+
+
+def test_garbage_on_a_topic_is_told_by_its_dead_letters(observed: Observed) -> None:
+    producer = Producer(observed.settings.kafka)
+
+    def garbage() -> None:
+        producer.send_raw([RawRecord(EVENTS.name, b"u", b"{garbage", int(time.time() * 1000))])
+
+    observed.wait_for("ReaseqDeadLetters", meanwhile=garbage)
+    producer.close()
+
+
+def test_rows_that_the_store_has_lost_are_found(observed: Observed) -> None:
+    client = redis.Redis(port=urlsplit(observed.settings.store.redis_url.get_secret_value()).port or 0)
+
+    def lose() -> None:
+        if keys := list(client.scan_iter(b"*:user_history:*", count=1000)):
+            client.unlink(*keys[:50])
+
+    observed.wait_for("ReaseqStoreDiffers", meanwhile=lose)
+    client.close()
+
+
+def test_rankings_that_take_long_are_told(observed: Observed) -> None:
+    ending = threading.Event()
+
+    def call() -> None:
+        while not ending.is_set():
+            observed.rank()
+
+    def hinder() -> None:
+        with paused(observed.ranker):
+            time.sleep(0.3)
+
+    callers = [threading.Thread(target=call) for _ in range(CALLERS)]
+    for caller in callers:
+        caller.start()
+    try:
+        observed.wait_for("ReaseqRankingSlow", meanwhile=hinder)
+    finally:
+        ending.set()
+        for caller in callers:
+            caller.join()
+
+
+def test_a_published_ranker_that_does_not_fit_is_told(observed: Observed) -> None:
+    models = observed.settings.models_dir
+    artefact = current(models, RANKER)
+    publish(models, RANKER, "misfit", {"weights": b""}, {**artefact.facts, "space_id": "another"})
+
+    observed.wait_for("ReaseqRankerRefused")
+
+
+def test_a_served_value_that_training_would_not_read_is_told(observed: Observed) -> None:
+    log = next((observed.settings.state_dir / "served").iterdir())
+    first, *others = log.read_text().splitlines()
+    changed = json.loads(first)
+    changed["features"] = dict.fromkeys(changed["features"], "another")
+    log.write_text("\n".join([json.dumps(changed), *others]) + "\n")
+    command = [sys.executable, "-m", "reaseq", "features", "parity", "--metrics", str(observed.textfile)]
+
+    run = subprocess.run(
+        command, env={**os.environ, **local.environment(observed.settings)}, capture_output=True, text=True, check=False
+    )
+
+    assert run.returncode == 1, run.stdout + run.stderr
+    observed.wait_for("ReaseqParityBroken")
+
+
+def test_a_token_budget_that_is_used_up_is_told(observed: Observed) -> None:
+    numbers = count()
+    producer = Producer(observed.settings.kafka)
+
+    def list_unheard_of() -> None:
+        number = next(numbers)
+        producer.send([Item(item_id=f"new-{number}", title=f"unheard of {number}", event_time_ms=1)])
+
+    observed.wait_for("ReaseqTokenBudgetSpent", meanwhile=list_unheard_of)
+    producer.close()
+
+
+def test_every_curve_of_the_dashboards_has_something_to_show(observed: Observed) -> None:
+    with RankingClient(f"http://127.0.0.1:{observed.ranker.ports[0]}") as client, pytest.raises(RankingRefused):
+        client.rank(Question("u", ["i"] * (observed.settings.service.candidates_limit + 1)))
+    time.sleep(2.0)
+
+    assert not without_data(observed.prometheus, [*STREAM, *RANKING])
+
+
+def test_a_worker_that_is_gone_is_told(observed: Observed) -> None:
+    process.stop(observed.settings.run_dir, "worker-1", wait_s=0.0)
+
+    observed.wait_for("ReaseqTargetDown")
