@@ -27,11 +27,12 @@ def main() -> None:
         child = os.fork()
         if not child:
             _work(**wanted)
+        os.setpgid(child, child)  # it may be killed before it has come to doing so itself
         print(child, flush=True)
 
 
 def _work(name: str, log: str, env: dict[str, str], clock_ahead_s: float) -> NoReturn:
-    os.setsid()
+    os.setpgid(0, 0)
     output = os.open(Path(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(output, stream)
