@@ -117,7 +117,7 @@ def served_item(table: Snapshot, item_id: str, version: Version, now_ms: int) ->
 
 def read_served(folder: Path) -> list[Served]:
     """Every logged row. Raises CatalogueError where nothing was logged."""
-    files = sorted(folder.glob("rows*.jsonl"))
+    files = sorted(folder.rglob("rows*.jsonl"))
     found = [msgspec.json.decode(line, type=Served) for file in files for line in file.read_bytes().splitlines()]
     if not found:
         raise CatalogueError(f"{folder} holds no served row: set REASEQ_SERVICE__SERVED_SHARE above 0, and let it serve")

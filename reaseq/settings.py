@@ -104,13 +104,15 @@ class LlmSettings(BaseModel):
 class KnowledgeSettings(BaseModel):
     """Explicit reasoning: the vocabulary (a bundled version or a .yaml file), and the reasoners in the order they are asked.
 
-    `recorded_file`: parquet of answers that an LLM gave earlier. `cascade_threshold`: an agent of the language model is not
+    `recorded_file`: parquet of answers that an LLM gave earlier. `ledger_dir`: a folder of this machine for the ledger, where
+    the state folder is on a network, which SQLite must not write to. `cascade_threshold`: an agent of the language model is not
     asked where the student expects to make at least this share of its claims; 1 asks always. A worker reasons about
     `items_per_batch` × `batches_in_flight` items at once.
     """
 
     vocabulary: str = "giftware-2"
     recorded_file: Path | None = None
+    ledger_dir: Path | None = None
     cascade_threshold: float = 1.0
     items_per_batch: int = 16
     batches_in_flight: int = 8
@@ -258,7 +260,7 @@ class Settings(BaseSettings):
     @property
     def ledger_file(self) -> Path:
         """Every answer of the language model, and what it cost."""
-        return self.state_dir / "knowledge.db"
+        return (self.knowledge.ledger_dir or self.state_dir) / "knowledge.db"
 
     @property
     def run_dir(self) -> Path:

@@ -19,6 +19,8 @@ atexit.register(shutil.rmtree, os.environ["REASEQ_STATE_DIR"], ignore_errors=Tru
 os.environ.setdefault("REASEQ_KAFKA_LIBS", str(Path(__file__).parents[1] / "var" / "kafka" / "libs"))
 os.environ.setdefault("REASEQ_VLLM_ENVS", str(Path(__file__).parents[1] / "var" / "vllm"))
 
+os.environ["PATH"] += os.pathsep + str(Path(__file__).parents[1] / "var" / "tools")
+
 NEEDED = {"redis-server": "redis-server", "java": "openjdk-17-jre-headless", "mvn": "maven", "prometheus": "prometheus"}
 
 

@@ -1,0 +1,75 @@
+{{- define "reaseq.labels" -}}
+app.kubernetes.io/name: reaseq
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{/* What pods of a component are told by: a list of the root context and the component's name. */}}
+{{- define "reaseq.selector" -}}
+app.kubernetes.io/name: reaseq
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end }}
+
+{{- define "reaseq.hasModel" -}}
+{{- if or .Values.vllm.enabled .Values.llm.baseUrl }}yes{{ end }}
+{{- end }}
+
+{{- define "reaseq.state" -}}
+{{ .Values.state.existingClaim | default (printf "%s-state" .Release.Name) }}
+{{- end }}
+
+{{/* The pod of one of our commands: root, component, and of its container the fields, a secret and mounts of its own. */}}
+{{- define "reaseq.pod" -}}
+{{- $root := .root -}}
+{{- $secret := .secret | default $root.Values.existingSecret -}}
+automountServiceAccountToken: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: { type: RuntimeDefault }
+{{- with $root.Values.imagePullSecrets }}
+imagePullSecrets: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with $root.Values.nodeSelector }}
+nodeSelector: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- with $root.Values.tolerations }}
+tolerations: {{ toYaml . | nindent 2 }}
+{{- end }}
+containers:
+  - name: {{ .component }}
+    image: "{{ $root.Values.image.repository }}:{{ $root.Values.image.tag }}"
+    imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+    securityContext:
+      allowPrivilegeEscalation: false
+      readOnlyRootFilesystem: true
+      capabilities: { drop: [ALL] }
+    envFrom:
+      - configMapRef: { name: {{ $root.Release.Name }}-settings }
+{{ toYaml .fields | indent 4 }}
+    volumeMounts:
+      - { name: state, mountPath: /var/lib/reaseq }
+      - { name: run, mountPath: /var/lib/reaseq/run }
+      - { name: tmp, mountPath: /tmp }
+      {{- range .mounts }}
+      - {{ toJson . }}
+      {{- end }}
+      {{- if $secret }}
+      - { name: secrets, mountPath: /run/secrets/reaseq, readOnly: true }
+      {{- end }}
+volumes:
+  - name: state
+    persistentVolumeClaim: { claimName: {{ include "reaseq.state" $root }} }
+  - { name: run, emptyDir: {} }
+  - { name: tmp, emptyDir: {} }
+  {{- if $secret }}
+  - name: secrets
+    secret: { secretName: {{ $secret }} }
+  {{- end }}
+{{- end }}
