@@ -71,6 +71,10 @@ class Observed:
         """Wait until all of the alerts fire."""
         self._wait(lambda: set(alerts) <= firing(self.prometheus), f"{alerts} to fire", meanwhile)
 
+    def wait_for_silence(self, *alerts: str) -> None:
+        """Wait until none of the alerts fires, for whatever came before."""
+        self._wait(lambda: not set(alerts) & firing(self.prometheus), f"{alerts} to be silent", lambda: None)
+
     def wait_for_calm(self) -> None:
         """Wait until no alert fires though there is something to see."""
         for _ in range(MOMENTS):
@@ -175,16 +179,18 @@ def test_of_a_healthy_system_nothing_fires(observed: Observed) -> None:
 
 
 def test_a_store_that_hangs_stalls_commits_lets_lag_grow_and_burns_freshness(observed: Observed) -> None:
+    meanwhile = ("ReaseqCommitStalled", "ReaseqWaiting", "ReaseqLagGrows", "ReaseqRankingDegraded")
+    afterwards = ("ReaseqFreshnessBurnsFast", "ReaseqFreshnessBurnsSlowly")
+    observed.wait_for_silence(*meanwhile, *afterwards)
+
+    def load() -> None:
+        observed.send_events(200)
+        observed.rank()
+
     with paused(process.find(observed.settings.run_dir, "redis")):
-
-        def load() -> None:
-            observed.send_events(200)
-            observed.rank()
-
-        of_the_hang = ("ReaseqCommitStalled", "ReaseqWaiting", "ReaseqLagGrows", "ReaseqRankingDegraded")
-        observed.wait_for(*of_the_hang, meanwhile=load)
-    observed.wait_for("ReaseqFreshnessBurnsFast")
-    observed.wait_for("ReaseqFreshnessBurnsSlowly")
+        observed.wait_for(*meanwhile, meanwhile=load)
+    for alert in afterwards:  # the second when the first is over
+        observed.wait_for(alert)
 
 
 def test_garbage_on_a_topic_is_told_by_its_dead_letters(observed: Observed) -> None:
@@ -193,6 +199,7 @@ def test_garbage_on_a_topic_is_told_by_its_dead_letters(observed: Observed) -> N
     def garbage() -> None:
         producer.send_raw([RawRecord(EVENTS.name, b"u", b"{garbage", int(time.time() * 1000))])
 
+    observed.wait_for_silence("ReaseqDeadLetters")
     observed.wait_for("ReaseqDeadLetters", meanwhile=garbage)
     producer.close()
 
@@ -204,6 +211,7 @@ def test_rows_that_the_store_has_lost_are_found(observed: Observed) -> None:
         if keys := list(client.scan_iter(b"*:user_history:*", count=1000)):
             client.unlink(*keys[:50])
 
+    observed.wait_for_silence("ReaseqStoreDiffers")
     observed.wait_for("ReaseqStoreDiffers", meanwhile=lose)
     client.close()
 
@@ -219,6 +227,7 @@ def test_rankings_that_take_long_are_told(observed: Observed) -> None:
         with paused(observed.ranker):
             time.sleep(0.3)
 
+    observed.wait_for_silence("ReaseqRankingSlow")
     callers = [threading.Thread(target=call) for _ in range(CALLERS)]
     for caller in callers:
         caller.start()
@@ -231,6 +240,7 @@ def test_rankings_that_take_long_are_told(observed: Observed) -> None:
 
 
 def test_a_published_ranker_that_does_not_fit_is_told(observed: Observed) -> None:
+    observed.wait_for_silence("ReaseqRankerRefused")
     models = observed.settings.models_dir
     artefact = current(models, RANKER)
     publish(models, RANKER, "misfit", {"weights": b""}, {**artefact.facts, "space_id": "another"})
@@ -239,6 +249,7 @@ def test_a_published_ranker_that_does_not_fit_is_told(observed: Observed) -> Non
 
 
 def test_a_served_value_that_training_would_not_read_is_told(observed: Observed) -> None:
+    observed.wait_for_silence("ReaseqParityBroken")
     log = next((observed.settings.state_dir / "served").iterdir())
     first, *others = log.read_text().splitlines()
     changed = json.loads(first)
@@ -262,6 +273,7 @@ def test_a_token_budget_that_is_used_up_is_told(observed: Observed) -> None:
         number = next(numbers)
         producer.send([Item(item_id=f"new-{number}", title=f"unheard of {number}", event_time_ms=1)])
 
+    observed.wait_for_silence("ReaseqTokenBudgetSpent")
     observed.wait_for("ReaseqTokenBudgetSpent", meanwhile=list_unheard_of)
     producer.close()
 
@@ -275,6 +287,7 @@ def test_every_curve_of_the_dashboards_has_something_to_show(observed: Observed)
 
 
 def test_a_worker_that_is_gone_is_told(observed: Observed) -> None:
+    observed.wait_for_silence("ReaseqTargetDown")
     process.stop(observed.settings.run_dir, "worker-1", wait_s=0.0)
 
     observed.wait_for("ReaseqTargetDown")
