@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.sizing import SHOPS, Measured, measured_by, needs
+
 ROOT = Path(__file__).parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 Found = dict[str, Any]
@@ -21,6 +23,8 @@ def main() -> None:
         _write(DOCS / "benchmarks.md", {"ranking": _ranking(ranking)})
     if delivery := _read("delivery"):
         _write(DOCS / "benchmarks.md", {"delivery": _delivery(delivery)})
+    if ranking and delivery:
+        _write(DOCS / "sizing.md", {"sizing": _sizing(measured_by(delivery, ranking))})
     if faults := _read("faults"):
         _write(DOCS / "failures.md", {"faults": _faults(faults)})
 
@@ -49,6 +53,28 @@ def _faults(found: Found) -> str:
             for of in found["faults"]
         ],
     )
+
+
+def _sizing(measured: Measured) -> str:
+    """A column a shop."""
+    sized = [(shop, needs(shop, measured)) for shop in SHOPS]
+    rows = [
+        ["users", *(f"{shop.users:,}" for shop, _ in sized)],
+        ["events/s, at the peak", *(f"{shop.peak_events_per_s:,}" for shop, _ in sized)],
+        ["new items a day", *(f"{shop.new_items_per_day:,}" for shop, _ in sized)],
+        ["rankings/s, at the peak", *(f"{shop.peak_rankings_per_s:,}" for shop, _ in sized)],
+        ["**partitions** of each topic", *(f"{of.partitions:,}" for _, of in sized)],
+        ["**workers**, a core each", *(f"{of.workers:,}" for _, of in sized)],
+        ["GiB of each worker", *(f"{of.worker_gib:,.0f}" for _, of in sized)],
+        ["**Redis**, GiB", *(f"{of.redis_gib:,.0f}" for _, of in sized)],
+        ["Redis instances of 256 GiB", *(f"{of.redis_nodes:,}" for _, of in sized)],
+        ["**item table**, GiB", *(f"{of.table_gib:,.1f}" for _, of in sized)],
+        ["fits half a GPU of 80 GiB", *("yes" if of.table_fits else "**no**" for _, of in sized)],
+        ["**ranking**, cores (500 candidates each)", *(f"{of.ranker_cores:,}" for _, of in sized)],
+        ["**reasoning**, GPUs (assumed)", *(f"{of.reasoning_gpus:,}" for _, of in sized)],
+        ["**USD a month** (assumed prices)", *(f"{of.usd_per_month:,.0f}" for _, of in sized)],
+    ]
+    return _table(["items", *(f"{shop.items:,}" for shop, _ in sized)], rows)
 
 
 def _delivery(found: Found) -> str:
