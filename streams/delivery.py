@@ -32,6 +32,7 @@ from streams.in_flight import KeyLocks
 from streams.messages import Decoder, Message, RawRecord, encode
 from streams.stage import Effects, Stage
 from streams.topics import TOPIC_OF
+from streams.tracing import Spans
 
 log = structlog.get_logger()
 
@@ -118,14 +119,16 @@ class Delivery:
     async def _deliver(self, batch: Sequence[RawRecord]) -> None:
         started = time.perf_counter()
         decoded, letters = self._decode(batch)
+        spans = Spans(self.stage.name, decoded)
         effects = await self._compute(decoded, letters)
         origins = _origins_ms(decoded)
         async with self._locks.holding({_key(record) for record in effects.records}):
             if effects.records:
                 await self._drop_overtaken(effects)
-            await self._log.produce([*(encode(record, origins[_entity(record)]) for record in effects.records), *letters])
+            await self._log.produce([*(_encoded(record, origins, spans) for record in effects.records), *letters])
             if effects.records:
                 await self._serve(effects)
+        spans.end({_entity(record) for record in effects.records})
         self._report(effects, decoded, origins, len(letters), time.perf_counter() - started)
 
     async def _drop_overtaken(self, effects: Effects) -> None:
@@ -248,6 +251,11 @@ def _origins_ms(pairs: list[Pair]) -> dict[str, int]:
         if message.origin_ms < found.get(message.key, _NEVER_MS):
             found[message.key] = message.origin_ms
     return found
+
+
+def _encoded(record: FeatureRecord, origins_ms: Mapping[str, int], spans: Spans) -> RawRecord:
+    entity = _entity(record)
+    return encode(record, origins_ms[entity], spans.headers(entity))
 
 
 def _entity(record: FeatureRecord) -> str:

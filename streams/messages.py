@@ -44,10 +44,10 @@ class _Untyped(msgspec.Struct, tag_field="schema", tag=""):
     """Stands beside a message type, since a tag is only asked for where there are several to tell apart."""
 
 
-def encode(record: msgspec.Struct, origin_ms: int) -> RawRecord:
-    """A record ready to be produced to its topic."""
+def encode(record: msgspec.Struct, origin_ms: int, further: Headers = ()) -> RawRecord:
+    """A record ready to be produced to its topic, with further headers."""
     topic = TOPIC_OF[type(record)]
-    headers = ((ORIGIN_HEADER, str(origin_ms).encode()),)
+    headers = ((ORIGIN_HEADER, str(origin_ms).encode()), *further)
     return RawRecord(topic.name, topic.key(record).encode(), msgspec.json.encode(record), origin_ms, headers)
 
 

@@ -23,6 +23,7 @@ from streams.reconciling import Reconciler
 from streams.stage import BatchPolicy
 from streams.stages.reasoning import NAME as REASONING
 from streams.topics import ITEM_FEATURES
+from streams.tracing import export_traces
 from streams.watchdog import Watchdog
 
 log = structlog.get_logger()
@@ -31,6 +32,7 @@ log = structlog.get_logger()
 def run_worker(settings: Settings, name: str, role: Role) -> None:
     """Work until SIGTERM. Does not return: Faust leaves the process."""
     torch.set_num_threads(settings.worker.threads)
+    export_traces("reaseq-worker")
     kafka = settings.kafka
     batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
     archive_batch = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)

@@ -3,6 +3,7 @@
 Time is hurried: what the rules call a minute is two seconds, and an hour two minutes.
 """
 
+import gzip
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from shutil import copytree
@@ -23,6 +24,8 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 import pytest
 import redis
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from demo import ANSWERS, ORDER_LINES
 from infra import local, process
@@ -36,7 +39,7 @@ from reaseq.ranker.engine import KIND as RANKER
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
 from streams.kafka import Producer
-from streams.messages import RawRecord
+from streams.messages import RawRecord, encode
 from streams.rebuild import rebuild
 from streams.topics import EVENTS
 from tests.integration.curves import without_data
@@ -66,6 +69,7 @@ class Observed:
     items: Sequence[Item]
     events: Iterator[Event]
     textfile: Path
+    spans: list[Span]
 
     def wait_for(self, *alerts: str, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Wait until all of the alerts fire."""
@@ -108,6 +112,7 @@ class Observed:
 
 @pytest.fixture(scope="module")
 def observed(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    monkeypatch = pytest.MonkeyPatch()
     state = tmp_path_factory.mktemp("observed")
     copytree(quick_demo / "state" / "models", state / "models")
     settings = settings_on_free_ports(state)
@@ -123,10 +128,11 @@ def observed(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     retail = read_retail(ORDER_LINES)
     try:
         rebuild(settings, start_empty(settings))
-        worker, ranker = local.start_worker(settings, "worker-1"), local.start_ranker(settings)
-        for started in (worker, ranker):
-            local.wait_ready(started)
-        with serving(textfile.parent) as textfile_port:
+        with collecting() as (collector, spans), serving(textfile.parent) as textfile_port:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
+            worker, ranker = local.start_worker(settings, "worker-1"), local.start_ranker(settings)
+            for started in (worker, ranker):
+                local.wait_ready(started)
             ports = {"reaseq-worker": worker.ports[0], "reaseq-ranker": ranker.ports[0], "textfile": textfile_port}
             jobs = {job: [f"127.0.0.1:{port}"] for job, port in ports.items()}
             prometheus = start_prometheus(settings.run_dir, process.free_port(), jobs, rules, "1s")
@@ -136,8 +142,9 @@ def observed(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             producer.send(items)
             producer.close()
             events = iter([event for order in retail.orders for event in order.events])
-            yield Observed(settings, worker, ranker, prometheus, items, events, textfile)
+            yield Observed(settings, worker, ranker, prometheus, items, events, textfile, spans)
     finally:
+        monkeypatch.undo()
         local.stop_all(settings)
 
 
@@ -152,7 +159,36 @@ def serving(folder: Path) -> Iterator[int]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with answering(Handler) as port:
+        yield port
+
+
+@contextmanager
+def collecting() -> Iterator[tuple[str, list[Span]]]:
+    """A stand-in for an OpenTelemetry collector; gives its address, and the spans that it is sent."""
+    spans: list[Span] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            plain = gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body
+            for resource in ExportTraceServiceRequest.FromString(plain).resource_spans:
+                spans.extend(span for scope in resource.scope_spans for span in scope.spans)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with answering(Handler) as port:
+        yield f"http://127.0.0.1:{port}", spans
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """A web server; gives its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server.server_port
@@ -284,6 +320,25 @@ def test_every_curve_of_the_dashboards_has_something_to_show(observed: Observed)
     time.sleep(2.0)
 
     assert not without_data(observed.prometheus, [*STREAM, *RANKING])
+
+
+def test_a_trace_follows_an_event_into_the_store_and_the_archive(observed: Observed) -> None:
+    trace_id, parent_id = os.urandom(16), os.urandom(8)
+    event = next(observed.events)
+    record = encode(event, int(time.time() * 1000), (("traceparent", f"00-{trace_id.hex()}-{parent_id.hex()}-01".encode()),))
+    producer = Producer(observed.settings.kafka)
+    producer.send_raw([record])
+    producer.close()
+
+    stages: dict[str, Span] = {}
+    deadline = time.monotonic() + TIMEOUT_S
+    while "archive-user-features" not in stages and time.monotonic() < deadline:
+        time.sleep(0.2)
+        stages = {span.name: span for span in observed.spans if span.trace_id == trace_id}
+
+    assert stages["behavior"].parent_span_id == parent_id
+    assert stages["archive-user-features"].parent_span_id == stages["behavior"].span_id
+    assert {value.key: value.value.string_value for value in stages["behavior"].attributes}["reaseq.entity"] == event.user_id
 
 
 def test_a_worker_that_is_gone_is_told(observed: Observed) -> None:

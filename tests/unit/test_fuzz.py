@@ -26,8 +26,8 @@ from streams.stage import BatchPolicy, Effects
 from streams.stages.behavior import BehaviorStage
 from streams.stages.onboarding import Onboarding
 from streams.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
+from tests.unit.delivery_stand_ins import Journal
 from tests.unit.test_any_interleaving import Letters
-from tests.unit.test_delivery import Journal
 from tests.unit.test_user_stages import Everything
 
 RECORDS = int(os.environ.get("REASEQ_FUZZ_RECORDS", "20000"))

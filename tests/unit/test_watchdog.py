@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from reaseq.settings import Settings
 from streams.delivery import Delivery
 from streams.watchdog import Watchdog
-from tests.unit.test_delivery import CountEvents, Journal, deliver, raw
+from tests.unit.delivery_stand_ins import CountEvents, Journal, deliver, raw
 
 ONE, OTHER = ("events", 0), ("events", 1)
 
