@@ -1,13 +1,19 @@
-"""What a dashboard would show of a running system."""
+"""What a dashboard shows of a running system."""
 
+import time
 from collections.abc import Iterable
 
 from infra import process
 from infra.grafana.dashboards import Panel
 from infra.prometheus.server import query
 
+TIMEOUT_S = 60.0
 
-def without_data(prometheus: process.Process, panels: Iterable[Panel]) -> list[tuple[str, str]]:
-    """The curves, by the title of their panel, that have nothing to show."""
+
+def wait_for_data(prometheus: process.Process, panels: Iterable[Panel]) -> None:
+    """Wait until every curve has something to show; a rate needs two scrapes."""
     curves = [(panel.title, expression) for panel in panels for expression in panel.curves.values()]
-    return [(title, expression) for title, expression in curves if not query(prometheus, expression)]
+    deadline = time.monotonic() + TIMEOUT_S
+    while empty := [(title, expression) for title, expression in curves if not query(prometheus, expression)]:
+        assert time.monotonic() < deadline, empty
+        time.sleep(0.5)

@@ -42,7 +42,7 @@ from streams.kafka import Producer
 from streams.messages import RawRecord, encode
 from streams.rebuild import rebuild
 from streams.topics import EVENTS
-from tests.integration.curves import without_data
+from tests.integration.curves import wait_for_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -317,9 +317,8 @@ def test_a_token_budget_that_is_used_up_is_told(observed: Observed) -> None:
 def test_every_curve_of_the_dashboards_has_something_to_show(observed: Observed) -> None:
     with RankingClient(f"http://127.0.0.1:{observed.ranker.ports[0]}") as client, pytest.raises(RankingRefused):
         client.rank(Question("u", ["i"] * (observed.settings.service.candidates_limit + 1)))
-    time.sleep(2.0)
 
-    assert not without_data(observed.prometheus, [*STREAM, *RANKING])
+    wait_for_data(observed.prometheus, [*STREAM, *RANKING])
 
 
 def test_a_trace_follows_an_event_into_the_store_and_the_archive(observed: Observed) -> None:

@@ -39,7 +39,7 @@ from streams.kafka import Producer
 from streams.letter_box import LetterBox
 from streams.rebuild import rebuild
 from streams.topics import ITEM_FEATURES
-from tests.integration.curves import without_data
+from tests.integration.curves import wait_for_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -134,9 +134,8 @@ def test_every_curve_of_the_dashboard_has_something_to_show(reasoned: Reasoned) 
     assert reasoner
     jobs = {"reaseq-reasoner": [f"127.0.0.1:{reasoner.ports[0]}"]}
     prometheus = start_prometheus(reasoned.settings.run_dir, process.free_port(), jobs, interval="1s")
-    time.sleep(4.0)
 
-    assert not without_data(prometheus, REASONING)
+    wait_for_data(prometheus, REASONING)
 
 
 def test_while_the_server_was_down_its_items_were_servable_by_their_text(reasoned: Reasoned) -> None:
