@@ -128,8 +128,9 @@ class Delivery:
             await self._log.produce([*(_encoded(record, origins, spans) for record in effects.records), *letters])
             if effects.records:
                 await self._serve(effects)
-        spans.end({_entity(record) for record in effects.records})
-        self._report(effects, decoded, origins, len(letters), time.perf_counter() - started)
+        servable = {_entity(record) for record in effects.records}
+        spans.end(servable)
+        self._report(effects, servable, decoded, origins, len(letters), time.perf_counter() - started)
 
     async def _drop_overtaken(self, effects: Effects) -> None:
         fresh = await self._of_store(self._store.not_overtaken, effects.records)
@@ -219,7 +220,15 @@ class Delivery:
                     self.waiting_for -= Counter([error.reason])
                 tries += 1
 
-    def _report(self, effects: Effects, pairs: list[Pair], origins_ms: Mapping[str, int], letters: int, seconds: float) -> None:
+    def _report(
+        self,
+        effects: Effects,
+        servable: set[str],
+        pairs: list[Pair],
+        origins_ms: Mapping[str, int],
+        letters: int,
+        seconds: float,
+    ) -> None:
         name = self.stage.name
         now = time.time()
         metrics.RECORDS.labels(name, "processed").inc(len(pairs))
@@ -230,12 +239,11 @@ class Delivery:
         for what, count in effects.counts.items():
             metrics.OUTCOMES.labels(name, what).inc(count)
         freshness = metrics.FRESHNESS.labels(name)
-        changed = {_entity(record) for record in effects.records}
-        for entity in changed:
+        for entity in servable:
             freshness.observe(now - origins_ms[entity] / 1000)
         if self._observe:
             for _, message in pairs:
-                if message.key in changed:
+                if message.key in servable:
                     self._observe(name, message, now - message.origin_ms / 1000)
 
     def _bury(self, raw: RawRecord, reason: str, message: str) -> RawRecord:

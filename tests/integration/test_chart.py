@@ -129,7 +129,8 @@ def test_a_language_model_gets_workers_of_its_own() -> None:
     workers = pods(resources)
 
     roles = {name: workers[f"shop-{name}"]["containers"][0]["args"][-1] for name in ("worker", "reasoning")}
-    assert "ledger" in [mount["name"] for mount in workers["shop-reasoning"]["containers"][0]["volumeMounts"]]
+    for name in ("worker", "reasoning"):  # their file systems are read-only but for what is mounted, and both open the ledger
+        assert "ledger" in [mount["name"] for mount in workers[f"shop-{name}"]["containers"][0]["volumeMounts"]]
     assert roles == {"worker": "stream", "reasoning": "reasoning"}
     assert settings_of(resources)["REASEQ_KNOWLEDGE__LLM__BASE_URL"] == "http://shop-vllm:8000/v1"
 

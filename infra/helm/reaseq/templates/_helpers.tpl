@@ -57,6 +57,9 @@ containers:
       - { name: state, mountPath: /var/lib/reaseq }
       - { name: run, mountPath: /var/lib/reaseq/run }
       - { name: tmp, mountPath: /tmp }
+      {{- if eq (include "reaseq.hasModel" $root) "yes" }}
+      - { name: ledger, mountPath: /var/lib/ledger }
+      {{- end }}
       {{- range .mounts }}
       - {{ toJson . }}
       {{- end }}
@@ -68,6 +71,9 @@ volumes:
     persistentVolumeClaim: { claimName: {{ include "reaseq.state" $root }} }
   - { name: run, emptyDir: {} }
   - { name: tmp, emptyDir: {} }
+  {{- if eq (include "reaseq.hasModel" $root) "yes" }}
+  - { name: ledger, emptyDir: {} } # every worker opens one; those that reason have a claim of this name instead
+  {{- end }}
   {{- if $secret }}
   - name: secrets
     secret: { secretName: {{ $secret }} }
