@@ -5,3 +5,4 @@ from pathlib import Path
 SAMPLE = Path(__file__).with_name("sample")
 ORDER_LINES = SAMPLE / "order_lines.parquet"
 ANSWERS = SAMPLE / "knowledge.parquet"
+VOCABULARY = "giftware-2"  # what the answers are read as

@@ -87,7 +87,7 @@ class FeatureRepository:
         Raises StoreUnavailable, after which some of the records may be servable: write them again.
         """
         placed = [_placed(record) for record in records]
-        with _faults_named():
+        with self._faults_named():
             kept_out = self.online.put(self.config, placed)
         return [record for record, newer in zip(records, kept_out, strict=True) if newer]
 
@@ -115,7 +115,7 @@ class FeatureRepository:
             view = pair[place]
             numbers = [number for number, record in enumerate(records) if _views_of(record) is pair]
             keys = [_key(view, _id_of(records[number])) for number in numbers]
-            with _faults_named():
+            with self._faults_named():
                 orders = self.online.orders(self.config, view, keys) if keys else []
             for number, order in zip(numbers, orders, strict=True):
                 found[number] = order
@@ -123,17 +123,25 @@ class FeatureRepository:
 
     def is_whole(self) -> bool:
         """Whether the store holds everything that the topics of feature records do: not when it is new, or was emptied."""
-        with _faults_named():
+        with self._faults_named():
             return self.online.is_whole(self.config)
 
     @contextmanager
     def filling(self) -> Iterator[None]:
         """Fill the store within this; then it is whole. Raises StoreUnavailable where it was emptied meanwhile."""
-        with _faults_named():
+        with self._faults_named():
             self.online.begin_filling(self.config)
         yield
-        with _faults_named():
+        with self._faults_named():
             self.online.end_filling(self.config)
+
+    @contextmanager
+    def _faults_named(self) -> Iterator[None]:
+        try:
+            yield
+        except _STORE_FAULTS as error:
+            where = f"{self.settings.store.profile} online store of {self.settings.state_dir}"
+            raise StoreUnavailable(f"the {where} failed: {error}") from error
 
     def _require_whole(self) -> None:
         # Asked after a read: what was read before the store was emptied is good.
@@ -152,7 +160,7 @@ class FeatureRepository:
 
     def scan_ids(self, view: FeatureView) -> Iterator[str]:
         """The ids of every entity that has a row in the view."""
-        with _faults_named():
+        with self._faults_named():
             for key, _ in self.online.scan(self.config, view):
                 yield entity_id_of(key)
 
@@ -164,7 +172,7 @@ class FeatureRepository:
 
     def _read(self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str]) -> dict[str, tuple[int, list[dict[str, Any]]]]:
         keys = [_key(pair[0], entity_id) for entity_id in ids]
-        with _faults_named():
+        with self._faults_named():
             packed = self.online.get_all(self.config, [(view, keys) for view in pair])
         self._require_whole()
         columns = [unpacked(view, rows) for view, rows in zip(pair, packed, strict=True)]
@@ -174,14 +182,6 @@ class FeatureRepository:
                 time_ms = (parts[0][0] - _EPOCH) // timedelta(milliseconds=1)
                 found[entity_id] = (time_ms, [_plain(values) for _, values in parts])
         return found
-
-
-@contextmanager
-def _faults_named() -> Iterator[None]:
-    try:
-        yield
-    except _STORE_FAULTS as error:
-        raise StoreUnavailable(f"the online store failed: {error}") from error
 
 
 def _placed(record: FeatureRecord) -> list[Placed]:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the integration tests need and this machine lacks: Redis, Java with Maven for the broker, and Prometheus.
+# Installs what the integration tests need and this machine lacks: Redis, Java with Maven for the broker, Prometheus, and a browser.
 # Where it may not, it says what to install; the tests that need it are then left out, and say so.
 set -eu
 
@@ -8,6 +8,7 @@ command -v redis-server >/dev/null || missing="$missing redis-server"
 command -v java >/dev/null || missing="$missing openjdk-17-jre-headless"
 command -v mvn >/dev/null || missing="$missing maven"
 command -v prometheus >/dev/null || missing="$missing prometheus"
+command -v chromium >/dev/null || missing="$missing chromium"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

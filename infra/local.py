@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
@@ -37,10 +38,11 @@ def start_worker(settings: Settings, name: str, role: str = "all") -> process.Pr
     return process.start(settings.run_dir, name, command, env=environment(settings) | env, ports=(port,))
 
 
-def start_ranker(settings: Settings) -> process.Process:
-    """Start the ranking service; does not wait for it."""
-    port = settings.service.port
-    return process.start(settings.run_dir, "ranker", _reaseq("serve"), env=environment(settings), ports=(port,))
+def start_ranker(settings: Settings, workers: Sequence[process.Process] = ()) -> process.Process:
+    """Start the ranking service, whose console asks these workers how they are; does not wait for it."""
+    port, urls = settings.service.port, [f"http://{process.LOOPBACK}:{worker.ports[0]}" for worker in workers]
+    env = environment(settings) | {"REASEQ_SERVICE__WORKER_URLS": json.dumps(urls)}
+    return process.start(settings.run_dir, "ranker", _reaseq("serve"), env=env, ports=(port,))
 
 
 def start_model(settings: Settings, model: str) -> None:
@@ -86,8 +88,8 @@ def _variables(prefix: str, value: object) -> dict[str, str]:
             return {name: text for variables in inner for name, text in variables.items()}
         case SecretStr():
             return {prefix: value.get_secret_value()}
-        case dict():
-            return {prefix: json.dumps(value)}
+        case dict() | list():
+            return {prefix: json.dumps(value, default=SecretStr.get_secret_value)}
         case None:
             return {}
         case _:

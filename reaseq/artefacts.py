@@ -72,10 +72,15 @@ def version_of(models: Path, kind: str, version: str) -> Artefact:
     folder = models / kind / version
     if not (folder / MANIFEST).exists():
         raise ArtefactError(f"{folder} has no {MANIFEST}: the publication did not finish")
-    manifest = json.loads((folder / MANIFEST).read_text())
-    for name, digest in manifest["files"].items():
-        if sha256((folder / name).read_bytes()).hexdigest() != digest:
-            raise ArtefactError(f"{folder / name} is not what the manifest says: the file was changed or cut")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        changed = [
+            name for name, digest in manifest["files"].items() if sha256((folder / name).read_bytes()).hexdigest() != digest
+        ]
+    except (OSError, ValueError) as error:
+        raise ArtefactError(f"{folder} cannot be read: {error}") from error
+    if changed:
+        raise ArtefactError(f"{folder / changed[0]} is not what the manifest says: the file was changed or cut")
     return Artefact(kind, version, folder, manifest["facts"])
 
 

@@ -2,12 +2,17 @@
 
 from datetime import UTC, datetime
 
+from reaseq.errors import ReaSeqError
+
 DAY_MS = 86_400_000
 
 
-def time_ms(day: str) -> int:
-    """The start of a day (YYYY-MM-DD)."""
-    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
+def time_ms(text: str) -> int:
+    """The start of a day (YYYY-MM-DD), or a moment of it (YYYY-MM-DDTHH:MM). Raises ReaSeqError where it is neither."""
+    try:
+        return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError:
+        raise ReaSeqError(f"{text!r} is no day (YYYY-MM-DD) and no moment of one (YYYY-MM-DDTHH:MM)") from None
 
 
 def day_of(time_ms: int) -> str:

@@ -174,7 +174,8 @@ class ServiceSettings(BaseModel):
     store is left alone for `store_pause_s`. `shadow_version` is a published ranker that scores `shadow_share` of the requests
     as well. `served_share` of the answers are logged for the comparison with the point-in-time join (`reaseq features parity`).
     At its start, a service reads the items' topic from `warm_up_overlap_s` before it scanned the store. At its end it is not
-    ready for `drain_s` before it stops to listen.
+    ready for `drain_s` before it stops to listen. The console asks the workers at `worker_urls`, each at every address that its
+    name stands for.
     """
 
     host: str = "127.0.0.1"
@@ -197,6 +198,7 @@ class ServiceSettings(BaseModel):
     served_share: float = 0.01
     warm_up_overlap_s: float = 600.0
     drain_s: float = 2.0
+    worker_urls: list[str] = []
 
 
 class WorkerSettings(BaseModel):

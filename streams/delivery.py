@@ -32,7 +32,7 @@ from streams.in_flight import KeyLocks
 from streams.messages import Decoder, Message, RawRecord, encode
 from streams.stage import Effects, Stage
 from streams.topics import TOPIC_OF
-from streams.tracing import Spans
+from streams.tracing import Spans, trace_id
 
 log = structlog.get_logger()
 
@@ -247,9 +247,11 @@ class Delivery:
                     self._observe(name, message, now - message.origin_ms / 1000)
 
     def _bury(self, raw: RawRecord, reason: str, message: str) -> RawRecord:
-        log.warning("dead_letter", stage=self.stage.name, key=raw.key, reason=reason, error=message)
+        letter = bury(raw, self.stage.name, reason, message, int(time.time() * 1000), self._log.limit_bytes)
+        told = {"id": (letter.key or b"").decode(), "key": (raw.key or b"").decode(errors="replace")}
+        log.warning("dead_letter", **told, stage=self.stage.name, reason=reason, error=message, trace_id=trace_id(raw.headers))
         metrics.DEAD.labels(self.stage.name, reason).inc()
-        return bury(raw, self.stage.name, reason, message, int(time.time() * 1000), self._log.limit_bytes)
+        return letter
 
 
 def _origins_ms(pairs: list[Pair]) -> dict[str, int]:

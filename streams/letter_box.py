@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Protocol
 
 import msgspec
-from kafka.errors import KafkaError
 
 from reaseq.errors import DeliveryError, LogUnavailable, ReaSeqError
 from reaseq.records import ItemFeatures, UserFeatures
@@ -129,7 +128,7 @@ class LetterBox:
         theirs = (letter for letter in self.open() if any(_bears(letter.record, user_id) for user_id in user_ids))
         try:
             return self._take_away(theirs)
-        except (KafkaError, DeliveryError) as error:
+        except DeliveryError as error:
             raise LogUnavailable(f"dead letters cannot be forgotten: {error}") from error
 
     def _take_away(self, letters: Iterator[DeadLetter]) -> int:

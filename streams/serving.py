@@ -6,13 +6,15 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import msgspec
 import structlog
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 from features.parity import ServedLog
 from features.repository import FeatureRepository
@@ -40,6 +42,7 @@ log = structlog.get_logger()
 
 COUNTED_DAYS = 4 * max(HALF_LIVES_DAYS)  # an event older than that counts for a sixteenth at most
 SHADOW_SEED = 0
+ACTIVE_USERS = 200
 
 
 class Serving:
@@ -48,12 +51,12 @@ class Serving:
     def __init__(self, settings: Settings) -> None:
         service = settings.service
         torch.set_num_threads(service.threads)
-        self._settings = settings
-        self._vocabulary = vocabulary_in_force()
+        self.settings = settings
+        self.vocabulary = vocabulary_in_force()
         artefact = current(settings.models_dir, RANKER)
         # The model says which space it was trained on; the table refuses items of any other, as do later models.
         self._space_id = artefact.facts["space_id"]
-        self.table = ItemTable(self._vocabulary, self._space_id, artefact.facts["vector_dim"], service.device)
+        self.table = ItemTable(self.vocabulary, self._space_id, artefact.facts["vector_dim"], service.device)
         self.popularity = Popularity()
         latents = LatentModels(settings.models_dir)
         self.ranking = Ranking(self._engine(latents, artefact), self._users())
@@ -63,21 +66,22 @@ class Serving:
             settings.models_dir, self.ranking, read, partial(self._engine, latents), service.reload_interval_s
         )
         self.draining = False
+        self._active_users: deque[str] = deque(maxlen=ACTIVE_USERS)
         self._followers: dict[str, Follower] = {}
 
     def start(self) -> None:
         """Fill the table from Feast, then follow the topics; returns when the table has caught up."""
         began_ms = int(time.time() * 1000)
-        store = FeatureRepository(self._settings)
+        store = FeatureRepository(self.settings)
         store.apply()
         for page in store.scan_items():
             self.table.apply(page)
         log.info("warmed_up", items=len(self.table.snapshot) - 1, mib=round(self.table.nbytes / 2**20, 1))
         # Records reach the topic before the store: what the scan missed was produced a little before it.
-        since_ms = began_ms - int(self._settings.service.warm_up_overlap_s * 1000)
-        kafka = self._settings.kafka
+        since_ms = began_ms - int(self.settings.service.warm_up_overlap_s * 1000)
+        kafka = self.settings.kafka
         self._followers["items"] = Follower(kafka, ITEM_FEATURES, self._take_items, since_ms).start()
-        self._followers["items"].caught_up.wait()
+        self._followers["items"].wait()
         counted_ms = began_ms - int(COUNTED_DAYS * DAY_MS)
         self._followers["events"] = Follower(kafka, EVENTS, self._take_events, counted_ms).start()
         self.reloader.look()
@@ -99,22 +103,26 @@ class Serving:
 
     def service(self) -> Service:
         """What the web service works with."""
-        served = ServedLog(self._settings.state_dir / "served", self._settings.service.served_share, self.table)
-        return Service(self.ranking, self._settings.service, self.waiting_for, self.shadow, served.offer)
+        served = ServedLog(self.settings.state_dir / "served", self.settings.service.served_share, self.table)
+        return Service(self.ranking, self.settings.service, self.waiting_for, self.shadow, served.offer)
+
+    def active_users(self) -> list[str]:
+        """The users whose events came last, newest first."""
+        return list(dict.fromkeys(reversed(list(self._active_users))))
 
     def _engine(self, latents: LatentModels, artefact: Artefact) -> Engine:
-        artefact.require(vocabulary=self._vocabulary.version, space_id=self._space_id)
+        artefact.require(vocabulary=self.vocabulary.version, space_id=self._space_id)
         return Engine.load(artefact, self.table, self.popularity, latents)
 
     def _users(self) -> Users:
         """Reads that give up early: the budget of a request is short."""
-        service = self._settings.service
-        settings = self._settings.model_copy(deep=True)
+        service = self.settings.service
+        settings = self.settings.model_copy(deep=True)
         settings.store.redis_timeout_s = service.store_timeout_ms / 1000
         return Users(FeatureRepository(settings), service.remembered_users, service.store_pause_s)
 
     def _shadow(self) -> Shadow:
-        service, models = self._settings.service, self._settings.models_dir
+        service, models = self.settings.service, self.settings.models_dir
         latents = LatentModels(models)
         engine = self._engine(latents, version_of(models, RANKER, service.shadow_version))
         return Shadow(engine, service.shadow_share, random.Random(SHADOW_SEED).random)  # noqa: S311  a sample, no secret
@@ -131,6 +139,7 @@ class Serving:
                 continue  # a wish to be forgotten, or what the behaviour stage has sent to the dead letters
             if not event.retracted:
                 events.append(event)
+        self._active_users.extend(event.user_id for event in events)
         rows = self.table.snapshot.rows([event.item_id for event in events])
         keys = [event_key(event.event_id) for event in events]
         self.popularity.observe(rows.cpu().numpy(), [event.event_time_ms for event in events], keys)
@@ -152,10 +161,11 @@ class _Server(uvicorn.Server):
         threading.Timer(self._drain_s, super().handle_exit, (sig, None)).start()
 
 
-def run_service(settings: Settings) -> None:
-    """Serve rankings until SIGTERM; then answer what was asked, and end."""
+def run_service(settings: Settings, beside: Callable[[FastAPI, Serving], None]) -> None:
+    """Serve rankings until SIGTERM; then answer what was asked, and end. `beside` adds what else the web service has."""
     serving = Serving(settings)
     serving.start()
     service = settings.service
-    config = uvicorn.Config(create_app(serving.service()), host=service.host, port=service.port, log_level="warning")
+    beside(app := create_app(serving.service()), serving)
+    config = uvicorn.Config(app, host=service.host, port=service.port, log_level="warning")
     asyncio.run(_Server(config, serving, service.drain_s).serve())

@@ -40,6 +40,14 @@ def topics_status(settings: Settings) -> list[TopicStatus]:
     return found
 
 
+def wait_until_idle(settings: Settings) -> None:
+    """Return when nothing is behind. What a stage makes of the last record of a topic that it reads itself may come late, so
+    that is looked at twice."""
+    idle = 0
+    while idle < 2:
+        idle = 0 if any(topic.lag for topic in topics_status(settings)) else idle + 1
+
+
 def _lags(settings: Settings) -> dict[tuple[str, str], Lag]:
     kafka = settings.kafka
     stream, reasoning = group_of(kafka, "stream"), group_of(kafka, "reasoning")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from opentelemetry import trace
-from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from streams.messages import Headers, Message, RawRecord, header
@@ -52,6 +52,12 @@ class Spans:
         for entity, span in self._spans.items():
             span.set_attribute("reaseq.servable", entity in servable)
             span.end()
+
+
+def trace_id(headers: Headers) -> str:
+    """The trace that a record belongs to, as logs name it; empty where it is not traced."""
+    context = _context(headers)
+    return format_trace_id(context.trace_id) if context else ""
 
 
 def _start(stage: str, entity: str, contexts: Sequence[SpanContext]) -> Span:

@@ -40,7 +40,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     stages = [stage for stage in system.stages if role == "all" or (stage.name == REASONING) == (role == "reasoning")]
     items = Follower(kafka, ITEM_FEATURES, system.follow_items)
     if role != "reasoning":  # which reads no other item
-        items.start().caught_up.wait()
+        items.start().wait()
         _use_published_model(system, settings)
     destination, locks, group = KafkaLog(settings), KeyLocks(), group_of(kafka, role)
     future_s = settings.guard.future_limit_s

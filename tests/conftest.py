@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 import features  # noqa: F401  before any test imports Feast itself: see features/__init__.py
 
@@ -21,7 +23,8 @@ os.environ.setdefault("REASEQ_VLLM_ENVS", str(Path(__file__).parents[1] / "var" 
 
 os.environ["PATH"] += os.pathsep + str(Path(__file__).parents[1] / "var" / "tools")
 
-NEEDED = {"redis-server": "redis-server", "java": "openjdk-17-jre-headless", "mvn": "maven", "prometheus": "prometheus"}
+NEEDED = {program: program for program in ("redis-server", "prometheus", "chromium")}
+NEEDED |= {"java": "openjdk-17-jre-headless", "mvn": "maven"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,6 +38,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("integration"):
             item.add_marker(pytest.mark.skip(reason=hint))
+
+
+@pytest.fixture(autouse=True)
+def own_logs() -> Iterator[None]:
+    """How a test sets up the logs holds for that test alone."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

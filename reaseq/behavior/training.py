@@ -15,6 +15,7 @@ from reaseq.behavior.examples import Basket, Examples, canvas_of, examples_of, t
 from reaseq.behavior.lexicon import Tree
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.popularity import RecentSales
+from reaseq.errors import CatalogueError
 from reaseq.fitting import Curve, Progress, device_to_train_on, fit
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -56,13 +57,16 @@ def material_of(
 ) -> tuple[Material, TrainedIds]:
     """Material out of baskets in order of time, of which the last share is held out, and the items that training knows.
 
-    Recent sales are counted over all of the baskets: each example sees those of the days before its own.
+    Recent sales are counted over all of the baskets: each example sees those of the days before its own. Raises CatalogueError
+    where no basket teaches anything.
     """
     cut = round(len(baskets) * (1 - held_out_share))
     known = TrainedIds(sorted({item_id for basket in baskets[:cut] for item_id in basket.item_ids}))
     train, held_out = (
         examples_of(trainable(part), table, config.history, config.response) for part in (baskets[:cut], baskets[cut:])
     )
+    if not len(train):
+        raise CatalogueError(f"of {cut} baskets to learn from, none has a history and holds something new: send a longer log")
     sales = RecentSales.of(baskets, table)
     return Material(train, held_out, table, known.of(table), sales, tree), known
 

@@ -2,11 +2,12 @@
 
 import typer
 
-from reaseq.cli import evaluate, features, knowledge, letters, ranking, representation, system, train
+from reaseq.cli import backfill, evaluate, features, knowledge, letters, ranking, representation, system, train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help="ReaSeq streaming.")
 app.registered_commands += system.app.registered_commands
 app.registered_commands += ranking.app.registered_commands
+app.add_typer(backfill.app, name="backfill", help="Send your own files through the topics; stopped, it goes on where it was.")
 app.add_typer(evaluate.app, name="evaluate", help="Judge the method on public data.")
 app.add_typer(features.app, name="features", help="The features in the store: rebuild them, compare them.")
 app.add_typer(knowledge.app, name="knowledge", help="Product knowledge: look at it, pay for it, renew it, move it.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from reaseq.cli.console import clear_errors, present_settings
+from reaseq.cli.terminal import clear_errors, present_settings
 
 if TYPE_CHECKING:
     from reaseq.evaluation.ranking import RankingStudy

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reaseq.cli.console import clear_errors, present_settings, production_settings, table_of
+from reaseq.cli.terminal import clear_errors, present_settings, production_settings, table_of
 
 if TYPE_CHECKING:
     from features.repository import FeatureRepository

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from reaseq.cli.console import clear_errors, present_settings, production_settings, table_of
+from reaseq.cli.terminal import clear_errors, present_settings, production_settings, table_of
 
 app = typer.Typer(no_args_is_help=True)
 
 Item = Annotated[str, typer.Argument(metavar="ITEM", help="An item's id.")]
-Catalogue = Annotated[Path, typer.Argument(metavar="CATALOGUE", help="Parquet with item_id, title and further columns.")]
+Catalogue = Annotated[Path, typer.Argument(metavar="CATALOGUE", help="Parquet or CSV with item_id, title and further columns.")]
 Answers = Annotated[Path, typer.Option(help="Parquet of a language model's recorded answers.")]
 Rate = Annotated[float, typer.Option("--rate", min=0.1, help="Items a second at most.")]
 
@@ -152,7 +152,7 @@ def export_batch(catalogue: Catalogue, out: Annotated[Path, typer.Argument(metav
 
     from reaseq.cli.workbench import agents_of, subject_of
     from reaseq.knowledge.agents.pending import export_batch as export
-    from streams.catalogue import Catalogue as Rows
+    from streams.backfill import Catalogue as Rows
 
     with clear_errors(), Progress() as progress:
         rows = Rows(catalogue)
@@ -171,7 +171,7 @@ def import_batch(catalogue: Catalogue, answers: Annotated[Path, typer.Argument(m
 
     from reaseq.cli.workbench import agents_of, subject_of
     from reaseq.knowledge.agents.pending import import_batch as take
-    from streams.catalogue import Catalogue as Rows
+    from streams.backfill import Catalogue as Rows
 
     with clear_errors(), Progress() as progress:
         rows = Rows(catalogue)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reaseq.cli.console import clear_errors, production_settings, table_of
+from reaseq.cli.terminal import clear_errors, production_settings, table_of
 from reaseq.days import time_ms
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reaseq.cli.console import clear_errors, present_settings, table_of
+from reaseq.cli.terminal import clear_errors, present_settings, table_of
+from reaseq.days import time_ms
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +46,7 @@ def rank(
         table = engine.table.snapshot
         if unknown := [item_id for item_id in items or [] if not engine.table.knows(item_id)]:
             raise CatalogueError(f"the feature store does not know item {', '.join(unknown)}")
-        now_ms = _time_ms(at) if at else (known.event_time_ms + 1 if known else int(datetime.now(UTC).timestamp() * 1000))
+        now_ms = time_ms(at) if at else (known.event_time_ms + 1 if known else int(datetime.now(UTC).timestamp() * 1000))
         candidates = items or [table.ids[row] for row in table.live.nonzero().flatten().tolist()]
         scores = engine.score(known, candidates, now_ms)
         chosen = [candidates[place] for place in (-scores).argsort(kind="stable")[:best].tolist()]
@@ -80,15 +81,6 @@ def _show(console: "Console", place: int, found: "Explanation", told: "dict[str,
     ]
     if rows:
         console.print(table_of("", ("log-odds", "carried by", "when"), rows))
-
-
-def _time_ms(text: str) -> int:
-    from reaseq.errors import ReaSeqError
-
-    try:
-        return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
-    except ValueError:
-        raise ReaSeqError(f"{text!r} is no moment: YYYY-MM-DDTHH:MM is expected") from None
 
 
 def _when(time_ms: int) -> str:

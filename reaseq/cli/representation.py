@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reaseq.cli.console import clear_errors, present_settings, table_of
+from reaseq.cli.terminal import clear_errors, present_settings, table_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,18 +35,16 @@ def neighbours(
         if item not in by_id:
             raise CatalogueError(f"the {settings.store.profile} feature store of {settings.state_dir} has no item {item!r}")
         row = table.index[item]
-        cosine = table.vectors @ table.vectors[row]  # (N,)
         digits = None
         if is_published(settings.models_dir, KIND):
             codebook = Codebook.load(current(settings.models_dir, KIND))
             digits = codebook.encode(table.vectors.numpy(), by_id[item].space_id)
-        claims_of = table.contents.claims[table.slots]  # (N, C)
-        claims = {claim for claim in claims_of[row].tolist() if claim}
+        claims = table.claims_of(row)
         rows = []
-        for near in cosine.masked_fill(~table.live, -1).topk(min(count + 1, len(records))).indices.tolist():
-            shared = claims & set(claims_of[near].tolist())
+        for near, cosine in [(row, 1.0), *table.nearest(row, count)]:
+            shared = claims & table.claims_of(near)
             written = "-".join(map(str, semantic_id(table.ids[near], digits[near]))) if digits is not None else "no codebook"
-            rows.append((f"{float(cosine[near]):.3f}", len(shared), written, table.ids[near], by_id[table.ids[near]].title))
+            rows.append((f"{cosine:.3f}", len(shared), written, table.ids[near], by_id[table.ids[near]].title))
     columns = ("cosine", "claims shared", "semantic ID", "item", "title")
     Console().print(table_of(f"{item} and its neighbours in {by_id[item].space_id}", columns, rows))
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from reaseq.cli.console import clear_errors, present_settings, production_settings, table_of
+from reaseq.cli.terminal import clear_errors, present_settings, production_settings, table_of
 
 app = typer.Typer()
 
@@ -31,36 +31,37 @@ def up(workers: Workers = 2, vllm: Vllm = "") -> None:
     """Start a local broker, Redis, stream workers and the ranking service; with --vllm, a language model as well.
 
     Without a model, items are reasoned about from the sample's recorded answers, and by the cheaper reasoners where there
-    is none. With one, a worker of its own asks it, so that a slow model holds up nothing else.
+    is none. With one, a worker of its own asks it, so that a slow model holds up nothing else. Before a ranker is published
+    there is no ranking service yet.
     """
     from rich.console import Console
 
-    from demo import ANSWERS
+    from demo import ANSWERS, VOCABULARY
     from infra import local
-    from reaseq.artefacts import current
+    from reaseq.artefacts import is_published
 
     settings = production_settings()
     console = Console()
     with clear_errors():
-        current(settings.models_dir, "ranker")
+        ranks = is_published(settings.models_dir, "ranker")
         with console.status("starting the broker and Redis"):
             local.start_services(settings)
             setup()
         if vllm:
             with console.status("starting vLLM (the first time, its environment is installed)"):
                 local.start_model(settings, vllm)
-        else:
-            settings.knowledge.recorded_file = ANSWERS
+        elif settings.knowledge.vocabulary == VOCABULARY:
+            settings.knowledge.recorded_file = settings.knowledge.recorded_file or ANSWERS
         role = "stream" if vllm else "all"
         with console.status("starting workers and the ranking service"):
             started = [local.start_worker(settings, f"worker-{number}", role) for number in range(1, workers + 1)]
             started += [local.start_worker(settings, "reasoner", "reasoning")] if vllm else []
-            started.append(local.start_ranker(settings))
+            started += [local.start_ranker(settings, started)] if ranks else []
             for process in started:
                 local.wait_ready(process)
-    console.print(
-        f"up: ranking service on http://{settings.service.host}:{settings.service.port}/docs, logs in {settings.run_dir}"
-    )
+    address = f"http://{settings.service.host}:{settings.service.port}"
+    service = f"console on {address}" if ranks else "no ranking service, since no ranker is published (reaseq train ranker)"
+    console.print(f"up: {service}, logs in {settings.run_dir}")
 
 
 @app.command()
@@ -97,7 +98,7 @@ def worker(name: Name = "worker", role: Role = "all") -> None:
     from streams.kafka import role_of
     from streams.worker import run_worker
 
-    configure_logs()
+    configure_logs(name)
     with clear_errors():
         run_worker(production_settings(), name, role_of(role))
 
@@ -105,12 +106,13 @@ def worker(name: Name = "worker", role: Role = "all") -> None:
 @app.command()
 def serve() -> None:
     """Run the ranking service in the foreground."""
+    from console.routes import add_console
     from reaseq.logs import configure_logs
     from streams.serving import run_service
 
-    configure_logs()
+    configure_logs("ranker")
     with clear_errors():
-        run_service(production_settings())
+        run_service(production_settings(), add_console)
 
 
 @app.command()
@@ -140,31 +142,18 @@ def replay(speed: Speed = 0.0, days: Days = 400) -> None:
     typer.echo(f"produced {len(catalogue)} items of the catalogue, then {produced} items and events")
 
 
-@app.command()
-def backfill(
-    catalogue: Annotated[Path, typer.Argument(metavar="CATALOGUE", help="Parquet with item_id, title and further columns.")],
-    rate: Annotated[float, typer.Option("--rate", min=1, help="Items a second at most.")] = 500.0,
+@app.command("smoke")
+def smoke_check(
+    url: Annotated[str, typer.Option(help="The ranking service; without it, the one of the settings.")] = "",
+    timeout_s: Annotated[float, typer.Option(min=1, help="Seconds that each step may take.")] = 60.0,
 ) -> None:
-    """Send a parquet catalogue of any size through the topics; stopped, it goes on where it was."""
-    from rich.progress import Progress
-
-    from streams.catalogue import Catalogue
-    from streams.catalogue import backfill as produce
-    from streams.kafka import Producer
+    """Check the running system: an item and an event of the check's own, from the topics to a ranking."""
+    from streams.smoke import smoke
 
     settings = production_settings()
-    with clear_errors(), Progress() as progress:
-        rows = Catalogue(catalogue)
-        task = progress.add_task("backfill", total=len(rows))
-        producer = Producer(settings.kafka)
-        state = settings.state_dir / "backfill" / f"{rows.identity}.json"
-        produced = produce(rows, producer, state, rate, lambda count: progress.advance(task, count))
-        producer.close()
-    typer.echo(
-        f"produced {produced} of {len(rows)} items; the rest had been before"
-        if produced < len(rows)
-        else f"produced {produced} items"
-    )
+    with clear_errors():
+        for done, seconds in smoke(settings, url or f"http://{settings.service.host}:{settings.service.port}", timeout_s):
+            typer.echo(f"{done}: {seconds:.2f} s")
 
 
 @app.command()
@@ -184,7 +173,9 @@ def forget(user: Annotated[str, typer.Argument(metavar="USER")]) -> None:
 
 
 @app.command()
-def status() -> None:
+def status(
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until nothing is behind.")] = False,
+) -> None:
     """Show what runs, lag, rates, freshness and dead letters."""
     from rich.console import Console
 
@@ -197,6 +188,9 @@ def status() -> None:
     running = process.running(settings.run_dir)
     console.print(table_of("running", ("process", "pid", "port"), [(p.name, p.pid, *p.ports[:1]) for p in running]))
     with clear_errors():
+        if wait:
+            with console.status("waiting until nothing is behind"):
+                system.wait_until_idle(settings)
         topics = [(t.name, t.group, t.held, t.lag, t.acknowledged_per_s) for t in system.topics_status(settings)]
         console.print(table_of("topics", ("topic", "group", "records", "lag", "acknowledged/s"), topics))
         workers = [p for p in running if p.name.startswith(("worker", "reasoner"))]

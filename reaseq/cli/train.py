@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from reaseq.cli.console import clear_errors, present_settings, table_of
+from reaseq.cli.terminal import clear_errors, present_settings, table_of
 from reaseq.days import day_of, time_ms
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from msgspec.structs import replace as changed_struct
 from reaseq.ranker.engine import Engine, Query
 from reaseq.ranker.model import Request
 from reaseq.records import History, Inferred, UserFeatures
+from reaseq.representation.item_table import Snapshot
 
 NOTHING = UserFeatures(user_id="", event_time_ms=0, events_seen=0, history=History())
 
@@ -59,9 +60,9 @@ def explain(engine: Engine, user: UserFeatures | None, item_ids: Sequence[str], 
         "latent state": replace(first, scores=torch.zeros_like(first.scores)),
         "recent popularity": replace(first, counts=torch.zeros_like(first.counts)),
     }
-    odds = _log_odds(engine, request)  # (changed, C)
+    odds = _log_odds(engine, request, table)  # (changed, C)
     losses = (odds[0] - odds[1:]).T.tolist()  # (C, changes)
-    others = {name: (odds[0] - _log_odds(engine, of)[0]).tolist() for name, of in ablated.items()}
+    others = {name: (odds[0] - _log_odds(engine, of, table)[0]).tolist() for name, of in ablated.items()}
     real = [(item_id, time, 1.0) for item_id, time in zip(past.item_ids, past.times_ms, strict=True)]
     inferred = [(item_id, None, sure) for item_id, sure in zip(guessed.item_ids, guessed.confidences, strict=True)]
     found = []
@@ -86,8 +87,8 @@ def explain(engine: Engine, user: UserFeatures | None, item_ids: Sequence[str], 
     return found
 
 
-def _log_odds(engine: Engine, request: Request) -> torch.Tensor:
-    return torch.logit(engine.score_request(request, engine.table.snapshot).double().clamp(1e-12, 1 - 1e-12))
+def _log_odds(engine: Engine, request: Request, table: Snapshot) -> torch.Tensor:
+    return torch.logit(engine.score_request(request, table).double().clamp(1e-12, 1 - 1e-12))
 
 
 def _without_behavior(user: UserFeatures, place: int) -> UserFeatures:

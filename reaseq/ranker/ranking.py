@@ -29,7 +29,9 @@ UNKNOWN_USER = "unknown_user"
 UNKNOWN_CANDIDATES = "unknown_candidates"
 NO_LATENT = "latent_state_of_another_model"
 
+TELLING_CANDIDATES = 200  # of fewer, most of the time is what any pass takes
 SMOOTHING = 0.1  # of the estimate of what scoring a candidate takes
+TRY_EVERY = 20  # batches that the model seems too slow for, one is scored by it all the same
 MARGIN = 1.5  # by which scoring may take longer than estimated
 
 
@@ -72,6 +74,7 @@ class Ranking:
         self._users = users
         self._clock = clock
         self._candidate_s = 0.0  # what scoring one candidate takes, as far as is known
+        self._given_up = 0  # batches that the model was too slow for
 
     def warm_up(self, candidates: int) -> None:
         """Score once without a user, so that the first question finds the table embedded and an estimate of the time."""
@@ -92,6 +95,8 @@ class Ranking:
         width = max((len(todos[place].query.rows) for place in scored), default=0)
         takes_s = MARGIN * self._candidate_s * width * len(scored)
         in_time = [place for place in scored if self._clock() + takes_s <= todos[place].ask.deadline_s]
+        if scored and not in_time:
+            in_time = self._tried([place for place in scored if self._clock() < todos[place].ask.deadline_s])
         for place in set(range(len(todos))) - set(in_time):
             answers[place] = self._without_model(todos[place], engine, table)
         if in_time:
@@ -103,6 +108,22 @@ class Ranking:
                 step: Step = "fresh" if todo.known.fresh else "last_known"
                 answers[place] = Answer(result.probabilities, step, tuple(todo.reasons), engine.version, todo.known.user)
         return [answers[place] for place in range(len(todos))]
+
+    def _tried(self, places: list[int]) -> list[int]:
+        """Now and then one of those for whom the model is too slow as far as is known: it may have become faster."""
+        self._given_up += 1
+        if not places or self._given_up % TRY_EVERY:
+            return []
+        self._candidate_s = 0.0  # what it takes now counts alone
+        return places[:1]
+
+    def popular(self, count: int) -> list[str]:
+        """The items on sale that were taken most lately, by the shortest memory."""
+        engine = self.engine
+        table = engine.table.snapshot
+        rows = table.live.nonzero().flatten().cpu().numpy()
+        counts = engine.popularity.counts(rows, now_ms=0)[:, 0]  # at the newest event
+        return [table.ids[row] for row in rows[np.argsort(-counts, kind="stable")[:count]].tolist()]
 
     def _todo(self, ask: Ask, known: Known, table: Snapshot) -> _Todo:
         todo = _Todo(ask, known, Query(known.user, table.rows(ask.candidate_ids), ask.now_ms))
@@ -121,8 +142,12 @@ class Ranking:
     def _score(self, engine: Engine, queries: list[Query], table: Snapshot) -> list[Scored]:
         started = self._clock()
         results = engine.score_all(queries, table)
-        each = (self._clock() - started) / (len(queries) * max(len(query.rows) for query in queries))
-        self._candidate_s += (each - self._candidate_s) * (SMOOTHING if self._candidate_s else 1.0)
+        candidates = len(queries) * max(len(query.rows) for query in queries)
+        each = (self._clock() - started) / candidates
+        if not self._candidate_s:
+            self._candidate_s = each
+        elif candidates >= TELLING_CANDIDATES:
+            self._candidate_s += (each - self._candidate_s) * SMOOTHING
         return results
 
     def _without_model(self, todo: _Todo, engine: Engine, table: Snapshot) -> Answer:

@@ -6,7 +6,7 @@ A missing feature never makes a request fail: the response names the step that a
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -18,11 +18,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, ge
 from pydantic import BaseModel, Field, StringConstraints
 
 from reaseq.ranker.batching import MicroBatcher, Overloaded
+from reaseq.ranker.explain import explain
 from reaseq.ranker.ranking import Answer, Ask, Ranking
 from reaseq.ranker.shadow import Comparison, Shadow
 from reaseq.records import ID_LIMIT_CHARS, TIME_LIMIT_MS
 from reaseq.settings import ServiceSettings
 
+CANDIDATES_EXPLAINED = 500  # where nobody named any
+EXPLANATIONS_LIMIT = 8  # that wait for each other
 RANK_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1)
 REQUESTS = Counter("reaseq_rank_requests", "Ranking requests answered, by the step that answered them", ["step"])
 REASONS = Counter("reaseq_rank_degraded", "Why requests were answered without something", ["reason"])
@@ -42,6 +45,13 @@ class RankRequest(BaseModel):
     time_ms: int | None = Field(default=None, ge=0, le=TIME_LIMIT_MS)
     budget_ms: float | None = Field(default=None, gt=0)
     limit: int | None = Field(default=None, ge=1)
+
+
+class ExplainRequest(RankRequest):
+    """Who is to be shown what, and why. Without candidates, the most popular items on sale; `limit` are explained."""
+
+    candidate_ids: list[Id] = []
+    limit: int = Field(default=5, ge=1, le=20)
 
 
 class RankBatch(BaseModel):
@@ -93,16 +103,19 @@ def create_app(service: Service) -> FastAPI:
     batcher = MicroBatcher(ranking.answer, settings.batch_limit_candidates, settings.queue_limit_requests)
     app = FastAPI(title="ReaSeq ranking service", version="1")
     app.add_middleware(_BodyLimit, limit_bytes=settings.body_limit_bytes)
-    allowed = [Depends(_key_check([key.get_secret_value() for key in settings.api_keys]))]
+    allowed = [Depends(key_check(settings))]
+
+    async def submitted(ask: Ask) -> Answer:
+        try:
+            return await asyncio.wrap_future(batcher.submit(ask))
+        except Overloaded:
+            REFUSED.labels("overloaded").inc()
+            raise HTTPException(503, "too many requests wait", {"Retry-After": "1"}) from None
 
     async def answer(request: RankRequest) -> dict[str, Any]:
         asked_s = time.monotonic()
         ask = _ask(request, settings, asked_s)
-        try:
-            found = await asyncio.wrap_future(batcher.submit(ask))
-        except Overloaded:
-            REFUSED.labels("overloaded").inc()
-            raise HTTPException(503, "too many requests wait", {"Retry-After": "1"}) from None
+        found = await submitted(ask)
         took_s = time.monotonic() - asked_s
         _count(found, took_s)
         if found.model:
@@ -114,7 +127,7 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/rank", dependencies=allowed, responses={200: {"model": RankResponse}})
     async def rank(request: RankRequest) -> Response:
         """Rank the candidates for the user."""
-        return _json(await answer(request))
+        return json_response(await answer(request))
 
     @app.post("/v1/rank/batch", dependencies=allowed, responses={200: {"model": RankResponses}})
     async def rank_batch(batch: RankBatch) -> Response:
@@ -122,7 +135,39 @@ def create_app(service: Service) -> FastAPI:
         if len(batch.requests) > settings.batch_limit_requests:
             REFUSED.labels("too_large").inc()
             raise HTTPException(422, f"{len(batch.requests)} requests, the limit is {settings.batch_limit_requests}")
-        return _json({"responses": await asyncio.gather(*map(answer, batch.requests))})
+        return json_response({"responses": await asyncio.gather(*map(answer, batch.requests))})
+
+    explaining = asyncio.Semaphore(1)  # people wait for each other, so that what is ranked for users does not wait for them
+    waiting = 0
+
+    @app.post("/v1/explain", dependencies=allowed)
+    async def explained(request: ExplainRequest) -> Response:
+        """Rank, and say what carried each of the best: nothing of those that were ranked without the model."""
+        nonlocal waiting
+        if waiting >= EXPLANATIONS_LIMIT:
+            REFUSED.labels("overloaded").inc()
+            raise HTTPException(503, "too many explanations wait", {"Retry-After": "1"})
+        waiting += 1
+        try:
+            async with explaining:
+                return await explanation(request)
+        finally:
+            waiting -= 1
+
+    async def explanation(request: ExplainRequest) -> Response:
+        engine = ranking.engine
+        candidate_ids = request.candidate_ids or await asyncio.to_thread(ranking.popular, CANDIDATES_EXPLAINED)
+        if not candidate_ids:
+            raise HTTPException(404, "no item is on sale")
+        asked_s = time.monotonic()
+        ask = _ask(request.model_copy(update={"candidate_ids": candidate_ids}), settings, asked_s)
+        found = await submitted(ask)
+        told = _response(ask, found, request.limit, time.monotonic() - asked_s)
+        best = [of["item_id"] for of in told["ranked"]]
+        if found.model and found.model != engine.version:
+            raise HTTPException(503, "the ranker has just been exchanged", {"Retry-After": "1"})
+        why = await asyncio.to_thread(explain, engine, found.user, best, ask.now_ms) if found.model else []
+        return json_response({**told, "time_ms": ask.now_ms, "candidates": len(candidate_ids), "explanations": why})
 
     @app.get("/v1/shadow", dependencies=allowed)
     async def shadow() -> Comparison:
@@ -185,13 +230,14 @@ def _response(ask: Ask, answer: Answer, limit: int | None, took_s: float) -> dic
     }
 
 
-def _json(content: object) -> Response:
+def json_response(content: object, status: int = 200) -> Response:
     """Encoded by msgspec: hundreds of candidates would keep pydantic busy for longer than the model."""
-    return Response(msgspec.json.encode(content), media_type="application/json")
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
 
 
-def _key_check(keys: Sequence[str]) -> Callable[..., Awaitable[None]]:
+def key_check(settings: ServiceSettings) -> Callable[..., Awaitable[None]]:
     """Lets in who bears one of the keys in `X-API-Key`; everybody where there are none."""
+    keys = [key.get_secret_value() for key in settings.api_keys]
 
     async def check(given: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]) -> None:
         # Every key is compared, in constant time: neither which one nor how much of it was right can be told from outside.

@@ -146,10 +146,11 @@ class _Lists:
 
     def __init__(self, table: Snapshot, plan: RankerPlan, generator: np.random.Generator) -> None:
         self._table, self._plan, self._generator = table, plan, generator
-        listed_ms = table.listed_ms.numpy()
+        # When each row was listed; of what is not on sale, never.
+        self._listed_ms = np.where(table.live.numpy(), table.listed_ms.numpy(), np.iinfo(np.int64).max)
         on_sale = np.flatnonzero(table.live.numpy())
-        self._on_sale = on_sale[np.argsort(listed_ms[on_sale], kind="stable")]
-        self._listed_ms = listed_ms[self._on_sale]
+        self._on_sale = on_sale[np.argsort(self._listed_ms[on_sale], kind="stable")]
+        self._times_ms = self._listed_ms[self._on_sale]
 
     def draw(
         self, basket: Basket, popularity: Popularity
@@ -159,11 +160,13 @@ class _Lists:
         None where the basket held nothing that was listed before, or nothing else was.
         """
         plan, generator = self._plan, self._generator
-        taken = self._table.rows(basket.item_ids).numpy()
-        available = self._on_sale[: np.searchsorted(self._listed_ms, basket.time_ms)]
-        all_positives = np.intersect1d(taken, available)
+        taken = np.unique(self._table.rows(basket.item_ids).numpy())
+        all_positives = taken[self._listed_ms[taken] < basket.time_ms]
         positives = generator.permutation(all_positives)[: plan.positives]
-        available = available[~np.isin(available, taken)]
+        others = np.ones(len(self._listed_ms), bool)
+        others[taken] = False
+        available = self._on_sale[: np.searchsorted(self._times_ms, basket.time_ms)]
+        available = available[others[available]]
         if not len(positives) or not len(available):
             return None
         evenly = plan.negatives // 2

@@ -1,5 +1,6 @@
 """Tensors that a model derives from what items are, kept beside an item table as it grows."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,14 +30,21 @@ class Derived:
         self._derive = derive
         self._ids = ids
         self._held: tuple[Growing, Derivation] | None = None
+        self._lock = threading.Lock()
 
     def of(self, table: Snapshot) -> Derivation:
-        """The tensors of a snapshot."""
+        """The tensors of a snapshot. Threads may ask at once."""
+        with self._lock:
+            return self._of(table)
+
+    def _of(self, table: Snapshot) -> Derivation:
         held = self._held
+        if held and table.grows_into(held[1].table):
+            return held[1]  # the slots of an older snapshot stand at the same places
         if held is None or not held[1].table.grows_into(table):
             first = self._made(table, 0)
             held = Growing(*first), Derivation(table, first, tuple(tensor[1:].sum(0) for tensor in first))
-        elif held[1].table is not table:
+        else:
             grown, before = held
             added = self._made(table, len(grown))
             grown.append(*added)

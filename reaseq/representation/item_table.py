@@ -53,6 +53,18 @@ class Snapshot:
         """Whether all slots of this snapshot stand at the same places in that one."""
         return self.index is newer.index and self.generation == newer.generation and len(self.contents) <= len(newer.contents)
 
+    def nearest(self, row: int, count: int) -> list[tuple[int, float]]:
+        """The rows on sale, other than that one, whose vectors lie closest to its own, and their cosines."""
+        cosines = (self.contents.vectors @ self.contents.vectors[self.slots[row]])[self.slots]  # (N,)
+        others = self.live.clone()
+        others[row] = False
+        found = cosines.masked_fill(~others, -torch.inf).topk(min(count, int(others.sum())))
+        return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+
+    def claims_of(self, row: int) -> set[int]:
+        """The numbers of the claims that an item bears."""
+        return {claim for claim in self.contents.claims[self.slots[row]].tolist() if claim}
+
     @property
     def vectors(self) -> Tensor:
         """The content vectors in order of the rows (N, D), a copy."""

@@ -70,7 +70,7 @@ def test_a_ranking_is_explained_by_what_carried_it_and_how_fresh_it_is(state: Pa
     assert "2 candidates" in few and "(22423)" in few and "2011-12-01 12:00" in few
     assert "nothing is known of user nobody" in reaseq(state, "rank", "nobody", "22423")
     assert "does not know item nothing" in reaseq(state, "rank", user_id, "nothing", status=1)
-    assert "is no moment" in reaseq(state, "rank", user_id, "--at", "yesterday", status=1)
+    assert "is no day" in reaseq(state, "rank", user_id, "--at", "yesterday", status=1)
 
 
 def test_served_rows_that_training_would_not_be_told_are_an_error(state: Path) -> None:

@@ -40,7 +40,7 @@ def _work(name: str, log: str, env: dict[str, str], clock_ahead_s: float) -> NoR
     os.environ.update(env)
     if clock_ahead_s:
         setattr(time, "time", lambda: _NOW() + clock_ahead_s)  # noqa: B010  mypy knows better than to let one assign it
-    configure_logs()
+    configure_logs("nursery")
     settings: Any = Settings()
     settings.store.profile = "production"
     streams.worker.run_worker(settings, name, "all")

@@ -1,10 +1,12 @@
 """The Helm chart: linted, rendered for each size, and held against the schemas of Kubernetes and of two operators."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
 from shutil import which
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -115,6 +117,24 @@ def test_every_container_is_bound_and_watched(options: list[str]) -> None:
             assert container["resources"]["limits"]["memory"] and container["resources"]["requests"]["cpu"], name
             assert container["securityContext"]["capabilities"]["drop"] == ["ALL"], name
             assert ("readinessProbe" in container) == (pod["of"] not in UNPROBED), name
+
+
+@each_size
+def test_the_console_and_the_smoke_check_ask_services_that_are_there_and_may(options: list[str]) -> None:
+    resources = rendered(options)
+    services = {of["metadata"]["name"]: of["spec"] for of in resources if of["kind"] == "Service"}
+    [ranker] = pods(resources)["shop-ranker"]["containers"]
+    [smoke] = pods(resources)["shop-smoke"]["containers"]
+
+    [urls] = [json.loads(of["value"]) for of in ranker["env"] if of["name"] == "REASEQ_SERVICE__WORKER_URLS"]
+    asked = [urlsplit(url) for url in urls]
+    workers = {name for name in pods(resources) if name in ("shop-worker", "shop-reasoning")}
+    assert {of.hostname for of in asked} == workers
+    assert all(services[str(of.hostname)]["ports"][0]["port"] == of.port for of in asked)
+    assert urlsplit(smoke["args"][-1]).hostname in services
+    policies = {of["metadata"]["name"]: str(of["spec"]["ingress"]) for of in resources if of["kind"] == "NetworkPolicy"}
+    for name, caller in (("shop-workers", "ranker"), ("shop-ranker", "smoke")):
+        assert not policies or f"'app.kubernetes.io/component': '{caller}'" in policies[name]
 
 
 def test_without_a_language_model_the_workers_reason_too() -> None:

@@ -238,6 +238,27 @@ def test_what_was_served_is_what_the_point_in_time_join_tells_training(after_the
     assert " equal " in run.stdout and not any(f" {verdict} " in run.stdout for verdict in ("different", "late", "yet"))
 
 
+def test_the_smoke_check_finds_everything_in_order(after_the_kill: Running) -> None:
+    settings = after_the_kill.settings
+    command = [sys.executable, "-m", "reaseq", "smoke"]
+    run = subprocess.run(
+        command, env={**os.environ, **local.environment(settings)}, capture_output=True, text=True, check=False
+    )
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert [line.split(":")[0] for line in run.stdout.splitlines()] == [
+        "an item is servable",
+        "it is reasoned about",
+        "a user's event is servable",
+        "it ranks by both",
+    ]
+    after_the_kill.settle()
+    gone = [
+        record for page in FeatureRepository(settings).scan_items() for record in page if record.item_id.startswith("smoke-")
+    ]
+    assert [record.stage for record in gone] == ["delisted"]
+
+
 def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: Running) -> None:
     def item(**changes: object) -> bytes:
         return json.dumps({"schema": "item.1", "item_id": "x", "title": "t", "event_time_ms": 1} | changes).encode()

@@ -1,7 +1,11 @@
 """docker-compose.yml keeps its promises: pinned, watched, bounded, closed to the outside, and set by real settings."""
 
+import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -12,7 +16,7 @@ from reaseq.settings import Settings
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-ONE_SHOT = {"setup"}  # ends when its work is done: its exit status says more than a health check could
+ONE_SHOT = {"setup", "smoke"}  # ends when its work is done: its exit status says more than a health check could
 
 each_service = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES.keys())
 
@@ -83,3 +87,54 @@ def test_the_health_check_asks_the_port_that_the_service_listens_on(name: str, p
 
 def test_the_broker_takes_what_the_producers_may_send() -> None:
     assert int(SERVICES["kafka"]["environment"]["KAFKA_MESSAGE_MAX_BYTES"]) == Settings().kafka.max_message_bytes
+
+
+@pytest.mark.parametrize("profile", ["core", "vllm", "gpu"])
+def test_each_profile_is_a_whole_system_that_can_be_published_once(profile: str) -> None:
+    started = {name: of for name, of in SERVICES.items() if profile in of.get("profiles", [profile])}
+    roles = [
+        of["command"][of["command"].index("--role") + 1] for of in started.values() if of.get("command", [""])[0] == "worker"
+    ]
+    ports = [port for of in started.values() for port in of.get("ports", [])]
+
+    assert sorted(roles) == ["reasoning", "stream"]
+    assert len(ports) == len(set(ports)) == 1, "one ranking service"
+    assert all(needed in started for of in started.values() for needed in of.get("depends_on", {}))
+    on_gpus = {name for name, of in started.items() if "reservations" in of["deploy"]["resources"]}
+    assert on_gpus == {"core": set(), "vllm": {"vllm"}, "gpu": {"vllm", "gpu-ranker"}}[profile]
+
+
+def test_the_console_asks_services_that_are_there() -> None:
+    urls = json.loads(SERVICES["ranker"]["environment"]["REASEQ_SERVICE__WORKER_URLS"])
+    names = {alias for of in SERVICES.values() for alias in of.get("networks", {}).get("default", {}).get("aliases", [])}
+    assert {urlsplit(url).hostname for url in urls} <= {*SERVICES, *names}
+
+
+# ---- the image
+
+DOCKERFILE = (ROOT / "infra" / "images" / "Dockerfile").read_text()
+INSTRUCTIONS = [line.split(maxsplit=1) for line in DOCKERFILE.replace("\\\n", "").splitlines() if re.match("[A-Z]+ ", line)]
+
+
+def told(instruction: str) -> list[str]:
+    return [rest for name, rest in INSTRUCTIONS if name == instruction]
+
+
+def test_the_image_is_built_from_pinned_parts_and_runs_as_nobody_in_particular() -> None:
+    assert all(re.fullmatch(r"[\w/-]+:\d[\w.-]+( AS \w+)?", base) for base in told("FROM"))
+    assert told("USER")[-1].split(":")[0].isdigit() and not told("USER")[-1].startswith("0")
+    assert all("--require-hashes" in run or "--no-deps" in run for run in told("RUN") if "pip install" in run)
+    assert all("--no-cache-dir" in run for run in told("RUN") if "pip install" in run)
+    assert not told("ADD") and not [run for run in told("RUN") if re.search("sudo|curl|wget|apt-get upgrade", run)]
+    assert [json.loads(start) for start in told("ENTRYPOINT")] == [["reaseq"]]
+
+
+def test_everything_that_is_installed_is_copied_and_not_kept_from_the_builder() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {of.rstrip("*") for of in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    copied = {source for copy in told("COPY") if not copy.startswith("--from") for source in copy.split()[:-1]}
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+
+    assert packages <= copied
+    assert copied <= allowed
+    assert all((ROOT / name).exists() for name in copied)

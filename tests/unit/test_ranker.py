@@ -133,6 +133,20 @@ def test_an_updated_item_is_embedded_anew_and_nothing_else() -> None:
     assert changed[0] != before[0] and np.allclose(changed[:2], engine(table).score(USER, ["i3", "i4"], NOW_MS), atol=1e-6)
 
 
+def test_who_asks_with_an_older_table_has_nothing_embedded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = table_of(*(item(number) for number in range(60)))
+    ranker, older = engine(table), table.snapshot
+    before = ranker.items(older)
+    table.apply([item(70)])
+    newer = ranker.items(table.snapshot)
+    monkeypatch.setattr(ranker._embedded, "_derive", None)
+
+    again = ranker.items(older)
+
+    assert torch.equal(again.meanings, newer.meanings) and torch.equal(again.meanings[:61], before.meanings)
+    assert torch.equal(ranker.items(table.snapshot).meanings, newer.meanings)
+
+
 # ---- latent states
 
 

@@ -53,6 +53,27 @@ def ask(user_id: str = "u", candidate_ids: Sequence[str] = CANDIDATES, deadline_
 # ---- steps
 
 
+def test_what_a_slow_moment_made_believe_is_tried_again() -> None:
+    serving = ranking(Store(USER))
+    serving._candidate_s = 10.0  # as one stall leaves it: no budget would ever be enough
+
+    said = [serving.answer([ask(deadline_s=time.monotonic() + 5)])[0].step for _ in range(steps.TRY_EVERY + 3)]
+
+    assert said == ["semantic"] * (steps.TRY_EVERY - 1) + ["fresh"] * 4
+    spent = [serving.answer([ask(deadline_s=0)])[0].step for _ in range(2 * steps.TRY_EVERY)]
+    assert set(spent) == {"semantic"}, "where no time is left, nothing is tried"
+
+
+def test_a_few_candidates_say_nothing_of_what_many_take() -> None:
+    serving = ranking(Store(USER))
+    serving.answer([ask()])
+    known_s = serving._candidate_s
+    for _ in range(50):
+        serving.answer([ask(candidate_ids=["i1"])])
+
+    assert serving._candidate_s == known_s > 0
+
+
 def test_what_is_read_is_fresh_and_a_user_without_features_is_named() -> None:
     known, unknown = ranking(Store(USER)).answer([ask(), ask("nobody", ["i1", "no such item"])])
 
@@ -130,7 +151,7 @@ def test_what_scoring_takes_is_learnt_and_warming_up_learns_it_without_the_first
     estimate = serving._candidate_s
 
     assert 0 < estimate < 0.01
-    serving.answer([ask()])
+    serving.answer([ask(candidate_ids=CANDIDATES * 10)])
     assert serving._candidate_s != estimate
 
 
@@ -241,6 +262,41 @@ def client(serve: Callable[[Service], Web]) -> Callable[..., Web]:
 
 def body(**changes: object) -> dict[str, object]:
     return {"user_id": "u", "candidate_ids": CANDIDATES, "time_ms": NOW_MS} | changes
+
+
+def test_the_best_are_explained_as_they_are_ranked(client: Callable[..., Web]) -> None:
+    web = client()
+    ranked = web.post("/v1/rank", body(limit=3)).json()["ranked"]
+
+    answer = web.post("/v1/explain", body(limit=3)).json()
+
+    assert answer["ranked"] == ranked and answer["candidates"] == len(CANDIDATES) and answer["step"] == "fresh"
+    assert [of["item_id"] for of in answer["explanations"]] == [of["item_id"] for of in ranked]
+    assert [of["probability"] for of in answer["explanations"]] == pytest.approx([of["score"] for of in ranked], rel=1e-3)
+    behaviors = answer["explanations"][0]["behaviors"]
+    assert {of["item_id"] for of in behaviors} == {*USER.history.item_ids, *USER.inferred.item_ids}
+
+
+def test_who_names_no_candidates_has_the_most_popular_explained(client: Callable[..., Web]) -> None:
+    answer = client().post("/v1/explain", {"user_id": "u", "time_ms": NOW_MS}).json()
+
+    assert answer["candidates"] == len([of for of in CATALOGUE.snapshot.live.tolist() if of][:500])
+    assert len(answer["explanations"]) == 5
+
+
+def test_explanations_that_would_wait_for_too_many_are_refused(
+    client: Callable[..., Web], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reaseq.ranker.service.EXPLANATIONS_LIMIT", 0)
+    answer = client().post("/v1/explain", body())
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+
+
+def test_what_was_ranked_without_the_model_has_no_explanation(client: Callable[..., Web]) -> None:
+    answer = client().post("/v1/explain", body(budget_ms=1e-6)).json()
+
+    assert (answer["step"], answer["explanations"]) == ("semantic", []) and answer["ranked"]
 
 
 def test_a_ranking_is_ordered_and_says_what_it_rests_on(client: Callable[..., Web]) -> None:

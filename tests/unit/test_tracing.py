@@ -8,6 +8,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from structlog.testing import capture_logs
 
 from streams.messages import RawRecord, header
 from streams.tracing import HEADER
@@ -75,3 +76,13 @@ def test_without_a_collector_the_context_is_passed_on() -> None:
     [record] = delivered(traced(raw("1"), SAMPLED)).produced
 
     assert header(record.headers, HEADER) == SAMPLED
+
+
+def test_a_dead_letter_is_logged_with_its_id_and_its_trace() -> None:
+    broken = RawRecord("events", b"u", b"{", 1, ((HEADER, SAMPLED),), 2, 7)
+
+    with capture_logs() as logs:
+        delivered(broken, broken._replace(headers=(), offset=8))
+
+    told = [(line["id"], line["key"], line["trace_id"]) for line in logs if line["event"] == "dead_letter"]
+    assert told == [("events/2/7/count", "u", TRACE), ("events/2/8/count", "u", "")]

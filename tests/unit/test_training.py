@@ -19,6 +19,7 @@ from reaseq.behavior.lexicon import Tree
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.training import Material, TrainingPlan, material_of
 from reaseq.days import DAY_MS
+from reaseq.errors import CatalogueError
 from reaseq.records import History
 from tests.unit.catalogue_stand_ins import CATALOGUE, DIM, NOW_MS, VOCABULARY
 
@@ -164,3 +165,10 @@ def test_pairs_join_what_a_user_had_with_what_came_new() -> None:
     names = [(TABLE.ids[left], TABLE.ids[right]) for left, right in pairs.tolist()]
     assert len(names) == 50
     assert all(int(right[1:]) == int(left[1:]) + 1 for left, right in names)
+
+
+def test_a_log_in_which_nobody_comes_back_is_refused_by_name() -> None:
+    first_visits = [replace(basket, history=History()) for basket in baskets(20)]
+
+    with pytest.raises(CatalogueError, match="of 18 baskets to learn from, none has a history"):
+        material_of(first_visits, TABLE, CONFIG, 0.1)

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -121,8 +122,7 @@ class Ledger:
 
     def entries(self, content: str) -> list[Entry]:
         """The calls about one content, on whichever item's account, in order of time."""
-        query = f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE content = ? ORDER BY answered_ms, agent"  # noqa: S608
-        return [_entry(row) for row in self._db.execute(query, (content,))]
+        return _entries(self._db, content)
 
     def costs(self, by: str, limit: int = 1000) -> list[Cost]:
         """Costs grouped by one of GROUPINGS, the dearest first; what was imported cost nothing here."""
@@ -208,6 +208,20 @@ def _row(entry: Entry, now_ms: int) -> tuple[object, ...]:
         *(usage.tokens_in, usage.tokens_cached, usage.tokens_out, usage.seconds, usage.retries),
         *(entry.answered_ms or now_ms, entry.origin),
     )
+
+
+def look_up(path: Path, content: str) -> list[Entry] | None:
+    """The calls about one content out of a ledger that others write; None where there is none that can be read."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
+            return _entries(db, content)
+    except sqlite3.Error:
+        return None
+
+
+def _entries(db: sqlite3.Connection, content: str) -> list[Entry]:
+    query = f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE content = ? ORDER BY answered_ms, agent"  # noqa: S608
+    return [_entry(row) for row in db.execute(query, (content,))]
 
 
 def _entry(row: tuple) -> Entry:  # type: ignore[type-arg]

@@ -1,0 +1,401 @@
+"""The console in a real browser, on a real system: each page shows what the stores hold, and says plainly what went wrong."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copytree, which
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+from pydantic import SecretStr
+
+from demo import ANSWERS, ORDER_LINES
+from features.repository import FeatureRepository
+from infra import local, process
+from infra.scratch import settings_on_free_ports, start_empty
+from reaseq.cli.behavior import catalogue_of, vectors_of
+from reaseq.evaluation.online_retail import read_retail
+from reaseq.knowledge.llm.call import Completion, Usage
+from reaseq.knowledge.llm.ledger import Entry, Ledger
+from reaseq.records import Event, Item, ItemFeatures, UserFeatures
+from reaseq.representation.semantic_ids import examine, fit
+from reaseq.settings import Settings
+from streams.kafka import Producer
+from streams.letter_box import LetterBox
+from streams.messages import RawRecord
+from streams.rebuild import rebuild
+from streams.status import topics_status
+from streams.topics import EVENTS, ITEMS
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+KEY = "a key of the test's"
+EVENT_COUNT, ITEM_COUNT = 2000, 400
+HOSTILE = Item(item_id="a/b?c#d", title="<script>document.title = 'taken over'</script>", event_time_ms=1)
+SETTLE_TIMEOUT_S = 180.0
+SCREENSHOTS = os.environ.get("REASEQ_SCREENSHOTS", "")  # a folder: what each test saw at its end is kept there
+
+
+@dataclass
+class Shop:
+    """A system after a replay, and what it holds."""
+
+    settings: Settings
+    user: UserFeatures  # one with a history and inferred behaviours
+    item: ItemFeatures  # one with knowledge, about which a model was asked
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.service.port}"
+
+
+@pytest.fixture(scope="module")
+def shop(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    state = tmp_path_factory.mktemp("console")
+    copytree(quick_demo / "state" / "models", state / "models")
+    settings = settings_on_free_ports(state)
+    settings.knowledge.recorded_file = ANSWERS
+    settings.service.port, settings.service.api_keys = process.free_port(), [SecretStr(KEY)]
+    retail = read_retail(ORDER_LINES)
+    events = [event for order in retail.orders for event in order.events][-EVENT_COUNT:]
+    bought = {event.item_id for event in events}
+    items = [item for item in retail.items if item.item_id in bought][:ITEM_COUNT]
+    try:
+        rebuild(settings, repository := start_empty(settings))
+        worker = local.start_worker(settings, "worker-1")
+        local.wait_ready(worker)
+        producer = Producer(settings.kafka)
+        producer.send([*items, HOSTILE])
+        producer.send_raw([RawRecord(ITEMS.name, b"broken", b"{", int(time.time() * 1000))])
+        _wait(lambda: _reasoned(repository) == len({item.item_id for item in items}) + 1, "every item's knowledge")
+        producer.send(events)
+        producer.close()
+        user_id = max(bought_by := [event.user_id for event in events], key=bought_by.count)
+        _wait(lambda: _is_settled(settings) and bool(_inferred(repository, user_id)), "the replay's end")
+        _publish_codebook(settings, repository)
+        item = repository.read_items([events[-1].item_id, *(item.item_id for item in items)])[_told_of(items, events)]
+        _answer_once(settings, item)
+        local.wait_ready(local.start_ranker(settings, [worker]))
+        yield Shop(settings, repository.read_users([user_id])[user_id], item)
+    finally:
+        local.stop_all(settings)
+
+
+def _wait(met: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while not met():
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.5)
+
+
+def _reasoned(repository: FeatureRepository) -> int:
+    return sum(item.stage == "reasoned" for page in repository.scan_items() for item in page)
+
+
+def _is_settled(settings: Settings) -> bool:
+    return not any(topic.lag for topic in topics_status(settings))
+
+
+def _inferred(repository: FeatureRepository, user_id: str) -> tuple[str, ...]:
+    user = repository.read_users([user_id]).get(user_id)
+    return user.inferred.item_ids if user else ()
+
+
+def _told_of(items: list[Item], events: list[Event]) -> str:
+    """An item that is on sale and was bought."""
+    return next(item.item_id for item in items if any(event.item_id == item.item_id for event in events))
+
+
+def _publish_codebook(settings: Settings, repository: FeatureRepository) -> None:
+    _, records = catalogue_of(repository)
+    vectors = vectors_of(records)
+    codebook = fit(vectors, records[0].space_id, 2, 16, 0)
+    codebook.publish(settings.models_dir, "2x16", examine(codebook, vectors, np.array([of.listed_ms for of in records]), 0))
+
+
+def _answer_once(settings: Settings, item: ItemFeatures) -> None:
+    """A call in the ledger of this machine, as a worker with a language model leaves it."""
+    completion = Completion('{"reasoning": "It reads like a gift."}', usage=Usage(120, 100, 30, 0.5))
+    ledger = Ledger(settings.ledger_file)
+    ledger.enter([Entry("f", "demand", "a-model", item.item_id, "", item.content, completion, answered_ms=1)])
+    ledger.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser, shop: Shop, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A tab that has the key, and in which nothing may go wrong unseen."""
+    context = browser.new_context(base_url=shop.url, viewport={"width": 1200, "height": 900})
+    context.add_init_script(f"sessionStorage.setItem('reaseq-key', {KEY!r})")
+    opened, wrong = context.new_page(), list[str]()
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+    yield opened
+    if SCREENSHOTS:
+        opened.screenshot(path=Path(SCREENSHOTS) / f"{request.node.name}.png", full_page=True)
+    context.close()
+    assert not wrong
+
+
+def look(page: Page, address: str) -> None:
+    page.goto(f"/console/#/{address}")
+    expect(page.get_by_role("main")).not_to_have_attribute("aria-busy", "true", timeout=60_000)
+    expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=60_000)
+
+
+def rows(page: Page, caption: str) -> list[list[str]]:
+    """The texts of a table's cells."""
+    found = page.get_by_role("table", name=caption).locator("tbody tr").all()
+    return [[cell.inner_text() for cell in row.locator("th, td").all()] for row in found]
+
+
+def test_the_stream_page_shows_lag_rates_freshness_dead_letters_and_workers(page: Page, shop: Shop) -> None:
+    look(page, "stream")
+
+    topics = {row[0]: row for row in rows(page, "Topics")}
+    assert int(topics["events"][2].replace(",", "")) == EVENT_COUNT and topics["events"][3] == "0"
+    assert {row[0] for row in rows(page, "Upper bounds since the workers started")} >= {"onboarding", "behavior", "reasoning"}
+    assert LetterBox(shop.settings.kafka, 3).counts() == {("onboarding", "malformed_json"): 1}
+    assert rows(page, "Records that could not be processed") == [["onboarding", "malformed_json", "1"]]
+    assert [row[1] for row in rows(page, "What each says of itself")] == ["ready"]
+    expect(page.get_by_role("main")).to_contain_text("1 of 1 workers ready, 0 records behind, 1 dead letter")
+
+
+def test_an_items_card_shows_text_knowledge_neighbours_semantic_id_versions_and_cost(page: Page, shop: Shop) -> None:
+    item = shop.item
+    assert item.knowledge
+    look(page, f"item/{item.item_id}")
+
+    expect(page.get_by_role("heading", level=1)).to_have_text(item.title)
+    claims = rows(page, "Out of the closed vocabulary, and on whose word")
+    assert len(claims) == len(item.knowledge.claims)
+    for shown, claim in zip(claims, item.knowledge.claims, strict=True):
+        assert shown[0].startswith(f"{claim.group}: {claim.value}".replace("_", " "))
+        assert f"{claim.confidence:.2f}" in shown[1] and shown[2] == (claim.evidence or "the whole text")
+        assert shown[3] == claim.reasoner
+    main = page.get_by_role("main")
+    for told in (item.knowledge.profile, item.knowledge.vocabulary, item.space_id, item.fingerprint):
+        expect(main).to_contain_text(told)
+    expect(main.locator("dt", has_text="semantic ID").locator("+ dd")).to_have_text(re.compile(r"^\d+-\d+-\d+$"))
+    cosines = [float(row[1]) for row in rows(page, "On sale, closest by meaning")]
+    assert len(cosines) == 10 and cosines == sorted(cosines, reverse=True)
+    expect(main).to_contain_text("1 call, 120 tokens in, 30 out, 0.5 s.")
+    expect(main).to_contain_text("It reads like a gift.")
+
+
+def test_neighbours_lead_on_and_back(page: Page, shop: Shop) -> None:
+    look(page, f"item/{shop.item.item_id}")
+    near = page.get_by_role("table", name="On sale, closest by meaning").get_by_role("link").first
+    title = near.inner_text()
+    near.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(title)
+    page.go_back()
+    expect(page.get_by_role("heading", level=1)).to_have_text(shop.item.title)
+
+
+def test_a_users_view_shows_history_beside_what_was_inferred(page: Page, shop: Shop) -> None:
+    user = shop.user
+    look(page, f"user/{user.user_id}")
+
+    history = rows(page, "Newest first")
+    assert len(history) == len(user.history.item_ids)
+    assert [row[1] for row in history] == ["purchase"] * len(history)
+    inferred = rows(page, "Most confident first: no log saw any of it")
+    assert [float(row[1]) for row in inferred] == [round(sure, 2) for sure in user.inferred.confidences]
+    expect(page.get_by_role("main")).to_contain_text(f"By model {user.inferred.model}")
+
+
+def test_a_ranking_is_asked_for_and_explained(page: Page, shop: Shop) -> None:
+    look(page, f"user/{shop.user.user_id}")
+    page.get_by_role("link", name="Rank for this user").click()
+
+    ranked = page.locator("ol.ranked > li")
+    expect(ranked).to_have_count(5, timeout=20_000)
+    expect(page.get_by_role("main")).to_contain_text("by the model, on features read just now")
+    ranked.first.locator("summary").click()
+    carried = rows(page, "What carried it, each taken away alone")
+    assert any(row[2].startswith("inferred") or row[2].endswith("UTC") for row in carried)
+
+    page.get_by_label("Candidates").fill(f"{shop.item.item_id}, no-such-item")
+    page.get_by_label("Budget (ms)").fill("0.001")
+    page.get_by_role("button", name="Rank").click()
+    expect(page.get_by_role("main")).to_contain_text("no time was left for the model (budget_spent)")
+    expect(page.get_by_role("main")).to_contain_text("some candidates are not known (unknown_candidates)")
+    expect(ranked).to_have_count(2)
+
+
+def test_models_and_spaces_are_shown_with_their_versions(page: Page, shop: Shop) -> None:
+    look(page, "models")
+    main = page.get_by_role("main")
+    for kind in ("behavior", "ranker", "semantic-ids"):
+        version = (shop.settings.models_dir / kind / "current").read_text()
+        expect(main.locator("section", has_text=kind).get_by_text(version, exact=True).first).to_be_visible()
+    expect(main).to_contain_text(shop.item.space_id)
+
+
+def test_who_knows_no_id_finds_somewhere_to_begin(page: Page, shop: Shop) -> None:
+    look(page, "item")
+    expect(page.get_by_role("main").locator("li")).to_have_count(12)
+    look(page, "user")
+    expect(page.get_by_role("main").locator("li").first).to_be_visible()
+    page.get_by_label("User").fill(shop.user.user_id)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"User {shop.user.user_id}")
+
+
+def test_who_was_forgotten_is_not_named_among_the_active(page: Page, shop: Shop) -> None:
+    look(page, "user")
+    active = page.get_by_role("main").locator("li")
+    expect(active.first).to_be_visible()
+    named = active.all_inner_texts()
+    forgotten = next(user_id for user_id in named if user_id != shop.user.user_id)
+    producer = Producer(shop.settings.kafka)
+    producer.send_raw([RawRecord(EVENTS.name, forgotten.encode(), None, int(time.time() * 1000))])
+    producer.close()
+    _wait(lambda: _is_settled(shop.settings), "the wish")
+
+    page.reload()
+    expect(active).to_have_text([user_id for user_id in named if user_id != forgotten])
+
+
+@pytest.mark.parametrize(("address", "said"), [("item/nothing", "no item 'nothing'"), ("user/nobody", "no user 'nobody'")])
+def test_what_is_not_there_is_said_and_can_be_looked_for_again(page: Page, address: str, said: str) -> None:
+    look(page, address)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
+    expect(page.get_by_role("alert")).to_contain_text(f"the feature store knows {said}")
+    expect(page.get_by_role("search")).to_be_visible()
+
+
+def test_an_address_that_makes_no_sense_is_said_to(page: Page) -> None:
+    look(page, "item/50%")
+    expect(page.get_by_role("alert")).to_contain_text("URI malformed")
+    look(page, "rank?user=u&time=tomorrow")
+    expect(page.get_by_role("alert")).to_contain_text('"tomorrow" is no moment')
+    expect(page.get_by_label("User")).to_have_value("u")
+
+
+def test_the_same_can_be_asked_again(page: Page, shop: Shop) -> None:
+    look(page, f"rank?user={shop.user.user_id}&limit=2")
+    with page.expect_response("**/v1/explain") as answered:
+        page.get_by_role("button", name="Rank").click()
+    assert answered.value.ok
+
+
+def test_the_stream_page_looks_again_until_it_is_paused(page: Page) -> None:
+    look(page, "stream")
+    with page.expect_response("**/v1/stream"):
+        pass
+    page.get_by_role("button", name="Pause").click()
+    page.wait_for_timeout(1000)  # what was asked before
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(4000)
+    assert not asked
+
+
+def test_a_hostile_title_is_text_and_an_id_may_hold_anything(page: Page) -> None:
+    look(page, "item/" + "a%2Fb%3Fc%23d")
+    expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE.title)
+    assert "taken over" not in page.title().replace(HOSTILE.title, "")
+
+
+def test_without_a_key_nothing_is_told_and_a_wrong_one_is_named(browser: Browser, shop: Shop) -> None:
+    context = browser.new_context(base_url=shop.url)
+    page = context.new_page()
+    page.goto("/")
+    dialog = page.get_by_role("dialog", name="A key is needed")
+    expect(dialog).to_be_visible()
+    assert page.get_by_role("table").count() == 0
+    page.get_by_label("API key").fill("a guess")
+    page.keyboard.press("Enter")
+    expect(dialog).to_contain_text("does not know that key")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("alert")).to_contain_text("the service tells nothing without a key")
+    page.reload()
+    page.get_by_label("API key").fill(KEY)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Stream", timeout=20_000)
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("address", ["stream", "item/{item}", "user/{user}", "rank?user={user}", "models", "item/nothing"])
+def test_every_page_can_be_read_by_everybody(browser: Browser, shop: Shop, address: str, scheme: str) -> None:
+    context = browser.new_context(base_url=shop.url, color_scheme=scheme)  # type: ignore[arg-type]
+    context.add_init_script(f"sessionStorage.setItem('reaseq-key', {KEY!r})")
+    page = context.new_page()
+    look(page, address.format(item=shop.item.item_id, user=shop.user.user_id))
+    found = Axe().run(page)
+    if SCREENSHOTS and scheme == "dark":
+        page.screenshot(path=Path(SCREENSHOTS) / f"dark-{address.split('/')[0].split('?')[0]}.png", full_page=True)
+    context.close()
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_the_keyboard_reaches_everything_and_the_focus_follows_the_page(page: Page) -> None:
+    look(page, "stream")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    for _ in range(2):
+        page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Item")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Item")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+
+
+@contextmanager
+def unresponsive(shop: Shop, name: str) -> Iterator[None]:
+    """A process that does not answer for a while."""
+    of = next(of for of in process.running(shop.settings.run_dir) if of.name == name)
+    os.kill(of.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(of.pid, signal.SIGCONT)
+
+
+def test_while_the_store_is_down_pages_say_so_and_the_ranking_names_its_step(page: Page, shop: Shop) -> None:
+    with unresponsive(shop, "redis"):
+        look(page, f"item/{shop.item.item_id}")
+        expect(page.get_by_role("alert")).to_contain_text("production online store", timeout=20_000)
+        look(page, f"rank?user={shop.user.user_id}")
+        said = "the feature store does not answer (store_unavailable)"
+        expect(page.get_by_role("main")).to_contain_text(said, timeout=20_000)
+        expect(page.locator("ol.ranked > li")).to_have_count(5)
+    _wait(lambda: bool(FeatureRepository(shop.settings).read_items([shop.item.item_id])), "Redis")
+    look(page, f"user/{shop.user.user_id}")
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"User {shop.user.user_id}")
+
+
+def test_while_the_brokers_are_down_the_stream_page_says_so_and_comes_back(page: Page, shop: Shop) -> None:
+    time.sleep(3)  # what was seen a moment ago is told for a while
+    with unresponsive(shop, "kafka"):
+        look(page, "stream")
+        expect(page.get_by_role("alert")).to_contain_text("the brokers at", timeout=60_000)
+        page.get_by_role("link", name="User").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("User")
+        look(page, "stream")
+    expect(page.get_by_role("table", name="Topics")).to_be_visible(timeout=60_000)
+    expect(page.locator("p.alert")).to_have_count(0)
+
+
+def test_when_the_service_has_ended_the_page_says_so(page: Page, shop: Shop) -> None:
+    look(page, "models")
+    process.stop(shop.settings.run_dir, "ranker")
+    page.get_by_role("link", name="User").click()
+    expect(page.get_by_role("alert")).to_contain_text("the service does not answer")
