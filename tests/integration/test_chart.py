@@ -1,10 +1,8 @@
 """The Helm chart: linted, rendered for each size, and held against the schemas of Kubernetes and of two operators."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
-from shutil import which
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,15 +12,10 @@ import yaml
 from infra.grafana.dashboards import DASHBOARDS
 from infra.helm.schemas import SCHEMAS
 from infra.prometheus.server import RULES
+from tests.integration.go_tools import needs
 from tests.unit.test_compose import is_setting
 
-TOOLS = ("helm", "kubeconform")
-MISSING = not all(map(which, TOOLS)) and not os.environ.get("CI")  # CI may lack none
-
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.skipif(MISSING, reason=f"needs {' and '.join(TOOLS)}: `make services` builds them where Go is"),
-]
+pytestmark = [pytest.mark.integration, needs("helm", "kubeconform")]
 
 CHART = SCHEMAS.with_name("reaseq")
 BOUND = {
