@@ -132,7 +132,7 @@ class Items:
         row = int(table.rows([item_id])[0])
         if not row:
             return ()
-        near = table.nearest(row, NEIGHBOURS)
+        near = table.neighbours(row, NEIGHBOURS)
         titles, claims = self.titles([table.ids[other] for other, _ in near]), table.claims_of(row)
         return tuple(
             Neighbour(table.ids[other], titles.get(table.ids[other], ""), cosine, len(claims & table.claims_of(other)))

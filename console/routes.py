@@ -11,6 +11,7 @@ from fastapi.staticfiles import StaticFiles
 
 from console.items import Items
 from console.models import published
+from console.search import Search
 from console.stream import StreamWatch
 from console.users import Users
 from features.repository import FeatureRepository
@@ -50,6 +51,7 @@ def _routes(serving: Serving) -> APIRouter:
     users = Users(store)
     turn = threading.Lock()  # what takes a while is done for one after the other: rankings share the machine
     items = Items(store, serving.table, serving.vocabulary, settings.models_dir, settings.ledger_file)
+    search = Search(settings.encoder, serving.table, store)
 
     @routes.get("/stream")
     def stream() -> Response:
@@ -67,6 +69,12 @@ def _routes(serving: Serving) -> APIRouter:
     def user(user_id: str) -> Response:
         """What a user did, beside what was inferred."""
         return json_response(_found(users.read(_id(user_id)), f"the feature store knows no user {user_id!r}"))
+
+    @routes.get("/search")
+    def closest(words: Annotated[str, Query(min_length=1, max_length=ID_LIMIT_CHARS)]) -> Response:
+        """The items on sale that come closest to some words in meaning."""
+        with turn:
+            return json_response(search.closest(words))
 
     @routes.get("/titles")
     def titles(item_id: Annotated[list[str], Query(max_length=TITLES_LIMIT)]) -> Response:

@@ -15,7 +15,14 @@ export async function item(id) {
     element("h2", {}, "What the language model was asked"), calls(card),
   ];
 }
-item.form = () => search("item", "Item");
+item.form = () => search("item", "Item, or words");
+
+// Where no item has that id: words, perhaps.
+item.instead = async (words) => {
+  const found = await ask(`/v1/search?${new URLSearchParams({ words })}`);
+  return [table("On sale, closest to these words in meaning", [{ name: "item" }, { name: "cosine", number: true }],
+    found.map((of) => [link("item", of.item_id, of.title || of.item_id), of.cosine.toFixed(3)]), "Nothing is on sale.")];
+};
 
 const STAGES = { text: "served by its text: nobody has reasoned about it yet", reasoned: "served with its knowledge", delisted: "no longer on sale" };
 

@@ -41,7 +41,7 @@ def neighbours(
             digits = codebook.encode(table.vectors.numpy(), by_id[item].space_id)
         claims = table.claims_of(row)
         rows = []
-        for near, cosine in [(row, 1.0), *table.nearest(row, count)]:
+        for near, cosine in [(row, 1.0), *table.neighbours(row, count)]:
             shared = claims & table.claims_of(near)
             written = "-".join(map(str, semantic_id(table.ids[near], digits[near]))) if digits is not None else "no codebook"
             rows.append((f"{cosine:.3f}", len(shared), written, table.ids[near], by_id[table.ids[near]].title))

@@ -53,13 +53,17 @@ class Snapshot:
         """Whether all slots of this snapshot stand at the same places in that one."""
         return self.index is newer.index and self.generation == newer.generation and len(self.contents) <= len(newer.contents)
 
-    def nearest(self, row: int, count: int) -> list[tuple[int, float]]:
-        """The rows on sale, other than that one, whose vectors lie closest to its own, and their cosines."""
-        cosines = (self.contents.vectors @ self.contents.vectors[self.slots[row]])[self.slots]  # (N,)
-        others = self.live.clone()
-        others[row] = False
-        found = cosines.masked_fill(~others, -torch.inf).topk(min(count, int(others.sum())))
+    def nearest(self, vector: Tensor, count: int) -> list[tuple[int, float]]:
+        """The rows on sale whose vectors lie closest to a unit vector (D,), and their cosines."""
+        vectors = self.contents.vectors
+        cosines = (vectors @ vector.to(vectors))[self.slots]  # (N,)
+        found = cosines.masked_fill(~self.live, -torch.inf).topk(min(count, int(self.live.sum())))
         return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+
+    def neighbours(self, row: int, count: int) -> list[tuple[int, float]]:
+        """The same of an item's own vector, without that item."""
+        near = self.nearest(self.contents.vectors[self.slots[row]], count + 1)
+        return [(other, cosine) for other, cosine in near if other != row][:count]
 
     def claims_of(self, row: int) -> set[int]:
         """The numbers of the claims that an item bears."""
@@ -98,7 +102,7 @@ class ItemTable:
 
     def __init__(self, vocabulary: Vocabulary, space_id: str, dim: int, device: str = "cpu") -> None:
         self._vocabulary = vocabulary
-        self._space_id = space_id
+        self.space_id = space_id
         self._lock = threading.Lock()
         self._order: dict[str, tuple[int, int]] = {}
         self._slots = Growing(
@@ -166,9 +170,9 @@ class ItemTable:
             return len(fresh)
 
     def _check_space(self, record: ItemFeatures) -> None:
-        if record.stage != "delisted" and record.space_id != self._space_id:
+        if record.stage != "delisted" and record.space_id != self.space_id:
             raise SpaceMismatch(
-                f"item {record.item_id}: vector of space {record.space_id!r} in a table of space {self._space_id!r}"
+                f"item {record.item_id}: vector of space {record.space_id!r} in a table of space {self.space_id!r}"
             )
 
     def _with(self, records: list[ItemFeatures]) -> Snapshot:

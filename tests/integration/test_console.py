@@ -280,6 +280,17 @@ def test_what_is_not_there_is_said_and_can_be_looked_for_again(page: Page, addre
     expect(page.get_by_role("search")).to_be_visible()
 
 
+def test_who_knows_no_id_finds_an_item_by_what_is_meant(page: Page, shop: Shop) -> None:
+    look(page, "item")
+    page.get_by_label("Item, or words").fill(shop.item.title.lower())
+    page.keyboard.press("Enter")
+
+    found = page.get_by_role("table", name="On sale, closest to these words in meaning").locator("tbody th")
+    expect(found).to_have_count(12, timeout=60_000)
+    found.get_by_role("link", name=shop.item.title, exact=True).first.click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(shop.item.title)
+
+
 def test_an_address_that_makes_no_sense_is_said_to(page: Page) -> None:
     look(page, "item/50%")
     expect(page.get_by_role("alert")).to_contain_text("URI malformed")

@@ -94,6 +94,21 @@ def test_groups_of_items_are_as_alike_as_their_mean_vectors() -> None:
     assert table.cosine(["i1"], ["nobody"]) == table.cosine([], ["i1"]) == 1.0
 
 
+def test_the_nearest_are_on_sale_and_an_item_is_no_neighbour_of_its_own() -> None:
+    table = table_of(*(item(number) for number in range(20)), item(20, stage="delisted")).snapshot
+    row = table.index["i3"]
+    vector = table.vectors[row]
+    by_hand = (table.vectors @ vector)[1:21].argsort(descending=True) + 1  # the delisted one is the last
+
+    near = table.nearest(vector, 100)
+
+    assert [found for found, _ in near] == by_hand.tolist()
+    assert near[0][0] == row and near[0][1] == pytest.approx(1.0, abs=1e-3)
+    assert table.neighbours(row, 4) == near[1:5]
+    gone = table.index["i20"]
+    assert table.neighbours(gone, 4) == table.nearest(table.vectors[gone], 4)
+
+
 def test_spaces_are_not_mixed() -> None:
     with pytest.raises(SpaceMismatch, match="other"):
         table_of(item(1, space_id="other"))
