@@ -20,14 +20,12 @@ async function show(moved) {
   const parameters = new URLSearchParams(query);
   announce(page);
   let parts;
-  let id;
   try {
-    id = decodeURIComponent(rest.join("/"));
-    parts = await PAGES[page](id, parameters);
+    parts = await PAGES[page](decodeURIComponent(rest.join("/")), parameters);
   } catch (error) {
-    parts = [heading(error.status === 404 ? "Not found" : "That did not work"), alert(error)];
+    const title = error.status === 404 ? "Not found" : "That did not work";
+    parts = [heading(title), element("p", { class: "alert", role: "alert" }, `${error.message}.`)];
     if (PAGES[page].form) parts.push(PAGES[page].form(Object.fromEntries(parameters)));
-    if (error.status === 404 && PAGES[page].instead) parts.push(...(await PAGES[page].instead(id).catch((other) => [alert(other)])));
     if (!(error.status >= 0)) console.error(error);
   }
   if (number !== shown) return; // somebody has gone elsewhere
@@ -37,8 +35,6 @@ async function show(moved) {
   document.title = `${parts[0].textContent} · ReaSeq console`;
   if (moved) parts[0].focus();
 }
-
-const alert = (error) => element("p", { class: "alert", role: "alert" }, `${error.message}.`);
 
 function announce(page) {
   for (const anchor of document.querySelectorAll("nav a")) {

@@ -4,7 +4,13 @@ import { ask } from "./service.js";
 
 export async function item(id) {
   if (!id) return [heading("Item"), item.form(), ...(await begin("item"))];
-  const card = await ask(`/v1/items/${encodeURIComponent(id)}`);
+  let card;
+  try {
+    card = await ask(`/v1/items/${encodeURIComponent(id)}`);
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    return alike(id);
+  }
   return [
     heading(card.title || card.item_id),
     element("p", { class: "of" }, `Item ${card.item_id}, ${STAGES[card.stage]}${card.served ? "" : "; not in the ranking service's table"}.`),
@@ -18,11 +24,16 @@ export async function item(id) {
 item.form = () => search("item", "Item, or words");
 
 // Where no item has that id: words, perhaps.
-item.instead = async (words) => {
+async function alike(words) {
   const found = await ask(`/v1/search?${new URLSearchParams({ words })}`);
-  return [table("On sale, closest to these words in meaning", [{ name: "item" }, { name: "cosine", number: true }],
-    found.map((of) => [link("item", of.item_id, of.title || of.item_id), of.cosine.toFixed(3)]), "Nothing is on sale.")];
-};
+  return [
+    heading(`Items like “${words}”`),
+    element("p", { class: "note" }, `No item has the id “${words}”.`),
+    item.form(),
+    table("On sale, closest to these words in meaning", [{ name: "item" }, { name: "cosine", number: true }],
+      found.map((of) => [link("item", of.item_id, of.title || of.item_id), of.cosine.toFixed(3)]), "Nothing is on sale."),
+  ];
+}
 
 const STAGES = { text: "served by its text: nobody has reasoned about it yet", reasoned: "served with its knowledge", delisted: "no longer on sale" };
 
