@@ -241,7 +241,8 @@ def _bench(settings: Settings, log: Log, history: int, port: int) -> Bench:
     events = [(basket.time_ms, item_id) for basket in log.baskets for item_id in basket.item_ids]
     popularity.observe(table.snapshot.rows([item_id for _, item_id in events]).numpy(), [time_ms for time_ms, _ in events])
     model = Ranker(RankerConfig(claims=vocabulary.size, items=len(ids), history=history, scores=SCORES))
-    users = [_user(log, number, history, now_ms, version, config.backbone.width, generator) for number in range(USERS)]
+    item_ids, width = [item.item_id for item in log.items], config.backbone.width
+    users = [user_of(item_ids, number, history, now_ms, version, width, generator) for number in range(USERS)]
     repository = FeatureRepository(settings)
     repository.apply()
     repository.write(users)
@@ -267,24 +268,31 @@ def _record(log: Log, place: int) -> ItemFeatures:
     )
 
 
-def _user(
-    log: Log, number: int, history: int, now_ms: int, version: str, width: int, generator: np.random.Generator
+def user_of(
+    item_ids: Sequence[str],
+    number: int,
+    history: int,
+    now_ms: int,
+    version: str,
+    width: int,
+    generator: np.random.Generator,
 ) -> UserFeatures:
-    places = generator.choice(len(log.items), history)
+    """A random user with so long a history, of the 200 days before `now_ms`, and a latent state of that width and model."""
+    places = generator.choice(len(item_ids), history)
     times = tuple(now_ms - DAY_MS * 200 * (history - place) // history for place in range(history))
-    guessed = generator.choice(len(log.items), 16, replace=False)
+    guessed = generator.choice(len(item_ids), 16, replace=False)
     return UserFeatures(
         user_id=f"user-{number}",
         event_time_ms=times[-1],
         events_seen=history,
         history=History(
-            item_ids=tuple(log.items[place].item_id for place in places),
+            item_ids=tuple(item_ids[place] for place in places),
             types=(4,) * history,
             times_ms=times,
             event_keys=tuple(range(history)),
         ),
         inferred=Inferred(
-            item_ids=tuple(log.items[place].item_id for place in guessed),
+            item_ids=tuple(item_ids[place] for place in guessed),
             confidences=tuple(np.linspace(0.1, 0.01, 16).astype(np.float16).tolist()),
             model=version,
             as_of_ms=times[-1],
@@ -415,7 +423,8 @@ def _long(log: Log, history: int, search: int) -> dict[str, Any]:
     config = RankerConfig(claims=log.claims, items=1, history=history, search=search, inferred=0)
     model = Ranker(config).eval()
     rows = torch.from_numpy(generator.choice(np.arange(1, len(log.table)), CANDIDATES, replace=False))
-    user = _user(log, 0, history, log.baskets[-1].time_ms, "", 1, generator)
+    item_ids = [item.item_id for item in log.items]
+    user = user_of(item_ids, 0, history, log.baskets[-1].time_ms, "", 1, generator)
     request = request_of(
         [user.history],
         [Inferred()],

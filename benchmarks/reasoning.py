@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
-import features  # noqa: F401  before anything that brings prometheus_client
 from demo import ANSWERS
 from features.repository import FeatureRepository
 from infra import process

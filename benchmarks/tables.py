@@ -23,6 +23,8 @@ def main() -> None:
         _write(DOCS / "benchmarks.md", {"ranking": _ranking(ranking)})
     if delivery := _read("delivery"):
         _write(DOCS / "benchmarks.md", {"delivery": _delivery(delivery)})
+    if console := _read("console"):
+        _write(DOCS / "benchmarks.md", {"console": _console(console)})
     if ranking and delivery:
         _write(DOCS / "sizing.md", {"sizing": _sizing(measured_by(delivery, ranking))})
     if faults := _read("faults"):
@@ -75,6 +77,23 @@ def _sizing(measured: Measured) -> str:
         ["**USD a month** (assumed prices)", *(f"{of.usd_per_month:,.0f}" for _, of in sized)],
     ]
     return _table(["items", *(f"{shop.items:,}" for shop, _ in sized)], rows)
+
+
+def _console(found: Found) -> str:
+    """A row a side."""
+    return _table(
+        ["while", "looks/s", "ranking, p50 / p99 ms", "over alone, p50 / p99", "answered by step"],
+        [
+            [
+                of["side"].replace("_", " × "),
+                f"{of['looks_per_s']:.1f}",
+                f"{of['rank_p50_ms']} / {of['rank_p99_ms']}",
+                f"{of['over_alone_p50']} / {of['over_alone_p99']}",
+                ", ".join(f"{step} {answers}" for step, answers in of["steps"].items()),
+            ]
+            for of in found["sides"]
+        ],
+    )
 
 
 def _delivery(found: Found) -> str:

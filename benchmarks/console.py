@@ -1,0 +1,198 @@
+"""What rankings pay while people look: 500 candidates over HTTP, from a service in a process of its own.
+
+A random catalogue, random users and a ranker of the default size (its weights are random: they cost the same), a real broker
+and a real Redis. One caller ranks again and again within the default budget, while
+
+- `alone`: nobody looks;
+- `explaining`: somebody has one ranking after the other explained;
+- `explaining_8`: as many do as may wait for each other;
+- `reading`: somebody reads one item card after the other;
+- `watching`: somebody has left the stream page open.
+
+Sides take turns; a figure is over all calls of a side. But for the last, people never pause here: it is the most that they can
+cost.
+"""
+
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+from rich.console import Console
+
+from benchmarks.ranking import CANDIDATES, USERS, user_of
+from features.repository import FeatureRepository
+from infra import local, process
+from infra.scratch import settings_on_free_ports, start_empty
+from reaseq.behavior.inference import KIND as BEHAVIOR
+from reaseq.behavior.model import BehaviorConfig, BehaviorModel
+from reaseq.days import DAY_MS
+from reaseq.knowledge.vocabulary import Vocabulary, vocabulary_in_force
+from reaseq.published import publish_model
+from reaseq.ranker.engine import KIND as RANKER
+from reaseq.ranker.latent import SCORES
+from reaseq.ranker.model import Ranker, RankerConfig
+from reaseq.ranker.requests import FEATURES
+from reaseq.ranker.service import EXPLANATIONS_LIMIT
+from reaseq.records import Claim, ItemFeatures, ProductKnowledge
+from reaseq.representation.trained_ids import TrainedIds
+from reaseq.settings import Settings
+
+ITEMS, DIM, CLAIMS = 5000, 384, 8
+HISTORY = 50
+NOW_MS = 1000 * DAY_MS
+ITEM_IDS = [f"item-{number}" for number in range(ITEMS)]
+TURNS, TURN_S = 4, 9.0  # of each side
+BEGUN_S = 1.0  # before a side is measured
+WATCHED_EVERY_S = 3.0  # as the page does
+TIMEOUT_S = 60.0
+
+Look = Callable[[httpx.Client, int], httpx.Response]
+
+
+def run() -> dict[str, Any]:
+    """Every side's latency, the steps that answered, and how many looks a second there were."""
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="reaseq-bench-") as folder:
+        settings = settings_on_free_ports(Path(folder))
+        settings.service.port = process.free_port()
+        try:
+            with console.status("starting a broker, Redis and the ranking service"):
+                _fill(settings, start_empty(settings))
+                local.wait_ready(local.start_ranker(settings))
+            with console.status("ranking"):
+                return _measure(f"http://127.0.0.1:{settings.service.port}")
+        finally:
+            local.stop_all(settings)
+
+
+def _fill(settings: Settings, repository: FeatureRepository) -> None:
+    """Items, users, and models that know them."""
+    vocabulary, generator = vocabulary_in_force(), np.random.default_rng(0)
+    ids = TrainedIds(ITEM_IDS)
+    facts = {"space_id": "bench", "vector_dim": DIM, "vocabulary": vocabulary.version, "features": FEATURES}
+    torch.manual_seed(0)
+    behavior = BehaviorConfig(claims=vocabulary.size, items=len(ids))
+    version = publish_model(settings.models_dir, BEHAVIOR, "bench", BehaviorModel(behavior), behavior, ids, facts).version
+    config = RankerConfig(claims=vocabulary.size, items=len(ids), history=HISTORY, scores=SCORES)
+    publish_model(settings.models_dir, RANKER, "bench", Ranker(config), config, ids, facts)
+    repository.write([_item(item_id, vocabulary, generator) for item_id in ITEM_IDS])
+    width = behavior.backbone.width
+    repository.write([user_of(ITEM_IDS, number, HISTORY, NOW_MS, version, width, generator) for number in range(USERS)])
+
+
+def _item(item_id: str, vocabulary: Vocabulary, generator: np.random.Generator) -> ItemFeatures:
+    groups = generator.choice(len(vocabulary.groups), min(CLAIMS, len(vocabulary.groups)), replace=False)
+    chosen = [vocabulary.groups[place] for place in groups]
+    claims = tuple(Claim(group.name, str(generator.choice(list(group.values))), 0.9, "bench") for group in chosen)
+    vector = generator.normal(size=DIM)
+    return ItemFeatures(
+        item_id=item_id,
+        event_time_ms=1,
+        listed_ms=1,
+        stage="reasoned",
+        title=item_id,
+        space_id="bench",
+        vector=(vector / np.linalg.norm(vector)).astype(np.float16).tobytes(),
+        knowledge=ProductKnowledge(vocabulary=vocabulary.version, claims=claims),
+    )
+
+
+def _measure(url: str) -> dict[str, Any]:
+    candidates = np.random.default_rng(1).choice(ITEM_IDS, CANDIDATES, replace=False).tolist()
+
+    def explain(http: httpx.Client, number: int) -> httpx.Response:
+        return http.post("/v1/explain", json={"user_id": f"user-{number % USERS}", "time_ms": NOW_MS})
+
+    def read(http: httpx.Client, number: int) -> httpx.Response:
+        return http.get(f"/v1/items/{candidates[number % CANDIDATES]}")
+
+    def watch(http: httpx.Client, number: int) -> httpx.Response:
+        time.sleep(WATCHED_EVERY_S if number else 0)
+        return http.get("/v1/stream")
+
+    people: dict[str, list[Look]] = {
+        "alone": [],
+        "explaining": [explain],
+        f"explaining_{EXPLANATIONS_LIMIT}": [explain] * EXPLANATIONS_LIMIT,
+        "reading": [read],
+        "watching": [watch],
+    }
+    sides = {name: Side() for name in people}
+    with _client(url) as http:
+        for _ in range(TURNS):
+            for name, side in sides.items():
+                with _looking(url, people[name]) as looks:
+                    time.sleep(BEGUN_S)
+                    _rank(http, candidates, side, looks)
+    shared = {"candidates": CANDIDATES, "history": HISTORY, "items": ITEMS}
+    return {**shared, "sides": [{"side": name} | side.figures(sides["alone"]) for name, side in sides.items()]}
+
+
+@dataclass
+class Side:
+    """What was seen of one side so far."""
+
+    times_s: list[float] = field(default_factory=list)
+    steps: Counter[str] = field(default_factory=Counter)  # that answered
+    looks: int = 0
+    spent_s: float = 0.0
+
+    def figures(self, alone: "Side") -> dict[str, Any]:
+        """This side's figures, and how they stand to nobody looking."""
+        found: dict[str, Any] = {"steps": self.steps, "looks_per_s": round(self.looks / self.spent_s, 2)}
+        for percent in (50, 99):
+            mine, theirs = (float(np.percentile(side.times_s, percent)) for side in (self, alone))
+            found |= {f"rank_p{percent}_ms": round(mine * 1000, 1), f"over_alone_p{percent}": round(mine / theirs, 2)}
+        return found
+
+
+def _rank(http: httpx.Client, candidates: list[str], side: Side, looks: list[int]) -> None:
+    before, started = len(looks), time.perf_counter()
+    for number in count():
+        called = time.perf_counter()
+        if called - started > TURN_S:
+            break
+        asked = {"user_id": f"user-{number % USERS}", "candidate_ids": candidates, "time_ms": NOW_MS}
+        answer = http.post("/v1/rank", json=asked).raise_for_status()
+        side.times_s.append(time.perf_counter() - called)
+        side.steps[answer.json()["step"]] += 1
+    side.looks += len(looks) - before
+    side.spent_s += time.perf_counter() - started
+
+
+@contextmanager
+def _looking(url: str, people: list[Look]) -> Iterator[list[int]]:
+    """People who look again and again; yields a list that grows with every look that was answered."""
+    ending, seen = threading.Event(), list[int]()
+
+    def person(look: Look) -> None:
+        with _client(url) as http:
+            for number in count():
+                if ending.is_set():
+                    return
+                if look(http, number).is_success:
+                    seen.append(number)
+
+    threads = [threading.Thread(target=person, args=(look,)) for look in people]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        ending.set()
+        for thread in threads:
+            thread.join()
+
+
+def _client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False)
