@@ -1,11 +1,11 @@
 """An item's card: what its text says, what is known of it and on whose word, what lies near it, and what that cost."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from console.titles import titles_of
 from features.repository import FeatureRepository
 from reaseq.artefacts import current, is_published
 from reaseq.knowledge.agents.panel import thinking
@@ -14,7 +14,7 @@ from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import Claim, ItemFeatures, ProductKnowledge
 from reaseq.representation.item_table import ItemTable
 from reaseq.representation.semantic_ids import KIND as SEMANTIC_IDS
-from reaseq.representation.semantic_ids import Codebook, semantic_id
+from reaseq.representation.semantic_ids import Codebook, semantic_id, written
 
 NEIGHBOURS = 10
 
@@ -119,10 +119,6 @@ class Items:
             calls=self._calls(record.content),
         )
 
-    def titles(self, item_ids: Sequence[str]) -> dict[str, str]:
-        """The titles of those items that the store knows."""
-        return {item_id: record.title for item_id, record in self.store.read_items(list(item_ids)).items()}
-
     def _definition(self, claim: Claim) -> str:
         groups = [group for group in self.vocabulary.groups if group.name == claim.group]
         return groups[0].values.get(claim.value, "") if groups else ""
@@ -133,7 +129,7 @@ class Items:
         if not row:
             return ()
         near = table.neighbours(row, NEIGHBOURS)
-        titles, claims = self.titles([table.ids[other] for other, _ in near]), table.claims_of(row)
+        titles, claims = titles_of(self.store, [table.ids[other] for other, _ in near]), table.claims_of(row)
         return tuple(
             Neighbour(table.ids[other], titles.get(table.ids[other], ""), cosine, len(claims & table.claims_of(other)))
             for other, cosine in near
@@ -146,7 +142,7 @@ class Items:
         if codebook.space_id != record.space_id:
             return ""
         vector = np.frombuffer(record.vector, np.float16).astype(np.float32)
-        return "-".join(map(str, semantic_id(record.item_id, codebook.encode(vector[None], record.space_id)[0])))
+        return written(semantic_id(record.item_id, codebook.encode(vector[None], record.space_id)[0]))
 
     def _calls(self, content: str) -> tuple[Call, ...] | None:
         entries = look_up(self.ledger_file, content)

@@ -13,6 +13,7 @@ from console.items import Items
 from console.models import published
 from console.search import Search
 from console.stream import StreamWatch
+from console.titles import titles_of
 from console.users import Users
 from features.repository import FeatureRepository
 from reaseq.errors import ReaSeqError, Unavailable
@@ -79,13 +80,13 @@ def _routes(serving: Serving) -> APIRouter:
     @routes.get("/titles")
     def titles(item_id: Annotated[list[str], Query(max_length=TITLES_LIMIT)]) -> Response:
         """The titles of items, by id."""
-        return json_response(items.titles(item_id))
+        return json_response(titles_of(store, item_id))
 
     @routes.get("/lately")
     def lately() -> Response:
         """Somewhere to begin: the items that are taken most, and the users who did something last."""
         popular = serving.ranking.popular(SHOWN)
-        titles = items.titles(popular)
+        titles = titles_of(store, popular)
         active = users.remembered(serving.active_users()[:SHOWN])
         return json_response({"items": [(item_id, titles.get(item_id, "")) for item_id in popular], "users": active})
 

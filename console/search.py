@@ -6,6 +6,7 @@ from functools import cached_property
 
 import torch
 
+from console.titles import titles_of
 from features.repository import FeatureRepository
 from reaseq.errors import SpaceMismatch
 from reaseq.representation.encoder import Encoder
@@ -44,8 +45,8 @@ class Search:
             )
         table = self._table.snapshot
         near = table.nearest(torch.from_numpy(self._encoder.encode([words])[0]), MATCHES)
-        known = self._store.read_items([table.ids[row] for row, _ in near])
-        return [Match(table.ids[row], known[table.ids[row]].title, cosine) for row, cosine in near if table.ids[row] in known]
+        titles = titles_of(self._store, [table.ids[row] for row, _ in near])
+        return [Match(table.ids[row], titles[table.ids[row]], cosine) for row, cosine in near if table.ids[row] in titles]
 
     @cached_property
     def _encoder(self) -> Encoder:

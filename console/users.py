@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from console.titles import titles_of
 from features.repository import FeatureRepository
 from reaseq.behavior.history import TYPE_CODES
 
@@ -54,8 +55,7 @@ class Users:
         if user is None:
             return None
         past, guessed = user.history, user.inferred
-        known = self.store.read_items(list({*past.item_ids, *guessed.item_ids}))
-        titles = {item_id: record.title for item_id, record in known.items()}
+        titles = titles_of(self.store, list({*past.item_ids, *guessed.item_ids}))
         type_of = {code: name for name, code in TYPE_CODES.items()}
         history = [
             Behavior(item_id, titles.get(item_id, ""), type_of[kind], time_ms)

@@ -200,6 +200,11 @@ class ServiceSettings(BaseModel):
     drain_s: float = 2.0
     worker_urls: list[str] = []
 
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://{self.host}:{self.port}"
+
 
 class WorkerSettings(BaseModel):
     """One stream worker. `metrics_port` 0 takes a free port. Every `reconcile_interval_s` it compares so many records of

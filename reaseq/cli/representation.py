@@ -26,7 +26,7 @@ def neighbours(
     from reaseq.artefacts import current, is_published
     from reaseq.cli.behavior import catalogue_of
     from reaseq.errors import CatalogueError
-    from reaseq.representation.semantic_ids import KIND, Codebook, semantic_id
+    from reaseq.representation.semantic_ids import KIND, Codebook, semantic_id, written
 
     settings = present_settings()
     with clear_errors():
@@ -43,8 +43,8 @@ def neighbours(
         rows = []
         for near, cosine in [(row, 1.0), *table.neighbours(row, count)]:
             shared = claims & table.claims_of(near)
-            written = "-".join(map(str, semantic_id(table.ids[near], digits[near]))) if digits is not None else "no codebook"
-            rows.append((f"{cosine:.3f}", len(shared), written, table.ids[near], by_id[table.ids[near]].title))
+            code = written(semantic_id(table.ids[near], digits[near])) if digits is not None else "no codebook"
+            rows.append((f"{cosine:.3f}", len(shared), code, table.ids[near], by_id[table.ids[near]].title))
     columns = ("cosine", "claims shared", "semantic ID", "item", "title")
     Console().print(table_of(f"{item} and its neighbours in {by_id[item].space_id}", columns, rows))
 

@@ -59,8 +59,11 @@ def up(workers: Workers = 2, vllm: Vllm = "") -> None:
             started += [local.start_ranker(settings, started)] if ranks else []
             for process in started:
                 local.wait_ready(process)
-    address = f"http://{settings.service.host}:{settings.service.port}"
-    service = f"console on {address}" if ranks else "no ranking service, since no ranker is published (reaseq train ranker)"
+    service = (
+        f"console on {settings.service.url}"
+        if ranks
+        else "no ranking service, since no ranker is published (reaseq train ranker)"
+    )
     console.print(f"up: {service}, logs in {settings.run_dir}")
 
 
@@ -152,7 +155,7 @@ def smoke_check(
 
     settings = production_settings()
     with clear_errors():
-        for done, seconds in smoke(settings, url or f"http://{settings.service.host}:{settings.service.port}", timeout_s):
+        for done, seconds in smoke(settings, url or settings.service.url, timeout_s):
             typer.echo(f"{done}: {seconds:.2f} s")
 
 

@@ -167,6 +167,11 @@ def semantic_id(item_id: str, digits: Sequence[int]) -> tuple[int, ...]:
     return (*map(int, digits), int.from_bytes(blake2b(item_id.encode(), digest_size=2).digest(), "big") % TIE_CODES)
 
 
+def written(whole: Sequence[int]) -> str:
+    """A whole ID as people read it."""
+    return "-".join(map(str, whole))
+
+
 def drift(
     fitted: Fitted, codebook: Codebook, vectors: NDArray[np.float32], listed_ms: NDArray[np.int64], space_id: str
 ) -> Drift:
