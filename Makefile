@@ -19,7 +19,7 @@ test-unit: .venv/dev  ## the tests that need no broker and no Redis, in seconds
 
 faults: .venv/dev services  ## the fault suite: 200 kills and every other fault on the real system (an hour); out/faults.json
 	REASEQ_VLLM_ENVS=$(CURDIR)/var/vllm $(BIN)/python -m tests.faults
-	REASEQ_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -q tests/unit/test_fuzz.py
+	REASEQ_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -q tests/unit/streams/contract/test_fuzz.py
 
 bench: .venv/dev  ## all benchmarks, or one: make bench ONLY=reasoning
 	$(BIN)/python -m benchmarks $(ONLY)

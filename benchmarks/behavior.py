@@ -17,17 +17,17 @@ from rich.console import Console
 from rich.progress import Progress
 
 from demo import ANSWERS, ORDER_LINES
+from evaluation.experiments import retail_study
+from evaluation.instances import Moment, moments_of
 from reaseq.behavior import training
 from reaseq.behavior.history import Question
 from reaseq.behavior.inference import BehaviorInference
 from reaseq.behavior.model import BehaviorModel
-from reaseq.evaluation.moments import Moment, moments_of
-from reaseq.evaluation.studies import retail_study
-from reaseq.fitting import steps_of
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import SamplerSettings, Settings
+from reaseq.training_loop import steps_of
 
 BEHAVIORS = 50
 USERS = 256

@@ -37,15 +37,15 @@ from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import Vocabulary, vocabulary_in_force
-from reaseq.published import publish_model
+from reaseq.model_artifacts import publish_model
+from reaseq.ranker.batch import FEATURES
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.latent import SCORES
 from reaseq.ranker.model import Ranker, RankerConfig
-from reaseq.ranker.requests import FEATURES
-from reaseq.ranker.service import EXPLANATIONS_LIMIT
 from reaseq.records import Claim, ItemFeatures, ProductKnowledge
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
+from serving.app import EXPLANATIONS_LIMIT
 
 ITEMS, DIM, CLAIMS = 5000, 384, 8
 HISTORY = 50

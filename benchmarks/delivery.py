@@ -1,6 +1,6 @@
 """The delivery contract beside a bare loop that promises nothing.
 
-`faust`: events from Kafka through the Faust runtime and the contract of `streams.delivery` into histories: decoded, folded into
+`faust`: events from Kafka through the Faust runtime and `streams.contract.delivery` into histories: decoded, folded into
 what Redis holds, produced to `user-features` and confirmed, written by compare-and-set, committed. `in_process`: the same
 without a broker. `bare_loop`: aiokafka and a Redis pipeline of SETs that writes the rows as they stand in the end, each user's
 once a batch, and commits; it decodes nothing, reads nothing and produces nothing. Each side is a process of its own on one
@@ -36,24 +36,24 @@ from kafka import KafkaProducer
 from rich.console import Console
 
 from demo import ORDER_LINES
+from evaluation.datasets.online_retail import read_retail
 from features.archive import Archive
 from features.packed_store import entity_id_of
 from features.repository import FeatureRepository
 from infra import local
 from infra.scratch import settings_on_free_ports, start_empty
-from reaseq.evaluation.online_retail import read_retail
 from reaseq.records import Event
 from reaseq.settings import Settings
-from streams.delivery import Delivery
-from streams.faust_runtime import COMMIT_INTERVAL_S, KafkaLog, build_app
-from streams.in_flight import KeyLocks
-from streams.in_process import InProcessLog, InProcessRuntime
-from streams.kafka import Producer
-from streams.messages import Message, RawRecord, encode
-from streams.stage import BatchPolicy, Stage
+from streams.contract.delivery import Delivery
+from streams.contract.messages import Message, RawRecord, encode
+from streams.contract.stage import BatchPolicy, Stage
+from streams.contract.topics import EVENTS, USER_FEATURES
+from streams.runtime.faust_runtime import COMMIT_INTERVAL_S, KafkaLog, build_app
+from streams.runtime.in_flight import KeyLocks
+from streams.runtime.in_process import InProcessLog, InProcessRuntime
+from streams.runtime.kafka_clients import Producer
 from streams.stages.archive import ArchiveStage
-from streams.stages.behavior import BehaviorStage
-from streams.topics import EVENTS, USER_FEATURES
+from streams.stages.history import BehaviorStage
 
 EVENTS_PER_TURN = 20_000
 TURNS = 2

@@ -35,6 +35,8 @@ from rich.console import Console
 
 import features.definitions as views
 from demo import ANSWERS, ORDER_LINES
+from evaluation.datasets.interaction_log import Log
+from evaluation.experiments import retail_study
 from features.packed_store import KEY_VERSION, entity_key
 from features.repository import FeatureRepository
 from infra import process
@@ -42,24 +44,22 @@ from infra.redis import start_redis
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
-from reaseq.evaluation.log import Log
-from reaseq.evaluation.studies import retail_study
 from reaseq.knowledge.vocabulary import vocabulary_in_force
-from reaseq.published import publish_model
-from reaseq.ranker.batching import MicroBatcher
+from reaseq.model_artifacts import publish_model
+from reaseq.ranker.batch import request_of
 from reaseq.ranker.engine import Engine, Query
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.ranking import Ask, Ranking
-from reaseq.ranker.requests import request_of
-from reaseq.ranker.users import Users
 from reaseq.records import History, Inferred, ItemFeatures, UserFeatures
 from reaseq.representation.contents import Contents
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable, Snapshot, snapshot_of
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
+from serving.degradation import Ask, Ranking
+from serving.micro_batching import MicroBatcher
+from serving.user_cache import Users
 
 CANDIDATES, USERS = 500, 64
 CALLERS, HISTORIES = (1, 8, 32), (50, 200, 1000)

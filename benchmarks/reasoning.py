@@ -38,9 +38,9 @@ from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.records import Item
 from reaseq.representation.encoder import Encoder
 from reaseq.settings import Settings
-from streams.delivery import Delivery
-from streams.in_process import InProcessLog, InProcessRuntime
-from streams.stage import BatchPolicy, Stage
+from streams.contract.delivery import Delivery
+from streams.contract.stage import BatchPolicy, Stage
+from streams.runtime.in_process import InProcessLog, InProcessRuntime
 from streams.stages.onboarding import Onboarding
 from streams.stages.reasoning import Reasoning
 

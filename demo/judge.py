@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.datasets.online_retail import Order
+from evaluation.metrics import Lists, Tally
 from reaseq.days import DAY_MS
-from reaseq.evaluation.metrics import Lists, Tally
-from reaseq.evaluation.online_retail import Order
 
 RANKER, ID_ONLY, RECENT, POPULAR = "ranker", "ranker, ids only", "recent popularity", "popularity"
 MODELS = (RANKER, ID_ONLY, RECENT, POPULAR)

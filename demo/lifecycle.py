@@ -13,38 +13,38 @@ from torch import nn
 
 from demo import ANSWERS, ORDER_LINES
 from demo.judge import ID_ONLY, POPULAR, RANKER, RECENT, Judge, Moment
-from demo.plan import Plan
 from demo.record import Recorder
+from demo.schedule import Plan
+from evaluation.datasets.online_retail import Order, read_retail
 from features.historical import users_before
 from features.parity import ServedLog
-from reaseq.artefacts import Artefact
+from reaseq.artifacts import Artefact
 from reaseq.behavior import training as behavior_training
 from reaseq.behavior.examples import Basket
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig
 from reaseq.behavior.training import HELD_OUT_SHARE, TrainingPlan, material_of
 from reaseq.days import day_of
-from reaseq.evaluation.online_retail import Order, read_retail
-from reaseq.fitting import steps_of
 from reaseq.knowledge.vocabulary import vocabulary_in_force
-from reaseq.published import publish_model
+from reaseq.model_artifacts import publish_model
 from reaseq.ranker import training as ranker_training
+from reaseq.ranker.batch import FEATURES
 from reaseq.ranker.engine import KIND as RANKER_KIND
 from reaseq.ranker.engine import Engine, Query
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.ranking import Answer, Ask
-from reaseq.ranker.requests import FEATURES
 from reaseq.ranker.training import Sample, examples_of
 from reaseq.records import Inferred, Item
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
+from reaseq.training_loop import steps_of
+from serving.degradation import Answer, Ask
 from streams.assembly import System, assemble
-from streams.delivery import Delivery
-from streams.in_process import InProcessLog, InProcessRuntime
-from streams.stage import BatchPolicy
-from streams.topics import ITEM_FEATURES
+from streams.contract.delivery import Delivery
+from streams.contract.stage import BatchPolicy
+from streams.contract.topics import ITEM_FEATURES
+from streams.runtime.in_process import InProcessLog, InProcessRuntime
 
 BATCH = BatchPolicy(limit_records=1024, wait_s=0.0)
 ARCHIVE_BATCH = BatchPolicy(limit_records=4000, wait_s=3600.0)

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from demo.plan import FULL, QUICK
+from demo.schedule import FULL, QUICK
 from reaseq.settings import Settings
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.datasets.online_retail import Order
 from reaseq.days import DAY_MS
-from reaseq.evaluation.online_retail import Order
 from reaseq.records import Event, UserFeatures
-from streams.messages import Message
+from streams.contract.messages import Message
 
 SHOWN_HISTORY = 20
 SHOWN_LINES = range(8, 41)

@@ -20,7 +20,7 @@ from feast import FeatureView, Field
 from feast.types import Bytes, Float64, Int64, String
 
 from features.definitions import USER_KEY, VIEWS, join_key
-from features.rows import Row, rows_by_view
+from features.record_mapping import Row, rows_by_view
 from reaseq.errors import ArchiveUnavailable
 from reaseq.records import ItemFeatures, UserFeatures
 

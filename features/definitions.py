@@ -1,6 +1,6 @@
 """What Feast knows: entities, feature views and services. `feast apply` reads this file.
 
-Long arrays are packed into one binary column (see `features.packing`). The archive's `version_timestamp` is the event
+Long arrays are packed into one binary column (see `features.array_codec`). The archive's `version_timestamp` is the event
 time plus the revision in microseconds: Feast's tie-break between rows of one event time.
 """
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from features import definitions as views
-from features.packing import unpack_history, unpack_inferred
+from features.array_codec import unpack_history, unpack_inferred
 from features.repository import FeatureRepository
 from reaseq.behavior.examples import Basket
 from reaseq.errors import CatalogueError

@@ -18,7 +18,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from numpy.typing import DTypeLike, NDArray
 
-from features import row as rows
+from features import row_format as rows
 
 KEY_VERSION = 3  # Feast's serialisation of entity keys
 

@@ -25,13 +25,13 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from features import definitions as views
 from features.definitions import join_key
+from features.record_mapping import rows_of
 from features.repository import FeatureRepository
-from features.row import REVISION
-from features.rows import rows_of
+from features.row_format import REVISION
 from reaseq.errors import CatalogueError
-from reaseq.ranker.ranking import Answer, Ask
 from reaseq.records import UserFeatures
 from reaseq.representation.item_table import NO_PRICE, ItemTable, Snapshot
+from serving.degradation import Answer, Ask
 
 LOG_LIMIT_BYTES = 64 * 1024 * 1024  # of one file; the one before it is kept
 JUDGED: dict[str, dict[str, tuple[str, ...]]] = {

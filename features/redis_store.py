@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from features.packed_store import PackedOnlineStore, Placed
-from features.row import ORDER_BYTES, Order, order_of
+from features.row_format import ORDER_BYTES, Order, order_of
 
 SCAN_PAGE_KEYS = 1000
 PUT_CHUNK_RECORDS = 64  # Redis does nothing else while a script runs: about a third of a millisecond

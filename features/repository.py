@@ -20,8 +20,8 @@ from feast.repo_config import RepoConfig
 
 from features import definitions as views
 from features.packed_store import KEY_VERSION, PackedOnlineStore, Placed, entity_id_of, entity_key, unpacked
-from features.row import Order, order_of, pack
-from features.rows import Row, item_record, rows_of, user_record
+from features.record_mapping import Row, item_record, rows_of, user_record
+from features.row_format import Order, order_of, pack
 from reaseq.errors import StoreUnavailable
 from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures
 from reaseq.settings import Settings

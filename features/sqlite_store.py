@@ -9,7 +9,7 @@ from typing import Any, Literal
 from feast import Entity, FeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from features import row as rows
+from features import row_format as rows
 from features.packed_store import PackedOnlineStore, Placed
 
 BUSY_TIMEOUT_S = 30.0

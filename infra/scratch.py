@@ -5,7 +5,7 @@ from pathlib import Path
 from features.repository import FeatureRepository
 from infra import local, process
 from reaseq.settings import Settings
-from streams.kafka import create_topics
+from streams.runtime.kafka_clients import create_topics
 
 
 def settings_on_free_ports(state_dir: Path, brokers: int = 1) -> Settings:

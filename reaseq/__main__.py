@@ -1,5 +1,5 @@
 """`python -m reaseq`."""
 
-from reaseq.cli import app
+from cli import app
 
 app()

@@ -16,7 +16,7 @@ TIME_LIMIT_MS = 4_102_444_800_000  # 2100-01-01: a later time is a unit mistake 
 
 Id = Annotated[str, Meta(min_length=1, max_length=ID_LIMIT_CHARS)]
 TimeMs = Annotated[int, Meta(ge=0, le=TIME_LIMIT_MS)]
-Count = Annotated[int, Meta(ge=0, le=2**50)]  # twice that still orders rows exactly: see features/row.py
+Count = Annotated[int, Meta(ge=0, le=2**50)]  # twice that still orders rows exactly: see features/row_format.py
 EventType = Literal["view", "click", "cart", "purchase"]
 Stage = Literal["text", "reasoned", "delisted"]
 

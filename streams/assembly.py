@@ -7,9 +7,9 @@ import msgspec
 
 from features.archive import Archive
 from features.repository import FeatureRepository
-from reaseq.artefacts import Artefact, current, is_published
+from reaseq.artifacts import Artefact, current, is_published
 from reaseq.behavior.inference import BehaviorInference
-from reaseq.behavior.words import WordsInference
+from reaseq.behavior.text_diffusion import WordsInference
 from reaseq.knowledge.agents.reasoner import VllmReasoner, make_panel
 from reaseq.knowledge.cascade import Cascade
 from reaseq.knowledge.llm.budget import Budgets
@@ -25,14 +25,14 @@ from reaseq.records import ItemFeatures
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
-from streams.messages import RawRecord
-from streams.stage import BatchPolicy, Stage
+from streams.contract.messages import RawRecord
+from streams.contract.stage import BatchPolicy, Stage
+from streams.contract.topics import ITEM_FEATURES, USER_FEATURES
 from streams.stages.archive import ArchiveStage, Forget
-from streams.stages.behavior import BehaviorStage
-from streams.stages.inference import Inference
+from streams.stages.behavior_inference import Inference
+from streams.stages.history import BehaviorStage
 from streams.stages.onboarding import Onboarding
 from streams.stages.reasoning import Reasoning
-from streams.topics import ITEM_FEATURES, USER_FEATURES
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,23 @@ import faust
 import structlog
 import torch
 
-from reaseq.artefacts import current
+from reaseq.artifacts import current
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.errors import ArtefactError
 from reaseq.settings import Settings
 from streams.assembly import System, assemble
-from streams.delivery import Delivery
-from streams.faust_runtime import KafkaLog, assigned_to, build_app
-from streams.in_flight import KeyLocks
-from streams.kafka import Follower, Role, group_of
-from streams.letter_box import LetterBox
-from streams.probe import serve_probe
-from streams.reconciling import Reconciler
-from streams.stage import BatchPolicy
+from streams.contract.delivery import Delivery
+from streams.contract.stage import BatchPolicy
+from streams.contract.topics import ITEM_FEATURES
+from streams.contract.tracing import export_traces
+from streams.operations.dead_letter_queue import LetterBox
+from streams.operations.reconcile import Reconciler
+from streams.runtime.faust_runtime import KafkaLog, assigned_to, build_app
+from streams.runtime.in_flight import KeyLocks
+from streams.runtime.kafka_clients import Follower, Role, group_of
+from streams.runtime.probe import serve_probe
+from streams.runtime.watchdog import Watchdog
 from streams.stages.reasoning import NAME as REASONING
-from streams.topics import ITEM_FEATURES
-from streams.tracing import export_traces
-from streams.watchdog import Watchdog
 
 log = structlog.get_logger()
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from reaseq.behavior.lexicon import ABSENT, MASK, Lexicon
+from reaseq.behavior.token_table import ABSENT, MASK, Lexicon
 
 MIN_MASK_RATE = 0.15  # below it the weight 1/t lets single tokens dominate a step
 TO_COME = 0  # the gap of a behaviour that is still to come, shared with "within the hour"

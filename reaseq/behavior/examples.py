@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from reaseq.behavior.diffusion import Canvas
-from reaseq.behavior.lexicon import ABSENT, Lexicon
 from reaseq.behavior.sequence import Sequences, month_of, sequences_of
+from reaseq.behavior.token_table import ABSENT, Lexicon
 from reaseq.records import History
 from reaseq.representation.item_table import Snapshot
 

@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reaseq.artefacts import Artefact, version_of
+from reaseq.artifacts import Artefact, version_of
 from reaseq.behavior import calibration, diffusion
 from reaseq.behavior.diffusion import Draw, Sampling, Slots, slots_of
 from reaseq.behavior.examples import canvas_of
 from reaseq.behavior.history import Question
-from reaseq.behavior.lexicon import Lexicon, tree_of
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.sequence import sequences_of
-from reaseq.published import load_weights, sizes_of, trained_ids_of
+from reaseq.behavior.token_table import Lexicon, tree_of
+from reaseq.model_artifacts import load_weights, sizes_of, trained_ids_of
 from reaseq.records import History, Inferred
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.representation.semantic_ids import KIND as SEMANTIC_IDS

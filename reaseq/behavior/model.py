@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from reaseq.behavior.backbone import Backbone, BackboneConfig
 from reaseq.behavior.diffusion import Canvas
-from reaseq.behavior.lexicon import MASK, Lexicon, Tree, lexicon_of_items
 from reaseq.behavior.sequence import GAP_BUCKETS, TYPES
+from reaseq.behavior.token_table import MASK, Lexicon, Tree, lexicon_of_items
 from reaseq.representation.contents import Contents
 from reaseq.representation.item_table import Snapshot
 

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from reaseq.behavior import calibration, diffusion
 from reaseq.behavior.diffusion import TO_COME, Sampling, slots_of
 from reaseq.behavior.examples import Basket, Examples, canvas_of, examples_of, trainable
-from reaseq.behavior.lexicon import Tree
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.popularity import RecentSales
+from reaseq.behavior.token_table import Tree
 from reaseq.errors import CatalogueError
-from reaseq.fitting import Curve, Progress, device_to_train_on, fit
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
+from reaseq.training_loop import Curve, Progress, device_to_train_on, fit
 
 HELD_OUT_SHARE = 0.05  # of the baskets, the latest ones: to calibrate on
 CALIBRATION_BATCH = 64
@@ -114,8 +114,7 @@ def train(
 ) -> tuple[BehaviorModel, Curve]:
     """A model trained on the material and calibrated on what was held out, and its learning curve.
 
-    For `checkpoint` and `progress` see `reaseq.fitting.fit`; `model` is what training starts from, a new one where there is
-    none.
+    For `checkpoint` and `progress` see `reaseq.training_loop.fit`. Training starts from `model`, or from a new one.
     """
     torch.manual_seed(plan.seed)
     model = model or BehaviorModel(config)

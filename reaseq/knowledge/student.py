@@ -19,12 +19,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reaseq.artefacts import Artefact, publish
+from reaseq.artifacts import Artefact, publish
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.guard import admit
 from reaseq.knowledge.reasoner import Answers, Subject
 from reaseq.knowledge.vocabulary import Group, Vocabulary
-from reaseq.optimisation import Optimisation
+from reaseq.optimizer import Optimisation
 from reaseq.records import Claim, ProductKnowledge
 
 KIND = "student"

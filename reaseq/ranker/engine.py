@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reaseq.artefacts import Artefact
-from reaseq.published import load_weights, sizes_of, trained_ids_of
+from reaseq.artifacts import Artefact
+from reaseq.model_artifacts import load_weights, sizes_of, trained_ids_of
+from reaseq.ranker.batch import FEATURES, request_of
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.requests import FEATURES, request_of
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.representation.derived import Derived
 from reaseq.representation.item_table import ItemTable, Snapshot

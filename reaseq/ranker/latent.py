@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reaseq.artefacts import Artefact, version_of
+from reaseq.artifacts import Artefact, version_of
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel, ItemTokens
 from reaseq.errors import ArtefactError
-from reaseq.published import load_weights, sizes_of, trained_ids_of
+from reaseq.model_artifacts import load_weights, sizes_of, trained_ids_of
 from reaseq.records import Inferred
 from reaseq.representation.contents import Contents
 from reaseq.representation.derived import Derived

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from reaseq.behavior import calibration
 from reaseq.behavior.examples import Basket
 from reaseq.errors import CatalogueError
-from reaseq.fitting import Curve, Progress, device_to_train_on, fit
+from reaseq.ranker.batch import request_of
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.requests import request_of
 from reaseq.records import Inferred
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
+from reaseq.training_loop import Curve, Progress, device_to_train_on, fit
 
 SCORING_BATCH = 64
 POPULAR_FLOOR = 0.01  # of what has not been taken lately, so that it is drawn at all

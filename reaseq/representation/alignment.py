@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from reaseq.artefacts import MANIFEST, Artefact, publish
+from reaseq.artifacts import MANIFEST, Artefact, publish
 from reaseq.errors import ArtefactError, SpaceMismatch
-from reaseq.optimisation import Optimisation
+from reaseq.optimizer import Optimisation
 
 KIND = "alignment"
 WEIGHTS = "head.safetensors"

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from reaseq.artefacts import Artefact, publish
+from reaseq.artifacts import Artefact, publish
 from reaseq.errors import SpaceMismatch
 
 KIND = "semantic-ids"

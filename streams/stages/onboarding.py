@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from reaseq.knowledge.content import Content
 from reaseq.records import Item, ItemFeatures
-from streams.messages import Message
-from streams.stage import BatchPolicy, Effects
-from streams.topics import ITEMS
+from streams.contract.messages import Message
+from streams.contract.stage import BatchPolicy, Effects
+from streams.contract.topics import ITEMS
 
 
 class ItemReader(Protocol):

@@ -11,10 +11,10 @@ from reaseq.knowledge.content import Content, fingerprint
 from reaseq.knowledge.guard import enrich
 from reaseq.knowledge.reasoner import Reasoner, Subject
 from reaseq.records import ItemFeatures, ProductKnowledge
-from streams.messages import Message
-from streams.stage import BatchPolicy, Effects
+from streams.contract.messages import Message
+from streams.contract.stage import BatchPolicy, Effects
+from streams.contract.topics import ITEM_FEATURES
 from streams.stages.onboarding import ItemReader, TextEncoder
-from streams.topics import ITEM_FEATURES
 
 NAME = "reasoning"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from reaseq.cli import app
+from cli import app
 
 
 def copy_of(quick_demo: Path, folder: Path) -> Path:

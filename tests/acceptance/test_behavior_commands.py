@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from demo import ORDER_LINES
-from demo.plan import QUICK
+from demo.schedule import QUICK
+from evaluation.datasets.online_retail import read_retail
+from features.array_codec import unpack_inferred
 from features.definitions import user_inferred
 from features.historical import baskets_in_archive, users_before
-from features.packing import unpack_inferred
 from features.repository import FeatureRepository
+from pipelines.behavior_model import catalogue_of
 from reaseq.behavior.examples import examples_of, pairs_of
-from reaseq.cli.behavior import catalogue_of
-from reaseq.evaluation.online_retail import read_retail
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.training import RankerPlan, Sample

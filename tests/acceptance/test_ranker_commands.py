@@ -9,9 +9,9 @@ import pytest
 from features.definitions import user_history
 from features.parity import served_user
 from features.repository import FeatureRepository
-from reaseq.artefacts import current
-from reaseq.cli.ranker import RankerWorkshop
-from reaseq.ranker.requests import FEATURES
+from pipelines.ranker import RankerWorkshop
+from reaseq.artifacts import current
+from reaseq.ranker.batch import FEATURES
 from reaseq.ranker.training import RankerPlan
 from reaseq.settings import Settings
 from tests.acceptance.demo_state import copy_of, reaseq

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from demo import ORDER_LINES
+from evaluation.datasets.online_retail import read_retail
 from infra import local, process
 from infra.scratch import settings_on_free_ports
-from reaseq.evaluation.online_retail import read_retail
 from reaseq.records import Event
 from reaseq.settings import Settings
-from tests.unit.test_backfill import written
+from tests.unit.streams.operations.test_backfill import written
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -11,7 +11,7 @@ import redis
 from features.repository import FeatureRepository
 from infra import process
 from infra.kafka.broker import install, start_again, start_broker
-from streams.rebuild import rebuild
+from streams.operations.rebuild import rebuild
 from tests.faults.system import MODEL_TIMEOUT_S, SESSION_TIMEOUT_S, FaultySystem
 
 KILL_INTERVAL_S = (0.5, 6.0)

@@ -10,9 +10,9 @@ from itertools import islice
 import msgspec
 
 from reaseq.records import Event, Item
-from streams.kafka import Producer
-from streams.messages import RawRecord, encode
-from streams.topics import EVENTS
+from streams.contract.messages import RawRecord, encode
+from streams.contract.topics import EVENTS
+from streams.runtime.kafka_clients import Producer
 
 Record = Item | Event | RawRecord  # the last: what no producer should send
 

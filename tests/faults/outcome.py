@@ -7,11 +7,11 @@ import msgspec
 from features.definitions import VIEWS
 from features.packed_store import entity_id_of
 from features.repository import FeatureRepository
-from features.row import order_of, unpack
+from features.row_format import order_of, unpack
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
-from streams.kafka import read_all
-from streams.rebuild import FEATURES
+from streams.operations.rebuild import FEATURES
+from streams.runtime.kafka_clients import read_all
 from tests.faults.reference import Rows
 
 

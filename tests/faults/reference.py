@@ -9,16 +9,16 @@ import torch
 
 from features.definitions import VIEWS
 from features.repository import FeatureRepository
-from reaseq.artefacts import current
+from reaseq.artifacts import current
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
 from streams.assembly import assemble
-from streams.delivery import Delivery
-from streams.in_process import InProcessLog, InProcessRuntime
-from streams.stage import BatchPolicy
-from streams.topics import ITEM_FEATURES
+from streams.contract.delivery import Delivery
+from streams.contract.stage import BatchPolicy
+from streams.contract.topics import ITEM_FEATURES
+from streams.runtime.in_process import InProcessLog, InProcessRuntime
 from tests.faults.load import Record, raw_of
 
 Rows = dict[str, dict[bytes, bytes]]

@@ -17,23 +17,23 @@ import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo import ANSWERS, ORDER_LINES
+from evaluation.datasets.online_retail import read_retail
 from infra import local, process
 from infra.redis import start_redis
 from infra.scratch import settings_on_free_ports, start_empty
 from infra.vllm.server import SERVED_NAME_OF_TINY, start_vllm
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
-from reaseq.evaluation.online_retail import read_retail
 from reaseq.knowledge.vocabulary import vocabulary_in_force
-from reaseq.published import publish_model
+from reaseq.model_artifacts import publish_model
 from reaseq.records import Event
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.trained_ids import TrainedIds
-from streams import status
-from streams.kafka import Producer, lags
-from streams.letter_box import LetterBox
-from streams.rebuild import rebuild
-from streams.topics import ITEM_FEATURES
+from streams.contract.topics import ITEM_FEATURES
+from streams.operations import status
+from streams.operations.dead_letter_queue import LetterBox
+from streams.operations.rebuild import rebuild
+from streams.runtime.kafka_clients import Producer, lags
 from tests.faults.load import Load, Record, mixed, raw_of
 from tests.faults.outcome import Outcome
 from tests.faults.proxy import FaultyProxy
@@ -94,7 +94,7 @@ class FaultySystem:
         self._closings = 0
         self._env = local.environment(settings) | {"REASEQ_STORE__REDIS_URL": f"redis://127.0.0.1:{self.proxy.port}/0"}
         self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.nursery"],
+            [sys.executable, "-m", "tests.faults.fork_server"],
             env={**os.environ, **self._env},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

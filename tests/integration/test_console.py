@@ -17,22 +17,22 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pydantic import SecretStr
 
 from demo import ANSWERS, ORDER_LINES
+from evaluation.datasets.online_retail import read_retail
 from features.repository import FeatureRepository
 from infra import local, process
 from infra.scratch import settings_on_free_ports, start_empty
-from reaseq.cli.behavior import catalogue_of, vectors_of
-from reaseq.evaluation.online_retail import read_retail
+from pipelines.behavior_model import catalogue_of, vectors_of
 from reaseq.knowledge.llm.call import Completion, Usage
 from reaseq.knowledge.llm.ledger import Entry, Ledger
 from reaseq.records import Event, Item, ItemFeatures, UserFeatures
 from reaseq.representation.semantic_ids import examine, fit
 from reaseq.settings import Settings
-from streams.kafka import Producer
-from streams.letter_box import LetterBox
-from streams.messages import RawRecord
-from streams.rebuild import rebuild
-from streams.status import topics_status
-from streams.topics import EVENTS, ITEMS
+from streams.contract.messages import RawRecord
+from streams.contract.topics import EVENTS, ITEMS
+from streams.operations.dead_letter_queue import LetterBox
+from streams.operations.rebuild import rebuild
+from streams.operations.status import topics_status
+from streams.runtime.kafka_clients import Producer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -9,11 +9,11 @@ from features.repository import FeatureRepository
 from reaseq.errors import ReaSeqError
 from reaseq.records import History, UserFeatures
 from reaseq.settings import Settings
-from streams.dead_letters import KEPT_KEY_BYTES, KEPT_VALUE_BYTES, bury
-from streams.kafka import Producer, read_all
-from streams.letter_box import Filter, LetterBox, Replayed
-from streams.messages import RawRecord, encode
-from streams.topics import EVENTS, ITEMS, USER_FEATURES, Topic
+from streams.contract.dead_letters import KEPT_KEY_BYTES, KEPT_VALUE_BYTES, bury
+from streams.contract.messages import RawRecord, encode
+from streams.contract.topics import EVENTS, ITEMS, USER_FEATURES, Topic
+from streams.operations.dead_letter_queue import Filter, LetterBox, Replayed
+from streams.runtime.kafka_clients import Producer, read_all
 
 pytestmark = pytest.mark.integration
 

@@ -28,20 +28,20 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from demo import ANSWERS, ORDER_LINES
+from evaluation.datasets.online_retail import read_retail
 from infra import local, process
 from infra.grafana.dashboards import RANKING, STREAM
 from infra.prometheus.server import RULES, firing, query, start_prometheus
 from infra.scratch import settings_on_free_ports, start_empty
-from reaseq.artefacts import current, publish
-from reaseq.client import Question, RankingClient, RankingRefused
-from reaseq.evaluation.online_retail import read_retail
+from reaseq.artifacts import current, publish
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
-from streams.kafka import Producer
-from streams.messages import RawRecord, encode
-from streams.rebuild import rebuild
-from streams.topics import EVENTS
+from serving.client import Question, RankingClient, RankingRefused
+from streams.contract.messages import RawRecord, encode
+from streams.contract.topics import EVENTS
+from streams.operations.rebuild import rebuild
+from streams.runtime.kafka_clients import Producer
 from tests.integration.curves import wait_for_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

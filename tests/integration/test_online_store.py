@@ -16,7 +16,7 @@ import pytest
 from feast.protos.feast.types.Value_pb2 import Value
 
 from features import definitions as views
-from features import row as rows
+from features import row_format as rows
 from features.archive import Archive
 from features.packed_store import entity_id_of, entity_key
 from features.repository import FeatureRepository, _placed, feast_variables, profile_file

@@ -17,10 +17,10 @@ import numpy as np
 from features.archive import Archive
 from features.parity import Served, ServedLog, compare, read_served
 from features.repository import FeatureRepository
-from reaseq.ranker.ranking import Answer, Ask
+from serving.degradation import Answer, Ask
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.settings import Settings
-from tests.unit.catalogue_stand_ins import item, table_of
+from tests.fakes.catalog import item, table_of
 
 settings = Settings()
 archive = Archive(settings.archive_dir)

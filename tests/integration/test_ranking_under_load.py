@@ -17,15 +17,15 @@ from features import definitions as views
 from features.repository import FeatureRepository
 from infra import process
 from infra.redis import start_redis
-from reaseq.client import Question, Ranking, RankingClient
-from reaseq.ranker import ranking as steps
-from reaseq.ranker.ranking import Ranking as Answering
-from reaseq.ranker.service import Service, create_app
-from reaseq.ranker.users import Users
 from reaseq.records import UserFeatures
 from reaseq.settings import Settings
-from tests.unit.catalogue_stand_ins import ITEMS, NOW_MS, item, question, table_of
-from tests.unit.ranker_stand_ins import engine
+from serving import degradation as steps
+from serving.app import Service, create_app
+from serving.client import Question, Ranking, RankingClient
+from serving.degradation import Ranking as Answering
+from serving.user_cache import Users
+from tests.fakes.catalog import ITEMS, NOW_MS, item, question, table_of
+from tests.fakes.ranker import engine
 
 pytestmark = pytest.mark.integration
 

@@ -27,18 +27,18 @@ from infra.prometheus.server import start_prometheus
 from infra.scratch import settings_on_free_ports, start_empty
 from infra.vllm.server import python_with_vllm, start_vllm, wait_vllm
 from infra.vllm.tiny_model import make_tiny_model
-from reaseq.cli.workbench import agents_of, subject_of
+from pipelines.knowledge import agents_of, subject_of
 from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.agents.pending import export_batch, import_batch
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.records import Event, Item, UserFeatures
 from reaseq.settings import Settings
-from streams import status
-from streams.kafka import Producer
-from streams.letter_box import LetterBox
-from streams.rebuild import rebuild
-from streams.topics import ITEM_FEATURES
+from streams.contract.topics import ITEM_FEATURES
+from streams.operations import status
+from streams.operations.dead_letter_queue import LetterBox
+from streams.operations.rebuild import rebuild
+from streams.runtime.kafka_clients import Producer
 from tests.integration.curves import wait_for_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]

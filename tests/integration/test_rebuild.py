@@ -13,11 +13,11 @@ from features.repository import FeatureRepository
 from reaseq.errors import StoreUnavailable
 from reaseq.records import FeatureRecord, History, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
-from streams.kafka import Producer
-from streams.messages import RawRecord
-from streams.rebuild import rebuild, records_to_read
-from streams.reconciling import reconcile
-from streams.topics import USER_FEATURES
+from streams.contract.messages import RawRecord
+from streams.contract.topics import USER_FEATURES
+from streams.operations.rebuild import rebuild, records_to_read
+from streams.operations.reconcile import reconcile
+from streams.runtime.kafka_clients import Producer
 
 pytestmark = pytest.mark.integration
 

@@ -18,9 +18,9 @@ from infra.kafka import install, start_again, start_broker
 from reaseq.errors import StoreUnavailable
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
-from streams.kafka import Producer, create_topics, read_all
-from streams.rebuild import rebuild
-from streams.topics import EVENTS
+from streams.contract.topics import EVENTS
+from streams.operations.rebuild import rebuild
+from streams.runtime.kafka_clients import Producer, create_topics, read_all
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -28,7 +28,12 @@ LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 READ_ONLY = "on >read ~reaseq:* -@all +mget +scan +exists +ping"
 WORKER = "on >all ~reaseq:* -@all +@read +@write +@scripting +@connection +wait -keys"
 HOUR_MS = 3_600_000
-CREATE_TOPICS = "from reaseq.settings import Settings; from streams.kafka import create_topics; create_topics(Settings().kafka)"
+CREATE_TOPICS = """
+from reaseq.settings import Settings
+from streams.runtime.kafka_clients import create_topics
+
+create_topics(Settings().kafka)
+"""
 
 
 @pytest.fixture(scope="module")

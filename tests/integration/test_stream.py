@@ -24,26 +24,26 @@ from kafka import KafkaProducer
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo import ANSWERS, ORDER_LINES
+from evaluation.datasets.online_retail import read_retail
 from features.definitions import VIEWS
 from features.parity import read_served
 from features.repository import FeatureRepository
 from infra import local, process
 from infra.scratch import settings_on_free_ports, start_empty
-from reaseq.artefacts import current
+from reaseq.artifacts import current
 from reaseq.behavior.history import event_key
-from reaseq.evaluation.online_retail import read_retail
 from reaseq.records import Event, Inferred, Item, UserFeatures
 from reaseq.settings import Settings
-from streams import status
 from streams.assembly import assemble
-from streams.delivery import Delivery
-from streams.in_process import InProcessLog, InProcessRuntime
-from streams.kafka import Producer, read_all
-from streams.letter_box import Filter, LetterBox
-from streams.messages import RawRecord
-from streams.rebuild import rebuild
-from streams.stage import BatchPolicy
-from streams.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
+from streams.contract.delivery import Delivery
+from streams.contract.messages import RawRecord
+from streams.contract.stage import BatchPolicy
+from streams.contract.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
+from streams.operations import status
+from streams.operations.dead_letter_queue import Filter, LetterBox
+from streams.operations.rebuild import rebuild
+from streams.runtime.in_process import InProcessLog, InProcessRuntime
+from streams.runtime.kafka_clients import Producer, read_all
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reaseq.errors import CatalogueError
+from reaseq.knowledge.agents.agent_pipeline import Panel, Refused
 from reaseq.knowledge.agents.answers import parse
-from reaseq.knowledge.agents.panel import Panel, Refused
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.agents.reasoner import identity_of
 from reaseq.knowledge.llm.call import Call, Completion, Model

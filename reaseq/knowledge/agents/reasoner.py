@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reaseq.errors import EndpointUnavailable
 from reaseq.knowledge import metrics
-from reaseq.knowledge.agents.panel import Ask, Panel, Refused
+from reaseq.knowledge.agents.agent_pipeline import Ask, Panel, Refused
 from reaseq.knowledge.agents.prompts import DRAFTING, make_agents, version
 from reaseq.knowledge.llm.budget import Budgets, Purse
 from reaseq.knowledge.llm.call import Call, Completion, Model

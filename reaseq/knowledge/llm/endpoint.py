@@ -13,8 +13,8 @@ import structlog
 from reaseq.errors import EndpointUnavailable
 from reaseq.knowledge import metrics
 from reaseq.knowledge.llm.call import Call, Completion, Model, Usage
-from reaseq.knowledge.llm.patience import Breaker, Retries, Timeouts
-from reaseq.knowledge.llm.slots import Slots
+from reaseq.knowledge.llm.priority_semaphore import Slots
+from reaseq.knowledge.llm.retries import Breaker, Retries, Timeouts
 from reaseq.settings import LlmSettings
 
 log = structlog.get_logger()

@@ -1,0 +1,1 @@
+"""Offline evaluation: data sets, candidate sets, metrics, baselines, experiments and reports."""

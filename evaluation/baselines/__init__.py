@@ -1,0 +1,1 @@
+"""Baselines that every claim of quality stands beside."""

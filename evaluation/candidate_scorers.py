@@ -1,0 +1,133 @@
+"""Where scores of candidates come from beside the ranker: each made of what was before a cut, never of what is to be told."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evaluation.baselines import left_to_right
+from evaluation.baselines.item_knn import ItemKnn
+from evaluation.baselines.left_to_right import LeftToRight
+from evaluation.datasets.interaction_log import Log
+from evaluation.instances import Moment, times_of
+from reaseq.behavior import training
+from reaseq.behavior.diffusion import Canvas, slots_of
+from reaseq.behavior.examples import canvas_of
+from reaseq.behavior.model import BehaviorConfig, BehaviorModel
+from reaseq.behavior.popularity import RecentSales
+from reaseq.behavior.sequence import Sequences, sequences_of
+from reaseq.behavior.token_table import MASK, tree_of
+from reaseq.behavior.training import Material, TrainingPlan
+from reaseq.optimizer import Optimisation
+from reaseq.ranker.latent import LatentScores
+from reaseq.representation.semantic_ids import fit
+from reaseq.representation.trained_ids import TrainedIds
+from reaseq.training_loop import steps_of
+
+HISTORY_SHARE = 0.1  # of the history that the left-to-right control also learns to tell
+CHUNK = 256
+
+
+class Source(Protocol):
+    """Scores candidates by what it learnt of the log before its cut."""
+
+    def scores(self, moments: Sequence[Moment], rows: Tensor) -> Tensor:
+        """Scores (n, C, E) of rows (n, C)."""
+        ...
+
+
+class KnnSource:
+    """Item-kNN as the ranker reads it: by co-behaviour, and by content."""
+
+    def __init__(self, log: Log, cut_ms: int, history: int) -> None:
+        self._knn, self._log, self._history = ItemKnn(log.baskets, log.table, cut_ms), log, history
+
+    def scores(self, moments: Sequence[Moment], rows: Tensor) -> Tensor:
+        """Both similarities, scaled to the order of one."""
+        parts = []
+        for start in range(0, len(moments), CHUNK):
+            history = sequences_at(moments[start : start + CHUNK], self._log, self._history)
+            both = np.stack([np.log1p(100 * self._knn.by_behavior(history)), 3 * self._knn.by_content(history)], axis=-1)
+            of = rows[start : start + CHUNK].unsqueeze(-1).expand(-1, -1, 2)
+            parts.append(torch.from_numpy(both).gather(1, of))
+        return torch.cat(parts)
+
+
+class ModelSource:
+    """A behaviour model or its left-to-right control as the ranker is served it: by the state that it leaves of a user."""
+
+    def __init__(self, model: BehaviorModel, material: Material, ids: TrainedIds, log: Log, sales: RecentSales) -> None:
+        self.model, self._ids, self._log, self._sales = model, ids, log, sales
+        with torch.inference_mode():
+            self.lexicon = model.lexicon(material.table, material.ids, material.tree)
+
+    def scores(self, moments: Sequence[Moment], rows: Tensor) -> Tensor:
+        """See `reaseq.ranker.latent`."""
+        latent, parts = LatentScores(self.model, self._ids), []
+        with torch.inference_mode():
+            for start in range(0, len(moments), CHUNK):
+                states = self.state(self.canvas(moments[start : start + CHUNK]))
+                parts.append(latent.score(states, rows[start : start + CHUNK], self._log.table))
+        return torch.cat(parts).clone()
+
+    def canvas(self, moments: Sequence[Moment]) -> Canvas:
+        """The moments' histories as the model reads them."""
+        times, length = times_of(moments), self.model.config.history
+        history = sequences_at(moments, self._log, length)
+        return canvas_of(history, times, self.lexicon, self._sales.prior(times))
+
+    def state(self, canvas: Canvas) -> Tensor:
+        """The hidden state (B, d) of what comes next."""
+        if isinstance(self.model, LeftToRight):
+            return self.model.hidden(canvas, self.lexicon)[:, -1]
+        slots = slots_of(canvas, 1)
+        masked = canvas.followed_by(torch.full((*slots.positions.shape, 1), MASK), slots.positions, slots.gaps)
+        return self.model.hidden(masked, self.lexicon)[:, -1]
+
+
+class Trainer:
+    """Trains sources on what was before a cut."""
+
+    def __init__(self, log: Log, sales: RecentSales, config: BehaviorConfig, plan: TrainingPlan) -> None:
+        self._log, self._sales, self._config, self._plan = log, sales, config, plan
+
+    def material(self, cut_ms: int, sizes: tuple[int, ...] = ()) -> tuple[Material, TrainedIds, BehaviorConfig]:
+        """What a model learns from; `sizes` are those of semantic IDs, where it is to write with them."""
+        log, config, tree = self._log, replace(self._config, codes=sizes), None
+        if sizes:
+            before = log.table.vectors[log.table.listed_ms < cut_ms].numpy()
+            tree = tree_of(fit(before, log.name, len(sizes), sizes[0]), log.table.vectors, log.name)
+        material, ids = training.material_of(log.between(0, cut_ms), log.table, config, tree=tree)
+        return replace(material, sales=self._sales), ids, replace(config, items=len(ids))
+
+    def diffusion(self, cut_ms: int, seed: int, sizes: tuple[int, ...] = ()) -> ModelSource:
+        """The behaviour model; with `sizes`, one that writes semantic IDs, which has no scores."""
+        material, ids, config = self.material(cut_ms, sizes)
+        model, _ = training.train(material, config, replace(self._plan, seed=seed))
+        return ModelSource(model, material, ids, self._log, self._sales)
+
+    def left_to_right(self, cut_ms: int, seed: int) -> ModelSource:
+        """Its control of the same size and budget."""
+        material, ids, config = self.material(cut_ms)
+        plan = self._plan
+        torch.manual_seed(seed)
+        model = LeftToRight(config)
+        optimisation = Optimisation(model, plan.learning_rate, plan.weight_decay, steps_of(len(material.train), plan))
+        model.train()
+        for _ in range(plan.epochs):
+            for places in torch.split(torch.randperm(len(material.train)), plan.batch_baskets):
+                lexicon = model.lexicon(material.table, material.ids)
+                optimisation.step(left_to_right.loss(model, material.train[places], lexicon, self._sales, HISTORY_SHARE))
+        return ModelSource(model.eval(), material, ids, self._log, self._sales)
+
+
+Make = Callable[[int], Source]  # the source that was made before a cut
+
+
+def sequences_at(moments: Sequence[Moment], log: Log, length: int) -> Sequences:
+    """The moments' histories as sequences."""
+    histories = [moment.basket.history for moment in moments]
+    return sequences_of(histories, times_of(moments).tolist(), log.table, length)

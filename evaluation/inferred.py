@@ -1,0 +1,131 @@
+"""How many true new behaviours a source names: the diffusion model beside its controls.
+
+Global time split: whatever speaks about the test was trained or counted before it. What its scores add to the ranker is judged
+with everything else the ranker reads (`evaluation.ranking`).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluation.baselines import left_to_right
+from evaluation.baselines.item_knn import ItemKnn
+from evaluation.baselines.left_to_right import LeftToRight
+from evaluation.candidate_scorers import ModelSource, Trainer, sequences_at
+from evaluation.experiments import Study
+from evaluation.instances import Moment, moments_of, open_to, some, times_of
+from evaluation.intervals import interval
+from evaluation.recall import BEST, CUTOFFS, Best, recalls
+from reaseq.behavior import diffusion
+from reaseq.behavior.diffusion import Sampling, slots_of
+from reaseq.behavior.popularity import RecentSales
+
+POPULARITY, RECENT, KNN_BEHAVIOR, KNN_CONTENT = "popularity", "recent popularity", "item-kNN, co-behaviour", "item-kNN, content"
+LEFT_TO_RIGHT, DIFFUSION, DIFFUSION_CODES = "left to right", "diffusion", "diffusion, semantic IDs"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One seed: recall of each test moment (n, 2), and of its never-trained targets, NaN where a moment has none."""
+
+    recall: dict[str, NDArray[np.float32]]
+    recall_cold: dict[str, NDArray[np.float32]]
+
+
+class Evaluation:
+    """The moments on which every source and every seed is judged."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.sales = RecentSales.of(study.log.baskets, study.log.table)
+        self.test = some(moments_of(study.log, *study.test), study.moments_limit, 2)
+        self._trainer = Trainer(study.log, self.sales, study.config, study.plan)
+
+    def run(self, seed: int, say: Callable[[str], None]) -> Outcome:
+        """Everything that hangs on a seed, and the controls that do not."""
+        study, recall, cold = self.study, {}, {}
+        cut_ms = study.cuts[-1]
+        sources: dict[str, Callable[[], Best]] = {
+            DIFFUSION: lambda: self._best_of(self._trainer.diffusion(cut_ms, seed)),
+            LEFT_TO_RIGHT: lambda: self._best_of(self._trainer.left_to_right(cut_ms, seed)),
+            DIFFUSION_CODES: lambda: self._best_of(self._trainer.diffusion(cut_ms, seed, study.code_sizes)),
+        }
+        for name, best in self._counted():
+            recall[name], cold[name] = recalls(best, self.test, study.unseen)
+        for name, make in sources.items():
+            recall[name], cold[name] = recalls(make(), self.test, study.unseen)
+            say(f"{name}: recall@{BEST} {np.nanmean(recall[name][:, 1]):.4f}")
+        return Outcome(recall, cold)
+
+    def _counted(self) -> Iterator[tuple[str, Best]]:
+        """The controls that are counted, not trained."""
+        log, length = self.study.log, self.study.config.history
+        knn = ItemKnn(log.baskets, log.table, self.study.cuts[-1])
+
+        def best(score: Callable[[Sequence[Moment]], Tensor]) -> Best:
+            return lambda part: score(part).masked_fill(~open_to(part, log.table), -torch.inf).topk(BEST).indices
+
+        yield POPULARITY, best(lambda part: self.sales.counts(times_of(part), 100_000))
+        yield RECENT, best(lambda part: self.sales.counts(times_of(part)))
+        yield KNN_BEHAVIOR, best(lambda part: torch.from_numpy(knn.by_behavior(sequences_at(part, log, length))))
+        yield KNN_CONTENT, best(lambda part: torch.from_numpy(knn.by_content(sequences_at(part, log, length))))
+
+    def _best_of(self, source: ModelSource) -> Best:
+        """The rows (B, BEST) that a model infers."""
+        table = self.study.log.table
+
+        def best(part: Sequence[Moment]) -> Tensor:
+            allowed, canvas = open_to(part, table), source.canvas(part)
+            with torch.inference_mode():
+                if isinstance(source.model, LeftToRight):
+                    scores = left_to_right.next_scores(source.model, canvas, source.lexicon)
+                    return scores.masked_fill(~allowed, -torch.inf).topk(BEST).indices
+                slots = slots_of(canvas, BEST)
+                return diffusion.denoise(source.model, canvas, source.lexicon, allowed, slots, Sampling(BEST, steps=1)).rows
+
+        return best
+
+
+def report(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Every figure with its interval over users and seeds."""
+    users = np.unique([moment.basket.user_id for moment in evaluation.test], return_inverse=True)[1]
+    recalled = {
+        name: {
+            f"recall_{cutoff}{'_cold' if part == 'recall_cold' else ''}": asdict(
+                interval([getattr(outcome, part)[name][:, column] for outcome in outcomes], users)
+            )
+            for part in ("recall", "recall_cold")
+            for column, cutoff in enumerate(CUTOFFS)
+        }
+        for name in outcomes[0].recall
+    }
+    return {
+        "data": evaluation.study.log.name,
+        "seeds": len(outcomes),
+        "test_moments": len(evaluation.test),
+        "recall": recalled,
+    }
+
+
+def save_outcome(outcome: Outcome, path: Path) -> None:
+    """Keep one seed's outcome, so that a long evaluation can be stopped."""
+    arrays = {f"{part}/{name}": values for part, of in asdict(outcome).items() for name, values in of.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+
+
+def load_outcome(path: Path) -> Outcome:
+    """The inverse of `save_outcome`."""
+    parts: dict[str, dict[str, NDArray[np.float32]]] = {"recall": {}, "recall_cold": {}}
+    with np.load(path) as stored:
+        for key in stored.files:
+            part, name = key.split("/", 1)
+            if part in parts:
+                parts[part][name] = stored[key]
+    return Outcome(**parts)

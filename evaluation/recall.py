@@ -1,0 +1,34 @@
+"""How many of the behaviours that were new to a user a source would have inferred."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluation.instances import Moment
+
+BEST = 50
+CUTOFFS = (10, 50)
+CHUNK = 64
+
+Best = Callable[[Sequence[Moment]], Tensor]  # moments to the rows (B, BEST) that a source would infer
+
+
+def recalls(best: Best, moments: Sequence[Moment], unseen: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Share of each moment's targets among the first 10 and 50 (n, 2), and the same of its `unseen` ones, NaN without any.
+
+    `unseen` (N,) bool says which items were never trained on.
+    """
+    found, cold = np.full((2, len(moments), len(CUTOFFS)), np.nan, np.float32)
+    for start in range(0, len(moments), CHUNK):
+        part = moments[start : start + CHUNK]
+        for at, (moment, rows) in enumerate(zip(part, best(part), strict=True), start=start):
+            targets = torch.from_numpy(moment.targets)
+            for column, cutoff in enumerate(CUTOFFS):
+                hit = torch.isin(targets, rows[:cutoff]).float()
+                found[at, column] = float(hit.mean())
+                if unseen[targets].any():
+                    cold[at, column] = float(hit[unseen[targets]].mean())
+    return found, cold

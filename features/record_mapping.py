@@ -1,0 +1,125 @@
+"""Feature records to rows of the feature views, and back."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+from feast import FeatureView
+
+from features import definitions as views
+from features.array_codec import pack_history, pack_inferred, unpack_history, unpack_inferred
+from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.records import STAGE_RANK, Inferred, ItemFeatures, ProductKnowledge, UserFeatures
+
+Value = str | int | float | bytes
+
+
+class Row(NamedTuple):
+    """One row of one view: plain values by feature name. A feature without a value is absent."""
+
+    view: FeatureView
+    entity_id: str
+    event_time_ms: int
+    values: dict[str, Value]
+
+
+def rows_of(record: ItemFeatures | UserFeatures) -> list[Row]:
+    """The rows that a feature record writes, one a view."""
+    return _item_rows(record) if isinstance(record, ItemFeatures) else _user_rows(record)
+
+
+def rows_by_view(records: Sequence[ItemFeatures | UserFeatures]) -> dict[str, list[Row]]:
+    """The rows of several records, view by view."""
+    batches: dict[str, list[Row]] = {}
+    for record in records:
+        for row in rows_of(record):
+            batches.setdefault(row.view.name, []).append(row)
+    return batches
+
+
+def _item_rows(record: ItemFeatures) -> list[Row]:
+    claim_ids, confidences = vocabulary_in_force().claim_ids(record.knowledge)
+    representation: dict[str, Value] = {
+        "stage": record.stage,
+        "listed_ms": record.listed_ms,
+        "seller_id": record.seller_id,
+        "title": record.title,
+        "attributes": msgspec.json.encode(record.attributes, order="sorted").decode(),
+        "space_id": record.space_id,
+        "vector": record.vector,
+        "content": record.content,
+        "fingerprint": record.fingerprint,
+        "claim_ids": claim_ids.tobytes(),
+        "claim_confidences": confidences.tobytes(),
+        "revision": record.revision,
+    }
+    if record.price is not None:
+        representation["price"] = record.price
+    knowledge: dict[str, Value] = {
+        "knowledge": msgspec.json.encode(record.knowledge).decode(),
+        "revision": record.revision,
+    }
+    return [
+        Row(views.item_representation, record.item_id, record.event_time_ms, representation),
+        Row(views.item_knowledge, record.item_id, record.event_time_ms, knowledge),
+    ]
+
+
+def _user_rows(record: UserFeatures) -> list[Row]:
+    inferred = record.inferred
+    inferred_values: dict[str, Value] = {
+        "inferred": pack_inferred(inferred),
+        "model": inferred.model,
+        "as_of_ms": inferred.as_of_ms,
+        "events_seen": inferred.events_seen,
+        "latent": inferred.latent,
+        "revision": record.revision,
+    }
+    history: dict[str, Value] = {"history": pack_history(record.history), "revision": record.revision}
+    return [
+        Row(views.user_history, record.user_id, record.event_time_ms, history),
+        Row(views.user_inferred, record.user_id, record.event_time_ms, inferred_values),
+    ]
+
+
+def item_record(
+    item_id: str, event_time_ms: int, representation: Mapping[str, Value], knowledge: Mapping[str, Value]
+) -> ItemFeatures:
+    """The inverse of `rows_of` for an item."""
+    price = representation.get("price")
+    stage, revision = representation["stage"], representation["revision"]
+    return ItemFeatures(
+        item_id=item_id,
+        event_time_ms=event_time_ms,
+        listed_ms=representation["listed_ms"],  # type: ignore[arg-type]
+        stage=stage,  # type: ignore[arg-type]
+        reasoned_again=revision - STAGE_RANK[stage],  # type: ignore[index, operator]
+        seller_id=representation["seller_id"],  # type: ignore[arg-type]
+        title=representation["title"],  # type: ignore[arg-type]
+        attributes=msgspec.json.decode(str(representation["attributes"]), type=dict[str, str]),
+        price=float(price) if price is not None else None,
+        space_id=representation["space_id"],  # type: ignore[arg-type]
+        vector=representation["vector"],  # type: ignore[arg-type]
+        content=representation["content"],  # type: ignore[arg-type]
+        fingerprint=representation["fingerprint"],  # type: ignore[arg-type]
+        knowledge=msgspec.json.decode(str(knowledge["knowledge"]), type=ProductKnowledge | None),
+    )
+
+
+def user_record(user_id: str, event_time_ms: int, history: Mapping[str, Value], inferred: Mapping[str, Value]) -> UserFeatures:
+    """The inverse of `rows_of` for a user."""
+    item_ids, confidences = unpack_inferred(inferred["inferred"])  # type: ignore[arg-type]
+    return UserFeatures(
+        user_id=user_id,
+        event_time_ms=event_time_ms,
+        events_seen=int(history["revision"]) // 2,
+        history=unpack_history(history["history"]),  # type: ignore[arg-type]
+        inferred=Inferred(
+            item_ids=item_ids,
+            confidences=confidences,
+            model=inferred["model"],  # type: ignore[arg-type]
+            as_of_ms=inferred["as_of_ms"],  # type: ignore[arg-type]
+            events_seen=inferred["events_seen"],  # type: ignore[arg-type]
+            latent=inferred["latent"],  # type: ignore[arg-type]
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Training pipelines: archive → point-in-time join → train → measure → publish, one module each."""

@@ -1,0 +1,81 @@
+"""Hot reload: a newly published model takes over between two batches; one that does not fit stays outside.
+
+The behaviour models whose states users bear are loaded here too, so that no request waits for one.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+from prometheus_client import Counter
+
+from reaseq.artifacts import Artefact, current, is_published
+from reaseq.behavior.inference import KIND as BEHAVIOR
+from reaseq.errors import ReaSeqError
+from reaseq.ranker.engine import KIND as RANKER
+from reaseq.ranker.engine import Engine
+from reaseq.ranker.latent import LatentModels
+from serving.degradation import Ranking
+
+log = structlog.get_logger()
+
+RELOADS = Counter("reaseq_rank_reloads", "Published rankers taken over, or refused", ["outcome"])
+for _outcome in ("taken_over", "refused"):  # from the start, so that the first is an increase
+    RELOADS.labels(_outcome)
+
+
+class Reloader:
+    """Watches what is published, every so often, on a thread of its own."""
+
+    def __init__(
+        self,
+        models_dir: Path,
+        ranking: Ranking,
+        latents: Sequence[LatentModels],
+        load: Callable[[Artefact], Engine],
+        interval_s: float,
+    ) -> None:
+        self._models_dir, self._ranking, self._latents, self._load = models_dir, ranking, latents, load
+        self._interval_s = interval_s
+        self._seen = ranking.engine.version
+        self._refused = ""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
+
+    def start(self) -> "Reloader":
+        """Begin to watch."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop and wait for the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """Take over what has been published since the last look. What does not fit is logged and counted, once."""
+        try:
+            for latents in self._latents:
+                latents.load_wanted()
+                if is_published(self._models_dir, BEHAVIOR):
+                    latents.load(current(self._models_dir, BEHAVIOR).version)
+            artefact = current(self._models_dir, RANKER)
+            if artefact.version == self._seen:
+                return
+            self._seen = artefact.version
+            engine = self._load(artefact)
+        except ReaSeqError as error:
+            if str(error) != self._refused:
+                self._refused = str(error)
+                RELOADS.labels("refused").inc()
+                log.error("ranker_refused", reason=self._refused)
+            return
+        engine.prepare()
+        self._ranking.engine = engine
+        RELOADS.labels("taken_over").inc()
+        log.info("ranker_taken_over", version=engine.version)
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            self.look()

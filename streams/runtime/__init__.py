@@ -1,0 +1,1 @@
+"""What runs the stages: Faust on Kafka, the in-process runtime, Kafka clients, offsets and the watchdog."""

@@ -1,0 +1,73 @@
+"""Work on several keys at once, and never twice on the same: within a stage, and between stages that write one topic.
+
+Two records of one entity at the same time could leave the older one last in a compacted topic.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from streams.contract.messages import RawRecord
+
+
+class InFlight:
+    """Starts batches as slots and keys allow. Belongs to one event loop."""
+
+    def __init__(self, limit_batches: int) -> None:
+        self._limit = limit_batches
+        self._tasks: dict[asyncio.Task[None], frozenset[bytes | None]] = {}
+
+    async def start(self, batch: Sequence[RawRecord], work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work`; returns when it has begun. Raises what an earlier batch raised."""
+        keys = frozenset(record.key for record in batch)
+        while len(self._tasks) >= self._limit or any(keys & busy for busy in self._tasks.values()):
+            await self._reap()
+
+        async def run() -> None:
+            await work()
+
+        self._tasks[asyncio.create_task(run())] = keys
+
+    async def finish(self, within_s: float) -> int:
+        """Wait for what is under way, then give it up; returns how many batches were given up."""
+        ending = time.monotonic() + within_s
+        while (left := [task for task in self._tasks if not task.done()]) and time.monotonic() < ending:
+            await asyncio.wait(left, timeout=ending - time.monotonic())
+        for task in left:
+            task.cancel()
+        return len(left)
+
+    async def drain(self) -> None:
+        """Wait for all."""
+        while self._tasks:
+            await self._reap()
+
+    async def _reap(self) -> None:
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            del self._tasks[task]
+        for task in done:
+            if not task.cancelled():
+                task.result()
+
+
+class KeyLocks:
+    """Which records are being written, over all stages of a process. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._held: set[str] = set()
+        self._released = asyncio.Condition()
+
+    @asynccontextmanager
+    async def holding(self, keys: set[str]) -> AsyncIterator[None]:
+        """Have the keys for oneself; waits while somebody else has one of them."""
+        async with self._released:
+            await self._released.wait_for(lambda: self._held.isdisjoint(keys))
+            self._held |= keys
+        try:
+            yield
+        finally:
+            async with self._released:
+                self._held -= keys
+                self._released.notify_all()

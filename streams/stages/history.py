@@ -1,0 +1,80 @@
+"""User behaviour on the stream: events become histories."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from reaseq.behavior.history import HistoryFold
+from reaseq.records import History, Inferred, UserFeatures
+from reaseq.settings import BehaviorSettings
+from streams.contract.messages import Message
+from streams.contract.stage import BatchPolicy, Effects
+from streams.contract.topics import EVENTS
+
+
+class UserReader(Protocol):
+    """Where the present records of users are read."""
+
+    def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]: ...
+
+
+class Catalogue(Protocol):
+    """Which items have been onboarded."""
+
+    def knows(self, item_id: str) -> bool: ...
+
+
+class BehaviorStage:
+    """Events to histories, at once. What was inferred before stays beside the history until `Inference` renews it.
+
+    A null is a user's wish to be forgotten. What is left is the moment of the wish, so that no event from before it, whenever
+    it arrives, brings anything back.
+    """
+
+    name = "behavior"
+    source = EVENTS
+
+    def __init__(self, store: UserReader, catalogue: Catalogue, settings: BehaviorSettings, batch: BatchPolicy) -> None:
+        self.batch = batch
+        self._store = store
+        self._catalogue = catalogue
+        self._limit = settings.history_limit_events
+
+    async def process(self, batch: Sequence[Message]) -> Effects:
+        """One record for each user whose history changed."""
+        effects = Effects()
+        by_user: dict[str, list[Message]] = {}
+        for message in batch:
+            by_user.setdefault(message.key, []).append(message)
+        known = await asyncio.to_thread(self._store.read_users, list(by_user))
+        for user_id, messages in by_user.items():
+            record = self._fold(user_id, known.get(user_id), messages, effects)
+            if record:
+                effects.records.append(record)
+        return effects
+
+    def _fold(
+        self, user_id: str, known: UserFeatures | None, messages: Sequence[Message], effects: Effects
+    ) -> UserFeatures | None:
+        fold = HistoryFold(known.history if known else History(), self._limit)
+        inferred, accepted = known.inferred if known else Inferred(), 0
+        for message in messages:
+            if message.body is None:  # the user asks to be forgotten
+                if fold.forget(message.origin_ms):
+                    effects.counts["users_forgotten"] += 1
+                    inferred, accepted = Inferred(), accepted + 1
+                continue
+            if not self._catalogue.knows(message.body.item_id):
+                effects.counts["unknown_item"] += 1
+            outcome = fold.absorb(message.body)
+            effects.counts[outcome] += 1
+            accepted += outcome in ("accepted", "retracted")
+        if not accepted:
+            return None
+        return UserFeatures(
+            user_id=user_id,
+            event_time_ms=fold.newest_ms,
+            events_seen=(known.events_seen if known else 0) + accepted,
+            history=fold.history(),
+            inferred=inferred,
+        )

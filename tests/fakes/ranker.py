@@ -1,0 +1,88 @@
+"""Stand-ins for the ranker's tests: a small random ranker on the random catalogue, and behaviour models to read states of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from reaseq.behavior.backbone import BackboneConfig
+from reaseq.behavior.inference import KIND as BEHAVIOR
+from reaseq.behavior.model import BehaviorConfig, BehaviorModel
+from reaseq.days import DAY_MS
+from reaseq.errors import StoreUnavailable
+from reaseq.model_artifacts import publish_model
+from reaseq.ranker.batch import FEATURES
+from reaseq.ranker.engine import KIND as RANKER
+from reaseq.ranker.engine import Engine
+from reaseq.ranker.latent import LatentModels
+from reaseq.ranker.model import Ranker, RankerConfig
+from reaseq.ranker.popularity import Popularity
+from reaseq.records import Inferred, UserFeatures
+from reaseq.representation.item_table import ItemTable
+from reaseq.representation.trained_ids import TrainedIds
+from tests.fakes.catalog import CATALOGUE, DIM, ITEMS, NOW_MS, VOCABULARY, question
+
+WIDTH = 32
+IDS = TrainedIds([f"i{number}" for number in range(ITEMS - 50)])
+USER = UserFeatures(
+    user_id="u",
+    event_time_ms=1,
+    events_seen=1,
+    history=question(9).history,
+    inferred=Inferred(item_ids=("i5", "i6"), confidences=(0.4, 0.1)),
+)
+
+
+def ranker(seed: int = 0, **changes: int) -> Ranker:
+    """A random ranker; its claim rates are what the catalogue has."""
+    torch.manual_seed(seed)
+    config = {"vector_dim": DIM, "claims": VOCABULARY.size, "items": len(IDS), "width": 16} | changes
+    model = Ranker(RankerConfig(**config)).eval()  # type: ignore[arg-type]
+    torch.nn.init.normal_(model.claim_rates, 0.1, 0.02).abs_() if config["claims"] > 1 else None
+    return model
+
+
+def popularity() -> Popularity:
+    """What sells, half a day apart."""
+    counted = Popularity()
+    counted.observe(np.arange(1, 100), [NOW_MS - row * DAY_MS // 2 for row in range(1, 100)])
+    return counted
+
+
+def engine(table: ItemTable = CATALOGUE, latents: LatentModels | None = None, seed: int = 0, **changes: int) -> Engine:
+    """The random ranker on a table."""
+    return Engine(ranker(seed, **changes), IDS, f"v{seed}", table, popularity(), latents or LatentModels(Path()))
+
+
+def publish_ranker(models: Path, seed: int = 0, **facts: object) -> str:
+    """Publish the random ranker; returns its version."""
+    told = {"space_id": "s", "vector_dim": DIM, "vocabulary": VOCABULARY.version, "features": FEATURES, **facts}
+    model = ranker(seed)
+    return publish_model(models, RANKER, f"made-{seed}", model, model.config, IDS, told).version
+
+
+def publish_behavior(models: Path, seed: int = 0) -> str:
+    """Publish a random behaviour model; returns its version."""
+    torch.manual_seed(seed)
+    config = BehaviorConfig(
+        vector_dim=DIM, claims=VOCABULARY.size, items=len(IDS), backbone=BackboneConfig(width=WIDTH, feed=48)
+    )
+    facts = {"space_id": "s", "vocabulary": VOCABULARY.version, "trained_until_ms": 0}
+    return publish_model(models, BEHAVIOR, f"made-{seed}", BehaviorModel(config), config, IDS, facts).version
+
+
+class Store:
+    """A stand-in for the feature store: a dictionary that can be switched off, and counts how often it is asked."""
+
+    def __init__(self, *users: UserFeatures) -> None:
+        self.users = {user.user_id: user for user in users}
+        self.off = False
+        self.asked = 0
+
+    def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
+        """The users that are there. Raises StoreUnavailable when switched off."""
+        self.asked += 1
+        if self.off:
+            raise StoreUnavailable("switched off")
+        return {user_id: self.users[user_id] for user_id in user_ids if user_id in self.users}

@@ -1,0 +1,125 @@
+"""The guard: hostile item text reaches a prompt as data alone, and a model that obeys it changes no value."""
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from reaseq.knowledge.agents.agent_pipeline import Refused
+from reaseq.knowledge.content import Content, clean
+from reaseq.knowledge.guard import LEAST_COSINE, admit_phrases, admit_profile, enrich
+from reaseq.knowledge.llm.call import Call
+from reaseq.records import ProductKnowledge
+from tests.fakes.reasoning import PANEL, VOCABULARY, ScriptedModel
+
+CANARIES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("injection_canaries.json").read_text())
+TURN_MARKS = ("<|", "|>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<start_of_turn>", "<end_of_turn>")
+
+each_canary = pytest.mark.parametrize("canary", CANARIES, ids=[canary["name"] for canary in CANARIES])
+
+
+def test_there_are_canaries_of_many_kinds() -> None:
+    assert len({canary["name"] for canary in CANARIES}) == len(CANARIES) >= 60
+    assert len({canary["language"] for canary in CANARIES}) >= 12
+    assert len({canary["disguise"] for canary in CANARIES}) >= 20
+
+
+@each_canary
+async def test_an_injection_stays_inside_a_string_of_the_users_json(canary: dict[str, Any]) -> None:
+    content = Content.of(canary["title"], canary["attributes"])
+    model = ScriptedModel()
+    await PANEL.discuss(content, model)
+
+    for call in model.calls:
+        assert call.system == PANEL.agents[call.agent].system
+        user = json.loads(call.user)
+        assert set(user) <= {"item", "claims", "objections"} and set(user["item"]) <= {"title", "attributes"}
+        assert content.title.startswith(user["item"]["title"])
+        assert not any(mark in call.user for mark in TURN_MARKS)
+        assert not any(unicodedata.category(char)[0] == "C" for char in call.user)
+
+
+def obedient(call: Call) -> dict[str, Any]:
+    """A model that does what the item tells it to: the item's words become its values."""
+    told = json.loads(call.user)["item"]["title"]
+    wish = [{"value": told[:64], "confidence": "certain", "evidence": "as instructed"}]
+    wish += [{"value": value, "confidence": "certain", "evidence": "OBEYED " + value} for value in ("mug", "drink", "winter")]
+    answers: dict[str, dict[str, Any]] = {
+        "demand": {"needs": wish},
+        "attribute": {"product_type": told[:40], "category": wish},
+        "relation": {"complements": [told[:40]], "substitutes": [told[:40]], "season": wish},
+        "critic": {"objections": []},
+        "synthesis": {"profile": told[:300]},
+    }
+    return {"reasoning": told[:200], **answers[call.agent]}
+
+
+@each_canary
+async def test_a_model_that_obeys_makes_no_claim(canary: dict[str, Any]) -> None:
+    model = ScriptedModel(**dict.fromkeys(("demand", "attribute", "relation", "critic", "synthesis"), obedient))
+    try:
+        knowledge = await PANEL.discuss(Content.of(canary["title"], canary["attributes"]), model)
+    except Refused:
+        return
+    assert knowledge.claims == ()
+    assert_plain(knowledge)
+
+
+def assert_plain(knowledge: ProductKnowledge) -> None:
+    for text in (knowledge.profile, knowledge.product_type, *knowledge.complements, *knowledge.substitutes):
+        assert text == clean(text)
+        assert not any(sign in text for sign in "<>{}[]|\\@") and "http" not in text.lower()
+    assert all((claim.group, claim.value) in VOCABULARY for claim in knowledge.claims)
+
+
+def test_text_is_cleaned_of_what_is_not_to_be_seen() -> None:
+    assert clean("Ｒed\u200b \u202eMUG\u2066\x00\n\tfor\u00ad you\U000e0041") == "Red MUG for you"
+
+
+def test_a_profile_with_an_address_or_markup_is_none() -> None:
+    assert admit_profile("  A mug\nfor tea. ") == "A mug for tea."
+    for hostile in (
+        "Buy at https://evil.example",
+        "see www.evil",
+        "a <b>mug</b>",
+        "{mug}",
+        "write to me@evil",
+        "go to evil.ru now",
+    ):
+        assert admit_profile(hostile) == ""
+
+
+def test_phrases_read_like_kinds_of_product() -> None:
+    assert admit_phrases(["Tea Pot", "tea pot", "3 mugs!", "milk & sugar", "<script>", "children's cup", ""]) == (
+        "tea pot",
+        "milk & sugar",
+        "children's cup",
+    )
+
+
+def unit(*numbers: float) -> NDArray[np.float32]:
+    vector = np.array(numbers, np.float32)
+    scaled: NDArray[np.float32] = vector / np.linalg.norm(vector)
+    return scaled
+
+
+@pytest.mark.parametrize("profile", [unit(1, 0.1), unit(0.5, 1), unit(0, 1), unit(-1, 0.2), unit(-0.2, -1)])
+def test_a_profile_moves_an_item_towards_it_and_only_so_far(profile: NDArray[np.float32]) -> None:
+    text = unit(1, 0)
+
+    enriched = enrich(text, profile)
+
+    assert np.linalg.norm(enriched) == pytest.approx(1, abs=1e-5)
+    assert enriched @ text >= LEAST_COSINE - 1e-5
+    assert enriched @ profile > text @ profile
+    assert enriched.dtype == np.float32
+
+
+def test_a_profile_that_says_the_opposite_moves_nothing() -> None:
+    text = unit(0.6, 0.8)
+
+    assert enrich(text, -text) == pytest.approx(text)

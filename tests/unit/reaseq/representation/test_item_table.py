@@ -1,0 +1,133 @@
+"""The item table, sequences and attention, on random items."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reaseq.behavior.sequence import sequences_of
+from reaseq.errors import SpaceMismatch
+from reaseq.ranker.model import TargetAttention
+from reaseq.records import ItemFeatures
+from tests.fakes.catalog import CATALOGUE, ITEMS, NOW_MS, item, question, table_of
+
+
+def test_the_table_keeps_the_newest_of_each_item() -> None:
+    table = table_of(item(1, event_time_ms=5, price=5.0))
+
+    assert table.apply([item(1, event_time_ms=4, price=4.0), item(1, event_time_ms=5, stage="text")]) == 0
+    assert table.apply([item(1, event_time_ms=5, stage="delisted")]) == 1
+    assert table.snapshot.prices[1] == 5.0
+    assert not table.snapshot.live[1]
+
+
+def test_by_id_equal_catalogues_are_equal_tables_in_whatever_order_they_came() -> None:
+    items = [item(number) for number in range(ITEMS)]
+    one, other = table_of(*items).snapshot.by_id(), table_of(*reversed(items)).snapshot.by_id()
+
+    assert one.ids == other.ids == ["", *sorted(item.item_id for item in items)]
+    assert one.index == other.index
+    for name in ("slots", "prices", "listed_ms", "live"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    for name in ("vectors", "claims", "confidences"):
+        assert torch.equal(getattr(one.contents, name), getattr(other.contents, name)), name
+    assert one.rows(["i3"]).item() == one.ids.index("i3")
+
+
+def test_a_snapshot_never_changes() -> None:
+    table = table_of(item(1))
+    before = table.snapshot
+    vectors = before.vectors.clone()
+
+    table.apply([item(2), item(1, event_time_ms=9, price=3.0)])
+
+    assert torch.equal(before.vectors, vectors)
+    assert before.rows(["i2"]).tolist() == [0]
+    assert table.snapshot.rows(["i1", "i2", "nobody"]).tolist() == [1, 2, 0]
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5), st.booleans()), min_size=1, max_size=8), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_whatever_is_updated_listed_or_delisted_the_table_is_what_the_newest_records_say(
+    batches: list[list[tuple[int, int, bool]]],
+) -> None:
+    table, newest = table_of(), dict[int, ItemFeatures]()
+    seen = []
+    for batch in batches:
+        records = [
+            item(number, event_time_ms=time_ms, price=float(time_ms), stage="delisted" if gone else "reasoned")
+            for number, time_ms, gone in batch
+        ]
+        table.apply(records)
+        for (number, *_), record in zip(batch, records, strict=True):
+            held = newest.get(number)
+            if held is None or (record.event_time_ms, record.revision) > (held.event_time_ms, held.revision):
+                newest[number] = record
+        snapshot = table.snapshot
+        seen.append((snapshot, snapshot.vectors.clone(), snapshot.prices.clone()))
+
+    snapshot = table.snapshot
+    assert {snapshot.ids[row] for row in snapshot.live.nonzero().flatten().tolist()} == {
+        record.item_id for record in newest.values() if record.stage != "delisted"
+    }
+    for record in newest.values():
+        row = int(snapshot.rows([record.item_id])[0])
+        if record.stage != "delisted":
+            assert snapshot.prices[row] == record.price
+            expected = np.frombuffer(record.vector, np.float16).astype(np.float32)
+            assert np.array_equal(snapshot.contents.vectors[snapshot.slots[row]].numpy(), expected)
+            assert snapshot.rows_of_slots[snapshot.slots[row]] == row
+    assert len(snapshot.contents) <= 2 * len(snapshot) + 2 * 8 * 2 + 2  # what no row points to is dropped
+    for old, vectors, prices in seen:  # and what readers hold has not changed meanwhile
+        assert torch.equal(old.vectors, vectors) and torch.equal(old.prices, prices)
+
+
+def test_groups_of_items_are_as_alike_as_their_mean_vectors() -> None:
+    table = table_of(*(item(number) for number in range(1, 5)))
+    vectors = {n: np.frombuffer(item(n).vector, np.float16).astype(np.float32) for n in (1, 2, 3)}
+    mean = vectors[1] + vectors[2]
+    by_hand = mean @ vectors[3] / np.linalg.norm(mean) / np.linalg.norm(vectors[3])
+
+    assert np.isclose(table.cosine(["i1", "i2"], ["i3", "nobody"]), by_hand, atol=1e-3)
+    assert table.cosine(["i1"], ["i1"]) > 0.999
+    assert table.cosine(["i1"], ["nobody"]) == table.cosine([], ["i1"]) == 1.0
+
+
+def test_the_nearest_are_on_sale_and_an_item_is_no_neighbour_of_its_own() -> None:
+    table = table_of(*(item(number) for number in range(20)), item(20, stage="delisted")).snapshot
+    row = table.index["i3"]
+    vector = table.vectors[row]
+    by_hand = (table.vectors @ vector)[1:21].argsort(descending=True) + 1  # the delisted one is the last
+
+    near = table.nearest(vector, 100)
+
+    assert [found for found, _ in near] == by_hand.tolist()
+    assert near[0][0] == row and near[0][1] == pytest.approx(1.0, abs=1e-3)
+    assert table.neighbours(row, 4) == near[1:5]
+    gone = table.index["i20"]
+    assert table.neighbours(gone, 4) == table.nearest(table.vectors[gone], 4)
+
+
+def test_spaces_are_not_mixed() -> None:
+    with pytest.raises(SpaceMismatch, match="other"):
+        table_of(item(1, space_id="other"))
+
+
+def test_sequences_hold_the_latest_behaviours_on_the_right() -> None:
+    sequences = sequences_of([question(3).history], [NOW_MS], CATALOGUE.snapshot, length=6)
+
+    assert sequences.rows[0, :2].tolist() == [0, 0]
+    assert sequences.rows[0, 2:].tolist() == CATALOGUE.snapshot.rows(question(3).history.item_ids).tolist()
+    assert sequences.gaps[0].tolist() == [0, 0, 7, 7, 6, 5]  # four, three, two and one day in hours, by powers of two
+
+
+def test_attention_does_not_see_what_the_gate_hides() -> None:
+    attention = TargetAttention(8)
+    candidates, sequence = torch.randn(1, 3, 8), torch.randn(1, 4, 8)
+    gate = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    changed = sequence.clone()
+    changed[0, 1] = 100.0
+
+    assert torch.allclose(attention(candidates, sequence, gate), attention(candidates, changed, gate), atol=1e-5)
+    assert (attention(candidates, sequence, torch.zeros(1, 4)) == 0).all()

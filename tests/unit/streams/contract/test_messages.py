@@ -1,0 +1,80 @@
+"""What a bad message is called, and that nothing worse than a named error comes of it."""
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reaseq.errors import InvalidRecord
+from streams.contract.messages import Decoder, RawRecord, encode
+from streams.contract.topics import EVENTS, ITEMS, Topic
+
+NOW_MS = 1_700_000_000_000
+ITEM = {"schema": "item.1", "item_id": "i", "title": "a lantern", "event_time_ms": 1}
+EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "type": "view", "event_time_ms": 1}
+
+
+def decode(topic: Topic, key: bytes | None, value: bytes | None) -> object:
+    return Decoder(topic, future_limit_s=300).decode(RawRecord(topic.name, key, value, NOW_MS), NOW_MS).body
+
+
+def without(fields: dict[str, object], name: str) -> dict[str, object]:
+    return {key: value for key, value in fields.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("topic", "key", "value", "reason", "where"),
+    [
+        (ITEMS, b"i", b"{not json", "malformed_json", ""),
+        (ITEMS, b"i", b'{"schema": "item.1", "item_id": "i", "title": "\xff", "event_time_ms": 1}', "malformed_json", "utf-8"),
+        (ITEMS, b"i", json.dumps(ITEM | {"schema": ""}).encode(), "unknown_schema", "$.schema"),
+        (ITEMS, b"i", b"[" * 100_000, "invalid_field", "array"),
+        (ITEMS, b"i", json.dumps(without(ITEM, "title")).encode(), "invalid_field", "title"),
+        (ITEMS, b"i", json.dumps(ITEM | {"title": 7}).encode(), "invalid_field", "$.title"),
+        (ITEMS, b"i", json.dumps(ITEM | {"title": "t" * 2_000_000}).encode(), "invalid_field", "$.title"),
+        (ITEMS, b"i", json.dumps(ITEM | {"price": -1}).encode(), "invalid_field", "$.price"),
+        (ITEMS, b"i", json.dumps(ITEM | {"event_time_ms": 10**18}).encode(), "invalid_field", "$.event_time_ms"),
+        (ITEMS, b"i", json.dumps(ITEM | {"schema": "item.9"}).encode(), "unknown_schema", "item.9"),
+        (ITEMS, b"i", json.dumps(without(ITEM, "schema")).encode(), "unknown_schema", "schema"),
+        (ITEMS, b"i", json.dumps(EVENT).encode(), "unknown_schema", "event.1"),
+        (ITEMS, b"other", json.dumps(ITEM).encode(), "key_mismatch", "other"),
+        (ITEMS, None, json.dumps(ITEM).encode(), "missing_key", "items"),
+        (ITEMS, b"\xff", json.dumps(ITEM).encode(), "invalid_key", "UTF-8"),
+        (EVENTS, b"u", json.dumps(EVENT | {"type": "sneeze"}).encode(), "invalid_field", "$.type"),
+        (EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
+    ],
+)
+def test_a_bad_message_is_named_with_its_place(topic: Topic, key: bytes, value: bytes, reason: str, where: str) -> None:
+    with pytest.raises(InvalidRecord) as raised:
+        decode(topic, key, value)
+
+    assert raised.value.reason == reason
+    assert where in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
+def test_a_tombstone_of_an_item_is_a_message_without_body() -> None:
+    assert decode(ITEMS, b"i", None) is None
+
+
+def test_an_event_a_little_ahead_of_the_clock_is_accepted() -> None:
+    assert decode(EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 299_000}).encode())
+
+
+@given(key=st.binary(max_size=20), value=st.binary(max_size=200))
+def test_no_bytes_lead_to_anything_but_a_message_or_a_named_error(key: bytes, value: bytes) -> None:
+    try:
+        decode(ITEMS, key, value)
+    except InvalidRecord as error:
+        assert error.reason
+
+
+@given(title=st.text(min_size=1, max_size=1000), price=st.none() | st.floats(0, 1e6))
+def test_what_is_encoded_is_decoded_again(title: str, price: float | None) -> None:
+    from reaseq.records import Item
+
+    item = Item(item_id="i", title=title, price=price, event_time_ms=5)
+
+    assert Decoder(ITEMS, 300).decode(encode(item, NOW_MS), int(time.time() * 1000)).body == item

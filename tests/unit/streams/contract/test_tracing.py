@@ -1,0 +1,88 @@
+"""A trace goes with its record: through a stage, into what comes of it, and from there through the next."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from structlog.testing import capture_logs
+
+from streams.contract.messages import RawRecord, header
+from streams.contract.tracing import HEADER
+from tests.fakes.delivery import CountEvents, Journal, deliver, raw
+
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{SPAN}-01".encode(), f"00-{TRACE}-{SPAN}-00".encode()
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
+    """What a collector would get."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
+    yield exporter
+    provider.shutdown()
+
+
+def traced(record: RawRecord, traceparent: bytes) -> RawRecord:
+    return record._replace(headers=(*record.headers, (HEADER, traceparent)))
+
+
+def delivered(*records: RawRecord) -> Journal:
+    journal = Journal()
+    asyncio.run(deliver(CountEvents(), journal).handle(records))
+    return journal
+
+
+def ids(span: ReadableSpan) -> tuple[str, str]:
+    context, parent = span.get_span_context(), span.parent
+    assert context and parent
+    return f"{context.trace_id:032x}", f"{parent.span_id:016x}"
+
+
+def test_a_span_is_a_child_of_its_record_and_the_parent_of_what_comes_of_it(exported: InMemorySpanExporter) -> None:
+    [record] = delivered(traced(raw("1"), SAMPLED)).produced
+
+    [span] = exported.get_finished_spans()
+    context = span.get_span_context()
+    assert (span.name, ids(span)) == ("count", (TRACE, SPAN))
+    assert dict(span.attributes or {}) == {"reaseq.stage": "count", "reaseq.entity": "u", "reaseq.servable": True}
+    assert context and header(record.headers, HEADER) == f"00-{TRACE}-{context.span_id:016x}-01".encode()
+
+
+def test_several_records_of_an_entity_are_one_span_that_links_to_all(exported: InMemorySpanExporter) -> None:
+    other = f"00-{'a' * 32}-{'b' * 16}-01".encode()
+
+    delivered(traced(raw("1"), SAMPLED), traced(raw("2"), other), raw("3"))
+
+    [span] = exported.get_finished_spans()
+    assert ids(span)[0] == TRACE
+    assert [f"{link.context.trace_id:032x}" for link in span.links] == ["a" * 32]
+
+
+@pytest.mark.parametrize("traceparent", [NOT_SAMPLED, b"garbage", b"\xff", b"00-0-0-01", b""])
+def test_what_is_not_sampled_or_makes_no_sense_is_not_traced(exported: InMemorySpanExporter, traceparent: bytes) -> None:
+    [record] = delivered(traced(raw("1"), traceparent)).produced
+
+    assert not exported.get_finished_spans()
+    assert header(record.headers, HEADER) is None
+
+
+def test_without_a_collector_the_context_is_passed_on() -> None:
+    [record] = delivered(traced(raw("1"), SAMPLED)).produced
+
+    assert header(record.headers, HEADER) == SAMPLED
+
+
+def test_a_dead_letter_is_logged_with_its_id_and_its_trace() -> None:
+    broken = RawRecord("events", b"u", b"{", 1, ((HEADER, SAMPLED),), 2, 7)
+
+    with capture_logs() as logs:
+        delivered(broken, broken._replace(headers=(), offset=8))
+
+    told = [(line["id"], line["key"], line["trace_id"]) for line in logs if line["event"] == "dead_letter"]
+    assert told == [("events/2/7/count", "u", TRACE), ("events/2/8/count", "u", "")]
