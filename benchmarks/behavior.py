@@ -1,6 +1,6 @@
-"""How fast behaviours are inferred: our schedule beside the reference schedule of one token a step, at equal recall.
+"""How fast behaviors are inferred: our schedule beside the reference schedule of one token a step, at equal recall.
 
-A small model is trained on Online Retail before September 2011 and asked about baskets after it, 50 behaviours each, through
+A small model is trained on Online Retail before September 2011 and asked about baskets after it, 50 behaviors each, through
 the same `BehaviorInference` that serves the stream. Every configuration is timed in turns with the reference, and figures are
 medians over the turns.
 """
@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from demo import ANSWERS, ORDER_LINES
-from evaluation.experiments import retail_study
-from evaluation.instances import Moment, moments_of
+from evaluation.experiments import retail_experiment
+from evaluation.instances import Moment, build_instances
 from reaseq.behavior import training
 from reaseq.behavior.history import Question
 from reaseq.behavior.inference import BehaviorInference
@@ -27,7 +27,7 @@ from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import SamplerSettings, Settings
-from reaseq.training_loop import steps_of
+from reaseq.training_loop import count_steps
 
 BEHAVIORS = 50
 USERS = 256
@@ -66,7 +66,7 @@ class Bench:
         return users / (time.perf_counter() - started)
 
     def recall(self, settings: SamplerSettings) -> float:
-        """Share of each user's new behaviours that were inferred, the mean over users."""
+        """Share of each user's new behaviors that were inferred, the mean over users."""
         answers = self.inference(settings).infer([_question(moment) for moment in self.moments])
         ids = self.table.snapshot.ids
         hits = [
@@ -84,7 +84,7 @@ def run() -> dict[str, Any]:
     ours, reference = bench.inference(OURS), bench.inference(REFERENCE)
     few = USERS // 8  # of the slow reference
     for inference in (ours, reference):
-        bench.users_per_s(inference, OURS.batch_users)  # the catalogue is read once
+        bench.users_per_s(inference, OURS.batch_users)  # the catalog is read once
     turns = [(bench.users_per_s(ours, USERS), bench.users_per_s(reference, few)) for _ in range(TURNS)]
     sampler, slow = (statistics.median(of) for of in zip(*turns, strict=True))
     table = []
@@ -122,15 +122,17 @@ def replace_settings(**changes: Any) -> SamplerSettings:
 def _prepared(console: Console) -> Bench:
     settings = Settings()
     with console.status("reading and encoding Online Retail"):
-        study = retail_study(ORDER_LINES, ANSWERS, Encoder(settings.encoder), settings.state_dir / "evaluation")
-    material, ids = training.material_of(study.log.between(0, study.cuts[-1]), study.log.table, study.config, 0.05)
-    plan = replace(study.plan, epochs=EPOCHS)
+        experiment = retail_experiment(ORDER_LINES, ANSWERS, Encoder(settings.encoder), settings.state_dir / "evaluation")
+    data, ids = training.build_training_data(
+        experiment.log.between(0, experiment.cuts[-1]), experiment.log.table, experiment.config, 0.05
+    )
+    plan = replace(experiment.plan, epochs=EPOCHS)
     with Progress(console=console) as progress:
-        task = progress.add_task("training", total=steps_of(len(material.train), plan))
-        config = replace(study.config, items=len(ids))
-        model, _ = training.train(material, config, plan, progress=lambda steps, loss: progress.advance(task, steps))
-    moments = moments_of(study.log, *study.test)
-    table = cast(ItemTable, Bound(study.log.table))
+        task = progress.add_task("training", total=count_steps(len(data.train), plan))
+        config = replace(experiment.config, items=len(ids))
+        model, _ = training.train(data, config, plan, progress=lambda steps, loss: progress.advance(task, steps))
+    moments = build_instances(experiment.log, *experiment.test)
+    table = cast(ItemTable, Bound(experiment.log.table))
     return Bench(model, ids, table, moments[:: len(moments) // USERS][:USERS])
 
 

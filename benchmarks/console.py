@@ -1,6 +1,6 @@
 """What rankings pay while people look: 500 candidates over HTTP, from a service in a process of its own.
 
-A random catalogue, random users and a ranker of the default size (its weights are random: they cost the same), a real broker
+A random catalog, random users and a ranker of the default size (its weights are random: they cost the same), a real broker
 and a real Redis. One caller ranks again and again within the default budget, while
 
 - `alone`: nobody looks;
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from benchmarks.ranking import CANDIDATES, USERS, user_of
+from benchmarks.ranking import CANDIDATES, USERS, build_user
 from features.repository import FeatureRepository
 from infra import local, process
 from infra.scratch import settings_on_free_ports, start_empty
@@ -87,7 +87,7 @@ def _fill(settings: Settings, repository: FeatureRepository) -> None:
     publish_model(settings.models_dir, RANKER, "bench", Ranker(config), config, ids, facts)
     repository.write([_item(item_id, vocabulary, generator) for item_id in ITEM_IDS])
     width = behavior.backbone.width
-    repository.write([user_of(ITEM_IDS, number, HISTORY, NOW_MS, version, width, generator) for number in range(USERS)])
+    repository.write([build_user(ITEM_IDS, number, HISTORY, NOW_MS, version, width, generator) for number in range(USERS)])
 
 
 def _item(item_id: str, vocabulary: Vocabulary, generator: np.random.Generator) -> ItemFeatures:

@@ -38,7 +38,7 @@ from rich.console import Console
 from demo import ORDER_LINES
 from evaluation.datasets.online_retail import read_retail
 from features.archive import Archive
-from features.packed_store import entity_id_of
+from features.packed_store import parse_entity_id
 from features.repository import FeatureRepository
 from infra import local
 from infra.scratch import settings_on_free_ports, start_empty
@@ -48,12 +48,12 @@ from streams.contract.delivery import Delivery
 from streams.contract.messages import Message, RawRecord, encode
 from streams.contract.stage import BatchPolicy, Stage
 from streams.contract.topics import EVENTS, USER_FEATURES
-from streams.runtime.faust_runtime import COMMIT_INTERVAL_S, KafkaLog, build_app
+from streams.runtime.faust_runtime import COMMIT_INTERVAL_S, KafkaRecordProducer, build_app
 from streams.runtime.in_flight import KeyLocks
-from streams.runtime.in_process import InProcessLog, InProcessRuntime
+from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 from streams.runtime.kafka_clients import Producer
 from streams.stages.archive import ArchiveStage
-from streams.stages.history import BehaviorStage
+from streams.stages.history import HistoryStage
 
 EVENTS_PER_TURN = 20_000
 TURNS = 2
@@ -140,7 +140,7 @@ class MeteredDelivery(Delivery):
 
 
 class AnyItem:
-    """A catalogue that knows every item."""
+    """A catalog that knows every item."""
 
     def knows(self, item_id: str) -> bool:
         return True
@@ -180,7 +180,7 @@ class Bench:
     def empty(self) -> None:
         """Nothing in Redis, as on the first day."""
         self.client.flushall()
-        with self.store.filling():
+        with self.store.rebuilding():
             pass
 
     def received_bytes(self) -> int:
@@ -280,10 +280,10 @@ def _faust(settings: Settings, reports: Reports, group: str, archive: bool | Non
     def observe(stage: str, message: Message, freshness_s: float) -> None:
         meter.freshness_s.append(freshness_s)
 
-    store, kafka = FeatureRepository(settings, whole_only=True), settings.kafka
+    store, kafka = FeatureRepository(settings, require_complete=True), settings.kafka
     batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
-    destination, locks = KafkaLog(settings), KeyLocks()
-    stage = BehaviorStage(store, AnyItem(), settings.behavior, batch)
+    destination, locks = KafkaRecordProducer(settings), KeyLocks()
+    stage = HistoryStage(store, AnyItem(), settings.behavior, batch)
     behavior = MeteredDelivery(stage, destination, store, 300.0, observe if archive else None, locks=locks)
     behavior.meter = meter
     deliveries: list[Delivery] = [behavior]
@@ -299,8 +299,8 @@ def _faust(settings: Settings, reports: Reports, group: str, archive: bool | Non
 
 def _in_process(settings: Settings, reports: Reports, group: str, events: Sequence[Event]) -> None:
     """The same stage on the in-process runtime."""
-    store, log, meter = FeatureRepository(settings, whole_only=True), InProcessLog(), Meter(reports)
-    stage = BehaviorStage(store, AnyItem(), settings.behavior, BatchPolicy(settings.kafka.batch_limit_records, 0.0))
+    store, log, meter = FeatureRepository(settings, require_complete=True), InProcessBroker(), Meter(reports)
+    stage = HistoryStage(store, AnyItem(), settings.behavior, BatchPolicy(settings.kafka.batch_limit_records, 0.0))
 
     def deliver(stage: Stage) -> Delivery:
         delivery = MeteredDelivery(stage, log, store, 300.0)
@@ -318,7 +318,7 @@ def _bare_loop(settings: Settings, reports: Reports, group: str, rows: dict[byte
     """Poll, SET the rows of whom the batch is about, commit."""
     of_user: dict[bytes, list[tuple[bytes, bytes]]] = {}
     for key, row in rows.items():
-        of_user.setdefault(entity_id_of(key.split(b":", 2)[2]).encode(), []).append((key, row))
+        of_user.setdefault(parse_entity_id(key.split(b":", 2)[2]).encode(), []).append((key, row))
     gc.freeze()
     asyncio.run(_poll(settings, Meter(reports), group, of_user))
 

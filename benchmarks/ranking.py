@@ -1,6 +1,6 @@
 """Ranking 500 candidates with their features, beside what a user would set up with Feast alone, and beside the bare parts.
 
-All sides in one run, on one real Redis, the catalogue of Online Retail, users with histories of several lengths, and one ranker
+All sides in one run, on one real Redis, the catalog of Online Retail, users with histories of several lengths, and one ranker
 of the default size (its weights are random: they cost the same). Sides, each called by 1, 8 and 32 callers at once:
 
 - `rank`: the ranking itself as the service calls it: read of the user, features, micro-batch, forward pass, steps, budget.
@@ -36,7 +36,7 @@ from rich.console import Console
 import features.definitions as views
 from demo import ANSWERS, ORDER_LINES
 from evaluation.datasets.interaction_log import Log
-from evaluation.experiments import retail_study
+from evaluation.experiments import retail_experiment
 from features.packed_store import KEY_VERSION, entity_key
 from features.repository import FeatureRepository
 from infra import process
@@ -46,15 +46,15 @@ from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.model_artifacts import publish_model
-from reaseq.ranker.batch import request_of
-from reaseq.ranker.engine import Engine, Query
+from reaseq.ranker.batch import build_batch
+from reaseq.ranker.engine import Engine, ScoringQuery
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
 from reaseq.records import History, Inferred, ItemFeatures, UserFeatures
 from reaseq.representation.contents import Contents
 from reaseq.representation.encoder import Encoder
-from reaseq.representation.item_table import ItemTable, Snapshot, snapshot_of
+from reaseq.representation.item_table import ItemTable, Snapshot, build_snapshot
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
 from serving.degradation import Ask, Ranking
@@ -93,7 +93,7 @@ class Bench:
         batcher = MicroBatcher(ranking.answer, 8 * CANDIDATES, 256)
         snapshot = self.table.snapshot
         rows = snapshot.rows(self.candidates)
-        requests = [self.engine.request([Query(user, rows, self.now_ms)], snapshot)[0] for user in self.users]
+        requests = [self.engine.request([ScoringQuery(user, rows, self.now_ms)], snapshot)[0] for user in self.users]
         one_at_a_time = ThreadPoolExecutor(max_workers=1)  # a queue: whoever comes first is served first
         client = redis.Redis.from_url(settings.store.redis_url.get_secret_value())
         prefix = [f"{repository.config.project}:{view.name}:".encode() for view in (views.user_history, views.user_inferred)]
@@ -133,7 +133,7 @@ class Bench:
         table = _table_of(item_ids, read)
         places = table.rows(self.candidates)
         counts = np.array(read["counts"][:CANDIDATES], np.float32)[:, None]
-        one = request_of(
+        one = build_batch(
             [history],
             [inferred],
             places[:1].unsqueeze(0),
@@ -159,10 +159,10 @@ def run() -> dict[str, Any]:
         start_redis(settings.run_dir, settings.state_dir / "redis", port)
         try:
             with console.status("reading and encoding Online Retail"):
-                log = retail_study(ORDER_LINES, ANSWERS, Encoder(Settings().encoder), Path("var/evaluation")).log
+                log = retail_experiment(ORDER_LINES, ANSWERS, Encoder(Settings().encoder), Path("var/evaluation")).log
             grid = []
             for history in HISTORIES:
-                with console.status(f"filling Redis: histories of {history}"):
+                with console.status(f"rebuilding Redis: histories of {history}"):
                     bench = _bench(settings, log, history, port)
                 sides = bench.sides()
                 gc.collect()
@@ -242,7 +242,7 @@ def _bench(settings: Settings, log: Log, history: int, port: int) -> Bench:
     popularity.observe(table.snapshot.rows([item_id for _, item_id in events]).numpy(), [time_ms for time_ms, _ in events])
     model = Ranker(RankerConfig(claims=vocabulary.size, items=len(ids), history=history, scores=SCORES))
     item_ids, width = [item.item_id for item in log.items], config.backbone.width
-    users = [user_of(item_ids, number, history, now_ms, version, width, generator) for number in range(USERS)]
+    users = [build_user(item_ids, number, history, now_ms, version, width, generator) for number in range(USERS)]
     repository = FeatureRepository(settings)
     repository.apply()
     repository.write(users)
@@ -268,7 +268,7 @@ def _record(log: Log, place: int) -> ItemFeatures:
     )
 
 
-def user_of(
+def build_user(
     item_ids: Sequence[str],
     number: int,
     history: int,
@@ -405,7 +405,7 @@ def _table_of(item_ids: list[str], read: dict[str, list[Any]]) -> Snapshot:
     padded = Contents(*(torch.cat([torch.zeros_like(of[:1]), of]) for of in (contents.vectors, claims, contents.confidences)))
     prices = torch.tensor([0.0, *read["price"]])
     listed = torch.tensor([0, *read["listed_ms"]])
-    return snapshot_of(["", *item_ids], padded, prices, listed, torch.ones(len(item_ids) + 1, dtype=torch.bool))
+    return build_snapshot(["", *item_ids], padded, prices, listed, torch.ones(len(item_ids) + 1, dtype=torch.bool))
 
 
 def _repeated(one: Request, places: torch.Tensor, counts: np.ndarray) -> Request:
@@ -424,8 +424,8 @@ def _long(log: Log, history: int, search: int) -> dict[str, Any]:
     model = Ranker(config).eval()
     rows = torch.from_numpy(generator.choice(np.arange(1, len(log.table)), CANDIDATES, replace=False))
     item_ids = [item.item_id for item in log.items]
-    user = user_of(item_ids, 0, history, log.baskets[-1].time_ms, "", 1, generator)
-    request = request_of(
+    user = build_user(item_ids, 0, history, log.baskets[-1].time_ms, "", 1, generator)
+    request = build_batch(
         [user.history],
         [Inferred()],
         rows.unsqueeze(0),
@@ -436,8 +436,8 @@ def _long(log: Log, history: int, search: int) -> dict[str, Any]:
         config,
     )
     with torch.inference_mode():
-        ids, meanings = model.embed(log.table.contents, torch.zeros(len(log.table), dtype=torch.long))
-        items = Embedded(log.table.slots, log.table.prices, log.table.contents, ids, meanings)
+        ids, content_embeddings = model.embed(log.table.contents, torch.zeros(len(log.table), dtype=torch.long))
+        items = Embedded(log.table.slots, log.table.prices, log.table.contents, ids, content_embeddings)
         times = _called(lambda number: model(request, items), 1, 20)
     return {"history": history, "search": search, "forward_p50_ms": round(float(np.median(times)) * 1000, 2)}
 

@@ -29,10 +29,10 @@ from demo import ANSWERS
 from features.repository import FeatureRepository
 from infra import process
 from infra.vllm.server import start_vllm
-from reaseq.knowledge.agents.reasoner import VllmReasoner, make_panel
-from reaseq.knowledge.llm.budget import Budgets
+from reaseq.knowledge.agents.reasoner import VllmReasoner, build_agent_pipeline
+from reaseq.knowledge.llm.budget import TokenLimits
 from reaseq.knowledge.llm.call import Call, Completion
-from reaseq.knowledge.llm.endpoint import Endpoint, model_of
+from reaseq.knowledge.llm.endpoint import Endpoint, to_model
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.records import Item
@@ -40,8 +40,8 @@ from reaseq.representation.encoder import Encoder
 from reaseq.settings import Settings
 from streams.contract.delivery import Delivery
 from streams.contract.stage import BatchPolicy, Stage
-from streams.runtime.in_process import InProcessLog, InProcessRuntime
-from streams.stages.onboarding import Onboarding
+from streams.runtime.in_process import InProcessBroker, InProcessRuntime
+from streams.stages.onboarding import OnboardingStage
 from streams.stages.reasoning import Reasoning
 
 ITEMS = 400  # few enough to wait for, so many that the last ones, which no longer fill the server, weigh little
@@ -140,13 +140,13 @@ async def _path(
     endpoint = RecordingEndpoint(knowledge.llm)
     endpoint.calls = []
     ledger = Ledger(settings.state_dir / name / "knowledge.db")
-    reasoner = VllmReasoner(make_panel(vocabulary, knowledge.llm, endpoint.model), endpoint, ledger, Budgets())
+    reasoner = VllmReasoner(build_agent_pipeline(vocabulary, knowledge.llm, endpoint.model), endpoint, ledger, TokenLimits())
     waiting = BatchPolicy(knowledge.items_per_batch, 0.0, knowledge.batches_in_flight)
     stages: list[Stage] = [
-        Onboarding(repository, encoder, BatchPolicy(256, 0.0)),
+        OnboardingStage(repository, encoder, BatchPolicy(256, 0.0)),
         Reasoning(repository, reasoner, encoder, vocabulary.version, waiting),
     ]
-    log = InProcessLog()
+    log = InProcessBroker()
     onboarding, reasoning = (
         InProcessRuntime(log, lambda stage: Delivery(stage, log, repository, 300.0), [stage]) for stage in stages
     )
@@ -162,7 +162,7 @@ async def _path(
 async def _bare(settings: Settings, calls: Sequence[Call]) -> Timed:
     """Send the calls' bodies as fast as the server takes them; returns how long that took."""
     llm = settings.knowledge.llm
-    model = model_of(llm)
+    model = to_model(llm)
     slots = asyncio.Semaphore(llm.concurrency_limit_calls)
     timeout = aiohttp.ClientTimeout(llm.answer_timeout_s)
     async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session:

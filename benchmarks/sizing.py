@@ -1,4 +1,4 @@
-"""What a catalogue of some size needs, from what was measured on a small one; the table of docs/sizing.md.
+"""What a catalog of some size needs, from what was measured on a small one; the table of docs/sizing.md.
 
 Measured figures come from benchmarks/results; what could not be measured here (a GPU) is assumed, and named so.
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 GIB = 2**30
-# `MEMORY USAGE` of the demo's average rows in Redis 7: representation and knowledge; history and inferred behaviours.
+# `MEMORY USAGE` of the demo's average rows in Redis 7: representation and knowledge; history and inferred behaviors.
 REDIS_ITEM_BYTES, REDIS_USER_BYTES = 1400 + 2664, 2664 + 1000
 REDIS_HEADROOM = 1.5  # fragmentation, and a fork while the append-only file is rewritten
 REDIS_NODE_BYTES = 256 * GIB
@@ -26,7 +26,7 @@ HOURS_PER_MONTH = 730
 
 @dataclass(frozen=True)
 class Shop:
-    """How large a catalogue is, and what happens in it. `peak` of a day is what a system is sized for."""
+    """How large a catalog is, and what happens in it. `peak` of a day is what a system is sized for."""
 
     items: int
     users: int

@@ -149,7 +149,7 @@ def _ranking(found: Found) -> str:
         ],
     )
     long = _table(
-        ["history", "behaviours searched", "forward pass, p50 ms"],
+        ["history", "behaviors searched", "forward pass, p50 ms"],
         [[f"{of['history']:,}", str(of["search"] or "all"), str(of["forward_p50_ms"])] for of in found["long_histories"]],
     )
     table = _table(

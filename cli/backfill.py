@@ -26,11 +26,11 @@ Rate = Annotated[float, typer.Option("--rate", min=1, help="Rows a second at mos
 
 @app.command()
 def items(file: File, column: Named = [], listed: Listed = "", rate: Rate = 500.0) -> None:  # noqa: B006  typer copies it
-    """Send a catalogue: item_id, title; price, seller_id, event_time; further columns are attributes."""
-    from streams.operations.backfill import Catalogue
+    """Send a catalog: item_id, title; price, seller_id, event_time; further columns are attributes."""
+    from streams.operations.backfill import Catalog
 
     with clear_errors():
-        _send(Catalogue(file, _names(column), time_ms(listed) if listed else None), rate)
+        _send(Catalog(file, _names(column), time_ms(listed) if listed else None), rate)
 
 
 @app.command()

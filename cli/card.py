@@ -48,8 +48,8 @@ def _calls(calls: Sequence[Entry]) -> Table:
         "agent", "reasoning", "tokens in", "cached", "out", "seconds", "model", title="what was asked", title_justify="left"
     )
     for call in calls:
-        usage, refused = call.completion.usage, call.completion.refused
-        told = Text(f"refused: {refused}", style="red") if refused else Text(thinking(call.completion.text))
+        usage, rejected = call.completion.usage, call.completion.rejected
+        told = Text(f"rejected: {rejected}", style="red") if rejected else Text(thinking(call.completion.text))
         counts = (usage.tokens_in, usage.tokens_cached, usage.tokens_out, f"{usage.seconds:.2f}")
         table.add_row(call.agent, told, *map(str, counts), call.model)
     return table

@@ -11,7 +11,7 @@ from reaseq.days import time_ms
 
 if TYPE_CHECKING:
     from reaseq.settings import Settings
-    from streams.operations.dead_letter_queue import Filter, LetterBox
+    from streams.operations.dead_letter_queue import DeadLetterQueue, Filter
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -118,10 +118,10 @@ def discard(
         typer.echo(f"{_box(production_settings()).discard(which)} discarded")
 
 
-def _box(settings: "Settings") -> "LetterBox":
-    from streams.operations.dead_letter_queue import LetterBox
+def _box(settings: "Settings") -> "DeadLetterQueue":
+    from streams.operations.dead_letter_queue import DeadLetterQueue
 
-    return LetterBox(settings.kafka, settings.guard.quarantine_attempts)
+    return DeadLetterQueue(settings.kafka, settings.guard.quarantine_attempts)
 
 
 def _filter(id_: str, topic: str, stage: str, reason: str, key: str, since: str) -> "Filter":

@@ -9,8 +9,8 @@ import typer
 from cli.terminal import clear_errors, present_settings
 
 if TYPE_CHECKING:
-    from evaluation.experiments import Study
-    from evaluation.ranking import RankingStudy
+    from evaluation.experiments import Experiment
+    from evaluation.ranking import RankingExperiment
     from reaseq.representation.encoder import Encoder
 
 app = typer.Typer(no_args_is_help=True)
@@ -33,7 +33,7 @@ BEAUTY, MIND, RESULTS = Path("data/amazon_beauty"), Path("data/mind_small"), Pat
 
 @app.command()
 def inferred(data: Data = "online-retail", folder: Folder = BEAUTY, seeds: Seeds = 3, out: Out = RESULTS) -> None:
-    """Judge inferred behaviours: recall of what was new, and what they add to the ranker. Stopped, it goes on after its last
+    """Judge inferred behaviors: recall of what was new, and what they add to the ranker. Stopped, it goes on after its last
     whole seed."""
     from rich.console import Console
 
@@ -42,7 +42,7 @@ def inferred(data: Data = "online-retail", folder: Folder = BEAUTY, seeds: Seeds
     settings, console = present_settings(), Console()
     with clear_errors():
         with console.status("reading and encoding"):
-            evaluation = Evaluation(_study(data, folder))
+            evaluation = Evaluation(_experiment(data, folder))
         console.print(f"{len(evaluation.test)} baskets to judge on")
         outcomes = []
         for seed in range(seeds):
@@ -73,7 +73,7 @@ def ranking(
     settings, console = present_settings(), Console()
     with clear_errors():
         with console.status("reading and encoding"):
-            evaluation = RankingEvaluation(_ranking_study(data, folder))
+            evaluation = RankingEvaluation(_ranking_experiment(data, folder))
         outcomes = []
         for seed in range(seeds):
             kept = settings.state_dir / "evaluation" / f"ranking-{data}-{seed}.npz"
@@ -81,7 +81,7 @@ def ranking(
             known = load_outcome(kept) if kept.exists() else {}
             outcomes.append(evaluation.run(seed, console.print, known, partial(save_outcome, path=kept)))
         with console.status("intervals"):
-            found = report(evaluation.study, outcomes)
+            found = report(evaluation.experiment, outcomes)
         written = out / "evaluation.json"
         held = json.loads(written.read_text()) if written.exists() else {}
         _write({**held, data.replace("-", "_"): found}, written)
@@ -90,7 +90,7 @@ def ranking(
 
 @app.command()
 def representation(data: Data = "online-retail", folder: Folder = BEAUTY, seeds: Seeds = 3, out: Out = RESULTS) -> None:
-    """Judge the alignment head by what its neighbours recall, and codebooks of several shapes by how they write items."""
+    """Judge the alignment head by what its neighbors recall, and codebooks of several shapes by how they write items."""
     from rich.console import Console
 
     from evaluation.representation import judge
@@ -98,37 +98,37 @@ def representation(data: Data = "online-retail", folder: Folder = BEAUTY, seeds:
     console = Console()
     with clear_errors():
         with console.status("reading and encoding"):
-            study = _study(data, folder)
-        written = _write(judge(study, seeds, console.print), out / f"representation_{data.replace('-', '_')}.json")
+            experiment = _experiment(data, folder)
+        written = _write(judge(experiment, seeds, console.print), out / f"representation_{data.replace('-', '_')}.json")
     console.print(f"written: {written}")
 
 
-def _study(data: str, folder: Path) -> "Study":
+def _experiment(data: str, folder: Path) -> "Experiment":
     from demo import ANSWERS, ORDER_LINES
-    from evaluation.experiments import beauty_study, retail_study
+    from evaluation.experiments import beauty_experiment, retail_experiment
     from reaseq.errors import ReaSeqError
 
     encoder, cache = _encoder_and_cache()
     if data == "online-retail":
-        return retail_study(ORDER_LINES, ANSWERS, encoder, cache)
+        return retail_experiment(ORDER_LINES, ANSWERS, encoder, cache)
     if data != "amazon-beauty":
         raise ReaSeqError(f"no data set {data!r}; there are online-retail and amazon-beauty")
     _require(folder / "interactions.parquet")
-    return beauty_study(folder, encoder, cache)
+    return beauty_experiment(folder, encoder, cache)
 
 
-def _ranking_study(data: str, folder: Path | None) -> "RankingStudy":
+def _ranking_experiment(data: str, folder: Path | None) -> "RankingExperiment":
     from demo import ANSWERS, ORDER_LINES
-    from evaluation.experiments import LONG_HISTORY, beauty_study, rank_beauty, rank_mind, rank_retail, retail_study
+    from evaluation.experiments import LONG_HISTORY, beauty_experiment, rank_beauty, rank_mind, rank_retail, retail_experiment
     from reaseq.errors import ReaSeqError
 
     encoder, cache = _encoder_and_cache()
     match data:
         case "online-retail":
-            return rank_retail(retail_study(ORDER_LINES, ANSWERS, encoder, cache, LONG_HISTORY), encoder)
+            return rank_retail(retail_experiment(ORDER_LINES, ANSWERS, encoder, cache, LONG_HISTORY), encoder)
         case "amazon-beauty":
             _require((folder or BEAUTY) / "interactions.parquet")
-            return rank_beauty(beauty_study(folder or BEAUTY, encoder, cache), encoder)
+            return rank_beauty(beauty_experiment(folder or BEAUTY, encoder, cache), encoder)
         case "mind":
             _require((folder or MIND) / "impressions_test.parquet")
             return rank_mind(folder or MIND, encoder, cache)

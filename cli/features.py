@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
-def features_of() -> None:
+def features_command() -> None:
     """Look at features as they were served."""
 
 
@@ -30,12 +30,12 @@ def parity(
     """Hold the rows that the service logged against the point-in-time join of the archive, feature by feature."""
     from rich.console import Console
 
-    from features.parity import compare, read_served, write_metrics
+    from features.parity import compare, read_served_features, write_metrics
     from features.repository import FeatureRepository
 
     settings, console = present_settings(), Console()
     with clear_errors():
-        served = read_served(log or settings.state_dir / "served")
+        served = read_served_features(log or settings.state_dir / "served")
         with console.status(f"joining {len(served)} served rows"):
             found = compare(FeatureRepository(settings), served)
         if metrics:
@@ -87,15 +87,15 @@ def filled(settings: "Settings", store: "FeatureRepository", rate_records_per_s:
     from streams.operations.rebuild import records_to_read
 
     with Progress() as progress:
-        task = progress.add_task("filling the store", total=records_to_read(settings))
+        task = progress.add_task("rebuilding the store", total=records_to_read(settings))
         counts = fill(settings, store, rate_records_per_s, lambda written: progress.advance(task, written))
-    refused = f"; {counts['refused']} refused, see the log" if counts["refused"] else ""
-    typer.echo(f"{counts['written']} records of the topics are in the store{refused}")
+    rejected = f"; {counts['rejected']} rejected, see the log" if counts["rejected"] else ""
+    typer.echo(f"{counts['written']} records of the topics are in the store{rejected}")
 
 
 @app.command()
 def compact() -> None:
-    """Make few files of the archive's many, with one of each row. Readers and workers may go on."""
+    """ScorerFactory few files of the archive's many, with one of each row. Readers and workers may go on."""
     from features.archive import Archive
 
     with clear_errors():

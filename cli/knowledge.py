@@ -10,7 +10,7 @@ from cli.terminal import clear_errors, present_settings, production_settings, ta
 app = typer.Typer(no_args_is_help=True)
 
 Item = Annotated[str, typer.Argument(metavar="ITEM", help="An item's id.")]
-Catalogue = Annotated[Path, typer.Argument(metavar="CATALOGUE", help="Parquet or CSV with item_id, title and further columns.")]
+Catalog = Annotated[Path, typer.Argument(metavar="CATALOG", help="Parquet or CSV with item_id, title and further columns.")]
 Answers = Annotated[Path, typer.Option(help="Parquet of a language model's recorded answers.")]
 Rate = Annotated[float, typer.Option("--rate", min=0.1, help="Items a second at most.")]
 
@@ -22,14 +22,14 @@ def show(item: Item) -> None:
 
     from cli.card import print_card
     from features.repository import FeatureRepository
-    from reaseq.errors import CatalogueError
+    from reaseq.errors import CatalogError
     from reaseq.knowledge.llm.ledger import Ledger
 
     settings = present_settings()
     with clear_errors():
         record = FeatureRepository(settings).read_items([item]).get(item)
         if record is None:
-            raise CatalogueError(f"the {settings.store.profile} feature store of {settings.state_dir} has no item {item!r}")
+            raise CatalogError(f"the {settings.store.profile} feature store of {settings.state_dir} has no item {item!r}")
         print_card(Console(), record, Ledger(settings.ledger_file).entries(record.content))
 
 
@@ -52,7 +52,7 @@ def cost(
     if as_json:
         typer.echo(json.dumps([asdict(cost) for cost in costs], indent=1))
         return
-    columns = (by, "calls", "refused", "tokens in", "of them cached", "tokens out", "seconds", "retries")
+    columns = (by, "calls", "rejected", "tokens in", "of them cached", "tokens out", "seconds", "retries")
     rows = [(*list(asdict(cost).values())[:6], f"{cost.seconds:.1f}", cost.retries) for cost in costs]
     Console().print(table_of("cost of the language model's answers", columns, rows))
 
@@ -68,17 +68,17 @@ def stale() -> None:
     from rich.console import Console
 
     from features.repository import FeatureRepository
-    from pipelines.knowledge import agents_of, items_in_store, recorded_contents, subject_of
+    from pipelines.knowledge import build_agents, items_in_store, recorded_contents, to_reasoning_item
     from reaseq.knowledge.agents.pending import Forecaster
 
     settings, console = present_settings(), Console()
     with clear_errors():
-        agents = agents_of(settings)
+        agents = build_agents(settings)
         forecaster = Forecaster(agents)
         recorded = recorded_contents(settings)
         with console.status("comparing items with the ledger"):
             records = list(items_in_store(FeatureRepository(settings)))
-            asyncio.run(forecaster.add(subject_of(record) for record in records if record.content not in recorded))
+            asyncio.run(forecaster.add(to_reasoning_item(record) for record in records if record.content not in recorded))
         total = forecaster.total
     console.print(table_of("calls that would be made", ("agent", "calls"), list(total.calls.items()) or [("none", 0)]))
     console.print(
@@ -116,12 +116,12 @@ def cascade(
     from rich.console import Console
 
     from evaluation.cascade import cascade_report
-    from pipelines.knowledge import teacher_of
+    from pipelines.knowledge import build_teacher
 
     settings, console = present_settings(), Console()
     with clear_errors():
         with console.status("training a student on the items that are not held out"):
-            parts = cascade_report(teacher_of(settings, answers), out)
+            parts = cascade_report(build_teacher(settings, answers), out)
     for part in parts:
         columns = ("threshold", "items sent", "agent calls", "precision", "recall")
         rows = [
@@ -144,39 +144,39 @@ def cascade(
 
 
 @app.command()
-def export_batch(catalogue: Catalogue, out: Annotated[Path, typer.Argument(metavar="REQUESTS")]) -> None:
-    """Write a catalogue's pending calls as JSONL in the OpenAI batch format: one round of the agents, equal calls once."""
+def export_batch(catalog: Catalog, out: Annotated[Path, typer.Argument(metavar="REQUESTS")]) -> None:
+    """Write a catalog's pending calls as JSONL in the OpenAI batch format: one round of the agents, equal calls once."""
     import asyncio
 
     from rich.progress import Progress
 
-    from pipelines.knowledge import agents_of, subject_of
+    from pipelines.knowledge import build_agents, to_reasoning_item
     from reaseq.knowledge.agents.pending import export_batch as export
-    from streams.operations.backfill import Catalogue as Rows
+    from streams.operations.backfill import Catalog as Rows
 
     with clear_errors(), Progress() as progress:
-        rows = Rows(catalogue)
-        subjects = progress.track(map(subject_of, rows.items()), total=len(rows), description="export")
-        counts = asyncio.run(export(agents_of(present_settings()), subjects, out))
+        rows = Rows(catalog)
+        subjects = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description="export")
+        counts = asyncio.run(export(build_agents(present_settings()), subjects, out))
     told = ", ".join(f"{count} of {agent}" for agent, count in counts.items())
     typer.echo(f"{counts.total()} calls in {out}: {told}" if counts else "no call is missing: every item has its answers")
 
 
 @app.command()
-def import_batch(catalogue: Catalogue, answers: Annotated[Path, typer.Argument(metavar="ANSWERS")]) -> None:
+def import_batch(catalog: Catalog, answers: Annotated[Path, typer.Argument(metavar="ANSWERS")]) -> None:
     """Take the answers of a batch into the ledger, checked like live ones; then export the next round."""
     import asyncio
 
     from rich.progress import Progress
 
-    from pipelines.knowledge import agents_of, subject_of
+    from pipelines.knowledge import build_agents, to_reasoning_item
     from reaseq.knowledge.agents.pending import import_batch as take
-    from streams.operations.backfill import Catalogue as Rows
+    from streams.operations.backfill import Catalog as Rows
 
     with clear_errors(), Progress() as progress:
-        rows = Rows(catalogue)
-        subjects = progress.track(map(subject_of, rows.items()), total=len(rows), description="import")
-        outcomes = asyncio.run(take(agents_of(present_settings()), subjects, answers))
+        rows = Rows(catalog)
+        subjects = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description="import")
+        outcomes = asyncio.run(take(build_agents(present_settings()), subjects, answers))
     typer.echo(", ".join(f"{outcome}: {count}" for outcome, count in outcomes.items()) or "no answer in the file")
 
 

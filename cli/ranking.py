@@ -29,11 +29,11 @@ def rank(
         str, typer.Option(help="Rank for this moment (YYYY-MM-DDTHH:MM, UTC); without it, for just after the last.")
     ] = "",
 ) -> None:
-    """Rank for a user and explain the best: which behaviours carried each, and how fresh each feature is."""
+    """Rank for a user and explain the best: which behaviors carried each, and how fresh each feature is."""
     from rich.console import Console
 
     from pipelines.ranker import engine_on_store
-    from reaseq.errors import CatalogueError
+    from reaseq.errors import CatalogError
     from reaseq.ranker.explain import explain
 
     console = Console()
@@ -45,7 +45,7 @@ def rank(
             console.print(f"nothing is known of user {user}: ranked by context")
         table = engine.table.snapshot
         if unknown := [item_id for item_id in items or [] if not engine.table.knows(item_id)]:
-            raise CatalogueError(f"the feature store does not know item {', '.join(unknown)}")
+            raise CatalogError(f"the feature store does not know item {', '.join(unknown)}")
         now_ms = time_ms(at) if at else (known.event_time_ms + 1 if known else int(datetime.now(UTC).timestamp() * 1000))
         candidates = items or [table.ids[row] for row in table.live.nonzero().flatten().tolist()]
         scores = engine.score(known, candidates, now_ms)
@@ -63,7 +63,7 @@ def _show(console: "Console", place: int, found: "Explanation", told: "dict[str,
 
     ages: Sequence[tuple[str, int | None]] = (
         ("listed", found.item_time_ms),
-        ("newest behaviour", found.history_time_ms),
+        ("newest behavior", found.history_time_ms),
         ("inferred as of", found.inferred_time_ms),
     )
     fresh = ", ".join(f"{name} {_ago(now_ms - time)}" for name, time in ages if time is not None)

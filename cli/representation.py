@@ -1,4 +1,4 @@
-"""Commands about representation: what lies near an item, and how well semantic IDs write the catalogue."""
+"""Commands about representation: what lies near an item, and how well semantic IDs write the catalog."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True)
 
 
 @app.command()
-def neighbours(
+def neighbors(
     item: Annotated[str, typer.Argument(metavar="ITEM", help="An item's id.")],
     count: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
 ) -> None:
@@ -23,30 +23,30 @@ def neighbours(
     from rich.console import Console
 
     from features.repository import FeatureRepository
-    from pipelines.behavior_model import catalogue_of
+    from pipelines.behavior_model import load_catalog
     from reaseq.artifacts import current, is_published
-    from reaseq.errors import CatalogueError
+    from reaseq.errors import CatalogError
     from reaseq.representation.semantic_ids import KIND, Codebook, semantic_id, written
 
     settings = present_settings()
     with clear_errors():
-        items, records = catalogue_of(FeatureRepository(settings))
+        items, records = load_catalog(FeatureRepository(settings))
         table, by_id = items.snapshot, {record.item_id: record for record in records}
         if item not in by_id:
-            raise CatalogueError(f"the {settings.store.profile} feature store of {settings.state_dir} has no item {item!r}")
+            raise CatalogError(f"the {settings.store.profile} feature store of {settings.state_dir} has no item {item!r}")
         row = table.index[item]
         digits = None
         if is_published(settings.models_dir, KIND):
             codebook = Codebook.load(current(settings.models_dir, KIND))
             digits = codebook.encode(table.vectors.numpy(), by_id[item].space_id)
-        claims = table.claims_of(row)
+        claims = table.get_claims(row)
         rows = []
-        for near, cosine in [(row, 1.0), *table.neighbours(row, count)]:
-            shared = claims & table.claims_of(near)
+        for near, cosine in [(row, 1.0), *table.neighbors(row, count)]:
+            shared = claims & table.get_claims(near)
             code = written(semantic_id(table.ids[near], digits[near])) if digits is not None else "no codebook"
             rows.append((f"{cosine:.3f}", len(shared), code, table.ids[near], by_id[table.ids[near]].title))
     columns = ("cosine", "claims shared", "semantic ID", "item", "title")
-    Console().print(table_of(f"{item} and its neighbours in {by_id[item].space_id}", columns, rows))
+    Console().print(table_of(f"{item} and its neighbors in {by_id[item].space_id}", columns, rows))
 
 
 @app.command()
@@ -56,16 +56,16 @@ def codes() -> None:
     from rich.console import Console
 
     from features.repository import FeatureRepository
-    from pipelines.behavior_model import catalogue_of, vectors_of
+    from pipelines.behavior_model import load_catalog, stack_vectors
     from reaseq.artifacts import current
-    from reaseq.representation.semantic_ids import KIND, Codebook, drift, fitted_of
+    from reaseq.representation.semantic_ids import KIND, Codebook, drift, load_fitted
 
     settings, console = present_settings(), Console()
     with clear_errors():
-        artefact = current(settings.models_dir, KIND)
-        codebook, fitted = Codebook.load(artefact), fitted_of(artefact)
-        _, records = catalogue_of(FeatureRepository(settings))
-        vectors, space_id = vectors_of(records), records[0].space_id
+        artifact = current(settings.models_dir, KIND)
+        codebook, fitted = Codebook.load(artifact), load_fitted(artifact)
+        _, records = load_catalog(FeatureRepository(settings))
+        vectors, space_id = stack_vectors(records), records[0].space_id
         quality = codebook.quality(vectors, space_id)
         moved = drift(fitted, codebook, vectors, np.array([record.listed_ms for record in records]), space_id)
     print_quality(console, quality)

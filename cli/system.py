@@ -90,7 +90,7 @@ def setup() -> None:
         store = FeatureRepository(settings)
         store.apply()
         typer.echo(f"topics created: {', '.join(created) or 'none, all are there'}; Feast repository applied")
-        if not store.is_whole():
+        if not store.is_complete():
             filled(settings, store, float("inf"))
 
 
@@ -98,12 +98,12 @@ def setup() -> None:
 def worker(name: Name = "worker", role: Role = "all") -> None:
     """Run one stream worker in the foreground."""
     from reaseq.logs import configure_logs
-    from streams.runtime.kafka_clients import role_of
+    from streams.runtime.kafka_clients import parse_role
     from streams.worker import run_worker
 
     configure_logs(name)
     with clear_errors():
-        run_worker(production_settings(), name, role_of(role))
+        run_worker(production_settings(), name, parse_role(role))
 
 
 @app.command()
@@ -134,15 +134,15 @@ def replay(speed: Speed = 0.0, days: Days = 400) -> None:
     since_ms = events[-1].event_time_ms - days * 24 * 3600 * 1000
     events = [event for event in events if event.event_time_ms >= since_ms]
     with clear_errors(), Progress() as progress:
-        # What was listed before the days to replay is the catalogue that they start from.
+        # What was listed before the days to replay is the catalog that they start from.
         task = progress.add_task("replay", total=len(retail.items) + len(events))
         producer = Producer(settings.kafka)
-        catalogue = [item for item in retail.items if item.event_time_ms < since_ms]
+        catalog = [item for item in retail.items if item.event_time_ms < since_ms]
         listed = [item for item in retail.items if item.event_time_ms >= since_ms]
-        replay_records(producer, catalogue, [], 0, lambda count: progress.advance(task, count))
+        replay_records(producer, catalog, [], 0, lambda count: progress.advance(task, count))
         produced = replay_records(producer, listed, events, speed, lambda count: progress.advance(task, count))
         producer.close()
-    typer.echo(f"produced {len(catalogue)} items of the catalogue, then {produced} items and events")
+    typer.echo(f"produced {len(catalog)} items of the catalog, then {produced} items and events")
 
 
 @app.command("smoke")
@@ -161,7 +161,7 @@ def smoke_check(
 
 @app.command()
 def forget(user: Annotated[str, typer.Argument(metavar="USER")]) -> None:
-    """Forget a user: history, inferred behaviours, archived rows and dead letters, up to this moment."""
+    """Forget a user: history, inferred behaviors, archived rows and dead letters, up to this moment."""
     import time
 
     from streams.contract.messages import RawRecord
@@ -184,7 +184,7 @@ def status(
 
     from infra import process
     from streams.operations import status as system
-    from streams.operations.dead_letter_queue import LetterBox
+    from streams.operations.dead_letter_queue import DeadLetterQueue
 
     settings = production_settings()
     console = Console()
@@ -201,7 +201,7 @@ def status(
         fresh = system.freshness_s(scrapes, (0.5, 0.99))
         stages = [(stage, f"≤ {p50:g} s", f"≤ {p99:g} s") for stage, (p50, p99) in sorted(fresh.items())]
         console.print(table_of("produced → servable", ("stage", "p50", "p99"), stages))
-        letters = LetterBox(settings.kafka, settings.guard.quarantine_attempts).counts()
+        letters = DeadLetterQueue(settings.kafka, settings.guard.quarantine_attempts).counts()
         buried = [(stage, reason, count) for (stage, reason), count in letters.most_common()]
         console.print(table_of("dead letters", ("stage", "reason", "count"), buried or [("none", "", 0)]))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.terminal import clear_errors, present_settings, table_of
-from reaseq.days import day_of, time_ms
+from reaseq.days import time_ms, to_day
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -42,13 +42,13 @@ def student(answers: Answers = None, json_file: Json = None) -> None:
     from rich.progress import Progress
 
     from evaluation.distillation import examine
-    from pipelines.knowledge import teacher_of
-    from reaseq.knowledge.student import StudentPlan
+    from pipelines.knowledge import build_teacher
+    from reaseq.knowledge.student import StudentTrainingConfig
 
-    settings, console, plan = present_settings(), Console(), StudentPlan()
+    settings, console, plan = present_settings(), Console(), StudentTrainingConfig()
     with clear_errors():
         with console.status("encoding the answered items"):
-            teacher = teacher_of(settings, answers)
+            teacher = build_teacher(settings, answers)
         parts = teacher.parts
         with Progress(console=console) as progress:
             task = progress.add_task(f"training on {len(parts.train)} answers", total=plan.epochs)
@@ -69,11 +69,11 @@ def student(answers: Answers = None, json_file: Json = None) -> None:
             "answers": len(parts.train),
             "held_out": {f"{result.reasoner}, {result.items}": asdict(result.scores[-1]) for result in results},
         }
-        artefact = trained.publish(settings.models_dir, facts)
+        artifact = trained.publish(settings.models_dir, facts)
         if json_file:
             json_file.parent.mkdir(parents=True, exist_ok=True)
             json_file.write_text(json.dumps([asdict(result) for result in results], indent=1))
-    console.print(f"published: student {artefact.version} in {artefact.path}")
+    console.print(f"published: student {artifact.version} in {artifact.path}")
 
 
 @app.command()
@@ -82,9 +82,7 @@ def behavior(
     blocks: Annotated[int, typer.Option(min=1, help="Publish a model for the end of each of so many blocks of time.")] = 1,
     preset: Preset = "tiny",
     init: Init = None,
-    codes: Annotated[
-        bool, typer.Option("--codes", help="Write behaviours with semantic IDs; else an item is a token.")
-    ] = False,
+    codes: Annotated[bool, typer.Option("--codes", help="Write behaviors with semantic IDs; else an item is a token.")] = False,
     epochs: Annotated[int, typer.Option(min=1)] = 8,
     seed: int = 0,
 ) -> None:
@@ -98,11 +96,11 @@ def behavior(
     from rich.console import Console
     from rich.progress import Progress
 
-    from pipelines.behavior_model import BehaviorWorkshop, blocks_of
+    from pipelines.behavior_model import BehaviorModelPipeline, split_blocks
     from reaseq.behavior import training
     from reaseq.behavior.backbone import PRESETS
     from reaseq.errors import ReaSeqError
-    from reaseq.training_loop import join_processes, steps_of
+    from reaseq.training_loop import count_steps, join_processes
 
     settings, console = present_settings(), Console()
     with clear_errors():
@@ -110,33 +108,33 @@ def behavior(
             raise ReaSeqError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         leads = join_processes() == 0
         with console.status("reading the archive"):
-            workshop = BehaviorWorkshop(settings, preset, init, codes)
+            pipeline = BehaviorModelPipeline(settings, preset, init, codes)
             end_ms = time_ms(until) if until else END_MS
-            baskets = workshop.baskets(end_ms)
-        plan = training.TrainingPlan(epochs=epochs, seed=seed)
-        for until_ms, before in blocks_of(baskets, blocks):
-            material, ids, config = workshop.material(before)
+            baskets = pipeline.baskets(end_ms)
+        plan = training.BehaviorTrainingConfig(epochs=epochs, seed=seed)
+        for until_ms, before in split_blocks(baskets, blocks):
+            data, ids, config = pipeline.data(before)
             run = (
                 settings.state_dir
                 / "training"
                 / "behavior"
-                / f"{day_of(until_ms)}-{preset}-{'codes' if codes else 'items'}-{seed}"
+                / f"{to_day(until_ms)}-{preset}-{'codes' if codes else 'items'}-{seed}"
             )
             with Progress(console=console, disable=not leads) as progress:
-                total = steps_of(len(material.train), plan)
-                task = progress.add_task(f"{len(material.train)} baskets before {day_of(until_ms)}", total=total)
+                total = count_steps(len(data.train), plan)
+                task = progress.add_task(f"{len(data.train)} baskets before {to_day(until_ms)}", total=total)
                 model, curve = training.train(
-                    material,
+                    data,
                     config,
                     plan,
                     run / "checkpoint.safetensors",
                     partial(_advance, progress, task),
-                    workshop.new_model(config),
+                    pipeline.new_model(config),
                 )
             if leads:
                 _keep_curve(curve, run)
-                artefact = workshop.publish(model, ids, until_ms, curve)
-                console.print(f"published: behavior {artefact.version}, held-out loss {curve.held_out[-1]:.3f}, curve in {run}")
+                artifact = pipeline.publish(model, ids, until_ms, curve)
+                console.print(f"published: behavior {artifact.version}, held-out loss {curve.held_out[-1]:.3f}, curve in {run}")
 
 
 def _keep_curve(curve: "Curve", folder: Path) -> None:
@@ -179,49 +177,49 @@ def ranker(
     from rich.console import Console
     from rich.progress import Progress
 
-    from pipelines.ranker import RankerWorkshop
-    from reaseq.ranker.training import RankerPlan, train
-    from reaseq.training_loop import join_processes, steps_of
+    from pipelines.ranker import RankerPipeline
+    from reaseq.ranker.training import RankerTrainingConfig, train
+    from reaseq.training_loop import count_steps, join_processes
 
     settings, console = present_settings(), Console()
-    plan = RankerPlan(epochs=epochs, batch_baskets=batch, seed=seed)
+    plan = RankerTrainingConfig(epochs=epochs, batch_baskets=batch, seed=seed)
     with clear_errors():
         leads = join_processes() == 0
         with console.status("reading the archive"):
-            workshop = RankerWorkshop(settings)
-            material = workshop.material(time_ms(until) if until else END_MS, plan)
+            pipeline = RankerPipeline(settings)
+            data = pipeline.data(time_ms(until) if until else END_MS, plan)
         if leads:
             console.print(
-                f"{len(material.examples)} baskets to learn from, {len(material.held_out)} to measure on; {material.refused} "
+                f"{len(data.examples)} baskets to learn from, {len(data.held_out)} to measure on; {data.rejected} "
                 "are not told what was inferred for them, since the model knew later time"
             )
-        run = settings.state_dir / "training" / "ranker" / f"{day_of(material.until_ms)}-{batch}-{seed}"
+        run = settings.state_dir / "training" / "ranker" / f"{to_day(data.until_ms)}-{batch}-{seed}"
         with Progress(console=console, disable=not leads) as progress:
-            task = progress.add_task("training", total=steps_of(len(material.examples), plan))
+            task = progress.add_task("training", total=count_steps(len(data.examples), plan))
             model, curve = train(
-                material.examples,
-                material.held_out,
-                workshop.table,
-                material.ids,
-                material.config,
+                data.examples,
+                data.held_out,
+                pipeline.table,
+                data.ids,
+                data.config,
                 plan,
                 run / "checkpoint.safetensors",
                 partial(_advance, progress, task),
             )
         if leads:
             _keep_curve(curve, run)
-            artefact, measured = workshop.publish(model, material)
+            artifact, measured = pipeline.publish(model, data)
             columns = list(measured["ranker"])
             rows = [(name, *(str(of.get(column, "")) for column in columns)) for name, of in measured.items()]
             console.print(table_of("the latest tenth", ("", *columns), rows))
-            console.print(f"published: ranker {artefact.version}, curve in {run}")
+            console.print(f"published: ranker {artifact.version}, curve in {run}")
 
 
 @app.command()
 def alignment(until: Until = "", steps: Annotated[int, typer.Option(min=1)] = 400, seed: int = 0) -> None:
     """Train the alignment head on items that users took together, and publish it.
 
-    It makes a space of its own: set REASEQ_ENCODER__ALIGNMENT to the published folder, and onboard the catalogue anew.
+    It makes a space of its own: set REASEQ_ENCODER__ALIGNMENT to the published folder, and onboard the catalog anew.
     """
 
     from rich.console import Console
@@ -229,24 +227,24 @@ def alignment(until: Until = "", steps: Annotated[int, typer.Option(min=1)] = 40
 
     from features.historical import baskets_in_archive
     from features.repository import FeatureRepository
-    from pipelines.behavior_model import catalogue_of
-    from reaseq.behavior.examples import pairs_of
-    from reaseq.representation.alignment import AlignmentPlan, train_head
+    from pipelines.behavior_model import load_catalog
+    from reaseq.behavior.examples import build_pairs
+    from reaseq.representation.alignment import AlignmentTrainingConfig, train_head
 
-    settings, console, plan = present_settings(), Console(), AlignmentPlan(steps=steps, seed=seed)
+    settings, console, plan = present_settings(), Console(), AlignmentTrainingConfig(steps=steps, seed=seed)
     with clear_errors():
         repository = FeatureRepository(settings)
-        items, records = catalogue_of(repository)
+        items, records = load_catalog(repository)
         end_ms = time_ms(until) if until else END_MS
         baskets = baskets_in_archive(repository, end_ms)
         table = items.snapshot.by_id()
-        pairs = pairs_of(baskets, table, seed)
+        pairs = build_pairs(baskets, table, seed)
         with Progress(console=console) as progress:
             task = progress.add_task(f"{len(pairs)} pairs", total=plan.steps)
             head = train_head(table.vectors, pairs, plan, lambda steps, loss: progress.advance(task, steps))
         facts = {"trained_until_ms": baskets[-1].time_ms + 1, "pairs": len(pairs)}
-        artefact = head.publish(settings.models_dir, day_of(baskets[-1].time_ms), records[0].space_id, facts)
-    console.print(f"published: alignment {artefact.version}; REASEQ_ENCODER__ALIGNMENT={artefact.path}")
+        artifact = head.publish(settings.models_dir, to_day(baskets[-1].time_ms), records[0].space_id, facts)
+    console.print(f"published: alignment {artifact.version}; REASEQ_ENCODER__ALIGNMENT={artifact.path}")
 
 
 @app.command()
@@ -261,19 +259,19 @@ def semantic_ids(
 
     from cli.representation import print_quality
     from features.repository import FeatureRepository
-    from pipelines.behavior_model import catalogue_of, vectors_of
-    from reaseq.errors import CatalogueError
+    from pipelines.behavior_model import load_catalog, stack_vectors
+    from reaseq.errors import CatalogError
     from reaseq.representation.semantic_ids import examine, fit
 
     settings, console = present_settings(), Console()
     with clear_errors():
-        _, records = catalogue_of(FeatureRepository(settings))
+        _, records = load_catalog(FeatureRepository(settings))
         if len(records) < codes:
-            raise CatalogueError(f"{len(records)} items are too few for {codes} codes a digit: set --codes lower")
+            raise CatalogError(f"{len(records)} items are too few for {codes} codes a digit: set --codes lower")
         with console.status("fitting"):
-            vectors = vectors_of(records)
+            vectors = stack_vectors(records)
             codebook = fit(vectors, records[0].space_id, levels, codes, seed)
             fitted = examine(codebook, vectors, np.array([record.listed_ms for record in records]), seed)
-        artefact = codebook.publish(settings.models_dir, f"{levels}x{codes}", fitted)
+        artifact = codebook.publish(settings.models_dir, f"{levels}x{codes}", fitted)
         print_quality(console, fitted.quality)
-    console.print(f"published: semantic-ids {artefact.version}")
+    console.print(f"published: semantic-ids {artifact.version}")

@@ -17,34 +17,34 @@ from demo.record import Recorder
 from demo.schedule import Plan
 from evaluation.datasets.online_retail import Order, read_retail
 from features.historical import users_before
-from features.parity import ServedLog
-from reaseq.artifacts import Artefact
+from features.parity import ServedFeatureLog
+from reaseq.artifacts import Artifact
 from reaseq.behavior import training as behavior_training
 from reaseq.behavior.examples import Basket
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig
-from reaseq.behavior.training import HELD_OUT_SHARE, TrainingPlan, material_of
-from reaseq.days import day_of
+from reaseq.behavior.training import HELD_OUT_SHARE, BehaviorTrainingConfig, build_training_data
+from reaseq.days import to_day
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker import training as ranker_training
 from reaseq.ranker.batch import FEATURES
 from reaseq.ranker.engine import KIND as RANKER_KIND
-from reaseq.ranker.engine import Engine, Query
+from reaseq.ranker.engine import Engine, ScoringQuery
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.training import Sample, examples_of
+from reaseq.ranker.training import Sample, build_examples
 from reaseq.records import Inferred, Item
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
-from reaseq.training_loop import steps_of
+from reaseq.training_loop import count_steps
 from serving.degradation import Answer, Ask
 from streams.assembly import System, assemble
 from streams.contract.delivery import Delivery
 from streams.contract.stage import BatchPolicy
 from streams.contract.topics import ITEM_FEATURES
-from streams.runtime.in_process import InProcessLog, InProcessRuntime
+from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 
 BATCH = BatchPolicy(limit_records=1024, wait_s=0.0)
 ARCHIVE_BATCH = BatchPolicy(limit_records=4000, wait_s=3600.0)
@@ -72,9 +72,9 @@ class Lifecycle:
         settings.knowledge.recorded_file = ANSWERS
         self.retail = read_retail(ORDER_LINES, plan.customers_share, plan.start_ms)
         self.system: System = assemble(settings, BATCH, ARCHIVE_BATCH)
-        self.log = InProcessLog()
-        self.log.subscribe(ITEM_FEATURES.name, self.system.follow_items)
-        self._served = ServedLog(self.served_folder, SERVED_SHARE, self.system.table)
+        self.log = InProcessBroker()
+        self.log.subscribe(ITEM_FEATURES.name, self.system.apply_item_records)
+        self._served = ServedFeatureLog(self.served_folder, SERVED_SHARE, self.system.table)
         self.runtime = InProcessRuntime(
             self.log,
             lambda stage: Delivery(stage, self.log, self.system.store, settings.guard.future_limit_s, self.recorder.servable),
@@ -91,19 +91,19 @@ class Lifecycle:
         earlier = (*first.orders, *second.orders)
         await self._onboard([*first.items, *second.items])
         await self._backfill("replay the first months: histories", first.orders)
-        behavior = self._train_behavior(first.orders, plan.inference_ms, plan.behavior, "train the behaviour model")
+        behavior = self._train_behavior(first.orders, plan.inference_ms, plan.behavior, "train the behavior model")
         self._use_behavior(behavior)
-        await self._backfill("replay the next months: with inferred behaviours", second.orders)
+        await self._backfill("replay the next months: with inferred behaviors", second.orders)
         await self.runtime.run_until_idle(flush=True)
         self._train_rankers(earlier, second.orders)
         behavior = self._train_behavior(earlier, plan.replay_ms, plan.behavior_update, "train it again, to this day")
         self._use_behavior(behavior)
         return Judge({item_id for order in earlier for item_id in order.item_ids}, earlier)
 
-    def _use_behavior(self, artefact: Artefact) -> None:
+    def _use_behavior(self, artifact: Artifact) -> None:
         """Infer with a model from now on, and read the states that it leaves."""
-        self.system.use_behavior(artefact)
-        self.latents.load(artefact.version)
+        self.system.use_behavior(artifact)
+        self.latents.load(artifact.version)
 
     async def replay(self, judge: Judge) -> None:
         """The live part, order by order: list what is new, rank for the customer, judge, then deliver the events."""
@@ -131,7 +131,7 @@ class Lifecycle:
         return [item for item in self.retail.items if item.event_time_ms >= self.plan.replay_ms]
 
     async def _onboard(self, items: Sequence[Item]) -> None:
-        task = self._progress.add_task("onboard the catalogue of the training months", total=len(items))
+        task = self._progress.add_task("onboard the catalog of the training months", total=len(items))
         for start in range(0, len(items), ITEMS_CHUNK):
             chunk = items[start : start + ITEMS_CHUNK]
             await self.runtime.publish(chunk)
@@ -156,15 +156,15 @@ class Lifecycle:
             for order, (history, inferred) in zip(orders, known, strict=True)
         ]
 
-    def _train_behavior(self, orders: Sequence[Order], until_ms: int, plan: TrainingPlan, label: str) -> Artefact:
+    def _train_behavior(self, orders: Sequence[Order], until_ms: int, plan: BehaviorTrainingConfig, label: str) -> Artifact:
         baskets = [basket for basket, _ in self._baskets(orders)]
         self._phase_done("point-in-time join")
         config = BehaviorConfig(claims=vocabulary_in_force().size, vector_dim=self.system.encoder.dim)
-        material, ids = material_of(baskets, self.system.table.snapshot, config, HELD_OUT_SHARE)
+        data, ids = build_training_data(baskets, self.system.table.snapshot, config, HELD_OUT_SHARE)
         config = replace(config, items=len(ids))
-        task = self._progress.add_task(label, total=steps_of(len(material.train), plan))
-        model, _ = behavior_training.train(material, config, plan, progress=self._advance(task))
-        self._phase_done("train behaviour")
+        task = self._progress.add_task(label, total=count_steps(len(data.train), plan))
+        model, _ = behavior_training.train(data, config, plan, progress=self._advance(task))
+        self._phase_done("train behavior")
         return self._publish(BEHAVIOR, until_ms, model, config, ids)
 
     def _train_rankers(self, earlier: Sequence[Order], orders: Sequence[Order]) -> None:
@@ -183,9 +183,9 @@ class Lifecycle:
         for order in earlier:
             self._count(order)
         for name, config in ((RANKER, full), (ID_ONLY, replace(full, vector_dim=0, claims=1, inferred=0, scores=0))):
-            examples = examples_of(samples, events, table, self.latents, config, plan)
+            examples = build_examples(samples, events, table, self.latents, config, plan)
             cut = round(len(examples) * (1 - RANKER_HELD_OUT_SHARE))
-            task = self._progress.add_task(f"train the {name}", total=steps_of(cut, plan))
+            task = self._progress.add_task(f"train the {name}", total=count_steps(cut, plan))
             places = torch.arange(len(examples))
             parts = examples[places[:cut]], examples[places[cut:]]
             model, _ = ranker_training.train(*parts, table, ids, config, plan, progress=self._advance(task))
@@ -202,7 +202,7 @@ class Lifecycle:
         # The data lists an item with its first sale: that basket could not have chosen it by what we know.
         on_sale = table.live & (table.listed_ms < order.time_ms)
         rows = on_sale.nonzero().squeeze(-1)
-        query = Query(user, rows, order.time_ms)
+        query = ScoringQuery(user, rows, order.time_ms)
         ranked = self.engines[RANKER].score_all([query], table)[0].probabilities
         done = time.perf_counter()
         self.recorder.rank_s.append(done - started)
@@ -227,7 +227,7 @@ class Lifecycle:
         rows = self.system.table.snapshot.rows(order.item_ids).numpy()
         self.popularity.observe(rows, [order.time_ms] * len(rows))
 
-    def _publish(self, kind: str, until_ms: int, model: nn.Module, config: Any, ids: TrainedIds, **more: str) -> Artefact:
+    def _publish(self, kind: str, until_ms: int, model: nn.Module, config: Any, ids: TrainedIds, **more: str) -> Artifact:
         facts = {
             "space_id": self.system.encoder.space_id,
             "vector_dim": self.system.encoder.dim,
@@ -236,7 +236,7 @@ class Lifecycle:
             **more,
             "data": f"online-retail sample, {self.plan.name}",
         }
-        return publish_model(self._models, kind, day_of(until_ms), model, config, ids, facts)
+        return publish_model(self._models, kind, to_day(until_ms), model, config, ids, facts)
 
     def _advance(self, task: TaskID) -> Callable[[int, float], None]:
         return lambda steps, loss: self._progress.advance(task, steps)

@@ -38,13 +38,13 @@ def run_demo(quick: bool, out: Path) -> None:
         task = progress.add_task("import torch, transformers and Feast", total=1)
         from demo.lifecycle import Lifecycle
         from demo.page import write_report
-        from demo.report import report_of
+        from demo.report import build_report
         from demo.terminal import show
 
         progress.advance(task)
         lifecycle = Lifecycle(QUICK if quick else FULL, Settings(), published, progress)
         judge = asyncio.run(_run(lifecycle))
-    report = report_of(lifecycle, judge)
+    report = build_report(lifecycle, judge)
     write_report(report, out)
     show(report, console)
     console.print(f"\nthe same with pictures: [bold]{out / 'report.html'}[/bold], as data: {out / 'report.json'}")

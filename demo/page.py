@@ -16,7 +16,7 @@ from demo.terminal import SLICE_NAMES, marks
 from reaseq.days import DAY_MS
 
 WINDOW_DAYS = 7
-COLOURS = ("#c2410c", "#2563eb", "#0f766e", "#737373")
+COLORS = ("#c2410c", "#2563eb", "#0f766e", "#737373")
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -50,21 +50,21 @@ def _freshness(report: Report) -> Markup:
     figure, axes = _canvas("milliseconds")
     days = sorted(report["freshness_by_day_ms"].items(), key=lambda entry: int(entry[0]))
     dates = [_date(int(day)) for day, _ in days]
-    for quantile, colour in (("p50", COLOURS[1]), ("p99", COLOURS[0])):
-        axes.plot(dates, [values[quantile] for _, values in days], label=quantile, color=colour)
+    for quantile, color in (("p50", COLORS[1]), ("p99", COLORS[0])):
+        axes.plot(dates, [values[quantile] for _, values in days], label=quantile, color=color)
     return _svg(figure, axes)
 
 
 def _hits(report: Report, part: str) -> Markup:
     figure, axes = _canvas(f"HR@10 over {WINDOW_DAYS} days")
     rows = [row for row in report["quality"] if row["slice"] == part]
-    for row, colour in zip(rows, COLOURS, strict=False):
+    for row, color in zip(rows, COLORS, strict=False):
         by_day = {int(day): counts for day, counts in row["hits_by_day"].items()}
         points = []
         for day in sorted(by_day):
             window = [by_day[past] for past in range(day - WINDOW_DAYS + 1, day + 1) if past in by_day]
             points.append(sum(hits for hits, _ in window) / sum(targets for _, targets in window))
-        axes.plot([_date(day) for day in sorted(by_day)], points, label=row["model"], color=colour)
+        axes.plot([_date(day) for day in sorted(by_day)], points, label=row["model"], color=color)
     return _svg(figure, axes)
 
 

@@ -10,7 +10,7 @@ import torch
 from demo.judge import Judge
 from demo.lifecycle import Lifecycle
 from demo.record import Shown, percentile_ms
-from features.parity import compare, read_served
+from features.parity import compare, read_served_features
 from reaseq.records import ItemFeatures
 
 SHOWN_PAST = 10
@@ -19,7 +19,7 @@ SHOWN_INFERRED = 8
 Report = dict[str, Any]
 
 
-def report_of(lifecycle: Lifecycle, judge: Judge) -> Report:
+def build_report(lifecycle: Lifecycle, judge: Judge) -> Report:
     """Everything that was measured; keys carry their unit, what could not be measured is None."""
     items = {record.item_id: record for page in lifecycle.system.store.scan_items() for record in page}
     return {
@@ -85,7 +85,7 @@ def _latencies(lifecycle: Lifecycle) -> Report:
 
 def _parity(lifecycle: Lifecycle) -> Report:
     """Served rows whose every feature is what the point-in-time join tells training, and the features that are not."""
-    found = compare(lifecycle.system.store, read_served(lifecycle.served_folder))
+    found = compare(lifecycle.system.store, read_served_features(lifecycle.served_folder))
     other = Counter(verdict for of in found.verdicts.values() for verdict in of.elements() if verdict != "equal")
     return {"rows": found.rows, "features_not_equal": dict(other)}
 

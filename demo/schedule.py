@@ -2,18 +2,18 @@
 
 from dataclasses import dataclass
 
-from reaseq.behavior.training import TrainingPlan
+from reaseq.behavior.training import BehaviorTrainingConfig
 from reaseq.days import time_ms
-from reaseq.ranker.training import RankerPlan
+from reaseq.ranker.training import RankerTrainingConfig
 
 
 @dataclass(frozen=True)
 class Plan:
     """Blocks of time, each model trained on earlier blocks only.
 
-    [start, inference_ms)       histories only; trains the first behaviour model
-    [inference_ms, replay_ms)   that model infers; trains the ranker on what was inferred, and the second behaviour model
-    [replay_ms, end)            the live replay: the second behaviour model infers, the ranker is judged
+    [start, inference_ms)       histories only; trains the first behavior model
+    [inference_ms, replay_ms)   that model infers; trains the ranker on what was inferred, and the second behavior model
+    [replay_ms, end)            the live replay: the second behavior model infers, the ranker is judged
     """
 
     name: str
@@ -21,9 +21,9 @@ class Plan:
     start_ms: int
     inference_ms: int
     replay_ms: int
-    behavior: TrainingPlan
-    behavior_update: TrainingPlan
-    ranker: RankerPlan
+    behavior: BehaviorTrainingConfig
+    behavior_update: BehaviorTrainingConfig
+    ranker: RankerTrainingConfig
 
 
 FULL = Plan(
@@ -32,9 +32,9 @@ FULL = Plan(
     start_ms=time_ms("2010-12-01"),
     inference_ms=time_ms("2011-06-01"),
     replay_ms=time_ms("2011-11-25"),
-    behavior=TrainingPlan(epochs=3),
-    behavior_update=TrainingPlan(epochs=1),
-    ranker=RankerPlan(batch_baskets=32),
+    behavior=BehaviorTrainingConfig(epochs=3),
+    behavior_update=BehaviorTrainingConfig(epochs=1),
+    ranker=RankerTrainingConfig(batch_baskets=32),
 )
 QUICK = Plan(
     name="quick",
@@ -42,7 +42,7 @@ QUICK = Plan(
     start_ms=time_ms("2011-07-01"),
     inference_ms=time_ms("2011-09-01"),
     replay_ms=time_ms("2011-11-01"),
-    behavior=TrainingPlan(epochs=5, batch_baskets=32),
-    behavior_update=TrainingPlan(epochs=3, batch_baskets=32),
-    ranker=RankerPlan(epochs=3),
+    behavior=BehaviorTrainingConfig(epochs=5, batch_baskets=32),
+    behavior_update=BehaviorTrainingConfig(epochs=3, batch_baskets=32),
+    ranker=RankerTrainingConfig(epochs=3),
 )

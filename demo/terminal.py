@@ -43,7 +43,7 @@ def _overview(report: Report) -> Table:
         ("events", f"{report['events']:,}, of which live {report['events_live']:,}"),
         ("dead letters", str(report["dead_letters"])),
         ("event → servable history", _pair(report, "event_to_servable")),
-        ("event → servable inferred behaviours", _pair(report, "event_to_inferred")),
+        ("event → servable inferred behaviors", _pair(report, "event_to_inferred")),
         ("item → servable by its text", _pair(report, "item_to_text")),
         ("item → servable with knowledge", _pair(report, "item_to_reasoned")),
         (f"ranking {report['rank_candidates']:,} products, with feature read", _pair(report, "rank")),

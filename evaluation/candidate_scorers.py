@@ -12,26 +12,26 @@ from evaluation.baselines import left_to_right
 from evaluation.baselines.item_knn import ItemKnn
 from evaluation.baselines.left_to_right import LeftToRight
 from evaluation.datasets.interaction_log import Log
-from evaluation.instances import Moment, times_of
+from evaluation.instances import Moment, to_times
 from reaseq.behavior import training
-from reaseq.behavior.diffusion import Canvas, slots_of
-from reaseq.behavior.examples import canvas_of
+from reaseq.behavior.diffusion import Canvas, build_slots
+from reaseq.behavior.examples import build_canvas
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.popularity import RecentSales
-from reaseq.behavior.sequence import Sequences, sequences_of
-from reaseq.behavior.token_table import MASK, tree_of
-from reaseq.behavior.training import Material, TrainingPlan
-from reaseq.optimizer import Optimisation
+from reaseq.behavior.sequence import Sequences, build_sequences
+from reaseq.behavior.token_table import MASK, build_trie
+from reaseq.behavior.training import BehaviorTrainingConfig, Material
+from reaseq.optimizer import Optimizer
 from reaseq.ranker.latent import LatentScores
 from reaseq.representation.semantic_ids import fit
 from reaseq.representation.trained_ids import TrainedIds
-from reaseq.training_loop import steps_of
+from reaseq.training_loop import count_steps
 
 HISTORY_SHARE = 0.1  # of the history that the left-to-right control also learns to tell
 CHUNK = 256
 
 
-class Source(Protocol):
+class CandidateScorer(Protocol):
     """Scores candidates by what it learnt of the log before its cut."""
 
     def scores(self, moments: Sequence[Moment], rows: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ class Source(Protocol):
         ...
 
 
-class KnnSource:
-    """Item-kNN as the ranker reads it: by co-behaviour, and by content."""
+class KnnScorer:
+    """Item-kNN as the ranker reads it: by co-behavior, and by content."""
 
     def __init__(self, log: Log, cut_ms: int, history: int) -> None:
         self._knn, self._log, self._history = ItemKnn(log.baskets, log.table, cut_ms), log, history
@@ -56,13 +56,13 @@ class KnnSource:
         return torch.cat(parts)
 
 
-class ModelSource:
-    """A behaviour model or its left-to-right control as the ranker is served it: by the state that it leaves of a user."""
+class BehaviorModelScorer:
+    """A behavior model or its left-to-right control as the ranker is served it: by the state that it leaves of a user."""
 
-    def __init__(self, model: BehaviorModel, material: Material, ids: TrainedIds, log: Log, sales: RecentSales) -> None:
+    def __init__(self, model: BehaviorModel, data: Material, ids: TrainedIds, log: Log, sales: RecentSales) -> None:
         self.model, self._ids, self._log, self._sales = model, ids, log, sales
         with torch.inference_mode():
-            self.lexicon = model.lexicon(material.table, material.ids, material.tree)
+            self.token_table = model.token_table(data.table, data.ids, data.tree)
 
     def scores(self, moments: Sequence[Moment], rows: Tensor) -> Tensor:
         """See `reaseq.ranker.latent`."""
@@ -75,59 +75,59 @@ class ModelSource:
 
     def canvas(self, moments: Sequence[Moment]) -> Canvas:
         """The moments' histories as the model reads them."""
-        times, length = times_of(moments), self.model.config.history
+        times, length = to_times(moments), self.model.config.history
         history = sequences_at(moments, self._log, length)
-        return canvas_of(history, times, self.lexicon, self._sales.prior(times))
+        return build_canvas(history, times, self.token_table, self._sales.prior(times))
 
     def state(self, canvas: Canvas) -> Tensor:
         """The hidden state (B, d) of what comes next."""
         if isinstance(self.model, LeftToRight):
-            return self.model.hidden(canvas, self.lexicon)[:, -1]
-        slots = slots_of(canvas, 1)
+            return self.model.hidden(canvas, self.token_table)[:, -1]
+        slots = build_slots(canvas, 1)
         masked = canvas.followed_by(torch.full((*slots.positions.shape, 1), MASK), slots.positions, slots.gaps)
-        return self.model.hidden(masked, self.lexicon)[:, -1]
+        return self.model.hidden(masked, self.token_table)[:, -1]
 
 
 class Trainer:
     """Trains sources on what was before a cut."""
 
-    def __init__(self, log: Log, sales: RecentSales, config: BehaviorConfig, plan: TrainingPlan) -> None:
+    def __init__(self, log: Log, sales: RecentSales, config: BehaviorConfig, plan: BehaviorTrainingConfig) -> None:
         self._log, self._sales, self._config, self._plan = log, sales, config, plan
 
-    def material(self, cut_ms: int, sizes: tuple[int, ...] = ()) -> tuple[Material, TrainedIds, BehaviorConfig]:
+    def data(self, cut_ms: int, sizes: tuple[int, ...] = ()) -> tuple[Material, TrainedIds, BehaviorConfig]:
         """What a model learns from; `sizes` are those of semantic IDs, where it is to write with them."""
         log, config, tree = self._log, replace(self._config, codes=sizes), None
         if sizes:
             before = log.table.vectors[log.table.listed_ms < cut_ms].numpy()
-            tree = tree_of(fit(before, log.name, len(sizes), sizes[0]), log.table.vectors, log.name)
-        material, ids = training.material_of(log.between(0, cut_ms), log.table, config, tree=tree)
-        return replace(material, sales=self._sales), ids, replace(config, items=len(ids))
+            tree = build_trie(fit(before, log.name, len(sizes), sizes[0]), log.table.vectors, log.name)
+        data, ids = training.build_training_data(log.between(0, cut_ms), log.table, config, tree=tree)
+        return replace(data, sales=self._sales), ids, replace(config, items=len(ids))
 
-    def diffusion(self, cut_ms: int, seed: int, sizes: tuple[int, ...] = ()) -> ModelSource:
-        """The behaviour model; with `sizes`, one that writes semantic IDs, which has no scores."""
-        material, ids, config = self.material(cut_ms, sizes)
-        model, _ = training.train(material, config, replace(self._plan, seed=seed))
-        return ModelSource(model, material, ids, self._log, self._sales)
+    def diffusion(self, cut_ms: int, seed: int, sizes: tuple[int, ...] = ()) -> BehaviorModelScorer:
+        """The behavior model; with `sizes`, one that writes semantic IDs, which has no scores."""
+        data, ids, config = self.data(cut_ms, sizes)
+        model, _ = training.train(data, config, replace(self._plan, seed=seed))
+        return BehaviorModelScorer(model, data, ids, self._log, self._sales)
 
-    def left_to_right(self, cut_ms: int, seed: int) -> ModelSource:
+    def left_to_right(self, cut_ms: int, seed: int) -> BehaviorModelScorer:
         """Its control of the same size and budget."""
-        material, ids, config = self.material(cut_ms)
+        data, ids, config = self.data(cut_ms)
         plan = self._plan
         torch.manual_seed(seed)
         model = LeftToRight(config)
-        optimisation = Optimisation(model, plan.learning_rate, plan.weight_decay, steps_of(len(material.train), plan))
+        optimizer = Optimizer(model, plan.learning_rate, plan.weight_decay, count_steps(len(data.train), plan))
         model.train()
         for _ in range(plan.epochs):
-            for places in torch.split(torch.randperm(len(material.train)), plan.batch_baskets):
-                lexicon = model.lexicon(material.table, material.ids)
-                optimisation.step(left_to_right.loss(model, material.train[places], lexicon, self._sales, HISTORY_SHARE))
-        return ModelSource(model.eval(), material, ids, self._log, self._sales)
+            for places in torch.split(torch.randperm(len(data.train)), plan.batch_baskets):
+                token_table = model.token_table(data.table, data.ids)
+                optimizer.step(left_to_right.loss(model, data.train[places], token_table, self._sales, HISTORY_SHARE))
+        return BehaviorModelScorer(model.eval(), data, ids, self._log, self._sales)
 
 
-Make = Callable[[int], Source]  # the source that was made before a cut
+ScorerFactory = Callable[[int], CandidateScorer]  # the source that was made before a cut
 
 
 def sequences_at(moments: Sequence[Moment], log: Log, length: int) -> Sequences:
     """The moments' histories as sequences."""
     histories = [moment.basket.history for moment in moments]
-    return sequences_of(histories, times_of(moments).tolist(), log.table, length)
+    return build_sequences(histories, to_times(moments).tolist(), log.table, length)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.instances import Moment, open_to, times_of
+from evaluation.instances import Moment, open_to, to_times
 from reaseq.behavior.popularity import RecentSales
 from reaseq.representation.item_table import Snapshot
 
@@ -45,7 +45,7 @@ class Lists:
         return self.rows[:, :TARGETS] * self.real[:, :TARGETS]
 
 
-def new_lists(moments: Sequence[Moment], table: Snapshot, sales: RecentSales, seed: int) -> Lists:
+def new_item_candidate_sets(moments: Sequence[Moment], table: Snapshot, sales: RecentSales, seed: int) -> Lists:
     """Lists of what was new to the users, among what they never bought."""
     generator = np.random.default_rng(seed)
     width = TARGETS + 2 * EACH + TARGETS * MATCHED
@@ -54,7 +54,7 @@ def new_lists(moments: Sequence[Moment], table: Snapshot, sales: RecentSales, se
     for start in range(0, len(moments), CHUNK):
         part = moments[start : start + CHUNK]
         allowed = open_to(part, table).numpy()
-        counts = sales.counts(times_of(part)).numpy()
+        counts = sales.counts(to_times(part)).numpy()
         for at, (moment, may, sold) in enumerate(zip(part, allowed, counts, strict=True), start=start):
             may[moment.targets] = False
             _draw(rows[at], real[at], moment, np.flatnonzero(may), sold, generator)
@@ -67,7 +67,7 @@ def new_lists(moments: Sequence[Moment], table: Snapshot, sales: RecentSales, se
     return Lists(torch.from_numpy(rows), torch.from_numpy(real), _against(columns, torch.from_numpy(real)), 2 * EACH)
 
 
-def again_lists(moments: Sequence[Moment], table: Snapshot, seed: int) -> tuple[list[Moment], Lists]:
+def repeat_candidate_sets(moments: Sequence[Moment], table: Snapshot, seed: int) -> tuple[list[Moment], Lists]:
     """The moments with a repeat and something else to repeat, and their lists; to train on, never-bought items fill them up."""
     generator = np.random.default_rng(seed)
     chosen = [moment for moment in moments if len(moment.repeats) and len(moment.bought) > len(moment.repeats)]
@@ -93,7 +93,7 @@ def again_lists(moments: Sequence[Moment], table: Snapshot, seed: int) -> tuple[
     return chosen, Lists(found, torch.from_numpy(real), against, 2 * EACH)
 
 
-def ranks_of(scores: Tensor, lists: Lists, kind: str) -> tuple[Tensor, Tensor]:
+def rank_targets(scores: Tensor, lists: Lists, kind: str) -> tuple[Tensor, Tensor]:
     """Rank of each target among its negatives of a kind (n, TARGETS), from 1, a tie counting half; and how many there are.
 
     NaN where there is no target or no negative.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from evaluation.claims import CascadePoint, cascade_curve, cheapest
 from evaluation.distillation import Teacher
-from reaseq.knowledge.student import StudentPlan, targets_of
+from reaseq.knowledge.student import StudentTrainingConfig, build_targets
 
 LEAST_RECALL = 0.95
 
@@ -24,10 +24,10 @@ class Part:
 
 def cascade_report(teacher: Teacher, out: Path) -> list[Part]:
     """Train a student on what is not held out, and write `cascade.png` and `cascade.json` to `out`."""
-    student = teacher.student(StudentPlan())
+    student = teacher.student(StudentTrainingConfig())
     parts = []
     for name, places in teacher.parts.held_out.items():
-        truth = targets_of([teacher.answers[place][1] for place in places], teacher.vocabulary)
+        truth = build_targets([teacher.answers[place][1] for place in places], teacher.vocabulary)
         points = cascade_curve(student, teacher.vectors[places], truth, teacher.vocabulary)
         parts.append(Part(name, len(places), points, cheapest(points, LEAST_RECALL)))
     out.mkdir(parents=True, exist_ok=True)

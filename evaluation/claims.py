@@ -1,4 +1,4 @@
-"""How good cheap knowledge is: claims of a student, the zero-shot reasoner and a copied neighbour, held against a teacher's.
+"""How good cheap knowledge is: claims of a student, the zero-shot reasoner and a copied neighbor, held against a teacher's.
 
 Two kinds of items are held out: some at random, and every item of some product types, so that nothing of their kind was
 seen. The teacher's claims are the yardstick, so "right" means "as the language model would say", not "true".
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.student import Student, columns_of, slices_of
+from reaseq.knowledge.student import Student, agent_columns, build_slices
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import ProductKnowledge
 
@@ -70,7 +70,7 @@ class GroupScore:
     calibration_error: float
 
 
-def claimed_of(answers: Sequence[ProductKnowledge | None], vocabulary: Vocabulary) -> Claimed:
+def build_claimed(answers: Sequence[ProductKnowledge | None], vocabulary: Vocabulary) -> Claimed:
     """The claims of a reasoner as tensors."""
     confidences = torch.zeros(len(answers), vocabulary.size - 1)
     for row, answer in enumerate(answers):
@@ -82,13 +82,13 @@ def claimed_of(answers: Sequence[ProductKnowledge | None], vocabulary: Vocabular
 def nearest_copy(
     train: NDArray[np.float32], answers: Sequence[ProductKnowledge], asked: NDArray[np.float32]
 ) -> Sequence[ProductKnowledge]:
-    """The answer of each asked item's nearest neighbour by text vector: train (N, D), asked (M, D)."""
+    """The answer of each asked item's nearest neighbor by text vector: train (N, D), asked (M, D)."""
     return [answers[int(place)] for place in (asked @ train.T).argmax(axis=1)]
 
 
 def score(claims: Claimed, truth: Tensor, vocabulary: Vocabulary) -> list[GroupScore]:
     """A score for each group that the teacher speaks of, then one over all of them; truth (N, V) is what it claims."""
-    columns = {piece.group.name: torch.arange(piece.start, piece.end) for piece in slices_of(vocabulary)}
+    columns = {piece.group.name: torch.arange(piece.start, piece.end) for piece in build_slices(vocabulary)}
     spoken = {name: of_group for name, of_group in columns.items() if truth[:, of_group].any()}
     spoken["all"] = torch.cat(list(spoken.values()))
     return [_score(name, claims, truth, of_group) for name, of_group in spoken.items()]
@@ -109,7 +109,7 @@ def cascade_curve(student: Student, vectors: NDArray[np.float32], truth: Tensor,
     """Thresholds from "never ask" to "always ask", for text vectors (N, D) and the teacher's claims (N, V)."""
     p, claimed = student.predict(vectors)
     sure = student.expectations(p, claimed)  # (N, A)
-    columns = [columns_of(slices_of(vocabulary), agent) for agent in DRAFTING]
+    columns = [agent_columns(build_slices(vocabulary), agent) for agent in DRAFTING]
     thresholds = [0.0, *torch.quantile(sure.flatten(), torch.linspace(0.02, 0.98, 49)).tolist(), 1.0 + 1e-6]
     points = []
     for threshold in thresholds:

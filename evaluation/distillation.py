@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.claims import Answer, Claimed, GroupScore, Split, claimed_of, nearest_copy, score, split
-from reaseq.errors import CatalogueError
-from reaseq.knowledge.reasoner import Subject
-from reaseq.knowledge.student import Student, StudentPlan, targets_of, train
+from evaluation.claims import Answer, Claimed, GroupScore, Split, build_claimed, nearest_copy, score, split
+from reaseq.errors import CatalogError
+from reaseq.knowledge.reasoner import ReasoningItem
+from reaseq.knowledge.student import Student, StudentTrainingConfig, build_targets, train
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.representation.encoder import Encoder
@@ -30,15 +30,15 @@ class Teacher:
 
     @staticmethod
     def of(answers: Sequence[Answer], vocabulary: Vocabulary, encoder: Encoder) -> "Teacher":
-        """Encode and split the answers. Raises CatalogueError where there are too few to learn from."""
+        """Encode and split the answers. Raises CatalogError where there are too few to learn from."""
         if len(answers) < LEAST_ANSWERS:
-            raise CatalogueError(
+            raise CatalogError(
                 f"{len(answers)} answers of a language model are too few to learn from: {LEAST_ANSWERS} at least"
             )
         vectors = encoder.encode([content.text for content, _ in answers])
         return Teacher(answers, vectors, vocabulary, encoder, split(answers))
 
-    def student(self, plan: StudentPlan, progress: Callable[[int], None] = lambda epochs: None) -> Student:
+    def student(self, plan: StudentTrainingConfig, progress: Callable[[int], None] = lambda epochs: None) -> Student:
         """A student of the training part."""
         places = self.parts.train
         knowledge = [self.answers[place][1] for place in places]
@@ -63,13 +63,13 @@ def examine(teacher: Teacher, student: Student) -> list[HeldOut]:
     results = []
     for name, places in teacher.parts.held_out.items():
         vectors = teacher.vectors[places]
-        truth = targets_of([teacher.answers[place][1] for place in places], teacher.vocabulary)
-        subjects = [Subject(teacher.answers[place][0]) for place in places]
+        truth = build_targets([teacher.answers[place][1] for place in places], teacher.vocabulary)
+        subjects = [ReasoningItem(teacher.answers[place][0]) for place in places]
         zero_shot = asyncio.run(ZeroShotReasoner(teacher.encoder, teacher.vocabulary).reason(subjects, vectors))
         rivals = {
             "student": Claimed(*student.predict(vectors)),
-            "zero-shot": claimed_of(zero_shot, teacher.vocabulary),
-            "nearest": claimed_of(nearest_copy(teacher.vectors[train_places], known, vectors), teacher.vocabulary),
+            "zero-shot": build_claimed(zero_shot, teacher.vocabulary),
+            "nearest": build_claimed(nearest_copy(teacher.vectors[train_places], known, vectors), teacher.vocabulary),
         }
         for reasoner, claims in rivals.items():
             results.append(HeldOut(name, len(places), reasoner, score(claims, truth, teacher.vocabulary)))

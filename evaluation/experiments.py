@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evaluation.candidate_scorers import KnnSource, Make, Trainer
-from evaluation.candidate_sets import EACH, TARGETS, Lists, again_lists, new_lists
+from evaluation.candidate_scorers import KnnScorer, ScorerFactory, Trainer
+from evaluation.candidate_sets import EACH, TARGETS, Lists, new_item_candidate_sets, repeat_candidate_sets
 from evaluation.datasets.interaction_log import SIDE, Log, amazon_beauty, encoded, online_retail, table_of
 from evaluation.datasets.mind import Impression, read_mind
-from evaluation.instances import Moment, moments_of, some
-from evaluation.item_labels import Told, attributes, beside, claims, student, told_of, words, zero_shot
-from evaluation.ranking import Part, RankingStudy, Variant
+from evaluation.instances import Moment, build_instances, some
+from evaluation.item_labels import ItemLabels, attributes, beside, build_item_labels, claims, student, words, zero_shot
+from evaluation.ranking import Part, RankingExperiment, Variant
 from reaseq.behavior.model import BehaviorConfig
 from reaseq.behavior.popularity import RecentSales
-from reaseq.behavior.training import TrainingPlan
+from reaseq.behavior.training import BehaviorTrainingConfig
 from reaseq.days import DAY_MS, time_ms
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.vocabulary import load_vocabulary, vocabulary_in_force
@@ -40,16 +40,16 @@ LONGER, SEARCH = "history 200", f"history {LONG_HISTORY}, {SEARCHED} searched"
 
 
 @dataclass(frozen=True)
-class Study:
+class Experiment:
     """One data set and how it is cut. Models speak about [cuts[k], cuts[k+1]) if made before cuts[k]; the test follows."""
 
     log: Log
     cuts: tuple[int, ...]
     test: tuple[int, int]
     config: BehaviorConfig
-    plan: TrainingPlan
+    plan: BehaviorTrainingConfig
     code_sizes: tuple[int, ...]
-    moments_limit: int  # of each side, drawn at random where there are more
+    instances_limit: int  # of each side, drawn at random where there are more
 
     @property
     def known(self) -> TrainedIds:
@@ -62,53 +62,53 @@ class Study:
         return ~torch.isin(torch.arange(len(self.log.table)), self.log.table.rows(self.known.item_ids))
 
 
-def retail_study(order_lines: Path, answers: Path, encoder: Encoder, cache: Path, history: int = 48) -> Study:
+def retail_experiment(order_lines: Path, answers: Path, encoder: Encoder, cache: Path, history: int = 48) -> Experiment:
     """Online Retail: the ranker trains from March to August 2011, the test is 18 September to October."""
     cuts = tuple(time_ms(day) for day in RETAIL_DAYS)
     config = BehaviorConfig(history=min(history, 48), response=16)
     log = online_retail(order_lines, answers, encoder, cache, known_ms=cuts[-1], history=history)
-    return Study(
+    return Experiment(
         log=log,
         cuts=cuts,
         test=(time_ms("2011-09-18"), time_ms("2011-11-01")),
         config=replace(config, claims=log.claims),
-        plan=TrainingPlan(epochs=8),
+        plan=BehaviorTrainingConfig(epochs=8),
         code_sizes=(64, 64, 64),
-        moments_limit=6000,
+        instances_limit=6000,
     )
 
 
-def beauty_study(folder: Path, encoder: Encoder, cache: Path) -> Study:
+def beauty_experiment(folder: Path, encoder: Encoder, cache: Path) -> Experiment:
     """Amazon Beauty: the ranker trains from September 2013 to mid-March 2014, the test is all that follows."""
     cuts = tuple(time_ms(day) for day in BEAUTY_DAYS)
     config = BehaviorConfig(history=24, response=6)
     log = amazon_beauty(folder, encoder, cache, since_ms=time_ms("2009-01-01"), history=48)
-    return Study(
+    return Experiment(
         log=log,
         cuts=cuts,
         test=(cuts[-1], time_ms("2014-07-24")),
         config=replace(config, claims=log.claims),
-        plan=TrainingPlan(epochs=2, batch_baskets=256),
+        plan=BehaviorTrainingConfig(epochs=2, batch_baskets=256),
         code_sizes=(128, 128, 128),
-        moments_limit=6000,
+        instances_limit=6000,
     )
 
 
-def rank_retail(study: Study, encoder: Encoder) -> RankingStudy:
+def rank_retail(experiment: Experiment, encoder: Encoder) -> RankingExperiment:
     """Online Retail with knowledge of every sort, histories of several lengths, and features of several ages."""
-    log, vocabulary = study.log, vocabulary_in_force()
+    log, vocabulary = experiment.log, vocabulary_in_force()
     text = torch.from_numpy(log.text)
     said = asyncio.run(student(log.items, log.text, log.answers, vocabulary))
     guessed = asyncio.run(zero_shot(log.items, log.text, vocabulary, encoder))
-    known = told_of(claims(log.answers), text)
-    enriched = told_of(claims(log.answers), log.table.contents.vectors[1:])
+    known = build_item_labels(claims(log.answers), text)
+    enriched = build_item_labels(claims(log.answers), log.table.contents.vectors[1:])
     variants = (
         Variant(IDS, price=False),
         Variant(SIDE_NAME),
-        Variant(TEXT, told_of([[]] * len(log.items), text), vectors=True),
-        Variant(WORDS, told_of(words(log.items), text), vectors=True),
-        Variant(ZERO_SHOT, told_of(guessed, text), vectors=True),
-        Variant(STUDENT, told_of(said, text), vectors=True),
+        Variant(TEXT, build_item_labels([[]] * len(log.items), text), vectors=True),
+        Variant(WORDS, build_item_labels(words(log.items), text), vectors=True),
+        Variant(ZERO_SHOT, build_item_labels(guessed, text), vectors=True),
+        Variant(STUDENT, build_item_labels(said, text), vectors=True),
         Variant(LLM, known, vectors=True),
         Variant(PROFILE, enriched, vectors=True),
         Variant(LONGER, enriched, vectors=True, history=200),
@@ -130,21 +130,21 @@ def rank_retail(study: Study, encoder: Encoder) -> RankingStudy:
         (ALL, KNN),
         (ALL, IDS),
     )
-    return _ranking(study, variants, gains, AGES_MS)
+    return _ranking(experiment, variants, gains, AGES_MS)
 
 
-def rank_beauty(study: Study, encoder: Encoder) -> RankingStudy:
+def rank_beauty(experiment: Experiment, encoder: Encoder) -> RankingExperiment:
     """Amazon Beauty: brand and category as side features; nobody recorded a language model's knowledge of it."""
-    log = study.log
+    log = experiment.log
     text, side = torch.from_numpy(log.text), attributes(log.items, SIDE)
     guessed = asyncio.run(zero_shot(log.items, log.text, load_vocabulary("beauty-1"), encoder))
-    told = told_of(side, text)
+    told = build_item_labels(side, text)
     variants = (
         Variant(IDS, price=False),
         Variant(SIDE_NAME, told),
         Variant(TEXT, told, vectors=True),
-        Variant(WORDS, told_of(beside(side, words(log.items)), text), vectors=True),
-        Variant(ZERO_SHOT, told_of(beside(side, guessed), text), vectors=True),
+        Variant(WORDS, build_item_labels(beside(side, words(log.items)), text), vectors=True),
+        Variant(ZERO_SHOT, build_item_labels(beside(side, guessed), text), vectors=True),
         *_with_sources(told),
     )
     gains = (
@@ -159,10 +159,10 @@ def rank_beauty(study: Study, encoder: Encoder) -> RankingStudy:
         (ALL, KNN),
         (ALL, IDS),
     )
-    return _ranking(study, variants, gains, {})
+    return _ranking(experiment, variants, gains, {})
 
 
-def rank_mind(folder: Path, encoder: Encoder, cache: Path) -> RankingStudy:
+def rank_mind(folder: Path, encoder: Encoder, cache: Path) -> RankingExperiment:
     """MIND: clicks against what was shown beside them, to users who are not told apart in the test."""
     mind = read_mind(folder)
     covered = [item.title != item.item_id for item in mind.items]
@@ -171,23 +171,23 @@ def rank_mind(folder: Path, encoder: Encoder, cache: Path) -> RankingStudy:
     text, side = torch.from_numpy(vectors), attributes(mind.items, ("category", "subcategory"))
     guessed = asyncio.run(zero_shot(mind.items, vectors, load_vocabulary("content-1"), encoder))
     guessed = [of if has else [] for of, has in zip(guessed, covered, strict=True)]
-    told = told_of(side, text)
+    told = build_item_labels(side, text)
     table = table_of(mind.items, told.contents)
     train, test = (_shown(impressions, table) for impressions in (mind.train, mind.test))
     variants = (
         Variant(IDS, price=False),
         Variant(SIDE_NAME, told, price=False),
         Variant(TEXT, told, vectors=True, price=False),
-        Variant(WORDS, told_of(beside(side, words(mind.items)), text), vectors=True, price=False),
-        Variant(ZERO_SHOT, told_of(beside(side, guessed), text), vectors=True, price=False),
+        Variant(WORDS, build_item_labels(beside(side, words(mind.items)), text), vectors=True, price=False),
+        Variant(ZERO_SHOT, build_item_labels(beside(side, guessed), text), vectors=True, price=False),
     )
     gains = ((SIDE_NAME, IDS), (TEXT, SIDE_NAME), (WORDS, TEXT), (ZERO_SHOT, TEXT), (ZERO_SHOT, WORDS), (TEXT, IDS))
     clicks = [(i.basket.time_ms, item_id) for i in mind.train for item_id in i.basket.item_ids]
     seen = sorted({item_id for i in mind.train for item_id in (*i.basket.item_ids, *i.basket.history.item_ids)})
-    return RankingStudy("mind", table, clicks, TrainedIds(seen), (train,), {"shown": test}, variants, gains)
+    return RankingExperiment("mind", table, clicks, TrainedIds(seen), (train,), {"shown": test}, variants, gains)
 
 
-def _with_sources(told: Told) -> tuple[Variant, ...]:
+def _with_sources(told: ItemLabels) -> tuple[Variant, ...]:
     """The same with other models' scores of each candidate; all of it comes last."""
     return (
         Variant(KNN, told, vectors=True, sources=("item-kNN",)),
@@ -197,33 +197,36 @@ def _with_sources(told: Told) -> tuple[Variant, ...]:
 
 
 def _ranking(
-    study: Study, variants: tuple[Variant, ...], gains: tuple[tuple[str, str], ...], ages_ms: dict[str, int]
-) -> RankingStudy:
-    log = study.log
+    experiment: Experiment, variants: tuple[Variant, ...], gains: tuple[tuple[str, str], ...], ages_ms: dict[str, int]
+) -> RankingExperiment:
+    log = experiment.log
     sales = RecentSales.of(log.baskets, log.table)
-    trainer = Trainer(log, sales, study.config, study.plan)
-    train = some(moments_of(log, study.cuts[0], study.cuts[-1]), study.moments_limit, 1)
-    test = some(moments_of(log, *study.test), study.moments_limit, 2)
+    trainer = Trainer(log, sales, experiment.config, experiment.plan)
+    train = some(build_instances(log, experiment.cuts[0], experiment.cuts[-1]), experiment.instances_limit, 1)
+    test = some(build_instances(log, *experiment.test), experiment.instances_limit, 2)
 
-    def sources(seed: int) -> dict[str, Make]:
+    def sources(seed: int) -> dict[str, ScorerFactory]:
         return {
-            "item-kNN": lambda cut_ms: KnnSource(log, cut_ms, study.config.history),
+            "item-kNN": lambda cut_ms: KnnScorer(log, cut_ms, experiment.config.history),
             "diffusion": lambda cut_ms: trainer.diffusion(cut_ms, seed),
         }
 
-    again = again_lists(some(train, REPEATS_LIMIT, 3), log.table, 1)
-    learnt = (Part(train, new_lists(train, log.table, sales, 1)), Part(*again))
-    parts = {"new": Part(test, new_lists(test, log.table, sales, 2)), "again": Part(*again_lists(test, log.table, 2))}
-    return RankingStudy(
+    again = repeat_candidate_sets(some(train, REPEATS_LIMIT, 3), log.table, 1)
+    learnt = (Part(train, new_item_candidate_sets(train, log.table, sales, 1)), Part(*again))
+    parts = {
+        "new": Part(test, new_item_candidate_sets(test, log.table, sales, 2)),
+        "again": Part(*repeat_candidate_sets(test, log.table, 2)),
+    }
+    return RankingExperiment(
         log.name,
         log.table,
         [(basket.time_ms, item_id) for basket in log.baskets for item_id in basket.item_ids],
-        study.known,
+        experiment.known,
         tuple(part for part in learnt if part.moments),
         {name: part for name, part in parts.items() if part.moments},
         variants,
         gains,
-        study.cuts,
+        experiment.cuts,
         sources,
         ages_ms,
     )

@@ -1,4 +1,4 @@
-"""How many true new behaviours a source names: the diffusion model beside its controls.
+"""How many true new behaviors a source names: the diffusion model beside its controls.
 
 Global time split: whatever speaks about the test was trained or counted before it. What its scores add to the ranker is judged
 with everything else the ranker reads (`evaluation.ranking`).
@@ -17,16 +17,16 @@ from torch import Tensor
 from evaluation.baselines import left_to_right
 from evaluation.baselines.item_knn import ItemKnn
 from evaluation.baselines.left_to_right import LeftToRight
-from evaluation.candidate_scorers import ModelSource, Trainer, sequences_at
-from evaluation.experiments import Study
-from evaluation.instances import Moment, moments_of, open_to, some, times_of
+from evaluation.candidate_scorers import BehaviorModelScorer, Trainer, sequences_at
+from evaluation.experiments import Experiment
+from evaluation.instances import Moment, build_instances, open_to, some, to_times
 from evaluation.intervals import interval
 from evaluation.recall import BEST, CUTOFFS, Best, recalls
 from reaseq.behavior import diffusion
-from reaseq.behavior.diffusion import Sampling, slots_of
+from reaseq.behavior.diffusion import Sampling, build_slots
 from reaseq.behavior.popularity import RecentSales
 
-POPULARITY, RECENT, KNN_BEHAVIOR, KNN_CONTENT = "popularity", "recent popularity", "item-kNN, co-behaviour", "item-kNN, content"
+POPULARITY, RECENT, KNN_BEHAVIOR, KNN_CONTENT = "popularity", "recent popularity", "item-kNN, co-behavior", "item-kNN, content"
 LEFT_TO_RIGHT, DIFFUSION, DIFFUSION_CODES = "left to right", "diffusion", "diffusion, semantic IDs"
 
 
@@ -41,53 +41,53 @@ class Outcome:
 class Evaluation:
     """The moments on which every source and every seed is judged."""
 
-    def __init__(self, study: Study) -> None:
-        self.study = study
-        self.sales = RecentSales.of(study.log.baskets, study.log.table)
-        self.test = some(moments_of(study.log, *study.test), study.moments_limit, 2)
-        self._trainer = Trainer(study.log, self.sales, study.config, study.plan)
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.sales = RecentSales.of(experiment.log.baskets, experiment.log.table)
+        self.test = some(build_instances(experiment.log, *experiment.test), experiment.instances_limit, 2)
+        self._trainer = Trainer(experiment.log, self.sales, experiment.config, experiment.plan)
 
     def run(self, seed: int, say: Callable[[str], None]) -> Outcome:
         """Everything that hangs on a seed, and the controls that do not."""
-        study, recall, cold = self.study, {}, {}
-        cut_ms = study.cuts[-1]
+        experiment, recall, cold = self.experiment, {}, {}
+        cut_ms = experiment.cuts[-1]
         sources: dict[str, Callable[[], Best]] = {
-            DIFFUSION: lambda: self._best_of(self._trainer.diffusion(cut_ms, seed)),
-            LEFT_TO_RIGHT: lambda: self._best_of(self._trainer.left_to_right(cut_ms, seed)),
-            DIFFUSION_CODES: lambda: self._best_of(self._trainer.diffusion(cut_ms, seed, study.code_sizes)),
+            DIFFUSION: lambda: self._best(self._trainer.diffusion(cut_ms, seed)),
+            LEFT_TO_RIGHT: lambda: self._best(self._trainer.left_to_right(cut_ms, seed)),
+            DIFFUSION_CODES: lambda: self._best(self._trainer.diffusion(cut_ms, seed, experiment.code_sizes)),
         }
         for name, best in self._counted():
-            recall[name], cold[name] = recalls(best, self.test, study.unseen)
+            recall[name], cold[name] = recalls(best, self.test, experiment.unseen)
         for name, make in sources.items():
-            recall[name], cold[name] = recalls(make(), self.test, study.unseen)
+            recall[name], cold[name] = recalls(make(), self.test, experiment.unseen)
             say(f"{name}: recall@{BEST} {np.nanmean(recall[name][:, 1]):.4f}")
         return Outcome(recall, cold)
 
     def _counted(self) -> Iterator[tuple[str, Best]]:
         """The controls that are counted, not trained."""
-        log, length = self.study.log, self.study.config.history
-        knn = ItemKnn(log.baskets, log.table, self.study.cuts[-1])
+        log, length = self.experiment.log, self.experiment.config.history
+        knn = ItemKnn(log.baskets, log.table, self.experiment.cuts[-1])
 
         def best(score: Callable[[Sequence[Moment]], Tensor]) -> Best:
             return lambda part: score(part).masked_fill(~open_to(part, log.table), -torch.inf).topk(BEST).indices
 
-        yield POPULARITY, best(lambda part: self.sales.counts(times_of(part), 100_000))
-        yield RECENT, best(lambda part: self.sales.counts(times_of(part)))
+        yield POPULARITY, best(lambda part: self.sales.counts(to_times(part), 100_000))
+        yield RECENT, best(lambda part: self.sales.counts(to_times(part)))
         yield KNN_BEHAVIOR, best(lambda part: torch.from_numpy(knn.by_behavior(sequences_at(part, log, length))))
         yield KNN_CONTENT, best(lambda part: torch.from_numpy(knn.by_content(sequences_at(part, log, length))))
 
-    def _best_of(self, source: ModelSource) -> Best:
+    def _best(self, source: BehaviorModelScorer) -> Best:
         """The rows (B, BEST) that a model infers."""
-        table = self.study.log.table
+        table = self.experiment.log.table
 
         def best(part: Sequence[Moment]) -> Tensor:
             allowed, canvas = open_to(part, table), source.canvas(part)
             with torch.inference_mode():
                 if isinstance(source.model, LeftToRight):
-                    scores = left_to_right.next_scores(source.model, canvas, source.lexicon)
+                    scores = left_to_right.next_scores(source.model, canvas, source.token_table)
                     return scores.masked_fill(~allowed, -torch.inf).topk(BEST).indices
-                slots = slots_of(canvas, BEST)
-                return diffusion.denoise(source.model, canvas, source.lexicon, allowed, slots, Sampling(BEST, steps=1)).rows
+                slots = build_slots(canvas, BEST)
+                return diffusion.denoise(source.model, canvas, source.token_table, allowed, slots, Sampling(BEST, steps=1)).rows
 
         return best
 
@@ -106,7 +106,7 @@ def report(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> dict[str, Any
         for name in outcomes[0].recall
     }
     return {
-        "data": evaluation.study.log.name,
+        "data": evaluation.experiment.log.name,
         "seeds": len(outcomes),
         "test_moments": len(evaluation.test),
         "recall": recalled,

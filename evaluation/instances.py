@@ -28,7 +28,7 @@ class Moment:
     bought: NDArray[np.int64]
 
 
-def moments_of(log: Log, start_ms: int, end_ms: int) -> list[Moment]:
+def build_instances(log: Log, start_ms: int, end_ms: int) -> list[Moment]:
     """The moments of [start, end) that have a history and a target that is new to the user, in order of time."""
     listed_ms = log.table.listed_ms.numpy()
     bought: dict[str, set[int]] = defaultdict(set)
@@ -56,20 +56,20 @@ def some(moments: list[Moment], limit: int, seed: int) -> list[Moment]:
 
 def open_to(moments: Sequence[Moment], table: Snapshot) -> Tensor:
     """What each user may be given (B, N): listed before the moment and never bought."""
-    times_ms = times_of(moments)
+    times_ms = to_times(moments)
     allowed = table.live & (table.listed_ms < times_ms[:, None])
     for place, moment in enumerate(moments):
         allowed[place, moment.bought] = False
     return allowed
 
 
-def times_of(moments: Sequence[Moment]) -> Tensor:
+def to_times(moments: Sequence[Moment]) -> Tensor:
     """When the baskets are filled (B,)."""
     return torch.tensor([moment.basket.time_ms for moment in moments])
 
 
 def aged(moments: Sequence[Moment], age_ms: int) -> list[Moment]:
-    """The moments as they look to who knows only what was older than `age_ms`: their histories lack the newest behaviours."""
+    """The moments as they look to who knows only what was older than `age_ms`: their histories lack the newest behaviors."""
     return [replace(moment, basket=replace(moment.basket, history=_before(moment, age_ms))) for moment in moments]
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.reasoner import Subject
-from reaseq.knowledge.student import Student, StudentPlan, train
+from reaseq.knowledge.reasoner import ReasoningItem
+from reaseq.knowledge.student import Student, StudentTrainingConfig, train
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.records import Item, ProductKnowledge
@@ -31,14 +31,14 @@ Labels = list[list[tuple[str, float]]]  # of each item: labels and how sure they
 
 
 @dataclass(frozen=True)
-class Told:
+class ItemLabels:
     """What is said of N items, row 0 the unknown one: contents, and how many shared ids there are with 0 for padding."""
 
     contents: Contents
     claims: int
 
 
-def told_of(labels: Labels, vectors: Tensor) -> Told:
+def build_item_labels(labels: Labels, vectors: Tensor) -> ItemLabels:
     """Labels and vectors (N, D) of the items as a table's contents, behind a row for the unknown item."""
     shared = Counter(label for of in labels for label, _ in of)
     numbers = {label: number for number, label in enumerate(sorted(k for k, n in shared.items() if n >= LEAST_SHARED), start=1)}
@@ -49,7 +49,7 @@ def told_of(labels: Labels, vectors: Tensor) -> Told:
         if of:
             ids[row, : len(of)], confidences[row, : len(of)] = zip(*of, strict=True)
     found = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
-    return Told(Contents(found, torch.from_numpy(ids), torch.from_numpy(confidences)), len(numbers) + 1)
+    return ItemLabels(Contents(found, torch.from_numpy(ids), torch.from_numpy(confidences)), len(numbers) + 1)
 
 
 def beside(*parts: Labels) -> Labels:
@@ -93,7 +93,7 @@ async def student(
     for part in range(FOLDS):
         known = [place for place in range(len(items)) if fold[place] != part and answers[place]]
         lessons = [answer for place in known if (answer := answers[place])]
-        model = train(vectors[known], lessons, vocabulary, StudentPlan())
+        model = train(vectors[known], lessons, vocabulary, StudentTrainingConfig())
         asked = [place for place in range(len(items)) if fold[place] == part]
         subjects = _subjects([items[place] for place in asked])
         found = await Student(model, vocabulary, "evaluation").reason(subjects, vectors[asked])
@@ -102,5 +102,5 @@ async def student(
     return claims(said)
 
 
-def _subjects(items: Sequence[Item]) -> list[Subject]:
-    return [Subject(Content.of(item.title, item.attributes), item.item_id, item.seller_id) for item in items]
+def _subjects(items: Sequence[Item]) -> list[ReasoningItem]:
+    return [ReasoningItem(Content.of(item.title, item.attributes), item.item_id, item.seller_id) for item in items]

@@ -1,6 +1,6 @@
 """What each thing that the ranker reads is worth: one ranker, trained and judged on the same lists, told more and more.
 
-Global time split. The ranker trains on the blocks before the test; co-behaviour counts and behaviour models speak about a block
+Global time split. The ranker trains on the blocks before the test; co-behavior counts and behavior models speak about a block
 only if they were made before it began; histories, popularity and what was on sale are those strictly before the moment.
 """
 
@@ -14,15 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.candidate_scorers import Make, Source
-from evaluation.candidate_sets import TARGETS, Lists, ranks_of
-from evaluation.instances import Moment, aged, times_of
-from evaluation.item_labels import Told
+from evaluation.candidate_scorers import CandidateScorer, ScorerFactory
+from evaluation.candidate_sets import TARGETS, Lists, rank_targets
+from evaluation.instances import Moment, aged, to_times
+from evaluation.item_labels import ItemLabels
 from reaseq.ranker import training
-from reaseq.ranker.batch import request_of
+from reaseq.ranker.batch import build_batch
 from reaseq.ranker.model import COUNTS, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.training import Examples, Objective, RankerPlan
+from reaseq.ranker.training import Examples, Objective, RankerTrainingConfig
 from reaseq.records import Inferred
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -44,7 +44,7 @@ class Variant:
     """What a ranker is told: labels and vectors, prices, other models' scores of each candidate, so much of the history."""
 
     name: str
-    told: Told | None = None
+    told: ItemLabels | None = None
     vectors: bool = False
     price: bool = True
     sources: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class RankingStudy:
+class RankingExperiment:
     """A data set, cut and listed. The first training part is the one that probabilities are calibrated and judged on."""
 
     name: str
@@ -65,41 +65,41 @@ class RankingStudy:
     variants: tuple[Variant, ...]
     gains: tuple[tuple[str, str], ...]  # variants to compare: the one with more, and its control
     cuts: tuple[int, ...] = ()  # a source's scores of the moments from a cut on are of what was made before it
-    sources: Callable[[int], dict[str, Make]] = lambda seed: {}
+    sources: Callable[[int], dict[str, ScorerFactory]] = lambda seed: {}
     ages_ms: dict[str, int] = field(default_factory=dict)  # how old the features of the last variant are made, by name
-    plan: RankerPlan = field(default_factory=RankerPlan)
+    plan: RankerTrainingConfig = field(default_factory=RankerTrainingConfig)
 
 
 Outcome = dict[str, NDArray[np.float32]]  # one seed: "variant|kind|what" to ranks (n, TARGETS), a log loss (n,) or an AUC ()
 
 
 class RankingEvaluation:
-    """Runs the variants of a study, seed by seed, on lists that are the same for all."""
+    """Runs the variants of a experiment, seed by seed, on lists that are the same for all."""
 
-    def __init__(self, study: RankingStudy) -> None:
-        self.study = study
+    def __init__(self, experiment: RankingExperiment) -> None:
+        self.experiment = experiment
         self._requests: dict[tuple[int, int], Request] = {}
 
     def run(
         self, seed: int, say: Callable[[str], None], known: Outcome, keep: Callable[[Outcome], None] = lambda found: None
     ) -> Outcome:
         """Train and judge every variant that is not `known` already; `keep` gets what there is after each."""
-        study, found = self.study, dict(known)
-        sources: dict[str, list[Source]] = {}
+        experiment, found = self.experiment, dict(known)
+        sources: dict[str, list[CandidateScorer]] = {}
         slots: dict[str, dict[str, Tensor]] = {}
-        last = study.variants[-1]
-        first_part = next(iter(study.test.values()))
-        ages = {f"{last.name}, {age} old": age_ms for age, age_ms in study.ages_ms.items()}
-        for variant in study.variants:
+        last = experiment.variants[-1]
+        first_part = next(iter(experiment.test.values()))
+        ages = {f"{last.name}, {age} old": age_ms for age, age_ms in experiment.ages_ms.items()}
+        for variant in experiment.variants:
             wanted = [variant.name, *(ages if variant is last else ())]
             if all(any(key.startswith(f"{name}|") for key in found) for name in wanted):
                 continue
             for name in set(variant.sources) - set(sources):
-                make = study.sources(seed)[name]
-                sources[name] = [make(cut_ms) for cut_ms in study.cuts]
+                make = experiment.sources(seed)[name]
+                sources[name] = [make(cut_ms) for cut_ms in experiment.cuts]
                 slots[name] = self._slots(sources[name])
             objective = self._train(variant, slots, seed)
-            for part_name, part in study.test.items():
+            for part_name, part in experiment.test.items():
                 of_slots = [slots[name][part_name] for name in variant.sources]
                 found |= self._judged(variant.name, variant, objective, part, part.moments, of_slots, 0)
             for name, age_ms in ages.items() if variant is last else ():
@@ -111,12 +111,12 @@ class RankingEvaluation:
             keep(found)
         return found
 
-    def _slots(self, made: list[Source]) -> dict[str, Tensor]:
+    def _slots(self, made: list[CandidateScorer]) -> dict[str, Tensor]:
         """A source's scores of every test part, and of the training parts under the key of their place."""
-        study, cuts = self.study, self.study.cuts
-        slots = {of: made[-1].scores(part.moments, part.lists.rows) for of, part in study.test.items()}
-        for place, part in enumerate(study.train):
-            times, blocks = times_of(part.moments), []
+        experiment, cuts = self.experiment, self.experiment.cuts
+        slots = {of: made[-1].scores(part.moments, part.lists.rows) for of, part in experiment.test.items()}
+        for place, part in enumerate(experiment.train):
+            times, blocks = to_times(part.moments), []
             for source, (start_ms, end_ms) in zip(made, pairwise(cuts), strict=False):
                 at = ((times >= start_ms) & (times < end_ms)).nonzero().flatten()
                 if len(at):
@@ -125,9 +125,9 @@ class RankingEvaluation:
         return slots
 
     def _train(self, variant: Variant, slots: dict[str, dict[str, Tensor]], seed: int) -> Objective:
-        study = self.study
+        experiment = self.experiment
         parts = []
-        for place, part in enumerate(study.train):
+        for place, part in enumerate(experiment.train):
             of_slots = [slots[name][str(place)] for name in variant.sources]
             request = self._request(variant, part.moments, part.lists.rows, of_slots, 0)
             parts.append(_examples(request, part.lists, calibrates=place == 0))
@@ -137,9 +137,9 @@ class RankingEvaluation:
         learnt = _joined([part[(part.request.now_ms < cut_ms).nonzero().flatten()] for part in parts])
         held_out = first[torch.arange(cut, len(first))]
         config = RankerConfig(
-            vector_dim=study.table.contents.vectors.shape[1] if variant.vectors else 0,
+            vector_dim=experiment.table.contents.vectors.shape[1] if variant.vectors else 0,
             claims=variant.told.claims if variant.told else 1,
-            items=len(study.known),
+            items=len(experiment.known),
             history=variant.history,
             inferred=0,
             scores=learnt.request.scores.shape[-1],
@@ -147,12 +147,12 @@ class RankingEvaluation:
             price=variant.price,
         )
         table = self._table(variant)
-        plan = replace(study.plan, seed=seed)
-        model, _ = training.train(learnt, held_out, table, study.known, config, plan)
-        return Objective(model, learnt, table, study.known, torch.device("cpu"))
+        plan = replace(experiment.plan, seed=seed)
+        model, _ = training.train(learnt, held_out, table, experiment.known, config, plan)
+        return Objective(model, learnt, table, experiment.known, torch.device("cpu"))
 
     def _table(self, variant: Variant) -> Snapshot:
-        return replace(self.study.table, contents=variant.told.contents) if variant.told else self.study.table
+        return replace(self.experiment.table, contents=variant.told.contents) if variant.told else self.experiment.table
 
     def _judged(
         self,
@@ -168,7 +168,7 @@ class RankingEvaluation:
         scores = _scores(objective, request)
         found = Outcome()
         for place, kind in enumerate(part.lists.against):
-            ranks, counts = ranks_of(scores, part.lists, kind)
+            ranks, counts = rank_targets(scores, part.lists, kind)
             found[f"{name}|{kind}|rank"] = ranks.numpy()
             found[f"{name}|{kind}|rivals"] = counts.numpy().astype(np.float32)
             if place == 0:
@@ -194,15 +194,15 @@ class RankingEvaluation:
         return replace(base, scores=scores, history=latest)
 
     def _features(self, moments: list[Moment], rows: Tensor, history: int, age_ms: int) -> Request:
-        study, times = self.study, times_of(moments).tolist()
-        return request_of(
+        experiment, times = self.experiment, to_times(moments).tolist()
+        return build_batch(
             [moment.basket.history for moment in moments],
             [Inferred()] * len(moments),
             rows,
-            counts_at(study.events, times, rows, study.table, age_ms),
+            counts_at(experiment.events, times, rows, experiment.table, age_ms),
             times,
             torch.zeros(*rows.shape, 0),
-            study.table,
+            experiment.table,
             RankerConfig(history=history, inferred=0),
         )
 
@@ -301,10 +301,10 @@ def _pooled_auc(scores: Tensor, lists: Lists, stated: Tensor) -> float:
 
 def _glance(name: str, found: Outcome) -> str:
     kinds = [key.split("|")[1] for key in found if key.startswith(f"{name}|") and key.endswith("|rank")]
-    return ", ".join(f"{kind} {np.nanmean(auc_of(found, name, kind)):.4f}" for kind in kinds)
+    return ", ".join(f"{kind} {np.nanmean(compute_auc(found, name, kind)):.4f}" for kind in kinds)
 
 
-def auc_of(outcome: Outcome, name: str, kind: str) -> NDArray[np.float32]:
+def compute_auc(outcome: Outcome, name: str, kind: str) -> NDArray[np.float32]:
     """AUC of each target within its list (n, TARGETS)."""
     rivals = np.maximum(outcome[f"{name}|{kind}|rivals"], 1)
     return (1 - (outcome[f"{name}|{kind}|rank"] - 1) / rivals).astype(np.float32)

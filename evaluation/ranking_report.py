@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.intervals import interval
-from evaluation.ranking import Outcome, Part, RankingStudy, auc_of
+from evaluation.ranking import Outcome, Part, RankingExperiment, compute_auc
 
 BUCKETS = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, 2**31)}  # times seen, both ends included
 HIT_CUTOFFS, NDCG_CUTOFF = (5, 10), 10
@@ -20,29 +20,35 @@ HIT_CUTOFFS, NDCG_CUTOFF = (5, 10), 10
 Array = NDArray[np.float32]
 
 
-def report(study: RankingStudy, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Every figure of a study, by part of the test and kind of negatives."""
-    seen = _times_seen(study)
+def report(experiment: RankingExperiment, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Every figure of a experiment, by part of the test and kind of negatives."""
+    seen = _times_seen(experiment)
     return {
-        "data": study.name,
+        "data": experiment.name,
         "seeds": len(outcomes),
-        "items": len(study.table) - 1,
-        "training_lists": [len(part.lists) for part in study.train],
-        "parts": {name: _part(study, name, part, seen, outcomes) for name, part in study.test.items()},
+        "items": len(experiment.table) - 1,
+        "training_lists": [len(part.lists) for part in experiment.train],
+        "parts": {name: _part(experiment, name, part, seen, outcomes) for name, part in experiment.test.items()},
     }
 
 
-def _part(study: RankingStudy, name: str, part: Part, seen: torch.Tensor, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _part(
+    experiment: RankingExperiment, name: str, part: Part, seen: torch.Tensor, outcomes: Sequence[Outcome]
+) -> dict[str, Any]:
     users = np.unique([moment.basket.user_id for moment in part.moments], return_inverse=True)[1]
     times = np.where(part.lists.real[:, : part.lists.targets.shape[1]], seen[part.lists.targets], -1)  # (n, TARGETS)
     kinds = list(part.lists.against)
-    names = [variant.name for variant in study.variants]
-    ages = [f"{study.variants[-1].name}, {age} old" for age in study.ages_ms] if name == next(iter(study.test)) else []
-    stated = name == next(iter(study.test))  # probabilities are calibrated for the first part alone
+    names = [variant.name for variant in experiment.variants]
+    ages = (
+        [f"{experiment.variants[-1].name}, {age} old" for age in experiment.ages_ms]
+        if name == next(iter(experiment.test))
+        else []
+    )
+    stated = name == next(iter(experiment.test))  # probabilities are calibrated for the first part alone
     judged = {variant: _variant(variant, kinds, users, times, outcomes, stated) for variant in (*names, *ages)}
     gains = {
         f"{more} over {less}": _gain(more, less, kinds, users, times, outcomes)
-        for more, less in (*study.gains, *((age, ages[0]) for age in ages[1:]))
+        for more, less in (*experiment.gains, *((age, ages[0]) for age in ages[1:]))
     }
     counts = {bucket: int(((times >= low) & (times <= high)).sum()) for bucket, (low, high) in BUCKETS.items()}
     return {
@@ -65,7 +71,7 @@ def _variant(
     found: dict[str, Any] = {}
     for kind in kinds:
         ranks = [outcome[f"{name}|{kind}|rank"] for outcome in outcomes]
-        aucs = [auc_of(outcome, name, kind) for outcome in outcomes]
+        aucs = [compute_auc(outcome, name, kind) for outcome in outcomes]
         found[kind] = {
             "gauc": _estimate(aucs, users),
             **{f"hr_{k}": _estimate([_where(rank, rank <= k) for rank in ranks], users) for k in HIT_CUTOFFS},
@@ -85,7 +91,7 @@ def _gain(
 ) -> dict[str, Any]:
     found = {}
     for kind in kinds:
-        apart = [auc_of(outcome, more, kind) - auc_of(outcome, less, kind) for outcome in outcomes]
+        apart = [compute_auc(outcome, more, kind) - compute_auc(outcome, less, kind) for outcome in outcomes]
         found[kind] = {"gauc": _estimate(apart, users), "gauc_by_times_seen": _by_bucket(apart, users, times)}
     return found
 
@@ -113,8 +119,8 @@ def _ndcg(ranks: Array) -> Array:
     return np.where(np.isnan(ranks), np.nan, gains).astype(np.float32)
 
 
-def _times_seen(study: RankingStudy) -> torch.Tensor:
+def _times_seen(experiment: RankingExperiment) -> torch.Tensor:
     """How often each row (N,) was taken before the test, or before its last training moment where nothing is cut."""
-    until_ms = study.cuts[-1] if study.cuts else 2**62
-    rows = study.table.rows([item_id for time, item_id in study.events if time < until_ms])
-    return torch.bincount(rows, minlength=len(study.table))
+    until_ms = experiment.cuts[-1] if experiment.cuts else 2**62
+    rows = experiment.table.rows([item_id for time, item_id in experiment.events if time < until_ms])
+    return torch.bincount(rows, minlength=len(experiment.table))

@@ -1,4 +1,4 @@
-"""How many of the behaviours that were new to a user a source would have inferred."""
+"""How many of the behaviors that were new to a user a source would have inferred."""
 
 from collections.abc import Callable, Sequence
 

@@ -12,29 +12,29 @@ from torch import Tensor
 from evaluation.baselines.item_knn import ItemKnn
 from evaluation.candidate_scorers import sequences_at
 from evaluation.datasets.interaction_log import Log
-from evaluation.experiments import Study
-from evaluation.instances import Moment, moments_of, open_to
+from evaluation.experiments import Experiment
+from evaluation.instances import Moment, build_instances, open_to
 from evaluation.intervals import interval
 from evaluation.recall import BEST, CUTOFFS, recalls
-from reaseq.behavior.examples import pairs_of
-from reaseq.representation.alignment import AlignmentPlan, train_head
+from reaseq.behavior.examples import build_pairs
+from reaseq.representation.alignment import AlignmentTrainingConfig, train_head
 from reaseq.representation.semantic_ids import drift, examine, fit
 
 HISTORY = 48
 SHAPES = ((2, 256), (3, 64), (3, 128), (3, 256), (4, 128))
 
 
-def judge(study: Study, seeds: int, say: Callable[[str], None]) -> dict[str, Any]:
+def judge(experiment: Experiment, seeds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Recall of what was new to the user by content-kNN in both spaces, and the quality of codebooks of several shapes."""
-    log, cut_ms = study.log, study.cuts[-1]
-    moments = moments_of(log, *study.test)
-    moments = moments[:: max(1, len(moments) // study.moments_limit)]
+    log, cut_ms = experiment.log, experiment.cuts[-1]
+    moments = build_instances(log, *experiment.test)
+    moments = moments[:: max(1, len(moments) // experiment.instances_limit)]
     users = np.unique([moment.basket.user_id for moment in moments], return_inverse=True)[1]
     before = log.between(0, cut_ms)
     unseen = _unseen(log, cut_ms)
     spaces = {"text": [_recall(log, moments, unseen)], "aligned": []}
     for seed in range(seeds):
-        head = train_head(log.table.vectors, pairs_of(before, log.table, seed), AlignmentPlan(seed=seed))
+        head = train_head(log.table.vectors, build_pairs(before, log.table, seed), AlignmentTrainingConfig(seed=seed))
         with torch.inference_mode():
             contents = replace(log.table.contents, vectors=head(log.table.contents.vectors))
             bent = replace(log, table=replace(log.table, contents=contents))

@@ -94,7 +94,7 @@ class Archive:
         return self._read
 
     def compact(self, least_files: int = COMPACT_FILES) -> int:
-        """Make few files of many, wherever a month has at least so many, with one of each row; returns how many were replaced.
+        """ScorerFactory few files of many, wherever a month has at least so many, with one of each row; returns how many were replaced.
 
         What has been replaced goes once whoever reads it must be done. Raises ArchiveUnavailable.
         """

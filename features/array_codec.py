@@ -1,4 +1,4 @@
-"""Long arrays in one binary column: a user's history and inferred behaviours as MessagePack, column by column.
+"""Long arrays in one binary column: a user's history and inferred behaviors as MessagePack, column by column.
 
 Arrow streams of the same columns were measured beside it: twenty times as slow to write, twice to fifteen times to read.
 """
@@ -26,7 +26,7 @@ _inferred = msgspec.msgpack.Decoder(tuple[tuple[str, ...], tuple[float, ...]])
 
 
 def pack_history(history: History) -> bytes:
-    """The columns of a history, oldest behaviour first, up to when its user has been forgotten, and what was taken back."""
+    """The columns of a history, oldest behavior first, up to when its user has been forgotten, and what was taken back."""
     return _encoder.encode(msgspec.convert(history, _Columns, from_attributes=True))
 
 

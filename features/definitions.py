@@ -14,7 +14,7 @@ from reaseq.settings import Settings
 ITEM_KEY = "item_id"
 USER_KEY = "user_id"
 
-item = Entity(name="item", join_keys=[ITEM_KEY], value_type=ValueType.STRING, description="A product of the catalogue")
+item = Entity(name="item", join_keys=[ITEM_KEY], value_type=ValueType.STRING, description="A product of the catalog")
 user = Entity(name="user", join_keys=[USER_KEY], value_type=ValueType.STRING, description="A person who acts on items")
 
 
@@ -63,7 +63,7 @@ item_knowledge = _view(
 user_history = _view(
     "user_history",
     user,
-    "What a user did, latest behaviours",
+    "What a user did, latest behaviors",
     history=Bytes,
     revision=Int64,
 )

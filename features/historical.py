@@ -10,7 +10,7 @@ from features import definitions as views
 from features.array_codec import unpack_history, unpack_inferred
 from features.repository import FeatureRepository
 from reaseq.behavior.examples import Basket
-from reaseq.errors import CatalogueError
+from reaseq.errors import CatalogError
 from reaseq.records import History, Inferred
 
 _INFERRED = ("inferred", "model", "as_of_ms", "events_seen", "latent")
@@ -38,12 +38,12 @@ def users_before(
     return list(zip(histories, inferred, strict=True))
 
 
-def moments_in_archive(repository: FeatureRepository, until_ms: int) -> list[tuple[Basket, Inferred]]:
+def instances_in_archive(repository: FeatureRepository, until_ms: int) -> list[tuple[Basket, Inferred]]:
     """Every basket before `until_ms` that the archive's histories tell of, in order of time, with what was known before each.
 
     A basket is what the log holds of a user at one moment. Its history is what the archive knew strictly before, which may
     lack a moment or two where events came faster than records: what was known then, not what became known later.
-    Raises CatalogueError where the archive tells of nothing.
+    Raises CatalogError where the archive tells of nothing.
     """
     taken: dict[tuple[int, str], dict[int, str]] = defaultdict(dict)  # (time, user): event key → item
     for user_id, time_ms, key, item_id in events_in_archive(repository):
@@ -51,7 +51,7 @@ def moments_in_archive(repository: FeatureRepository, until_ms: int) -> list[tup
             taken[time_ms, user_id][key] = item_id
     moments = sorted(taken)
     if not moments:
-        raise CatalogueError(f"the archive in {repository.settings.archive_dir} holds no history of that time")
+        raise CatalogError(f"the archive in {repository.settings.archive_dir} holds no history of that time")
     known = users_before(repository, [user_id for _, user_id in moments], [time_ms for time_ms, _ in moments])
     return [
         (Basket(user_id, time_ms, tuple(dict.fromkeys(taken[time_ms, user_id].values())), history), inferred)
@@ -61,7 +61,7 @@ def moments_in_archive(repository: FeatureRepository, until_ms: int) -> list[tup
 
 def baskets_in_archive(repository: FeatureRepository, until_ms: int) -> list[Basket]:
     """The same without what was inferred."""
-    return [basket for basket, _ in moments_in_archive(repository, until_ms)]
+    return [basket for basket, _ in instances_in_archive(repository, until_ms)]
 
 
 def events_in_archive(repository: FeatureRepository) -> Iterator[tuple[str, int, int, str]]:

@@ -28,7 +28,7 @@ def entity_key(join_key: str, entity_id: str) -> EntityKey:
     return EntityKey(join_keys=[join_key], entity_values=[Value(string_val=entity_id)])
 
 
-def entity_id_of(key: bytes) -> str:
+def parse_entity_id(key: bytes) -> str:
     """The string id at the end of a serialised key of one string id: its length stands in the four bytes before it."""
     at = 4 + 4 + 4 + int.from_bytes(key[8:12], "little") + 4
     return key[at + 4 :].decode()
@@ -39,7 +39,7 @@ def unpacked(
 ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
     """Event time and features of each packed row of a view; (None, None) where there is none."""
     names = names or [feature.name for feature in table.features]
-    return [(rows.order_of(row).event_time, rows.unpack(row, names)) if row else (None, None) for row in packed]
+    return [(rows.read_version(row).event_time, rows.unpack(row, names)) if row else (None, None) for row in packed]
 
 
 class Placed(NamedTuple):
@@ -77,15 +77,15 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
         """Every (entity key, packed row) of the view, in no order. Rows written meanwhile may or may not be seen."""
 
-    def is_whole(self, config: RepoConfig) -> bool:
+    def is_complete(self, config: RepoConfig) -> bool:
         """Whether nobody has emptied the store since it was filled. A file is not emptied behind our back."""
         return True
 
-    def begin_filling(self, config: RepoConfig) -> None:
+    def begin_rebuild(self, config: RepoConfig) -> None:
         """The store is about to be filled."""
 
-    def end_filling(self, config: RepoConfig) -> None:
-        """It is whole now. Fails where it was emptied since `begin_filling`."""
+    def end_rebuild(self, config: RepoConfig) -> None:
+        """It is whole now. Fails where it was emptied since `begin_rebuild`."""
 
     def online_write_batch(
         self,

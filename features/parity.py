@@ -25,10 +25,10 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from features import definitions as views
 from features.definitions import join_key
-from features.record_mapping import rows_of
+from features.record_mapping import to_rows
 from features.repository import FeatureRepository
 from features.row_format import REVISION
-from reaseq.errors import CatalogueError
+from reaseq.errors import CatalogError
 from reaseq.records import UserFeatures
 from reaseq.representation.item_table import NO_PRICE, ItemTable, Snapshot
 from serving.degradation import Answer, Ask
@@ -63,7 +63,7 @@ class Served(msgspec.Struct, frozen=True):
         return self.event_time_ms, self.revision
 
 
-class ServedLog:
+class ServedFeatureLog:
     """Appends a sample of what is served to `<folder>/rows.jsonl`: the user's row, and the row of one of the candidates.
 
     Which requests are drawn, and which candidate, hangs on user and moment alone.
@@ -93,7 +93,7 @@ class ServedLog:
 
 def served_user(user: UserFeatures, now_ms: int) -> Served:
     """A user's row as the log keeps it."""
-    told = {row.view.name: row.values for row in rows_of(user)}
+    told = {row.view.name: row.values for row in to_rows(user)}
     digests = {f"{view}:{name}": _digest(told[view].get(name)) for view, names in JUDGED["user"].items() for name in names}
     return Served("user", user.user_id, now_ms, user.event_time_ms, user.revision, digests)
 
@@ -115,12 +115,14 @@ def served_item(table: Snapshot, item_id: str, version: Version, now_ms: int) ->
     return Served("item", item_id, now_ms, *version, {f"{view}:{name}": _digest(told[name]) for name in JUDGED["item"][view]})
 
 
-def read_served(folder: Path) -> list[Served]:
-    """Every logged row. Raises CatalogueError where nothing was logged."""
+def read_served_features(folder: Path) -> list[Served]:
+    """Every logged row. Raises CatalogError where nothing was logged."""
     files = sorted(folder.rglob("rows*.jsonl"))
     found = [msgspec.json.decode(line, type=Served) for file in files for line in file.read_bytes().splitlines()]
     if not found:
-        raise CatalogueError(f"{folder} holds no served row: set REASEQ_SERVICE__SERVED_SHARE above 0, and let it serve")
+        raise CatalogError(
+            f"{folder} holds no served row: set REASEQ_SERVICE__SERVED_FEATURE_LOG_SHARE above 0, and let it serve"
+        )
     return found
 
 

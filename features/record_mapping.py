@@ -23,7 +23,7 @@ class Row(NamedTuple):
     values: dict[str, Value]
 
 
-def rows_of(record: ItemFeatures | UserFeatures) -> list[Row]:
+def to_rows(record: ItemFeatures | UserFeatures) -> list[Row]:
     """The rows that a feature record writes, one a view."""
     return _item_rows(record) if isinstance(record, ItemFeatures) else _user_rows(record)
 
@@ -32,7 +32,7 @@ def rows_by_view(records: Sequence[ItemFeatures | UserFeatures]) -> dict[str, li
     """The rows of several records, view by view."""
     batches: dict[str, list[Row]] = {}
     for record in records:
-        for row in rows_of(record):
+        for row in to_rows(record):
             batches.setdefault(row.view.name, []).append(row)
     return batches
 
@@ -85,7 +85,7 @@ def _user_rows(record: UserFeatures) -> list[Row]:
 def item_record(
     item_id: str, event_time_ms: int, representation: Mapping[str, Value], knowledge: Mapping[str, Value]
 ) -> ItemFeatures:
-    """The inverse of `rows_of` for an item."""
+    """The inverse of `to_rows` for an item."""
     price = representation.get("price")
     stage, revision = representation["stage"], representation["revision"]
     return ItemFeatures(
@@ -107,7 +107,7 @@ def item_record(
 
 
 def user_record(user_id: str, event_time_ms: int, history: Mapping[str, Value], inferred: Mapping[str, Value]) -> UserFeatures:
-    """The inverse of `rows_of` for a user."""
+    """The inverse of `to_rows` for a user."""
     item_ids, confidences = unpack_inferred(inferred["inferred"])  # type: ignore[arg-type]
     return UserFeatures(
         user_id=user_id,

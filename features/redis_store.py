@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from features.packed_store import PackedOnlineStore, Placed
-from features.row_format import ORDER_BYTES, Order, order_of
+from features.row_format import ORDER_BYTES, Order, read_version
 
 SCAN_PAGE_KEYS = 1000
 PUT_CHUNK_RECORDS = 64  # Redis does nothing else while a script runs: about a third of a millisecond
@@ -57,7 +57,7 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             *results, _, confirmed = results
             if confirmed < settings.replicas:
                 raise redis.TimeoutError(f"{confirmed} of {settings.replicas} replicas confirmed the write")
-        return [overtaken == 1 for of_chunk in results for overtaken in of_chunk]
+        return [stale == 1 for of_chunk in results for stale in of_chunk]
 
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         return self.get_all(config, [(table, keys)])[0]
@@ -65,7 +65,7 @@ class PackedRedisOnlineStore(PackedOnlineStore):
     def orders(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[Order | None]:
         script = self._connect(config).register_script(ORDERS)
         heads: Any = script(keys=[_key(config, table, key) for key in keys]) if keys else []
-        return [order_of(head) if head else None for head in heads]
+        return [read_version(head) if head else None for head in heads]
 
     def get_all(self, config: RepoConfig, asked: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
         """All of them in one command."""
@@ -86,14 +86,14 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             if not cursor:
                 return
 
-    def is_whole(self, config: RepoConfig) -> bool:
+    def is_complete(self, config: RepoConfig) -> bool:
         return bool(self._connect(config).exists(_mark(config, "whole")))
 
-    def begin_filling(self, config: RepoConfig) -> None:
-        self._connect(config).set(_mark(config, "filling"), b"")
+    def begin_rebuild(self, config: RepoConfig) -> None:
+        self._connect(config).set(_mark(config, "rebuilding"), b"")
 
-    def end_filling(self, config: RepoConfig) -> None:
-        self._connect(config).rename(_mark(config, "filling"), _mark(config, "whole"))
+    def end_rebuild(self, config: RepoConfig) -> None:
+        self._connect(config).rename(_mark(config, "rebuilding"), _mark(config, "whole"))
 
     def update(
         self,

@@ -19,9 +19,9 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
 from features import definitions as views
-from features.packed_store import KEY_VERSION, PackedOnlineStore, Placed, entity_id_of, entity_key, unpacked
-from features.record_mapping import Row, item_record, rows_of, user_record
-from features.row_format import Order, order_of, pack
+from features.packed_store import KEY_VERSION, PackedOnlineStore, Placed, entity_key, parse_entity_id, unpacked
+from features.record_mapping import Row, item_record, to_rows, user_record
+from features.row_format import Order, pack, read_version
 from reaseq.errors import StoreUnavailable
 from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
@@ -44,7 +44,7 @@ _USER_VIEWS = (views.user_history, views.user_inferred)
 FIRST, LAST = 0, -1
 
 
-# SQLite says "operational" of a locked or full database; Redis drops, refuses or times out, and says so when out of memory.
+# SQLite says "operational" of a locked or full database; Redis drops, rejects or times out, and says so when out of memory.
 _STORE_FAULTS = (sqlite3.OperationalError, redis.RedisError, OSError)
 
 
@@ -68,10 +68,10 @@ def profile_file(settings: Settings) -> Path:
 class FeatureRepository:
     """Feature records in and out of the online store, in whichever profile the settings name."""
 
-    def __init__(self, settings: Settings, whole_only: bool = False) -> None:
-        """`whole_only`, for whoever makes new records of old ones: reads raise StoreUnavailable while it is not whole."""
+    def __init__(self, settings: Settings, require_complete: bool = False) -> None:
+        """`require_complete`, for whoever makes new records of old ones: reads raise StoreUnavailable while it is not whole."""
         self.settings = settings
-        self._whole_only = whole_only
+        self._whole_only = require_complete
         text = Template(profile_file(settings).read_text()).substitute(feast_variables(settings))
         self.feast = FeatureStore(config=RepoConfig(**yaml.safe_load(text), repo_path=FOLDER))
         self.config: RepoConfig = self.feast.config
@@ -82,7 +82,7 @@ class FeatureRepository:
         self.feast.apply([views.item, views.user, *views.VIEWS, views.ranking])
 
     def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        """Make records servable. Older records than those in the store change nothing: these are returned.
+        """ScorerFactory records servable. Older records than those in the store change nothing: these are returned.
 
         Raises StoreUnavailable, after which some of the records may be servable: write them again.
         """
@@ -91,10 +91,10 @@ class FeatureRepository:
             kept_out = self.online.put(self.config, placed)
         return [record for record, newer in zip(records, kept_out, strict=True) if newer]
 
-    def not_overtaken(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+    def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """Those of the records that are not older than what the store holds of the same entity, in their order."""
         held = self._orders(records, FIRST)
-        self._require_whole()
+        self._check_complete()
         return [record for record, order in zip(records, held, strict=True) if not order or order[:2] <= _order(record)]
 
     def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
@@ -113,27 +113,27 @@ class FeatureRepository:
         found: list[Order | None] = [None] * len(records)
         for pair in (_ITEM_VIEWS, _USER_VIEWS):
             view = pair[place]
-            numbers = [number for number, record in enumerate(records) if _views_of(record) is pair]
-            keys = [_key(view, _id_of(records[number])) for number in numbers]
+            numbers = [number for number, record in enumerate(records) if _views(record) is pair]
+            keys = [_key(view, _entity_id(records[number])) for number in numbers]
             with self._faults_named():
                 orders = self.online.orders(self.config, view, keys) if keys else []
             for number, order in zip(numbers, orders, strict=True):
                 found[number] = order
         return found
 
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the store holds everything that the topics of feature records do: not when it is new, or was emptied."""
         with self._faults_named():
-            return self.online.is_whole(self.config)
+            return self.online.is_complete(self.config)
 
     @contextmanager
-    def filling(self) -> Iterator[None]:
+    def rebuilding(self) -> Iterator[None]:
         """Fill the store within this; then it is whole. Raises StoreUnavailable where it was emptied meanwhile."""
         with self._faults_named():
-            self.online.begin_filling(self.config)
+            self.online.begin_rebuild(self.config)
         yield
         with self._faults_named():
-            self.online.end_filling(self.config)
+            self.online.end_rebuild(self.config)
 
     @contextmanager
     def _faults_named(self) -> Iterator[None]:
@@ -143,9 +143,9 @@ class FeatureRepository:
             where = f"{self.settings.store.profile} online store of {self.settings.state_dir}"
             raise StoreUnavailable(f"the {where} failed: {error}") from error
 
-    def _require_whole(self) -> None:
+    def _check_complete(self) -> None:
         # Asked after a read: what was read before the store was emptied is good.
-        if self._whole_only and not self.is_whole():
+        if self._whole_only and not self.is_complete():
             raise StoreUnavailable("the online store is not whole, new or emptied: run `reaseq features rebuild`")
 
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
@@ -162,7 +162,7 @@ class FeatureRepository:
         """The ids of every entity that has a row in the view."""
         with self._faults_named():
             for key, _ in self.online.scan(self.config, view):
-                yield entity_id_of(key)
+                yield parse_entity_id(key)
 
     def scan_items(self) -> Iterator[list[ItemFeatures]]:
         """Every item's record, also of those no longer on sale, page by page."""
@@ -174,7 +174,7 @@ class FeatureRepository:
         keys = [_key(pair[0], entity_id) for entity_id in ids]
         with self._faults_named():
             packed = self.online.get_all(self.config, [(view, keys) for view in pair])
-        self._require_whole()
+        self._check_complete()
         columns = [unpacked(view, rows) for view, rows in zip(pair, packed, strict=True)]
         found = {}
         for entity_id, parts in zip(ids, zip(*columns, strict=True), strict=True):
@@ -185,8 +185,8 @@ class FeatureRepository:
 
 
 def _placed(record: FeatureRecord) -> list[Placed]:
-    key = _key(_views_of(record)[0], _id_of(record))
-    return [Placed(row.view, key, _packed(row)) for row in rows_of(record)]
+    key = _key(_views(record)[0], _entity_id(record))
+    return [Placed(row.view, key, _packed(row)) for row in to_rows(record)]
 
 
 def _key(view: FeatureView, entity_id: str) -> bytes:
@@ -199,7 +199,7 @@ def _serialized_key(join_key: str, entity_id: str) -> bytes:
     return key
 
 
-def _views_of(record: FeatureRecord) -> tuple[FeatureView, FeatureView]:
+def _views(record: FeatureRecord) -> tuple[FeatureView, FeatureView]:
     return _ITEM_VIEWS if isinstance(record, ItemFeatures) else _USER_VIEWS
 
 
@@ -208,14 +208,14 @@ def _verdict(record: FeatureRecord, held: Sequence[Order | None]) -> Verdict:
         return "behind"
     if any(order and order[:2] > _order(record) for order in held):
         return "ahead"
-    return "equal" if list(held) == [order_of(_packed(row)) for row in rows_of(record)] else "different"
+    return "equal" if list(held) == [read_version(_packed(row)) for row in to_rows(record)] else "different"
 
 
 def _order(record: FeatureRecord) -> tuple[int, int]:
     return record.event_time_ms * 1000, record.revision
 
 
-def _id_of(record: FeatureRecord) -> str:
+def _entity_id(record: FeatureRecord) -> str:
     return record.item_id if isinstance(record, ItemFeatures) else record.user_id
 
 

@@ -53,7 +53,7 @@ def pack(values: Mapping[str, Value], event_time: datetime) -> bytes:
     return _ORDER.pack(event_us, revision, digest) + payload
 
 
-def order_of(row: bytes) -> Order:
+def read_version(row: bytes) -> Order:
     """The order that `row` was packed with."""
     return Order(*_ORDER.unpack_from(row))
 

@@ -38,14 +38,14 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
             kept_out, landing = [], dict[str, dict[bytes, bytes]]()
             for record in records:
                 there = [held.get((placed.table.name, placed.key), _NOTHING) for placed in record]
-                new = [rows.order_of(placed.row) for placed in record]
+                new = [rows.read_version(placed.row) for placed in record]
                 kept_out.append(there > new)
                 if new > there:
                     for placed in record:
                         landing.setdefault(_table(config, placed.table), {})[placed.key] = placed.row
-                        held[placed.table.name, placed.key] = rows.order_of(placed.row)
+                        held[placed.table.name, placed.key] = rows.read_version(placed.row)
             for table, landed in landing.items():
-                values = [(key, *rows.order_of(row), row) for key, row in landed.items()]
+                values = [(key, *rows.read_version(row), row) for key, row in landed.items()]
                 connection.executemany(f"insert or replace into {table} values (?, ?, ?, ?, ?)", values)  # noqa: S608
         return kept_out
 

@@ -8,11 +8,11 @@ from evaluation.distillation import Teacher
 from features.repository import FeatureRepository
 from reaseq.errors import ReaSeqError
 from reaseq.knowledge.agents.pending import Agents
-from reaseq.knowledge.agents.reasoner import make_panel
+from reaseq.knowledge.agents.reasoner import build_agent_pipeline
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.llm.endpoint import model_of
+from reaseq.knowledge.llm.endpoint import to_model
 from reaseq.knowledge.llm.ledger import Ledger
-from reaseq.knowledge.reasoner import Subject
+from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.knowledge.recorded import RECORDED, read_answers
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.records import Item, ItemFeatures
@@ -22,13 +22,13 @@ from reaseq.settings import Settings
 TEACHERS = (RECORDED, "llm:")  # who speaks for a language model
 
 
-def agents_of(settings: Settings) -> Agents:
+def build_agents(settings: Settings) -> Agents:
     """The agents as the settings have them. Raises ReaSeqError where no model is named: fingerprints and prices hang on it."""
     llm = settings.knowledge.llm
     if not llm.model:
         raise ReaSeqError("no language model is named: set REASEQ_KNOWLEDGE__LLM__MODEL (and …__BASE_URL where one serves it)")
-    model = model_of(llm)
-    return Agents(make_panel(vocabulary_in_force(), llm, model), model, Ledger(settings.ledger_file))
+    model = to_model(llm)
+    return Agents(build_agent_pipeline(vocabulary_in_force(), llm, model), model, Ledger(settings.ledger_file))
 
 
 def items_in_store(repository: FeatureRepository) -> Iterator[ItemFeatures]:
@@ -36,9 +36,9 @@ def items_in_store(repository: FeatureRepository) -> Iterator[ItemFeatures]:
     return (record for page in repository.scan_items() for record in page if record.stage != "delisted")
 
 
-def subject_of(item: Item | ItemFeatures) -> Subject:
+def to_reasoning_item(item: Item | ItemFeatures) -> ReasoningItem:
     """An item as reasoning sees it."""
-    return Subject(Content.of(item.title, item.attributes), item.item_id, item.seller_id)
+    return ReasoningItem(Content.of(item.title, item.attributes), item.item_id, item.seller_id)
 
 
 def recorded_contents(settings: Settings) -> set[str]:
@@ -47,7 +47,7 @@ def recorded_contents(settings: Settings) -> set[str]:
     return {content.hash for content, _ in read_answers(recorded, vocabulary_in_force())} if recorded else set()
 
 
-def teacher_of(settings: Settings, answers: Path | None) -> Teacher:
+def build_teacher(settings: Settings, answers: Path | None) -> Teacher:
     """The answers of a language model, out of a file or out of the feature store, and their items' vectors."""
     vocabulary = vocabulary_in_force()
     found = list(read_answers(answers, vocabulary)) if answers else list(_answers_in_store(settings))

@@ -1,17 +1,17 @@
-"""What the commands about the ranker work with: material out of the archive, and the engine on what the store holds."""
+"""What the commands about the ranker work with: data out of the archive, and the engine on what the store holds."""
 
 from dataclasses import dataclass
 
 import torch
 
-from features.historical import events_in_archive, moments_in_archive
+from features.historical import events_in_archive, instances_in_archive
 from features.repository import FeatureRepository
-from pipelines.behavior_model import catalogue_of
-from reaseq.artifacts import Artefact, current, version_of
+from pipelines.behavior_model import load_catalog
+from reaseq.artifacts import Artifact, current, version_of
 from reaseq.behavior.calibration import expected_error
 from reaseq.behavior.inference import KIND as BEHAVIOR
-from reaseq.days import day_of
-from reaseq.errors import ArtefactError, CatalogueError
+from reaseq.days import to_day
+from reaseq.errors import ArtifactError, CatalogError
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES
@@ -20,7 +20,7 @@ from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.training import Examples, Objective, RankerPlan, Sample, examples_of, score
+from reaseq.ranker.training import Examples, Objective, RankerTrainingConfig, Sample, build_examples, score
 from reaseq.records import Inferred
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -38,23 +38,23 @@ class Material:
     ids: TrainedIds
     config: RankerConfig
     until_ms: int
-    refused: int  # baskets whose inferred behaviours came from a model of later time
+    rejected: int  # baskets whose inferred behaviors came from a model of later time
     behavior_models: list[str]
 
 
-class RankerWorkshop:
+class RankerPipeline:
     """Trains and publishes rankers from what the archive and the store hold."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.repository = FeatureRepository(settings)
-        items, records = catalogue_of(self.repository)
+        items, records = load_catalog(self.repository)
         self._space_id = records[0].space_id
         self.table: Snapshot = items.snapshot.by_id()
 
-    def material(self, until_ms: int, plan: RankerPlan) -> Material:
+    def data(self, until_ms: int, plan: RankerTrainingConfig) -> Material:
         """Material of the baskets before `until_ms`."""
-        samples, refused = self._samples(until_ms)
+        samples, rejected = self._samples(until_ms)
         until_ms = samples[-1].basket.time_ms + 1
         cut_ms = samples[round((len(samples) - 1) * (1 - HELD_OUT_SHARE))].basket.time_ms
         earlier = (sample.basket for sample in samples if sample.basket.time_ms < cut_ms)
@@ -67,53 +67,53 @@ class RankerWorkshop:
         )
         events = [(sample.basket.time_ms, item_id) for sample in samples for item_id in sample.basket.item_ids]
         latents = LatentModels(self._settings.models_dir)
-        examples = examples_of(samples, events, self.table, latents, config, plan)
+        examples = build_examples(samples, events, self.table, latents, config, plan)
         before = examples.request.now_ms < cut_ms
         parts = [examples[of.nonzero().flatten()] for of in (before, ~before)]
         if not all(map(len, parts)):
-            raise CatalogueError(f"{len(samples)} baskets in the archive are too few to train a ranker and to measure it")
+            raise CatalogError(f"{len(samples)} baskets in the archive are too few to train a ranker and to measure it")
         models = sorted({sample.inferred.model for sample in samples if sample.inferred.model})
-        return Material(parts[0], parts[1], ids, config, until_ms, refused, models)
+        return Material(parts[0], parts[1], ids, config, until_ms, rejected, models)
 
-    def publish(self, model: Ranker, material: Material) -> tuple[Artefact, dict[str, dict[str, float]]]:
+    def publish(self, model: Ranker, data: Material) -> tuple[Artifact, dict[str, dict[str, float]]]:
         """Measure a trained ranker on the latest baskets, and publish it; returns the figures beside popularity's."""
-        measured = measure(model, material, self.table)
+        measured = measure(model, data, self.table)
         facts = {
             "space_id": self._space_id,
             "vector_dim": model.config.vector_dim,
             "vocabulary": vocabulary_in_force().version,
             "features": FEATURES,
-            "trained_until_ms": material.until_ms,
-            "behavior_models": material.behavior_models,
+            "trained_until_ms": data.until_ms,
+            "behavior_models": data.behavior_models,
             "held_out": measured,
         }
-        label = day_of(material.until_ms)
+        label = to_day(data.until_ms)
         models = self._settings.models_dir
-        return publish_model(models, RANKER, label, model, model.config, material.ids, facts), measured
+        return publish_model(models, RANKER, label, model, model.config, data.ids, facts), measured
 
     def _samples(self, until_ms: int) -> tuple[list[Sample], int]:
         """Baskets with what was inferred before each, unless its model knew later time: then it is not told."""
-        samples, refused, known_until = [], 0, dict[str, int]()
-        for basket, inferred in moments_in_archive(self.repository, until_ms):
+        samples, rejected, known_until = [], 0, dict[str, int]()
+        for basket, inferred in instances_in_archive(self.repository, until_ms):
             if inferred.model:
                 trained_ms = known_until.setdefault(inferred.model, self._trained_until(inferred.model))
                 if trained_ms > basket.time_ms:
-                    inferred, refused = Inferred(), refused + 1
+                    inferred, rejected = Inferred(), rejected + 1
             samples.append(Sample(basket, inferred))
-        return samples, refused
+        return samples, rejected
 
     def _trained_until(self, version: str) -> int:
-        """When what a behaviour model learnt from ends; of one that is not published here, never: it cannot be trusted."""
+        """When what a behavior model learnt from ends; of one that is not published here, never: it cannot be trusted."""
         try:
             return int(version_of(self._settings.models_dir, BEHAVIOR, version).facts["trained_until_ms"])
-        except ArtefactError:
+        except ArtifactError:
             return 2**62
 
 
-def measure(model: Ranker, material: Material, table: Snapshot) -> dict[str, dict[str, float]]:
+def measure(model: Ranker, data: Material, table: Snapshot) -> dict[str, dict[str, float]]:
     """Figures of the ranker and of recent popularity on the held-out baskets, among negatives that were drawn evenly."""
-    held_out = material.held_out
-    scores = score(Objective(model, held_out, table, material.ids, torch.device("cpu")), held_out)
+    held_out = data.held_out
+    scores = score(Objective(model, held_out, table, data.ids, torch.device("cpu")), held_out)
     kept = held_out.weights > 0
     p, taken = model.probability(scores)[kept], held_out.taken[kept]
     of_ranker = _ranked(scores, held_out) | {"calibration_error": round(expected_error(p, taken, held_out.weights[kept]), 6)}
@@ -136,9 +136,9 @@ def _ranked(scores: torch.Tensor, examples: Examples) -> dict[str, float]:
 def engine_on_store(settings: Settings) -> tuple[Engine, FeatureRepository]:
     """The published ranker on the items of the feature store, with popularity out of the archive."""
     repository = FeatureRepository(settings)
-    items, records = catalogue_of(repository)
-    artefact = current(settings.models_dir, RANKER)
-    artefact.require(vocabulary=vocabulary_in_force().version, space_id=records[0].space_id)
+    items, records = load_catalog(repository)
+    artifact = current(settings.models_dir, RANKER)
+    artifact.require(vocabulary=vocabulary_in_force().version, space_id=records[0].space_id)
     events = sorted({(time_ms, key, item_id) for _, time_ms, key, item_id in events_in_archive(repository)})
     popularity = Popularity()
     rows = items.snapshot.rows([item_id for _, _, item_id in events])
@@ -146,4 +146,4 @@ def engine_on_store(settings: Settings) -> tuple[Engine, FeatureRepository]:
     latents = LatentModels(settings.models_dir)
     if (settings.models_dir / BEHAVIOR).exists():
         latents.load(current(settings.models_dir, BEHAVIOR).version)
-    return Engine.load(artefact, items, popularity, latents), repository
+    return Engine.load(artifact, items, popularity, latents), repository

@@ -13,14 +13,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from reaseq.errors import ArtefactError
+from reaseq.errors import ArtifactError
 
 MANIFEST = "manifest.json"
 POINTER = "current"
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """A published model on disk."""
 
     kind: str
@@ -29,15 +29,15 @@ class Artefact:
     facts: dict[str, Any]  # what it was made for and how good it is
 
     def require(self, **expected: str | int) -> None:
-        """Raise ArtefactError unless the model was made for exactly these features (space, vocabulary, …)."""
+        """Raise ArtifactError unless the model was made for exactly these features (space, vocabulary, …)."""
         for name, value in expected.items():
             if self.facts.get(name) != value:
-                raise ArtefactError(
+                raise ArtifactError(
                     f"{self.kind} {self.version} was made for {name} {self.facts.get(name)!r}, this system has {value!r}"
                 )
 
 
-def publish(models: Path, kind: str, label: str, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Artefact:
+def publish(models: Path, kind: str, label: str, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Artifact:
     """Write a version and point to it. The version is `label` and a hash of the files, so equal models are one version."""
     digests = {name: sha256(content).hexdigest() for name, content in sorted(files.items())}
     version = f"{label}-{sha256(json.dumps(digests).encode()).hexdigest()[:8]}"
@@ -51,7 +51,7 @@ def publish(models: Path, kind: str, label: str, files: Mapping[str, bytes], fac
         (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
         aside.rename(folder)
     write_whole(models / kind / POINTER, version.encode())
-    return Artefact(kind, version, folder, dict(facts))
+    return Artifact(kind, version, folder, dict(facts))
 
 
 def is_published(models: Path, kind: str) -> bool:
@@ -59,29 +59,29 @@ def is_published(models: Path, kind: str) -> bool:
     return (models / kind / POINTER).exists()
 
 
-def current(models: Path, kind: str) -> Artefact:
-    """The version in force. Raises ArtefactError when there is none, or when it is not whole."""
+def current(models: Path, kind: str) -> Artifact:
+    """The version in force. Raises ArtifactError when there is none, or when it is not whole."""
     pointer = models / kind / POINTER
     if not is_published(models, kind):
-        raise ArtefactError(f"no {kind} model is published in {models}: run `reaseq demo` or `reaseq train` first")
+        raise ArtifactError(f"no {kind} model is published in {models}: run `reaseq demo` or `reaseq train` first")
     return version_of(models, kind, pointer.read_text().strip())
 
 
-def version_of(models: Path, kind: str, version: str) -> Artefact:
-    """A certain version. Raises ArtefactError when it is not whole."""
+def version_of(models: Path, kind: str, version: str) -> Artifact:
+    """A certain version. Raises ArtifactError when it is not whole."""
     folder = models / kind / version
     if not (folder / MANIFEST).exists():
-        raise ArtefactError(f"{folder} has no {MANIFEST}: the publication did not finish")
+        raise ArtifactError(f"{folder} has no {MANIFEST}: the publication did not finish")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         changed = [
             name for name, digest in manifest["files"].items() if sha256((folder / name).read_bytes()).hexdigest() != digest
         ]
     except (OSError, ValueError) as error:
-        raise ArtefactError(f"{folder} cannot be read: {error}") from error
+        raise ArtifactError(f"{folder} cannot be read: {error}") from error
     if changed:
-        raise ArtefactError(f"{folder / changed[0]} is not what the manifest says: the file was changed or cut")
-    return Artefact(kind, version, folder, manifest["facts"])
+        raise ArtifactError(f"{folder / changed[0]} is not what the manifest says: the file was changed or cut")
+    return Artifact(kind, version, folder, manifest["facts"])
 
 
 def write_whole(path: Path, content: bytes) -> None:

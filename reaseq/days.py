@@ -15,6 +15,6 @@ def time_ms(text: str) -> int:
         raise ReaSeqError(f"{text!r} is no day (YYYY-MM-DD) and no moment of one (YYYY-MM-DDTHH:MM)") from None
 
 
-def day_of(time_ms: int) -> str:
+def to_day(time_ms: int) -> str:
     """A day as it stands in a version's name (YYYYMMDD)."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y%m%d")

@@ -35,14 +35,14 @@ class ArchiveUnavailable(Unavailable):
     reason = "archive_unavailable"
 
 
-class LogUnavailable(Unavailable):
+class BrokerUnavailable(Unavailable):
     """The brokers do not answer, or do not confirm."""
 
-    reason = "log_unavailable"
+    reason = "broker_unavailable"
 
 
 class EndpointUnavailable(Unavailable):
-    """The language model's endpoint does not answer, or refuses everybody."""
+    """The language model's endpoint does not answer, or rejects everybody."""
 
     reason = "endpoint_unavailable"
 
@@ -53,10 +53,10 @@ class VocabularyError(ReaSeqError):
     reason = "vocabulary"
 
 
-class CatalogueError(ReaSeqError):
-    """A catalogue or a file of answers that a command was given cannot be read; the message names the row."""
+class CatalogError(ReaSeqError):
+    """A catalog or a file of answers that a command was given cannot be read; the message names the row."""
 
-    reason = "catalogue"
+    reason = "catalog"
 
 
 class SpaceMismatch(ReaSeqError):
@@ -65,10 +65,10 @@ class SpaceMismatch(ReaSeqError):
     reason = "space_mismatch"
 
 
-class ArtefactError(ReaSeqError):
+class ArtifactError(ReaSeqError):
     """A published model is missing, incomplete, or was made for other features than the ones at hand."""
 
-    reason = "artefact"
+    reason = "artifact"
 
 
 class DeliveryError(ReaSeqError):

@@ -1,4 +1,4 @@
-"""A trained model as a published artefact: weights (safetensors), sizes, and the items it was trained on."""
+"""A trained model as a published artifact: weights (safetensors), sizes, and the items it was trained on."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from safetensors.torch import load_file, save
 from torch import nn
 
-from reaseq.artifacts import Artefact, publish
+from reaseq.artifacts import Artifact, publish
 from reaseq.representation.trained_ids import TrainedIds
 
 M = TypeVar("M", bound=nn.Module)
@@ -19,7 +19,7 @@ WEIGHTS, SIZES, ITEMS = "model.safetensors", "config.json", "items.json"
 
 def publish_model(
     models: Path, kind: str, label: str, model: nn.Module, config: Any, ids: TrainedIds, facts: Mapping[str, Any]
-) -> Artefact:
+) -> Artifact:
     """Publish `model`, whose sizes are the dataclass `config`, and point to it."""
     files = {
         WEIGHTS: save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}),
@@ -29,18 +29,18 @@ def publish_model(
     return publish(models, kind, label, files, facts)
 
 
-def sizes_of(artefact: Artefact) -> dict[str, Any]:
+def load_sizes(artifact: Artifact) -> dict[str, Any]:
     """The sizes that the model was built with."""
-    sizes: dict[str, Any] = json.loads((artefact.path / SIZES).read_text())
+    sizes: dict[str, Any] = json.loads((artifact.path / SIZES).read_text())
     return sizes
 
 
-def load_weights(artefact: Artefact, model: M) -> M:
+def load_weights(artifact: Artifact, model: M) -> M:
     """Fill a model of those sizes; it comes back ready for inference."""
-    model.load_state_dict(load_file(artefact.path / WEIGHTS))
+    model.load_state_dict(load_file(artifact.path / WEIGHTS))
     return model.eval()
 
 
-def trained_ids_of(artefact: Artefact) -> TrainedIds:
+def load_trained_ids(artifact: Artifact) -> TrainedIds:
     """The items that training knew."""
-    return TrainedIds(json.loads((artefact.path / ITEMS).read_text()))
+    return TrainedIds(json.loads((artifact.path / ITEMS).read_text()))

@@ -1,4 +1,4 @@
-"""The optimiser that every model here is trained with: AdamW, a short warm-up, then a cosine down to nothing."""
+"""The optimizer that every model here is trained with: AdamW, a short warm-up, then a cosine down to nothing."""
 
 import math
 
@@ -9,7 +9,7 @@ WARM_UP_SHARE = 0.1
 GRADIENT_LIMIT = 1.0
 
 
-class Optimisation:
+class Optimizer:
     """Takes one step for each loss; after `steps` of them the learning rate is zero."""
 
     def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float, steps: int) -> None:
@@ -29,7 +29,7 @@ class Optimisation:
         return float(loss.detach())
 
     def state(self) -> dict[str, Tensor]:
-        """What a later run needs to go on: the optimiser's moments of each parameter, by its name."""
+        """What a later run needs to go on: the optimizer's moments of each parameter, by its name."""
         held = self._optimizer.state
         return {f"{name}/{moment}": value for name, p in self._named.items() for moment, value in held[p].items()}
 

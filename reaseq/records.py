@@ -25,7 +25,7 @@ STAGE_RANK: dict[Stage, int] = {"text": 0, "reasoned": 1, "delisted": 1 << 20}  
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="item.1"):
-    """An item as the catalogue has it."""
+    """An item as the catalog has it."""
 
     item_id: Id
     title: Annotated[str, Meta(min_length=1, max_length=TITLE_LIMIT_CHARS)]
@@ -38,7 +38,7 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="i
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="event.1"):
-    """One behaviour of one user: what the log saw.
+    """One behavior of one user: what the log saw.
 
     Sent again with `retracted`, it is taken back. What was wrong about it is corrected by a new event.
     """
@@ -111,7 +111,7 @@ class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """A user's latest behaviours, oldest first: parallel arrays. `event_keys` are 64-bit hashes of the event ids.
+    """A user's latest behaviors, oldest first: parallel arrays. `event_keys` are 64-bit hashes of the event ids.
 
     The user has asked that everything up to `forgotten_ms` be forgotten. Of events that have been taken back, times and keys
     stay, so that none comes again.
@@ -127,7 +127,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inferred(msgspec.Struct, frozen=True, kw_only=True):
-    """Behaviours that the log never saw, most confident first, and where they come from.
+    """Behaviors that the log never saw, most confident first, and where they come from.
 
     They never enter histories, labels or training positives. `latent` is the denoiser's hidden state, float16.
     """
@@ -151,7 +151,7 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
 
     @property
     def revision(self) -> int:
-        """Order among records of the same event time: more events, then behaviours inferred from all of them."""
+        """Order among records of the same event time: more events, then behaviors inferred from all of them."""
         return 2 * self.events_seen + (self.inferred.events_seen == self.events_seen)
 
 

@@ -120,7 +120,7 @@ class KnowledgeSettings(BaseModel):
 
 
 class SamplerSettings(BaseModel):
-    """How behaviours are inferred: see `reaseq.behavior.diffusion.Sampling`. `batch_users` is the shape of a forward pass.
+    """How behaviors are inferred: see `reaseq.behavior.diffusion.Sampling`. `batch_users` is the shape of a forward pass.
 
     Of `behaviors`, `infilled_behaviors` are placed at moments of the recent history, the others after it.
     """
@@ -134,10 +134,10 @@ class SamplerSettings(BaseModel):
     batch_users: int = 4
 
 
-class WordsSettings(BaseModel):
+class TextDiffusionSettings(BaseModel):
     """The second backend of latent reasoning: a diffusion language model asked in words, where it has a `base_url`.
 
-    `least_cosine`: a behaviour in words that no item on sale is this close to is not grounded.
+    `least_cosine`: a behavior in words that no item on sale is this close to is not grounded.
     """
 
     llm: LlmSettings = LlmSettings(concurrency_limit_calls=16, answer_limit_tokens=512)
@@ -146,7 +146,7 @@ class WordsSettings(BaseModel):
 
 
 class BehaviorSettings(BaseModel):
-    """Latent reasoning on the stream: how much history is kept, and when a user's behaviours are inferred anew.
+    """Latent reasoning on the stream: how much history is kept, and when a user's behaviors are inferred anew.
 
     That is after `min_new_events`, or at once where an event shifts the user's interest (its item's cosine to the recent
     history is below `shift_cosine`), but never within `min_interval_s` of event time of the last inference.
@@ -157,7 +157,7 @@ class BehaviorSettings(BaseModel):
     min_interval_s: float = 0.0
     shift_cosine: float = 0.0
     sampler: SamplerSettings = SamplerSettings()
-    words: WordsSettings = WordsSettings()
+    words: TextDiffusionSettings = TextDiffusionSettings()
 
 
 class GuardSettings(BaseModel):
@@ -172,7 +172,7 @@ class ServiceSettings(BaseModel):
 
     `budget_ms` is what a request has where it names no budget; `store_timeout_ms` how long a read may take, after which the
     store is left alone for `store_pause_s`. `shadow_version` is a published ranker that scores `shadow_share` of the requests
-    as well. `served_share` of the answers are logged for the comparison with the point-in-time join (`reaseq features parity`).
+    as well. `served_feature_log_share` of the answers are logged for the comparison with the point-in-time join (`reaseq features parity`).
     At its start, a service reads the items' topic from `warm_up_overlap_s` before it scanned the store. At its end it is not
     ready for `drain_s` before it stops to listen. The console asks the workers at `worker_urls`, each at every address that its
     name stands for.
@@ -195,7 +195,7 @@ class ServiceSettings(BaseModel):
     reload_interval_s: float = 2.0
     shadow_version: str = ""
     shadow_share: float = 0.1
-    served_share: float = 0.01
+    served_feature_log_share: float = 0.01
     warm_up_overlap_s: float = 600.0
     drain_s: float = 2.0
     worker_urls: list[str] = []

@@ -17,7 +17,7 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from reaseq.artifacts import write_whole
-from reaseq.optimizer import Optimisation
+from reaseq.optimizer import Optimizer
 
 Progress = Callable[[int, float], None]
 
@@ -65,10 +65,10 @@ def fit(
     rank, world = rank_and_world()
     device = device_to_train_on()
     parallel: nn.Module = DistributedDataParallel(objective) if world > 1 else objective
-    optimisation = Optimisation(model, plan.learning_rate, plan.weight_decay, steps_of(examples, plan))
+    optimizer = Optimizer(model, plan.learning_rate, plan.weight_decay, count_steps(examples, plan))
     curve, first = Curve(), 0
     if checkpoint and checkpoint.exists():
-        curve, first = _restore(checkpoint, model, optimisation)
+        curve, first = _restore(checkpoint, model, optimizer)
         progress(len(curve.train), curve.train[-1])
     for epoch in range(first, plan.epochs):
         model.train()
@@ -77,15 +77,15 @@ def fit(
             torch.manual_seed((plan.seed * SEED_STRIDE + len(curve.train)) * world + rank)
             with _precision(device):
                 loss = parallel(places[rank::world] if len(places) >= world else places)
-            curve.train.append(optimisation.step(loss))
+            curve.train.append(optimizer.step(loss))
             progress(1, curve.train[-1])
         curve.held_out.append(held_out())
         if checkpoint and rank == 0:
-            _save(checkpoint, model, optimisation, curve, epoch + 1)
+            _save(checkpoint, model, optimizer, curve, epoch + 1)
     return curve
 
 
-def steps_of(examples: int, plan: Plan) -> int:
+def count_steps(examples: int, plan: Plan) -> int:
     """Optimiser steps that training on so many examples takes."""
     return plan.epochs * math.ceil(examples / plan.batch_baskets)
 
@@ -111,20 +111,20 @@ def _precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
-def _save(checkpoint: Path, model: nn.Module, optimisation: Optimisation, curve: Curve, epochs: int) -> None:
+def _save(checkpoint: Path, model: nn.Module, optimizer: Optimizer, curve: Curve, epochs: int) -> None:
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"optimiser/{name}": tensor for name, tensor in optimisation.state().items()}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.state().items()}
     facts = {"epochs": str(epochs), "curve": json.dumps(asdict(curve))}
     write_whole(checkpoint, save({name: tensor.contiguous() for name, tensor in tensors.items()}, facts))
 
 
-def _restore(checkpoint: Path, model: nn.Module, optimisation: Optimisation) -> tuple[Curve, int]:
+def _restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> tuple[Curve, int]:
     with safe_open(checkpoint, framework="pt") as opened:
         facts = opened.metadata()
     tensors = load_file(checkpoint)
     model.load_state_dict(_under("model/", tensors))
     curve = Curve(**json.loads(facts["curve"]))
-    optimisation.restore(_under("optimiser/", tensors), len(curve.train))
+    optimizer.restore(_under("optimizer/", tensors), len(curve.train))
     return curve, int(facts["epochs"])
 
 

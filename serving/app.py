@@ -29,7 +29,7 @@ EXPLANATIONS_LIMIT = 8  # that wait for each other
 RANK_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1)
 REQUESTS = Counter("reaseq_rank_requests", "Ranking requests answered, by the step that answered them", ["step"])
 REASONS = Counter("reaseq_rank_degraded", "Why requests were answered without something", ["reason"])
-REFUSED = Counter("reaseq_rank_refused", "Ranking requests refused", ["reason"])
+REJECTED = Counter("reaseq_rank_rejected", "Ranking requests rejected", ["reason"])
 LATENCY = Histogram("reaseq_rank_seconds", "One ranking request from its arrival to its answer", buckets=RANK_BUCKETS_S)
 TABLE_ITEMS = Gauge("reaseq_item_table_items", "Items in the item table, with those no longer on sale")
 TABLE_BYTES = Gauge("reaseq_item_table_bytes", "Bytes of the item table's tensors, with their room to grow")
@@ -76,7 +76,7 @@ class RankResponse(BaseModel):
     step: str
     degraded: list[str]
     ranked: list[Ranked]
-    features_time_ms: int | None  # event time of the newest behaviour that was known of the user
+    features_time_ms: int | None  # event time of the newest behavior that was known of the user
     took_ms: float
 
 
@@ -109,7 +109,7 @@ def create_app(service: Service) -> FastAPI:
         try:
             return await asyncio.wrap_future(batcher.submit(ask))
         except Overloaded:
-            REFUSED.labels("overloaded").inc()
+            REJECTED.labels("overloaded").inc()
             raise HTTPException(503, "too many requests wait", {"Retry-After": "1"}) from None
 
     async def answer(request: RankRequest) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def create_app(service: Service) -> FastAPI:
     async def rank_batch(batch: RankBatch) -> Response:
         """Rank for several users at once."""
         if len(batch.requests) > settings.batch_limit_requests:
-            REFUSED.labels("too_large").inc()
+            REJECTED.labels("too_large").inc()
             raise HTTPException(422, f"{len(batch.requests)} requests, the limit is {settings.batch_limit_requests}")
         return json_response({"responses": await asyncio.gather(*map(answer, batch.requests))})
 
@@ -145,7 +145,7 @@ def create_app(service: Service) -> FastAPI:
         """Rank, and say what carried each of the best: nothing of those that were ranked without the model."""
         nonlocal waiting
         if waiting >= EXPLANATIONS_LIMIT:
-            REFUSED.labels("overloaded").inc()
+            REJECTED.labels("overloaded").inc()
             raise HTTPException(503, "too many explanations wait", {"Retry-After": "1"})
         waiting += 1
         try:
@@ -202,7 +202,7 @@ def create_app(service: Service) -> FastAPI:
 def _ask(request: RankRequest, settings: ServiceSettings, asked_s: float) -> Ask:
     count = len(request.candidate_ids)
     if count > settings.candidates_limit:
-        REFUSED.labels("too_large").inc()
+        REJECTED.labels("too_large").inc()
         raise HTTPException(422, f"{count} candidates, the limit is {settings.candidates_limit}")
     now_ms = request.time_ms if request.time_ms is not None else int(time.time() * 1000)
     budget_ms = request.budget_ms if request.budget_ms is not None else settings.budget_ms
@@ -242,14 +242,14 @@ def key_check(settings: ServiceSettings) -> Callable[..., Awaitable[None]]:
     async def check(given: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]) -> None:
         # Every key is compared, in constant time: neither which one nor how much of it was right can be told from outside.
         if keys and not any([hmac.compare_digest(key.encode(), (given or "").encode()) for key in keys]):
-            REFUSED.labels("key").inc()
+            REJECTED.labels("key").inc()
             raise HTTPException(401, "a valid X-API-Key is needed")
 
     return check
 
 
 class _BodyLimit:
-    """ASGI middleware: a request whose body is larger than the limit is refused before it is read into memory."""
+    """ASGI middleware: a request whose body is larger than the limit is rejected before it is read into memory."""
 
     def __init__(self, app: Any, limit_bytes: int) -> None:
         self._app, self._limit_bytes = app, limit_bytes
@@ -265,7 +265,7 @@ class _BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limit_bytes:
-                REFUSED.labels("too_large").inc()
+                REJECTED.labels("too_large").inc()
                 raise HTTPException(413, f"the body is larger than {self._limit_bytes} bytes")
             return message
 

@@ -13,7 +13,7 @@ from reaseq.errors import ReaSeqError
 MARGIN_MS = 50.0  # beside the budget: the way there and back
 
 
-class RankingRefused(ReaSeqError):
+class RankingRejected(ReaSeqError):
     """The service will not answer this: the request is not valid, too large, or bears no valid key. Not worth a retry."""
 
 
@@ -78,7 +78,7 @@ class RankingClient:
         self._http.close()
 
     def rank(self, question: Question) -> Ranking:
-        """Rank the candidates. Raises RankingRefused or RankingUnavailable."""
+        """Rank the candidates. Raises RankingRejected or RankingUnavailable."""
         return msgspec.json.decode(self._post("/v1/rank", self._body(question)), type=Ranking)
 
     def rank_all(self, questions: Sequence[Question]) -> list[Ranking]:
@@ -100,5 +100,5 @@ class RankingClient:
         if response.status_code >= 500:
             raise RankingUnavailable(f"{self._http.base_url} answered {response.status_code}: {response.text[:200]}")
         if response.status_code >= 400:
-            raise RankingRefused(f"{self._http.base_url} answered {response.status_code}: {response.text[:500]}")
+            raise RankingRejected(f"{self._http.base_url} answered {response.status_code}: {response.text[:500]}")
         return response.content

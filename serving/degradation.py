@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from reaseq.ranker.engine import Engine, Query, Scored
+from reaseq.ranker.engine import Engine, ScoringQuery, ScoringResult
 from reaseq.records import UserFeatures
 from reaseq.representation.item_table import Snapshot
 from serving.user_cache import Known, Users
@@ -62,7 +62,7 @@ class _Todo:
 
     ask: Ask
     known: Known
-    query: Query
+    query: ScoringQuery
     reasons: list[str] = field(default_factory=list)
 
 
@@ -82,7 +82,7 @@ class Ranking:
         rows = torch.randint(len(table), (candidates,))
         for _ in range(2):
             self._candidate_s = 0.0
-            self._score(self.engine, [Query(None, rows, 0)], table)
+            self._score(self.engine, [ScoringQuery(None, rows, 0)], table)
 
     def answer(self, asks: Sequence[Ask]) -> list[Answer]:
         """Answers in order, all from one state of the item table, one read of the store and one forward pass."""
@@ -126,7 +126,7 @@ class Ranking:
         return [table.ids[row] for row in rows[np.argsort(-counts, kind="stable")[:count]].tolist()]
 
     def _todo(self, ask: Ask, known: Known, table: Snapshot) -> _Todo:
-        todo = _Todo(ask, known, Query(known.user, table.rows(ask.candidate_ids), ask.now_ms))
+        todo = _Todo(ask, known, ScoringQuery(known.user, table.rows(ask.candidate_ids), ask.now_ms))
         if not known.fresh:
             todo.reasons.append(NO_STORE)
         elif known.user is None:
@@ -139,7 +139,7 @@ class Ranking:
         """Whether the store failed and nothing is remembered. Of a user who is new, the model may speak: it has seen such."""
         return not todo.known.fresh and todo.known.user is None
 
-    def _score(self, engine: Engine, queries: list[Query], table: Snapshot) -> list[Scored]:
+    def _score(self, engine: Engine, queries: list[ScoringQuery], table: Snapshot) -> list[ScoringResult]:
         started = self._clock()
         results = engine.score_all(queries, table)
         candidates = len(queries) * max(len(query.rows) for query in queries)

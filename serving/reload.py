@@ -1,6 +1,6 @@
 """Hot reload: a newly published model takes over between two batches; one that does not fit stays outside.
 
-The behaviour models whose states users bear are loaded here too, so that no request waits for one.
+The behavior models whose states users bear are loaded here too, so that no request waits for one.
 """
 
 import threading
@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter
 
-from reaseq.artifacts import Artefact, current, is_published
+from reaseq.artifacts import Artifact, current, is_published
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.errors import ReaSeqError
 from reaseq.ranker.engine import KIND as RANKER
@@ -20,8 +20,8 @@ from serving.degradation import Ranking
 
 log = structlog.get_logger()
 
-RELOADS = Counter("reaseq_rank_reloads", "Published rankers taken over, or refused", ["outcome"])
-for _outcome in ("taken_over", "refused"):  # from the start, so that the first is an increase
+RELOADS = Counter("reaseq_rank_reloads", "Published rankers taken over, or rejected", ["outcome"])
+for _outcome in ("taken_over", "rejected"):  # from the start, so that the first is an increase
     RELOADS.labels(_outcome)
 
 
@@ -33,13 +33,13 @@ class Reloader:
         models_dir: Path,
         ranking: Ranking,
         latents: Sequence[LatentModels],
-        load: Callable[[Artefact], Engine],
+        load: Callable[[Artifact], Engine],
         interval_s: float,
     ) -> None:
         self._models_dir, self._ranking, self._latents, self._load = models_dir, ranking, latents, load
         self._interval_s = interval_s
         self._seen = ranking.engine.version
-        self._refused = ""
+        self._rejected = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
 
@@ -60,16 +60,16 @@ class Reloader:
                 latents.load_wanted()
                 if is_published(self._models_dir, BEHAVIOR):
                     latents.load(current(self._models_dir, BEHAVIOR).version)
-            artefact = current(self._models_dir, RANKER)
-            if artefact.version == self._seen:
+            artifact = current(self._models_dir, RANKER)
+            if artifact.version == self._seen:
                 return
-            self._seen = artefact.version
-            engine = self._load(artefact)
+            self._seen = artifact.version
+            engine = self._load(artifact)
         except ReaSeqError as error:
-            if str(error) != self._refused:
-                self._refused = str(error)
-                RELOADS.labels("refused").inc()
-                log.error("ranker_refused", reason=self._refused)
+            if str(error) != self._rejected:
+                self._rejected = str(error)
+                RELOADS.labels("rejected").inc()
+                log.error("ranker_rejected", reason=self._rejected)
             return
         engine.prepare()
         self._ranking.engine = engine

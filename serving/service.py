@@ -16,9 +16,9 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from features.parity import ServedLog
+from features.parity import ServedFeatureLog
 from features.repository import FeatureRepository
-from reaseq.artifacts import Artefact, current, version_of
+from reaseq.artifacts import Artifact, current, version_of
 from reaseq.behavior.history import event_key
 from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import vocabulary_in_force
@@ -36,7 +36,7 @@ from serving.shadow import Shadow
 from serving.user_cache import Users
 from streams.contract.messages import RawRecord
 from streams.contract.topics import EVENTS, ITEM_FEATURES
-from streams.runtime.kafka_clients import Follower
+from streams.runtime.kafka_clients import TopicTailer
 
 log = structlog.get_logger()
 
@@ -53,13 +53,13 @@ class Serving:
         torch.set_num_threads(service.threads)
         self.settings = settings
         self.vocabulary = vocabulary_in_force()
-        artefact = current(settings.models_dir, RANKER)
-        # The model says which space it was trained on; the table refuses items of any other, as do later models.
-        self._space_id = artefact.facts["space_id"]
-        self.table = ItemTable(self.vocabulary, self._space_id, artefact.facts["vector_dim"], service.device)
+        artifact = current(settings.models_dir, RANKER)
+        # The model says which space it was trained on; the table rejects items of any other, as do later models.
+        self._space_id = artifact.facts["space_id"]
+        self.table = ItemTable(self.vocabulary, self._space_id, artifact.facts["vector_dim"], service.device)
         self.popularity = Popularity()
         latents = LatentModels(settings.models_dir)
-        self.ranking = Ranking(self._engine(latents, artefact), self._users())
+        self.ranking = Ranking(self._engine(latents, artifact), self._users())
         self.shadow = self._shadow() if service.shadow_version else None
         read = [latents, self.shadow.engine.latents] if self.shadow else [latents]
         self.reloader = Reloader(
@@ -67,7 +67,7 @@ class Serving:
         )
         self.draining = False
         self._active_users: deque[str] = deque(maxlen=ACTIVE_USERS)
-        self._followers: dict[str, Follower] = {}
+        self._tailers: dict[str, TopicTailer] = {}
 
     def start(self) -> None:
         """Fill the table from Feast, then follow the topics; returns when the table has caught up."""
@@ -80,10 +80,10 @@ class Serving:
         # Records reach the topic before the store: what the scan missed was produced a little before it.
         since_ms = began_ms - int(self.settings.service.warm_up_overlap_s * 1000)
         kafka = self.settings.kafka
-        self._followers["items"] = Follower(kafka, ITEM_FEATURES, self._take_items, since_ms).start()
-        self._followers["items"].wait()
+        self._tailers["items"] = TopicTailer(kafka, ITEM_FEATURES, self._take_items, since_ms).start()
+        self._tailers["items"].wait()
         counted_ms = began_ms - int(COUNTED_DAYS * DAY_MS)
-        self._followers["events"] = Follower(kafka, EVENTS, self._take_events, counted_ms).start()
+        self._tailers["events"] = TopicTailer(kafka, EVENTS, self._take_events, counted_ms).start()
         self.reloader.look()
         self.ranking.warm_up(candidates=500)
         gc.collect()
@@ -95,24 +95,26 @@ class Serving:
         if self.draining:
             return "its end"
         for name in ("items", "events"):
-            follower = self._followers[name]
-            follower.check()
-            if not follower.caught_up.is_set():
+            tailer = self._tailers[name]
+            tailer.check()
+            if not tailer.caught_up.is_set():
                 return name
         return None
 
     def service(self) -> Service:
         """What the web service works with."""
-        served = ServedLog(self.settings.state_dir / "served", self.settings.service.served_share, self.table)
+        served = ServedFeatureLog(
+            self.settings.state_dir / "served", self.settings.service.served_feature_log_share, self.table
+        )
         return Service(self.ranking, self.settings.service, self.waiting_for, self.shadow, served.offer)
 
     def active_users(self) -> list[str]:
         """The users whose events came last, newest first."""
         return list(dict.fromkeys(reversed(list(self._active_users))))
 
-    def _engine(self, latents: LatentModels, artefact: Artefact) -> Engine:
-        artefact.require(vocabulary=self.vocabulary.version, space_id=self._space_id)
-        return Engine.load(artefact, self.table, self.popularity, latents)
+    def _engine(self, latents: LatentModels, artifact: Artifact) -> Engine:
+        artifact.require(vocabulary=self.vocabulary.version, space_id=self._space_id)
+        return Engine.load(artifact, self.table, self.popularity, latents)
 
     def _users(self) -> Users:
         """Reads that give up early: the budget of a request is short."""
@@ -136,7 +138,7 @@ class Serving:
             try:
                 event = msgspec.json.decode(record.value or b"", type=Event)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                continue  # a wish to be forgotten, or what the behaviour stage has sent to the dead letters
+                continue  # a wish to be forgotten, or what the behavior stage has sent to the dead letters
             if not event.retracted:
                 events.append(event)
         self._active_users.extend(event.user_id for event in events)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reaseq.ranker.engine import Engine, Query
+from reaseq.ranker.engine import Engine, ScoringQuery
 from serving.degradation import Answer, Ask
 
 TOP = 10
@@ -80,7 +80,7 @@ class Shadow:
     def _compare(self, ask: Ask, answer: Answer) -> None:
         table = self.engine.table.snapshot
         started = time.perf_counter()
-        scored = self.engine.score_all([Query(answer.user, table.rows(ask.candidate_ids), ask.now_ms)], table)
+        scored = self.engine.score_all([ScoringQuery(answer.user, table.rows(ask.candidate_ids), ask.now_ms)], table)
         took_s = time.perf_counter() - started
         ours, theirs = answer.scores, scored[0].probabilities
         with self._lock:

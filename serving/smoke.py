@@ -6,7 +6,7 @@ from contextlib import suppress
 from uuid import uuid4
 
 from features.repository import FeatureRepository
-from reaseq.errors import DeliveryError, LogUnavailable
+from reaseq.errors import BrokerUnavailable, DeliveryError
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
 from serving.client import Question, RankingClient, RankingUnavailable
@@ -32,11 +32,11 @@ def smoke(settings: Settings, url: str, timeout_s: float) -> Iterator[tuple[str,
             producer.send([Event(event_id=name, user_id=name, item_id=name, type="view", event_time_ms=now_ms)])
             yield (
                 "a user's event is servable",
-                _wait(lambda: name in store.read_users([name]), timeout_s, "the behaviour stage"),
+                _wait(lambda: name in store.read_users([name]), timeout_s, "the behavior stage"),
             )
             yield "it ranks by both", _wait(lambda: _is_ranked(client, name), timeout_s, f"the ranking service at {url}")
     finally:
-        with suppress(LogUnavailable):  # what went wrong before is told
+        with suppress(BrokerUnavailable):  # what went wrong before is told
             producer.send_raw(
                 [RawRecord(topic.name, name.encode(), None, int(time.time() * 1000)) for topic in (ITEMS, EVENTS)]
             )

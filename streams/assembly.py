@@ -7,12 +7,12 @@ import msgspec
 
 from features.archive import Archive
 from features.repository import FeatureRepository
-from reaseq.artifacts import Artefact, current, is_published
+from reaseq.artifacts import Artifact, current, is_published
 from reaseq.behavior.inference import BehaviorInference
-from reaseq.behavior.text_diffusion import WordsInference
-from reaseq.knowledge.agents.reasoner import VllmReasoner, make_panel
+from reaseq.behavior.text_diffusion import TextDiffusionBackend
+from reaseq.knowledge.agents.reasoner import VllmReasoner, build_agent_pipeline
 from reaseq.knowledge.cascade import Cascade
-from reaseq.knowledge.llm.budget import Budgets
+from reaseq.knowledge.llm.budget import TokenLimits
 from reaseq.knowledge.llm.endpoint import Endpoint
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.reasoner import FirstAnswer, Reasoner
@@ -30,8 +30,8 @@ from streams.contract.stage import BatchPolicy, Stage
 from streams.contract.topics import ITEM_FEATURES, USER_FEATURES
 from streams.stages.archive import ArchiveStage, Forget
 from streams.stages.behavior_inference import Inference
-from streams.stages.history import BehaviorStage
-from streams.stages.onboarding import Onboarding
+from streams.stages.history import HistoryStage
+from streams.stages.onboarding import OnboardingStage
 from streams.stages.reasoning import Reasoning
 
 
@@ -46,15 +46,15 @@ class System:
     inference: Inference
     stages: tuple[Stage, ...]
 
-    def follow_items(self, records: Sequence[RawRecord]) -> None:
+    def apply_item_records(self, records: Sequence[RawRecord]) -> None:
         """Keep the item table current with records of `item-features`."""
         self.table.apply([msgspec.json.decode(record.value, type=ItemFeatures) for record in records if record.value])
 
-    def use_behavior(self, artefact: Artefact) -> None:
-        """Infer behaviours with a published model from the next batch on."""
-        artefact.require(space_id=self.encoder.space_id, vocabulary=vocabulary_in_force().version)
+    def use_behavior(self, artifact: Artifact) -> None:
+        """Infer behaviors with a published model from the next batch on."""
+        artifact.require(space_id=self.encoder.space_id, vocabulary=vocabulary_in_force().version)
         sampler = self.settings.behavior.sampler
-        self.inference.model = BehaviorInference.load(artefact, self.settings.models_dir, self.table, sampler)
+        self.inference.model = BehaviorInference.load(artifact, self.settings.models_dir, self.table, sampler)
 
 
 def assemble(
@@ -66,30 +66,30 @@ def assemble(
     """
     vocabulary = vocabulary_in_force()
     encoder = Encoder(settings.encoder)
-    store = FeatureRepository(settings, whole_only=True)
+    store = FeatureRepository(settings, require_complete=True)
     archive = Archive(settings.archive_dir)
     archive.create()
     store.apply()
     table = ItemTable(vocabulary, encoder.space_id, encoder.dim)
-    reasoner = FirstAnswer(*reasoners_of(settings, vocabulary, encoder))
+    reasoner = FirstAnswer(*build_reasoners(settings, vocabulary, encoder))
     knowledge = settings.knowledge
-    # Small batches, several at once: an item is servable with its knowledge as soon as it and its few neighbours are done.
+    # Small batches, several at once: an item is servable with its knowledge as soon as it and its few neighbors are done.
     waiting = knowledge.llm.base_url
     reasoning = BatchPolicy(knowledge.items_per_batch, batch.wait_s, knowledge.batches_in_flight) if waiting else batch
     stages: tuple[Stage, ...] = (
-        Onboarding(store, encoder, batch),
+        OnboardingStage(store, encoder, batch),
         Reasoning(store, reasoner, encoder, vocabulary.version, reasoning),
-        BehaviorStage(store, table, settings.behavior, batch),
+        HistoryStage(store, table, settings.behavior, batch),
         inference := Inference(store, table, None, settings.behavior, batch),
         ArchiveStage(ITEM_FEATURES, archive, archive_batch, forget),
         ArchiveStage(USER_FEATURES, archive, archive_batch, forget),
     )
     if settings.behavior.words.llm.base_url:
-        inference.model = words_inference(settings, encoder, store, table)
+        inference.model = build_text_diffusion(settings, encoder, store, table)
     return System(settings, encoder, store, table, inference, stages)
 
 
-def reasoners_of(settings: Settings, vocabulary: Vocabulary, encoder: Encoder) -> list[Reasoner]:
+def build_reasoners(settings: Settings, vocabulary: Vocabulary, encoder: Encoder) -> list[Reasoner]:
     """The reasoners in the order they are asked: recorded answers, the language model, the student, zero-shot.
 
     Between a student and a model stands the cascade, where its threshold lets the student answer instead.
@@ -114,12 +114,16 @@ def llm_reasoner(settings: Settings, vocabulary: Vocabulary) -> VllmReasoner:
     """The agents before the endpoint that the settings name, with the ledger of this machine."""
     llm = settings.knowledge.llm
     endpoint = Endpoint(llm)
-    budgets = Budgets(llm.budget_item_tokens, llm.budget_seller_day_tokens, llm.budget_day_tokens)
-    return VllmReasoner(make_panel(vocabulary, llm, endpoint.model), endpoint, Ledger(settings.ledger_file), budgets)
+    budgets = TokenLimits(llm.budget_item_tokens, llm.budget_seller_day_tokens, llm.budget_day_tokens)
+    return VllmReasoner(build_agent_pipeline(vocabulary, llm, endpoint.model), endpoint, Ledger(settings.ledger_file), budgets)
 
 
-def words_inference(settings: Settings, encoder: Encoder, store: FeatureRepository, table: ItemTable) -> WordsInference:
+def build_text_diffusion(
+    settings: Settings, encoder: Encoder, store: FeatureRepository, table: ItemTable
+) -> TextDiffusionBackend:
     """The second backend of latent reasoning: the diffusion language model that the settings name."""
     words = settings.behavior.words
     endpoint = Endpoint(words.llm)
-    return WordsInference(endpoint, endpoint.model.identity, encoder, store, table, words, settings.behavior.sampler.behaviors)
+    return TextDiffusionBackend(
+        endpoint, endpoint.model.identity, encoder, store, table, words, settings.behavior.sampler.behaviors
+    )

@@ -10,18 +10,18 @@ import torch
 
 from reaseq.artifacts import current
 from reaseq.behavior.inference import KIND as BEHAVIOR
-from reaseq.errors import ArtefactError
+from reaseq.errors import ArtifactError
 from reaseq.settings import Settings
 from streams.assembly import System, assemble
 from streams.contract.delivery import Delivery
 from streams.contract.stage import BatchPolicy
 from streams.contract.topics import ITEM_FEATURES
 from streams.contract.tracing import export_traces
-from streams.operations.dead_letter_queue import LetterBox
+from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.reconcile import Reconciler
-from streams.runtime.faust_runtime import KafkaLog, assigned_to, build_app
+from streams.runtime.faust_runtime import KafkaRecordProducer, assigned_to, build_app
 from streams.runtime.in_flight import KeyLocks
-from streams.runtime.kafka_clients import Follower, Role, group_of
+from streams.runtime.kafka_clients import Role, TopicTailer, consumer_group
 from streams.runtime.probe import serve_probe
 from streams.runtime.watchdog import Watchdog
 from streams.stages.reasoning import NAME as REASONING
@@ -36,13 +36,13 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     kafka = settings.kafka
     batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
     archive_batch = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
-    system = assemble(settings, batch, archive_batch, LetterBox(kafka, settings.guard.quarantine_attempts).forget)
+    system = assemble(settings, batch, archive_batch, DeadLetterQueue(kafka, settings.guard.quarantine_attempts).forget)
     stages = [stage for stage in system.stages if role == "all" or (stage.name == REASONING) == (role == "reasoning")]
-    items = Follower(kafka, ITEM_FEATURES, system.follow_items)
+    items = TopicTailer(kafka, ITEM_FEATURES, system.apply_item_records)
     if role != "reasoning":  # which reads no other item
         items.start().wait()
         _use_published_model(system, settings)
-    destination, locks, group = KafkaLog(settings), KeyLocks(), group_of(kafka, role)
+    destination, locks, group = KafkaRecordProducer(settings), KeyLocks(), consumer_group(kafka, role)
     future_s = settings.guard.future_limit_s
     deliveries = [Delivery(stage, destination, system.store, future_s, locks=locks) for stage in stages]
     app = build_app(settings, group, deliveries, destination, data_dir=str(settings.run_dir / f"faust-{name}"))
@@ -59,9 +59,9 @@ def _use_published_model(system: System, settings: Settings) -> None:
     if system.inference.model:  # one that is asked in words
         return
     try:
-        artefact = current(settings.models_dir, BEHAVIOR)
-    except ArtefactError as missing:
+        artifact = current(settings.models_dir, BEHAVIOR)
+    except ArtifactError as missing:
         log.warning("no_behavior_model", consequence="histories only, nothing is inferred", error=str(missing))
         return
-    system.use_behavior(artefact)
-    log.info("behavior_model", version=artefact.version)
+    system.use_behavior(artifact)
+    log.info("behavior_model", version=artifact.version)

@@ -1,4 +1,4 @@
-"""Item-kNN, the control for inferred behaviours: what goes with the history by co-behaviour, and what is like it."""
+"""Item-kNN, the control for inferred behaviors: what goes with the history by co-behavior, and what is like it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from reaseq.behavior.examples import Basket
 from reaseq.behavior.sequence import Sequences
 from reaseq.representation.item_table import Snapshot
 
-SHRINK = 5.0  # behaviours that an item is given for nothing, so that a pair seen once is not certain
+SHRINK = 5.0  # behaviors that an item is given for nothing, so that a pair seen once is not certain
 
 
 class ItemKnn:
@@ -35,7 +35,7 @@ class ItemKnn:
         self._vectors = table.vectors
 
     def by_behavior(self, history: Sequences) -> NDArray[np.float32]:
-        """Scores (B, N): similarity to the behaviours of each history, the recent ones counting more."""
+        """Scores (B, N): similarity to the behaviors of each history, the recent ones counting more."""
         weights = _recency(history).numpy()  # (B, H)
         batch, length = weights.shape
         users = np.repeat(np.arange(batch), length)
@@ -53,5 +53,5 @@ class ItemKnn:
 
 
 def _recency(history: Sequences) -> Tensor:
-    """Weights (B, H) of behaviours: 1 over one more than the bucket of their age."""
+    """Weights (B, H) of behaviors: 1 over one more than the bucket of their age."""
     return (history.rows > 0) / (1.0 + history.gaps)

@@ -1,46 +1,46 @@
-"""The left-to-right control: the same tokens, sizes and budget as the behaviour model, reading and telling in one direction."""
+"""The left-to-right control: the same tokens, sizes and budget as the behavior model, reading and telling in one direction."""
 
 import torch
 from torch import Tensor
 
 from reaseq.behavior.diffusion import TO_COME, Canvas
-from reaseq.behavior.examples import Examples, canvas_of
+from reaseq.behavior.examples import Examples, build_canvas
 from reaseq.behavior.model import BehaviorModel
 from reaseq.behavior.popularity import RecentSales
-from reaseq.behavior.token_table import ABSENT, Lexicon
+from reaseq.behavior.token_table import ABSENT, TokenTable
 
 
 class LeftToRight(BehaviorModel):
     """A causal transformer: the state of a place tells what comes next."""
 
-    def hidden(self, canvas: Canvas, lexicon: Lexicon) -> Tensor:
+    def hidden(self, canvas: Canvas, token_table: TokenTable) -> Tensor:
         """Hidden states (B, L, d), each of what stands at its place and before."""
         x = self.types(canvas.types) + self.gaps(canvas.gaps) + self.months(canvas.months).unsqueeze(1)
-        x = x + lexicon.tables[0][canvas.tokens[..., 0].clamp(min=0)]  # (B, L, d)
+        x = x + token_table.tables[0][canvas.tokens[..., 0].clamp(min=0)]  # (B, L, d)
         length = x.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool).tril() & canvas.present.unsqueeze(1)  # (B, L, L)
         causal = causal | torch.eye(length, dtype=torch.bool)  # an absent place sees itself, else it would see nothing
         return self.backbone(self.dropout(x), causal, canvas.positions)  # type: ignore[no-any-return]
 
 
-def loss(model: LeftToRight, examples: Examples, lexicon: Lexicon, sales: RecentSales, history_share: float) -> Tensor:
-    """Cross-entropy of each behaviour given those before it: what was new in the basket, and a random share of the history."""
-    history = canvas_of(examples.history, examples.times_ms, lexicon, None)
+def loss(model: LeftToRight, examples: Examples, token_table: TokenTable, sales: RecentSales, history_share: float) -> Tensor:
+    """Cross-entropy of each behavior given those before it: what was new in the basket, and a random share of the history."""
+    history = build_canvas(examples.history, examples.times_ms, token_table, None)
     length = examples.history.rows.shape[1]
     after = torch.full_like(examples.response, length)
-    canvas = history.followed_by(lexicon.tokens_of(examples.response), after, torch.full_like(after, TO_COME))
+    canvas = history.followed_by(token_table.to_tokens(examples.response), after, torch.full_like(after, TO_COME))
     tokens = canvas.tokens[..., 0]
     told = (tokens[:, 1:] != ABSENT) & (tokens[:, :-1] != ABSENT)  # (B, L − 1) pairs of a place and the next
     told[:, : length - 1] &= torch.rand(len(tokens), length - 1) < history_share
     row, place = told.nonzero(as_tuple=True)
-    hidden = model.hidden(canvas, lexicon)[row, place]
-    logits = model.logits(hidden, lexicon, 0, sales.prior(examples.times_ms)[row])
+    hidden = model.hidden(canvas, token_table)[row, place]
+    logits = model.logits(hidden, token_table, 0, sales.prior(examples.times_ms)[row])
     nll = torch.nn.functional.cross_entropy(logits, tokens[row, place + 1], reduction="none")  # (M,)
     counts = torch.zeros(len(tokens)).index_add(0, row, torch.ones(len(row)))  # every basket counts the same
     return (nll / counts[row]).sum() / len(tokens)
 
 
-def next_scores(model: LeftToRight, history: Canvas, lexicon: Lexicon) -> Tensor:
+def next_scores(model: LeftToRight, history: Canvas, token_table: TokenTable) -> Tensor:
     """Scores (B, N) of every item to come next after a history."""
-    hidden = model.hidden(history, lexicon)[:, -1]
-    return model.logits(hidden, lexicon, 0, history.prior)
+    hidden = model.hidden(history, token_table)[:, -1]
+    return model.logits(hidden, token_table, 0, history.prior)

@@ -1,4 +1,4 @@
-"""Amazon product data 2014, Beauty 5-core, as a catalogue and baskets (McAuley et al. 2015; He and McAuley 2016).
+"""Amazon product data 2014, Beauty 5-core, as a catalog and baskets (McAuley et al. 2015; He and McAuley 2016).
 
 The files are not bundled. Events are reviews by the day: a basket is what a user reviewed on one day, and an item counts as
 listed on the day of its first review.
@@ -28,8 +28,8 @@ def read_beauty(folder: Path) -> Retail:
     for time_ms, user_id, item_id in rows:
         listed.setdefault(item_id, time_ms)
         baskets[time_ms, user_id].append(item_id)
-    catalogue = pq.read_table(folder / "items.parquet")
-    known = catalogue.filter(pc.is_in(catalogue["asin"], pa.array(list(listed), pa.large_string()))).to_pylist()
+    catalog = pq.read_table(folder / "items.parquet")
+    known = catalog.filter(pc.is_in(catalog["asin"], pa.array(list(listed), pa.large_string()))).to_pylist()
     items = [_item(row, listed[row["asin"]]) for row in known]
     orders = [Order(user_id, time_ms, tuple(_events(user_id, time_ms, ids))) for (time_ms, user_id), ids in baskets.items()]
     return Retail(tuple(sorted(items, key=lambda item: (item.event_time_ms, item.item_id))), tuple(orders))

@@ -1,4 +1,4 @@
-"""A public data set as an evaluation reads it: the catalogue as dense tensors, and baskets with the history before each."""
+"""A public data set as an evaluation reads it: the catalog as dense tensors, and baskets with the history before each."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from evaluation.datasets.amazon_beauty import read_beauty
 from evaluation.datasets.online_retail import Order, Retail, read_retail
-from evaluation.item_labels import attributes, told_of
+from evaluation.item_labels import attributes, build_item_labels
 from reaseq.behavior.examples import Basket
-from reaseq.behavior.history import Behavior, history_of
+from reaseq.behavior.history import Behavior, build_history
 from reaseq.knowledge.content import Content, digest
 from reaseq.knowledge.guard import enrich
 from reaseq.knowledge.recorded import read_answers
@@ -21,7 +21,7 @@ from reaseq.knowledge.vocabulary import CLAIMS_LIMIT, vocabulary_in_force
 from reaseq.records import Item, ProductKnowledge
 from reaseq.representation.contents import Contents
 from reaseq.representation.encoder import Encoder
-from reaseq.representation.item_table import NO_PRICE, Snapshot, snapshot_of
+from reaseq.representation.item_table import NO_PRICE, Snapshot, build_snapshot
 
 SIDE = ("brand", "category")  # attributes that are shared ids without any reasoning
 
@@ -48,7 +48,7 @@ def online_retail(order_lines: Path, answers: Path, encoder: Encoder, cache: Pat
     retail = read_retail(order_lines)
     vocabulary = vocabulary_in_force()
     recorded = {content.hash: knowledge for content, knowledge in read_answers(answers, vocabulary)}
-    items = _by_id(_as_of(retail.items, known_ms))
+    items = _by_id(_latest_listings(retail.items, known_ms))
     contents = [Content.of(item.title, item.attributes) for item in items]
     knowledge = tuple(recorded.get(content.hash) for content in contents)
     text = encoded([content.text for content in contents], encoder, cache)
@@ -58,8 +58,8 @@ def online_retail(order_lines: Path, answers: Path, encoder: Encoder, cache: Pat
     for row, answer in enumerate(knowledge, start=1):
         said = vocabulary.claim_ids(answer)[0]
         ids[row, : len(said)] = torch.from_numpy(said.astype(np.int64))
-    contents_of = Contents(torch.from_numpy(np.concatenate([np.zeros_like(vectors[:1]), vectors])), ids, (ids > 0).float())
-    table = table_of(items, contents_of)
+    build_contents = Contents(torch.from_numpy(np.concatenate([np.zeros_like(vectors[:1]), vectors])), ids, (ids > 0).float())
+    table = table_of(items, build_contents)
     return Log("online-retail", table, vocabulary.size, _baskets(retail, history), items, text, knowledge)
 
 
@@ -68,7 +68,7 @@ def amazon_beauty(folder: Path, encoder: Encoder, cache: Path, since_ms: int, hi
     beauty = read_beauty(folder)
     items = _by_id(beauty.items)
     text = encoded([Content.of(item.title, item.attributes).text for item in items], encoder, cache)
-    told = told_of(attributes(items, SIDE), torch.from_numpy(text))
+    told = build_item_labels(attributes(items, SIDE), torch.from_numpy(text))
     baskets = tuple(basket for basket in _baskets(beauty, history) if basket.time_ms >= since_ms)
     return Log("amazon-beauty", table_of(items, told.contents), told.claims, baskets, items, text)
 
@@ -77,7 +77,7 @@ def _by_id(items: Sequence[Item]) -> tuple[Item, ...]:
     return tuple(sorted(items, key=lambda item: item.item_id))
 
 
-def _as_of(listings: Sequence[Item], known_ms: int) -> list[Item]:
+def _latest_listings(listings: Sequence[Item], known_ms: int) -> list[Item]:
     """One listing an item, with the time of its first."""
     chosen: dict[str, Item] = {}
     first: dict[str, int] = {}
@@ -110,7 +110,7 @@ def encoded(texts: Sequence[str], encoder: Encoder, cache: Path) -> NDArray[np.f
 def table_of(items: Sequence[Item], contents: Contents) -> Snapshot:
     """Items and what is said of them, each behind a row for the unknown item."""
     prices = [NO_PRICE if item.price is None else item.price for item in items]
-    return snapshot_of(
+    return build_snapshot(
         ["", *(item.item_id for item in items)],
         contents,
         prices=torch.tensor([NO_PRICE, *prices]),
@@ -120,12 +120,12 @@ def table_of(items: Sequence[Item], contents: Contents) -> Snapshot:
 
 
 def _baskets(retail: Retail, limit: int) -> tuple[Basket, ...]:
-    """Every order with the latest `limit` behaviours strictly before it."""
+    """Every order with the latest `limit` behaviors strictly before it."""
     held: dict[str, list[Behavior]] = defaultdict(list)
     baskets = []
     for order in retail.orders:
         before = held[order.user_id]
-        baskets.append(Basket(order.user_id, order.time_ms, order.item_ids, history_of(before)))
+        baskets.append(Basket(order.user_id, order.time_ms, order.item_ids, build_history(before)))
         before += _behaviors(order)
         del before[:-limit]
     return tuple(baskets)

@@ -1,7 +1,7 @@
 """MIND (Wu et al. 2020), the part of it that is at hand: news, and impressions with what was clicked and what was not.
 
 The files are not bundled. The test rows bear no time, only their day; the histories bear none at all: both stand where the
-files' days put them, and no gap between behaviours says anything. News without text keep their row, with nothing said of them.
+files' days put them, and no gap between behaviors says anything. News without text keep their row, with nothing said of them.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from reaseq.behavior.examples import Basket
-from reaseq.behavior.history import Behavior, history_of
+from reaseq.behavior.history import Behavior, build_history
 from reaseq.days import DAY_MS, time_ms
 from reaseq.records import Item
 
@@ -31,7 +31,7 @@ class Impression:
 
 @dataclass(frozen=True)
 class Mind:
-    """The catalogue and the impressions, in order of time."""
+    """The catalog and the impressions, in order of time."""
 
     items: tuple[Item, ...]
     train: tuple[Impression, ...]
@@ -64,7 +64,7 @@ def _impression(row: dict[str, Any], at_ms: int) -> Impression:
     clicked = np.array(row["clicked"], bool)
     shown = np.array(row["candidates"], object)
     behaviors = [Behavior(at_ms - DAY_MS, place, item_id, CLICK) for place, item_id in enumerate(row["history"] or ())]
-    basket = Basket(row["user_id"], at_ms, _ids(shown[clicked]), history_of(behaviors))
+    basket = Basket(row["user_id"], at_ms, _ids(shown[clicked]), build_history(behaviors))
     return Impression(basket, _ids(shown[~clicked]))
 
 

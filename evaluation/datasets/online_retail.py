@@ -1,4 +1,4 @@
-"""UCI Online Retail as a catalogue and a stream of events (Chen, Sain and Guo 2012, CC BY 4.0).
+"""UCI Online Retail as a catalog and a stream of events (Chen, Sain and Guo 2012, CC BY 4.0).
 
 An item is listed when its first order line appears. The data knows no earlier moment, so that first sale cannot be foreseen
 and is not judged, nor is an item's age a fair feature here. An item's title is the most frequent description so far, so a

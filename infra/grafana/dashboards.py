@@ -41,10 +41,14 @@ STREAM = (
     Panel("Lag", "short", {"{{topic}}": "sum by (topic) (reaseq_lag_records)"}),
     Panel("Nothing committed for", "s", {"{{instance}} {{topic}}": "reaseq_commit_stalled_seconds"}),
     Panel("Waits", "ops", {"{{stage}} {{reason}}": "sum by (stage, reason) (rate(reaseq_waits_total[5m]))"}),
-    Panel("Dead letters", "ops", {"{{stage}} {{reason}}": "sum by (stage, reason) (rate(reaseq_dead_letters_total[5m]))"}),
+    Panel(
+        "Dead letters", "ops", {"{{stage}} {{reason}}": "sum by (stage, reason) (rate(reaseq_dead_letters_total[5m]))"}
+    ),
     Panel("One batch", "s", _quantiles("reaseq_batch_seconds", "stage")),
     Panel("Feature records written", "ops", {"{{stage}}": "sum by (stage) (rate(reaseq_feature_records_total[5m]))"}),
-    Panel("Noticed on the way", "ops", {"{{stage}} {{what}}": "sum by (stage, what) (rate(reaseq_outcomes_total[5m]))"}),
+    Panel(
+        "Noticed on the way", "ops", {"{{stage}} {{what}}": "sum by (stage, what) (rate(reaseq_outcomes_total[5m]))"}
+    ),
     Panel(
         "Store beside topics, sampled",
         "short",
@@ -59,11 +63,11 @@ RANKING = (
         "Share without fresh features or without the model", "percentunit", {"degraded": "reaseq:rank_degraded:ratio_rate5m"}
     ),
     Panel("Done without", "ops", {"{{reason}}": "sum by (reason) (rate(reaseq_rank_degraded_total[5m]))"}),
-    Panel("Refused", "ops", {"{{reason}}": "sum by (reason) (rate(reaseq_rank_refused_total[5m]))"}),
+    Panel("Rejected", "ops", {"{{reason}}": "sum by (reason) (rate(reaseq_rank_rejected_total[5m]))"}),
     Panel("Items in the table", "short", {"{{instance}}": "reaseq_item_table_items"}),
     Panel("The table takes", "bytes", {"{{instance}}": "reaseq_item_table_bytes"}),
     Panel("Published rankers", "short", {"{{instance}} {{outcome}}": "reaseq_rank_reloads_total"}),
-    Panel("Item records followed", "short", {"{{instance}} {{topic}}": "reaseq_followed_records"}),
+    Panel("Item records followed", "short", {"{{instance}} {{topic}}": "reaseq_tailed_records"}),
     Panel("Served values beside the point-in-time join", "short", {"{{verdict}}": "reaseq_parity_values"}),
 )
 REASONING = (
@@ -72,7 +76,9 @@ REASONING = (
     Panel("One call", "s", _quantiles("reaseq_llm_call_seconds", "agent")),
     Panel("Calls under way", "short", {"{{instance}}": "reaseq_llm_calls_in_flight"}),
     Panel("Endpoint left alone", "bool", {"{{instance}}": "reaseq_llm_breaker_open"}),
-    Panel("Budgets used up", "short", {"{{budget}}": "sum by (budget) (increase(reaseq_llm_budget_refusals_total[1h]))"}),
+    Panel(
+        "TokenLimits used up", "short", {"{{budget}}": "sum by (budget) (increase(reaseq_llm_budget_rejections_total[1h]))"}
+    ),
     Panel(
         "Claims dropped", "ops", {"{{speaker}} {{reason}}": "sum by (speaker, reason) (rate(reaseq_claims_dropped_total[5m]))"}
     ),

@@ -29,7 +29,7 @@ def start_prometheus(
 
 
 def query(server: Process, expression: str) -> list[dict[str, Any]]:
-    """The series that an expression has at this moment. Raises InfrastructureError where Prometheus refuses it."""
+    """The series that an expression has at this moment. Raises InfrastructureError where Prometheus rejects it."""
     found: list[dict[str, Any]] = _ask(server, f"query?{urllib.parse.urlencode({'query': expression})}")["result"]
     return found
 

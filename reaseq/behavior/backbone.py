@@ -1,4 +1,4 @@
-"""The transformer under the behaviour model: LLaMA-style blocks without a causal mask, as in LLaDA.
+"""The transformer under the behavior model: LLaMA-style blocks without a causal mask, as in LLaDA.
 
 Pre-norm attention with rotary positions and grouped keys, SwiGLU feed-forward, no biases; names and shapes are those of LLaMA,
 so that published checkpoints of that family map onto it (see `reaseq.behavior.llada`).

@@ -1,4 +1,4 @@
-"""When a user's behaviours are worth inferring anew."""
+"""When a user's behaviors are worth inferring anew."""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -1,8 +1,8 @@
-"""Masked diffusion over behaviours, the algorithm on one page: forward process, loss, and the parallel sampler.
+"""Masked diffusion over behaviors, the algorithm on one page: forward process, loss, and the parallel sampler.
 
 After LLaDA (Nie et al. 2025, arXiv 2502.09992): tokens are masked at a rate t, a bidirectional network tells what stood
-there, and inference unmasks the most confident first. A behaviour is D tokens: one, the item itself, or the digits of its
-semantic ID. Behaviours of one moment have no order: they share a position, and their masks are interchangeable.
+there, and inference unmasks the most confident first. A behavior is D tokens: one, the item itself, or the digits of its
+semantic ID. Behaviors of one moment have no order: they share a position, and their masks are interchangeable.
 """
 
 from dataclasses import dataclass, replace
@@ -11,26 +11,26 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from reaseq.behavior.token_table import ABSENT, MASK, Lexicon
+from reaseq.behavior.token_table import ABSENT, MASK, TokenTable
 
 MIN_MASK_RATE = 0.15  # below it the weight 1/t lets single tokens dominate a step
-TO_COME = 0  # the gap of a behaviour that is still to come, shared with "within the hour"
+TO_COME = 0  # the gap of a behavior that is still to come, shared with "within the hour"
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """B users with L behaviours each, any token of which may be masked. A masked behaviour does not tell its type."""
+    """B users with L behaviors each, any token of which may be masked. A masked behavior does not tell its type."""
 
-    tokens: Tensor  # (B, L, D) codes of the lexicon, MASK or ABSENT
+    tokens: Tensor  # (B, L, D) codes of the token_table, MASK or ABSENT
     types: Tensor  # (B, L) type of event, 0 where masked or absent
-    gaps: Tensor  # (B, L) bucket of the time from the behaviour to now
+    gaps: Tensor  # (B, L) bucket of the time from the behavior to now
     positions: Tensor  # (B, L) order in the sequence
     months: Tensor  # (B,) month of now, 0…11
     prior: Tensor | None = None  # (B, N) what speaks for each item whoever the user is: log of its recent sales
 
     @property
     def present(self) -> Tensor:
-        """Which places hold a behaviour, masked or not (B, L)."""
+        """Which places hold a behavior, masked or not (B, L)."""
         return (self.tokens != ABSENT).any(-1)
 
     def with_tokens(self, tokens: Tensor) -> "Canvas":
@@ -51,11 +51,11 @@ class Canvas:
 class Denoiser(Protocol):
     """The network in its two halves: reading the canvas, and scoring the codes of one digit."""
 
-    def hidden(self, canvas: Canvas, lexicon: Lexicon) -> Tensor:
+    def hidden(self, canvas: Canvas, token_table: TokenTable) -> Tensor:
         """Hidden states (B, L, d)."""
         ...
 
-    def logits(self, hidden: Tensor, lexicon: Lexicon, digit: int, prior: Tensor | None) -> Tensor:
+    def logits(self, hidden: Tensor, token_table: TokenTable, digit: int, prior: Tensor | None) -> Tensor:
         """Scores (…, V) of a digit's codes for hidden states (…, d); `prior` (…, N) where a code is an item."""
         ...
 
@@ -71,7 +71,7 @@ def draw_rates(rows: int, device: torch.device | None = None) -> Tensor:
 def mask(tokens: Tensor, t: Tensor, maskable: Tensor) -> Tensor:
     """The forward process: tokens (B, L, D) with those of `maskable` (B, L) places masked, each with probability t (B, 1).
 
-    In every other row a behaviour's digits are masked together, which is what inference starts from; in the others one by
+    In every other row a behavior's digits are masked together, which is what inference starts from; in the others one by
     one, which is what it meets on its way. Each token's rate is t in both.
     """
     draw = torch.rand(tokens.shape, device=tokens.device)
@@ -81,21 +81,21 @@ def mask(tokens: Tensor, t: Tensor, maskable: Tensor) -> Tensor:
     return torch.where(hit, MASK, tokens)
 
 
-def loss(model: Denoiser, canvas: Canvas, masked: Tensor, t: Tensor, maskable: Tensor, lexicon: Lexicon) -> Tensor:
+def loss(model: Denoiser, canvas: Canvas, masked: Tensor, t: Tensor, maskable: Tensor, token_table: TokenTable) -> Tensor:
     """Cross-entropy on the masked tokens, each weighted 1/t, per maskable token of its row; the mean over rows.
 
         L = E_rows [ 1/(t · n) · Σ_masked −log p(token | everything that is not masked) ],   n = tokens that might be masked
 
     `masked` (B, L, D) is what `mask` made of the canvas at rates t (B, 1).
     """
-    hidden = model.hidden(canvas.with_tokens(masked), lexicon)  # (B, L, d)
+    hidden = model.hidden(canvas.with_tokens(masked), token_table)  # (B, L, d)
     hit = (masked == MASK) & (canvas.tokens != MASK)  # (B, L, D)
     might = (maskable.unsqueeze(-1) & (canvas.tokens != ABSENT)).flatten(1).sum(-1).clamp(min=1)  # (B,)
     total = hidden.new_zeros(())
-    for digit in range(lexicon.digits):
+    for digit in range(token_table.digits):
         row, place = hit[..., digit].nonzero(as_tuple=True)  # (M,) each
         prior = None if canvas.prior is None else canvas.prior[row]
-        logits = model.logits(hidden[row, place], lexicon, digit, prior).float()  # (M, V)
+        logits = model.logits(hidden[row, place], token_table, digit, prior).float()  # (M, V)
         nll = torch.nn.functional.cross_entropy(logits, canvas.tokens[row, place, digit], reduction="none")  # (M,)
         total = total + (nll / (t.squeeze(-1) * might)[row]).sum()
     return total / len(masked)
@@ -106,15 +106,15 @@ def loss(model: Denoiser, canvas: Canvas, masked: Tensor, t: Tensor, maskable: T
 
 @dataclass(frozen=True)
 class Slots:
-    """Where behaviours are to be inferred: Q places a user, each at a moment, taking so many behaviours."""
+    """Where behaviors are to be inferred: Q places a user, each at a moment, taking so many behaviors."""
 
     positions: Tensor  # (B, Q)
     gaps: Tensor  # (B, Q)
     capacity: Tensor  # (B, Q)
 
 
-def slots_of(canvas: Canvas, behaviors: int, infilled: int = 0) -> Slots:
-    """Slots for the behaviours to come, and for `infilled` more, one at the moment of each of the latest behaviours.
+def build_slots(canvas: Canvas, behaviors: int, infilled: int = 0) -> Slots:
+    """Slots for the behaviors to come, and for `infilled` more, one at the moment of each of the latest behaviors.
 
     With less history than that, infilled slots fall on moments that nothing stands at, and take nothing.
     """
@@ -138,7 +138,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Draw:
-    """What was inferred: K behaviours a user, ABSENT where nothing was left to choose."""
+    """What was inferred: K behaviors a user, ABSENT where nothing was left to choose."""
 
     rows: Tensor  # (B, K)
     confidences: Tensor  # (B, K) probability in the round that chose it
@@ -150,13 +150,13 @@ class Draw:
 def denoise(
     model: Denoiser,
     canvas: Canvas,
-    lexicon: Lexicon,
+    token_table: TokenTable,
     allowed: Tensor,
     slots: Slots,
     sampling: Sampling,
     noise: Tensor | None = None,
 ) -> Draw:
-    """Infer behaviours for the slots of a canvas, out of `allowed` (B, N) items, each at most once a user.
+    """Infer behaviors for the slots of a canvas, out of `allowed` (B, N) items, each at most once a user.
 
     In each round the network reads the canvas with what has been unmasked and one mask for each slot, and the most
     confident items are unmasked. `noise` (B, Q, N) are Gumbel draws, needed where the temperature is above 0. A user's
@@ -174,9 +174,9 @@ def denoise(
         known = round(count * (step - 1) / sampling.steps)  # places; whoever has more is done
         held_at = at[:, :known]
         written = canvas.followed_by(
-            lexicon.tokens_of(rows[:, :known]), slots.positions.gather(1, held_at), slots.gaps.gather(1, held_at)
+            token_table.to_tokens(rows[:, :known]), slots.positions.gather(1, held_at), slots.gaps.gather(1, held_at)
         )
-        states, scores = _score(model, written, lexicon, available, slots, count)  # (B, Q, d), (B, Q, N)
+        states, scores = _score(model, written, token_table, available, slots, count)  # (B, Q, d), (B, Q, N)
         latent = states[:, 0] if latent is None else latent
         p = torch.softmax(scores, dim=-1).nan_to_num()  # (B, Q, N)
         quota = torch.full_like(filled, round(count * step / sampling.steps)) - filled
@@ -234,40 +234,40 @@ def _moved(before: Tensor, now: Tensor, available: Tensor) -> Tensor:
 
 
 def _score(
-    model: Denoiser, canvas: Canvas, lexicon: Lexicon, available: Tensor, slots: Slots, width: int
+    model: Denoiser, canvas: Canvas, token_table: TokenTable, available: Tensor, slots: Slots, width: int
 ) -> tuple[Tensor, Tensor]:
     """Hidden states of the slots (B, Q, d), and scores (B, Q, N) of the items, −inf where an item is not available.
 
-    One pass where the item is the token. Digits are unmasked coarse to fine, a pass each: the `width` best beginnings of
-    a semantic ID stand side by side in each slot and see each other. Only beginnings of available items are kept, so an ID
+    One pass where the item is the token. Digits are unmasked coarse to fine, a pass each: the `width` best prefixes of
+    a semantic ID stand side by side in each slot and see each other. Only prefixes of available items are kept, so an ID
     that does not exist cannot come about. Items that share an ID share its probability.
     """
     batch, queries = slots.positions.shape
     held = canvas.tokens.shape[1]
-    mask_only = canvas.tokens.new_full((batch, queries, lexicon.digits), MASK)
-    states = model.hidden(canvas.followed_by(mask_only, slots.positions, slots.gaps), lexicon)[:, held:]  # (B, Q, d)
-    if lexicon.digits == 1:
+    mask_only = canvas.tokens.new_full((batch, queries, token_table.digits), MASK)
+    states = model.hidden(canvas.followed_by(mask_only, slots.positions, slots.gaps), token_table)[:, held:]  # (B, Q, d)
+    if token_table.digits == 1:
         prior = None if canvas.prior is None else canvas.prior.unsqueeze(1)
-        logits = model.logits(states, lexicon, 0, prior).float()
+        logits = model.logits(states, token_table, 0, prior).float()
         return states, logits.masked_fill(~available.unsqueeze(1), -torch.inf)
     hidden = states.unsqueeze(2)  # (B, Q, W, d)
-    prefix = hidden.new_zeros((batch, queries, 1), dtype=torch.long)  # (B, Q, W) of the lexicon's tree, its root at first
+    prefix = hidden.new_zeros((batch, queries, 1), dtype=torch.long)  # (B, Q, W) of the token_table's tree, its root at first
     score = hidden.new_zeros((batch, queries, 1), dtype=torch.float)
-    for digit in range(lexicon.digits):
-        children = lexicon.children[digit][prefix]  # (B, Q, W, V) the longer beginning, −1 where none exists
-        exists = lexicon.holds(digit, available)  # (B, P)
+    for digit in range(token_table.digits):
+        children = token_table.children[digit][prefix]  # (B, Q, W, V) the longer beginning, −1 where none exists
+        exists = token_table.holds(digit, available)  # (B, P)
         open_ = (children >= 0) & exists.gather(1, children.clamp(min=0).flatten(1)).view_as(children)
-        logits = model.logits(hidden, lexicon, digit, None).float().masked_fill(~open_, -torch.inf)
+        logits = model.logits(hidden, token_table, digit, None).float().masked_fill(~open_, -torch.inf)
         joint = score.unsqueeze(-1) + torch.log_softmax(logits, -1).nan_to_num(nan=-torch.inf)  # (B, Q, W, V)
         score, best = joint.flatten(2).topk(min(width, joint[0, 0].numel()))  # (B, Q, W')
         prefix = children.flatten(2).gather(2, best).clamp(min=0)
-        if digit + 1 < lexicon.digits:
-            tokens = lexicon.beginnings(digit, prefix)  # (B, Q, W', D) the rest masked
+        if digit + 1 < token_table.digits:
+            tokens = token_table.prefixes(digit, prefix)  # (B, Q, W', D) the rest masked
             each = prefix.shape[-1]
             positions, gaps = (part.repeat_interleave(each, dim=1) for part in (slots.positions, slots.gaps))
             written = canvas.followed_by(tokens.flatten(1, 2), positions, gaps)
-            hidden = model.hidden(written, lexicon)[:, held:].view(batch, queries, each, -1)
-    ids = torch.full((batch, queries, lexicon.children_count), -torch.inf, device=score.device)
+            hidden = model.hidden(written, token_table)[:, held:].view(batch, queries, each, -1)
+    ids = torch.full((batch, queries, token_table.children_count), -torch.inf, device=score.device)
     ids.scatter_reduce_(2, prefix, score, "amax")
-    scores = ids[:, :, lexicon.leaf] - torch.log(lexicon.sharing(available)).unsqueeze(1)  # (B, Q, N)
+    scores = ids[:, :, token_table.leaf] - torch.log(token_table.sharing(available)).unsqueeze(1)  # (B, Q, N)
     return states, scores.masked_fill(~available.unsqueeze(1), -torch.inf)

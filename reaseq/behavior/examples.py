@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from reaseq.behavior.diffusion import Canvas
-from reaseq.behavior.sequence import Sequences, month_of, sequences_of
-from reaseq.behavior.token_table import ABSENT, Lexicon
+from reaseq.behavior.sequence import Sequences, build_sequences, to_month
+from reaseq.behavior.token_table import ABSENT, TokenTable
 from reaseq.records import History
 from reaseq.representation.item_table import Snapshot
 
-LATEST = 8  # behaviours before a basket that its items are paired with
+LATEST = 8  # behaviors before a basket that its items are paired with
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ def trainable(baskets: Sequence[Basket]) -> list[Basket]:
     return [basket for basket in baskets if basket.history.item_ids and new_items(basket)]
 
 
-def examples_of(baskets: Sequence[Basket], table: Snapshot, history: int, response: int, seed: int = 0) -> Examples:
-    """Baskets as tensors, of histories the latest `history` behaviours; of a large basket a random part."""
+def build_examples(baskets: Sequence[Basket], table: Snapshot, history: int, response: int, seed: int = 0) -> Examples:
+    """Baskets as tensors, of histories the latest `history` behaviors; of a large basket a random part."""
     generator = torch.Generator().manual_seed(seed)
     times_ms = [basket.time_ms for basket in baskets]
-    sequences = sequences_of([basket.history for basket in baskets], times_ms, table, history)
+    sequences = build_sequences([basket.history for basket in baskets], times_ms, table, history)
     rows_to_come = torch.full((len(baskets), response), ABSENT)
     for place, basket in enumerate(baskets):
         rows = table.rows(new_items(basket))
@@ -69,8 +69,8 @@ def examples_of(baskets: Sequence[Basket], table: Snapshot, history: int, respon
     return Examples(sequences, rows_to_come, torch.tensor(times_ms, dtype=torch.long))
 
 
-def pairs_of(baskets: Sequence[Basket], table: Snapshot, seed: int) -> Tensor:
-    """Pairs (M, 2) of rows: each new item of a basket with one of the latest behaviours before it, drawn at random."""
+def build_pairs(baskets: Sequence[Basket], table: Snapshot, seed: int) -> Tensor:
+    """Pairs (M, 2) of rows: each new item of a basket with one of the latest behaviors before it, drawn at random."""
     generator = torch.Generator().manual_seed(seed)
     pairs = []
     for basket in baskets:
@@ -83,11 +83,11 @@ def pairs_of(baskets: Sequence[Basket], table: Snapshot, seed: int) -> Tensor:
     return found[(found > 0).all(-1)]
 
 
-def canvas_of(history: Sequences, times_ms: Tensor, lexicon: Lexicon, prior: Tensor | None) -> Canvas:
-    """Histories (B, H) as a canvas of visible behaviours; an item that the table does not know is absent."""
+def build_canvas(history: Sequences, times_ms: Tensor, token_table: TokenTable, prior: Tensor | None) -> Canvas:
+    """Histories (B, H) as a canvas of visible behaviors; an item that the table does not know is absent."""
     batch, length = history.rows.shape
     known = torch.where(history.rows > 0, history.rows, ABSENT)
     positions = torch.arange(length, device=known.device).expand(batch, length)
-    tokens = lexicon.tokens_of(known)
-    prior = prior if lexicon.digits == 1 else None  # codes are no items
-    return Canvas(tokens, history.types, history.gaps, positions, month_of(times_ms), prior)
+    tokens = token_table.to_tokens(known)
+    prior = prior if token_table.digits == 1 else None  # codes are no items
+    return Canvas(tokens, history.types, history.gaps, positions, to_month(times_ms), prior)

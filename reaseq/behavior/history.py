@@ -1,4 +1,4 @@
-"""A user's history: the latest behaviours in order of event time, however their events arrived."""
+"""A user's history: the latest behaviors in order of event time, however their events arrived."""
 
 from bisect import insort
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Behavior(NamedTuple):
 
 
 class HistoryFold:
-    """Folds events into a history of at most `limit` behaviours.
+    """Folds events into a history of at most `limit` behaviors.
 
     The outcome depends on which events were seen, not on their order: a duplicate changes nothing, a late event finds its
     place, one that is taken back is so before it comes as well, and one older than a full history is dropped, as is one from
@@ -70,7 +70,7 @@ class HistoryFold:
         return "retracted"
 
     def forget(self, until_ms: int) -> bool:
-        """Forget everything up to a moment, or to the newest behaviour if that is later; returns whether that is new."""
+        """Forget everything up to a moment, or to the newest behavior if that is later; returns whether that is new."""
         if until_ms <= self._forgotten_ms:
             return False
         self._forgotten_ms = max(until_ms, self.newest_ms)
@@ -79,14 +79,14 @@ class HistoryFold:
 
     @property
     def newest_ms(self) -> int:
-        """Event time of the newest behaviour, also one that was taken back, or the moment up to which all is forgotten."""
+        """Event time of the newest behavior, also one that was taken back, or the moment up to which all is forgotten."""
         return self._behaviors[-1].time_ms if self._behaviors else self._forgotten_ms
 
     def history(self) -> History:
         """The history as it stands."""
         if not self._retracted:
-            return history_of(self._behaviors, self._forgotten_ms)
-        history = history_of([behavior for behavior in self._behaviors if behavior.type_code], self._forgotten_ms)
+            return build_history(self._behaviors, self._forgotten_ms)
+        history = build_history([behavior for behavior in self._behaviors if behavior.type_code], self._forgotten_ms)
         gone = [behavior for behavior in self._behaviors if not behavior.type_code]
         times_ms, keys = zip(*((behavior.time_ms, behavior.event_key) for behavior in gone), strict=True)
         return replace(history, retracted_ms=times_ms, retracted_keys=keys)
@@ -101,8 +101,8 @@ class Question:
     events_seen: int
 
 
-def history_of(behaviors: Iterable[Behavior], forgotten_ms: int = 0) -> History:
-    """Behaviours, oldest first, as a record."""
+def build_history(behaviors: Iterable[Behavior], forgotten_ms: int = 0) -> History:
+    """Behaviors, oldest first, as a record."""
     columns = list(zip(*behaviors, strict=True)) or [(), (), (), ()]
     times_ms, event_keys, item_ids, types = columns
     return History(item_ids=item_ids, types=types, times_ms=times_ms, event_keys=event_keys, forgotten_ms=forgotten_ms)

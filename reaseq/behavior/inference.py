@@ -1,4 +1,4 @@
-"""Inference of behaviours on the stream: a published model, the item table, and batches of one fixed shape."""
+"""Inference of behaviors on the stream: a published model, the item table, and batches of one fixed shape."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reaseq.artifacts import Artefact, version_of
+from reaseq.artifacts import Artifact, version_of
 from reaseq.behavior import calibration, diffusion
-from reaseq.behavior.diffusion import Draw, Sampling, Slots, slots_of
-from reaseq.behavior.examples import canvas_of
+from reaseq.behavior.diffusion import Draw, Sampling, Slots, build_slots
+from reaseq.behavior.examples import build_canvas
 from reaseq.behavior.history import Question
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
-from reaseq.behavior.sequence import sequences_of
-from reaseq.behavior.token_table import Lexicon, tree_of
-from reaseq.model_artifacts import load_weights, sizes_of, trained_ids_of
+from reaseq.behavior.sequence import build_sequences
+from reaseq.behavior.token_table import TokenTable, build_trie
+from reaseq.model_artifacts import load_sizes, load_trained_ids, load_weights
 from reaseq.records import History, Inferred
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.representation.semantic_ids import KIND as SEMANTIC_IDS
@@ -30,17 +30,17 @@ KIND = "behavior"
 
 
 @dataclass(frozen=True)
-class _Catalogue:
+class _Catalog:
     """A snapshot as the model reads it: computed once."""
 
     source: Snapshot
     table: Snapshot
-    lexicon: Lexicon
+    token_table: TokenTable
     prior: Tensor  # (N,)
 
 
 class BehaviorInference:
-    """Infers the behaviours that the log never saw, out of the items that were listed by then."""
+    """Infers the behaviors that the log never saw, out of the items that were listed by then."""
 
     def __init__(
         self,
@@ -56,17 +56,17 @@ class BehaviorInference:
         self._table = table
         self._settings = settings
         self._codebook = codebook
-        self._read: _Catalogue | None = None
+        self._read: _Catalog | None = None
         self.version = version
 
     @staticmethod
-    def load(artefact: Artefact, models: Path, table: ItemTable, settings: SamplerSettings) -> "BehaviorInference":
+    def load(artifact: Artifact, models: Path, table: ItemTable, settings: SamplerSettings) -> "BehaviorInference":
         """The published model, bound to a table; its semantic IDs, where it writes with them, are published beside it."""
-        model = load_weights(artefact, BehaviorModel(msgspec.convert(sizes_of(artefact), BehaviorConfig)))
+        model = load_weights(artifact, BehaviorModel(msgspec.convert(load_sizes(artifact), BehaviorConfig)))
         codebook = None
         if model.config.codes:
-            codebook = Codebook.load(version_of(models, SEMANTIC_IDS, artefact.facts["codebook"]))
-        return BehaviorInference(model, trained_ids_of(artefact), artefact.version, table, settings, codebook)
+            codebook = Codebook.load(version_of(models, SEMANTIC_IDS, artifact.facts["codebook"]))
+        return BehaviorInference(model, load_trained_ids(artifact), artifact.version, table, settings, codebook)
 
     async def answer(self, questions: Sequence[Question]) -> list[Inferred | None]:
         """The same as `infer`, off the event loop."""
@@ -77,40 +77,40 @@ class BehaviorInference:
         answers = []
         size = self._settings.batch_users  # of every forward pass, so a user's result does not depend on the batch
         with torch.inference_mode():
-            catalogue = self._catalogue()
+            catalog = self._catalog()
             for start in range(0, len(questions), size):
                 part = questions[start : start + size]
                 padding = [Question(History(), 0, 0)] * (size - len(part))
-                answers += self._batch([*part, *padding], catalogue)[: len(part)]
+                answers += self._batch([*part, *padding], catalog)[: len(part)]
         return answers
 
-    def _catalogue(self) -> _Catalogue:
+    def _catalog(self) -> _Catalog:
         newest = self._table.snapshot
         if self._read is None or self._read.source is not newest:
             table = newest.by_id()
             numbers = self._ids.of(table)
-            # The table holds vectors of one space only, the one that the artefact was required to be of.
-            tree = tree_of(self._codebook, table.vectors, self._codebook.space_id) if self._codebook else None
+            # The table holds vectors of one space only, the one that the artifact was required to be of.
+            tree = build_trie(self._codebook, table.vectors, self._codebook.space_id) if self._codebook else None
             prior = torch.log1p(self._model.sales[numbers])
-            self._read = _Catalogue(newest, table, self._model.lexicon(table, numbers, tree), prior)
+            self._read = _Catalog(newest, table, self._model.token_table(table, numbers, tree), prior)
         return self._read
 
-    def _batch(self, questions: Sequence[Question], catalogue: _Catalogue) -> list[Inferred]:
-        table, settings = catalogue.table, self._settings
+    def _batch(self, questions: Sequence[Question], catalog: _Catalog) -> list[Inferred]:
+        table, settings = catalog.table, self._settings
         as_of_ms = [question.as_of_ms for question in questions]
         histories = [question.history for question in questions]
-        sequences = sequences_of(histories, as_of_ms, table, self._model.config.history)
+        sequences = build_sequences(histories, as_of_ms, table, self._model.config.history)
         times_ms = torch.tensor(as_of_ms)
-        canvas = canvas_of(sequences, times_ms, catalogue.lexicon, catalogue.prior.expand(len(questions), -1))
+        canvas = build_canvas(sequences, times_ms, catalog.token_table, catalog.prior.expand(len(questions), -1))
         allowed = table.live & (table.listed_ms <= times_ms[:, None])  # (B, N)
         for user, history in enumerate(histories):
             allowed[user, table.rows(history.item_ids)] = False  # what the log has is not to be inferred
-        slots = slots_of(canvas, settings.behaviors, settings.infilled_behaviors)
+        slots = build_slots(canvas, settings.behaviors, settings.infilled_behaviors)
         sampling = Sampling(settings.behaviors, settings.steps, settings.temperature, settings.tolerance)
         draws = []
         for sample in range(settings.samples):
             noise = _gumbel(questions, slots, len(table), sample) if settings.temperature else None
-            draws.append(diffusion.denoise(self._model, canvas, catalogue.lexicon, allowed, slots, sampling, noise))
+            draws.append(diffusion.denoise(self._model, canvas, catalog.token_table, allowed, slots, sampling, noise))
         return self._answers(questions, table, merge(draws, settings.behaviors), draws[0].latent)
 
     def _answers(

@@ -1,6 +1,6 @@
-"""LLaDA checkpoints (safetensors, one file or sharded) as the backbone of the behaviour model.
+"""LLaDA checkpoints (safetensors, one file or sharded) as the backbone of the behavior model.
 
-What carries over is the transformer. The token table does not: behaviours are written with tokens of their own.
+What carries over is the transformer. The token table does not: behaviors are written with tokens of their own.
 """
 
 import json
@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from reaseq.behavior.backbone import Backbone, BackboneConfig
-from reaseq.errors import ArtefactError
+from reaseq.errors import ArtifactError
 
 ROOT = "model.transformer"
 BLOCK = {
@@ -28,12 +28,12 @@ REQUIRED = {"block_type": "llama", "activation_type": "silu", "layer_norm_type":
 
 
 def read_config(folder: Path) -> BackboneConfig:
-    """The sizes of a checkpoint. Raises ArtefactError where it is not of this family."""
+    """The sizes of a checkpoint. Raises ArtifactError where it is not of this family."""
     try:
         config = json.loads((folder / "config.json").read_text())
         for name, expected in REQUIRED.items():
             if config.get(name, expected) != expected:
-                raise ArtefactError(f"{folder / 'config.json'}: {name} is {config[name]!r}, a LLaDA backbone has {expected!r}")
+                raise ArtifactError(f"{folder / 'config.json'}: {name} is {config[name]!r}, a LLaDA backbone has {expected!r}")
         return BackboneConfig(
             width=config["d_model"],
             layers=config["n_layers"],
@@ -44,13 +44,13 @@ def read_config(folder: Path) -> BackboneConfig:
             norm_eps=config.get("rms_norm_eps", 1e-5),
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ArtefactError(f"{folder} is no LLaDA checkpoint: {error!r}") from error
+        raise ArtifactError(f"{folder} is no LLaDA checkpoint: {error!r}") from error
 
 
 def load_backbone(folder: Path, dtype: torch.dtype = torch.float32) -> Backbone:
     """The backbone with the weights of a checkpoint, in `dtype`.
 
-    Raises ArtefactError where the checkpoint lacks a weight or has one of another shape.
+    Raises ArtifactError where the checkpoint lacks a weight or has one of another shape.
     """
     config = read_config(folder)
     with torch.device("meta"):  # no memory for weights that are about to be replaced
@@ -59,12 +59,12 @@ def load_backbone(folder: Path, dtype: torch.dtype = torch.float32) -> Backbone:
     weights = {}
     for ours, theirs in _names(config).items():
         if theirs not in files:
-            raise ArtefactError(f"{folder} has no weight {theirs}")
+            raise ArtifactError(f"{folder} has no weight {theirs}")
         with safe_open(files[theirs], framework="pt") as opened:
             weights[ours] = opened.get_tensor(theirs).to(dtype)
         expected = backbone.get_parameter(ours).shape
         if weights[ours].shape != expected:
-            raise ArtefactError(f"{folder}: {theirs} is {tuple(weights[ours].shape)}, its config says {tuple(expected)}")
+            raise ArtifactError(f"{folder}: {theirs} is {tuple(weights[ours].shape)}, its config says {tuple(expected)}")
     backbone.load_state_dict(weights, assign=True)
     return backbone
 
@@ -84,6 +84,6 @@ def _files(folder: Path) -> dict[str, Path]:
         return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
     single = folder / "model.safetensors"
     if not single.exists():
-        raise ArtefactError(f"{folder} has neither {single.name} nor {index.name}")
+        raise ArtifactError(f"{folder} has neither {single.name} nor {index.name}")
     with safe_open(single, framework="pt") as opened:
         return dict.fromkeys(opened.keys(), single)

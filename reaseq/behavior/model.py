@@ -1,4 +1,4 @@
-"""The behaviour model: a LLaMA-style backbone over behaviours whose tokens are tied to what their items are."""
+"""The behavior model: a LLaMA-style backbone over behaviors whose tokens are tied to what their items are."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -9,32 +9,32 @@ from torch import Tensor, nn
 from reaseq.behavior.backbone import Backbone, BackboneConfig
 from reaseq.behavior.diffusion import Canvas
 from reaseq.behavior.sequence import GAP_BUCKETS, TYPES
-from reaseq.behavior.token_table import MASK, Lexicon, Tree, lexicon_of_items
+from reaseq.behavior.token_table import MASK, SemanticIdTrie, TokenTable, build_item_token_table
 from reaseq.representation.contents import Contents
 from reaseq.representation.item_table import Snapshot
 
 
 @dataclass(frozen=True)
 class BehaviorConfig:
-    """Sizes of the model, and what a behaviour is written as: its item, or the digits of its semantic ID."""
+    """Sizes of the model, and what a behavior is written as: its item, or the digits of its semantic ID."""
 
     vector_dim: int = 384
     claims: int = 1  # ids of the vocabulary, with 0 for padding
     items: int = 1  # ids that training knew, with 0 for all others
     codes: tuple[int, ...] = ()  # codes of each digit; none: the item is the token
-    history: int = 48  # behaviours that the model sees
-    response: int = 16  # behaviours to come that it is trained to infer at once
+    history: int = 48  # behaviors that the model sees
+    response: int = 16  # behaviors to come that it is trained to infer at once
     id_dropout: float = 0.15  # share of items trained as if unknown, so that an unseen item is not a random one
     dropout: float = 0.1  # of the places that the backbone reads
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
     @property
     def tokens(self) -> Literal["items", "codes"]:
-        """What a behaviour is written as."""
+        """What a behavior is written as."""
         return "codes" if self.codes else "items"
 
 
-class Meaning(nn.Module):
+class ContentEmbedding(nn.Module):
     """Items by what they are: content vector and claims; two items that are alike have like embeddings."""
 
     def __init__(self, config: BehaviorConfig) -> None:
@@ -54,18 +54,18 @@ class ItemTokens(nn.Module):
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
-        self.meaning = Meaning(config)
+        self.meaning = ContentEmbedding(config)
         self.ids = nn.Embedding(config.items, config.backbone.width, padding_idx=0)
         self.bias = nn.Embedding(config.items, 1, padding_idx=0)
         self.id_dropout = config.id_dropout
         nn.init.normal_(self.ids.weight, std=0.02)
         nn.init.zeros_(self.bias.weight)
 
-    def forward(self, table: Snapshot, ids: Tensor) -> Lexicon:
+    def forward(self, table: Snapshot, ids: Tensor) -> TokenTable:
         """Every row of the table; `ids` (N,) are the rows' trained ids."""
         if self.training:
             ids = ids * (torch.rand(ids.shape, device=ids.device) >= self.id_dropout)
-        return lexicon_of_items(self.meaning.of(table.contents[table.slots]) + self.ids(ids), self.bias(ids).squeeze(-1))
+        return build_item_token_table(self.meaning.of(table.contents[table.slots]) + self.ids(ids), self.bias(ids).squeeze(-1))
 
 
 class CodeTokens(nn.Module):
@@ -74,12 +74,12 @@ class CodeTokens(nn.Module):
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
         width = config.backbone.width
-        self.meaning = Meaning(config)
+        self.meaning = ContentEmbedding(config)
         self.own = nn.ParameterList(nn.Parameter(torch.randn(size, width) * 0.02) for size in config.codes)
         self.project = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in config.codes)
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in config.codes)
 
-    def forward(self, table: Snapshot, tree: Tree) -> Lexicon:
+    def forward(self, table: Snapshot, tree: SemanticIdTrie) -> TokenTable:
         """Every row of the table, written as the tree says."""
         meaning = self.meaning.of(table.contents[table.slots])  # (N, d)
         tables = []
@@ -88,7 +88,7 @@ class CodeTokens(nn.Module):
             members = torch.bincount(of, minlength=len(own)).clamp(min=1).unsqueeze(-1)
             mean = torch.zeros_like(own).index_add(0, of, meaning) / members
             tables.append(own + project(mean))
-        return tree.lexicon(tables, list(self.bias))
+        return tree.token_table(tables, list(self.bias))
 
 
 class BehaviorModel(nn.Module):
@@ -116,24 +116,24 @@ class BehaviorModel(nn.Module):
         for table in (self.types, self.gaps, self.months):
             nn.init.normal_(table.weight, std=0.02)
 
-    def lexicon(self, table: Snapshot, ids: Tensor, tree: Tree | None = None) -> Lexicon:
+    def token_table(self, table: Snapshot, ids: Tensor, tree: SemanticIdTrie | None = None) -> TokenTable:
         """The tokens of every row of the table; `ids` (N,) are the rows' trained ids, `tree` their semantic IDs."""
         if isinstance(self.tokens, CodeTokens):
             assert tree is not None  # noqa: S101  for the type checker
             return self.tokens(table, tree)  # type: ignore[no-any-return]
         return self.tokens(table, ids)  # type: ignore[no-any-return]
 
-    def hidden(self, canvas: Canvas, lexicon: Lexicon) -> Tensor:
+    def hidden(self, canvas: Canvas, token_table: TokenTable) -> Tensor:
         """Hidden states (B, L, d) of every place."""
         x = self.types(canvas.types) + self.gaps(canvas.gaps)  # (B, L, d)
         x = x + self.months(canvas.months).unsqueeze(1) * (canvas.tokens == MASK).any(-1, keepdim=True)
-        for digit, table in enumerate(lexicon.tables):
+        for digit, table in enumerate(token_table.tables):
             token = canvas.tokens[..., digit]  # (B, L)
             x = x + torch.where((token == MASK).unsqueeze(-1), self.masks[digit], table[token.clamp(min=0)])
         attend = canvas.present.unsqueeze(1)  # (B, 1, L)
         return self.backbone(self.dropout(x), attend, canvas.positions)  # type: ignore[no-any-return]
 
-    def logits(self, hidden: Tensor, lexicon: Lexicon, digit: int, prior: Tensor | None) -> Tensor:
+    def logits(self, hidden: Tensor, token_table: TokenTable, digit: int, prior: Tensor | None) -> Tensor:
         """Scores (…, V) of a digit's codes for hidden states (…, d)."""
-        scores = (hidden * self.scale) @ lexicon.tables[digit].T + lexicon.biases[digit]
+        scores = (hidden * self.scale) @ token_table.tables[digit].T + token_table.biases[digit]
         return scores if prior is None or self.prior is None else scores + self.prior * prior

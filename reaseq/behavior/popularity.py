@@ -14,7 +14,7 @@ WINDOW_DAYS = 30
 
 
 class RecentSales:
-    """Behaviours an item had in the 30 days before a day, that day not included."""
+    """Behaviors an item had in the 30 days before a day, that day not included."""
 
     def __init__(self, events: Iterable[tuple[int, str]], table: Snapshot) -> None:
         """`events` are (time in ms, item id), in any order."""
@@ -31,7 +31,7 @@ class RecentSales:
         return RecentSales([(basket.time_ms, item_id) for basket in baskets for item_id in basket.item_ids], table)
 
     def counts(self, times_ms: Tensor, days: int = WINDOW_DAYS) -> Tensor:
-        """Behaviours (B, N) in the so many days before the day of each time (B,)."""
+        """Behaviors (B, N) in the so many days before the day of each time (B,)."""
         last = len(self._before) - 1
         day = (times_ms.numpy() // DAY_MS - self._first).clip(0, last)
         start = (day - days).clip(0, last)

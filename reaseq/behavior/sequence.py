@@ -1,4 +1,4 @@
-"""Histories as tensors: what the behaviour model and the ranker read of a user, from the same code in training and serving."""
+"""Histories as tensors: what the behavior model and the ranker read of a user, from the same code in training and serving."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ TYPES = len(EVENT_TYPES) + 1
 
 @dataclass(frozen=True)
 class Sequences:
-    """B histories of the latest H behaviours each, padded on the left with row 0."""
+    """B histories of the latest H behaviors each, padded on the left with row 0."""
 
     rows: Tensor  # (B, H) int64, rows of the item table
     types: Tensor  # (B, H) int64, 0 is padding
-    gaps: Tensor  # (B, H) int64, bucket of the time from the behaviour to now
+    gaps: Tensor  # (B, H) int64, bucket of the time from the behavior to now
 
     def __getitem__(self, places: Tensor) -> "Sequences":
         return Sequences(self.rows[places], self.types[places], self.gaps[places])
@@ -31,8 +31,8 @@ class Sequences:
         return Sequences(self.rows.to(device), self.types.to(device), self.gaps.to(device))
 
 
-def sequences_of(histories: Sequence[History], now_ms: Sequence[int], table: Snapshot, length: int) -> Sequences:
-    """Tensors of `histories` as seen at `now_ms`, each cut to its latest `length` behaviours."""
+def build_sequences(histories: Sequence[History], now_ms: Sequence[int], table: Snapshot, length: int) -> Sequences:
+    """Tensors of `histories` as seen at `now_ms`, each cut to its latest `length` behaviors."""
     rows = np.zeros((len(histories), length), np.int64)
     types = np.zeros_like(rows)
     times = np.zeros_like(rows)
@@ -47,12 +47,12 @@ def sequences_of(histories: Sequence[History], now_ms: Sequence[int], table: Sna
     return Sequences(torch.from_numpy(rows), torch.from_numpy(types), torch.from_numpy(np.where(types > 0, gaps, 0)))
 
 
-def weekday_of(times_ms: Tensor) -> Tensor:
+def to_weekday(times_ms: Tensor) -> Tensor:
     """Day of the week of each time (B,), 0 is Monday."""
     return (times_ms // 86_400_000 + 3) % 7  # the epoch began on a Thursday
 
 
-def month_of(times_ms: Tensor) -> Tensor:
+def to_month(times_ms: Tensor) -> Tensor:
     """Month of the year 0…11 of each time (B,), exact to about a day."""
     day_of_year = (times_ms // 86_400_000 % 1461) % 365.25
     return (day_of_year / 30.4375).long().clamp(max=11)

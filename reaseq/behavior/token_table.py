@@ -1,4 +1,4 @@
-"""The tokens of behaviours: what each item is written as, and the embeddings of the codes it is written with."""
+"""The tokens of behaviors: what each item is written as, and the embeddings of the codes it is written with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ from torch import Tensor
 from reaseq.representation.semantic_ids import Codebook
 
 MASK = -1  # stands where a token is masked
-ABSENT = -2  # stands where there is no behaviour
+ABSENT = -2  # stands where there is no behavior
 
 
 @dataclass(frozen=True)
-class Lexicon:
+class TokenTable:
     """N items written with D digits, and a table of embeddings and output biases for each digit's codes.
 
     With one digit, a code is an item. With more, the codes of semantic IDs make a tree: its leaves are the IDs that exist.
@@ -24,7 +24,7 @@ class Lexicon:
     biases: tuple[Tensor, ...]  # D × (V,)
     paths: tuple[Tensor, ...] = ()  # D × (N,) which beginning of that length an item has; the last is its leaf
     children: tuple[Tensor, ...] = ()  # D × (P, V) the beginning that a code makes of a shorter one, −1 where none exists
-    _beginnings: tuple[Tensor, ...] = field(default=(), repr=False)  # D × (P', D) digits of each beginning
+    _prefixes: tuple[Tensor, ...] = field(default=(), repr=False)  # D × (P', D) digits of each beginning
 
     @property
     def digits(self) -> int:
@@ -39,19 +39,19 @@ class Lexicon:
     @property
     def children_count(self) -> int:
         """How many semantic IDs exist."""
-        return len(self._beginnings[-1])
+        return len(self._prefixes[-1])
 
-    def tokens_of(self, rows: Tensor) -> Tensor:
+    def to_tokens(self, rows: Tensor) -> Tensor:
         """Tokens (…, D) of items (…); where there is no item there are none."""
         return torch.where((rows >= 0).unsqueeze(-1), self.codes[rows.clamp(min=0)], ABSENT)
 
-    def beginnings(self, digit: int, prefix: Tensor) -> Tensor:
-        """Tokens (…, D) of beginnings (…) that end with `digit`, the rest masked."""
-        return self._beginnings[digit][prefix]
+    def prefixes(self, digit: int, prefix: Tensor) -> Tensor:
+        """Tokens (…, D) of prefixes (…) that end with `digit`, the rest masked."""
+        return self._prefixes[digit][prefix]
 
     def holds(self, digit: int, available: Tensor) -> Tensor:
-        """Which beginnings that end with `digit` have an available item (B, P'); available (B, N)."""
-        count = len(self._beginnings[digit])
+        """Which prefixes that end with `digit` have an available item (B, P'); available (B, N)."""
+        count = len(self._prefixes[digit])
         found = torch.zeros(len(available), count, device=available.device)
         return found.index_add_(1, self.paths[digit], available.float()) > 0
 
@@ -61,26 +61,26 @@ class Lexicon:
         return count.index_add_(1, self.leaf, available.float())[:, self.leaf].clamp(min=1)
 
 
-def lexicon_of_items(table: Tensor, bias: Tensor) -> Lexicon:
+def build_item_token_table(table: Tensor, bias: Tensor) -> TokenTable:
     """Each of N items is its own token: embeddings (N, d) and biases (N,)."""
     codes = torch.arange(len(table), device=table.device).unsqueeze(-1)
-    return Lexicon(codes, (table,), (bias,))
+    return TokenTable(codes, (table,), (bias,))
 
 
 @dataclass(frozen=True)
-class Tree:
-    """The semantic IDs of N items as a tree: see the fields of `Lexicon`."""
+class SemanticIdTrie:
+    """The semantic IDs of N items as a tree: see the fields of `TokenTable`."""
 
     codes: Tensor
     paths: tuple[Tensor, ...]
     children: tuple[Tensor, ...]
-    beginnings: tuple[Tensor, ...]
+    prefixes: tuple[Tensor, ...]
 
     @staticmethod
-    def of(codes: Tensor, sizes: Sequence[int]) -> "Tree":
+    def of(codes: Tensor, sizes: Sequence[int]) -> "SemanticIdTrie":
         """The tree of `codes` (N, D), whose digits have so many codes each."""
         parent = torch.zeros(len(codes), dtype=torch.long)
-        paths, children, beginnings = [], [], []
+        paths, children, prefixes = [], [], []
         parents = 1
         for digit, size in enumerate(sizes):
             keys, path = torch.unique(parent * size + codes[:, digit], return_inverse=True)
@@ -90,20 +90,20 @@ class Tree:
             tokens[path, : digit + 1] = codes[:, : digit + 1]
             paths.append(path)
             children.append(table)
-            beginnings.append(tokens)
+            prefixes.append(tokens)
             parent, parents = path, len(keys)
-        return Tree(codes, tuple(paths), tuple(children), tuple(beginnings))
+        return SemanticIdTrie(codes, tuple(paths), tuple(children), tuple(prefixes))
 
-    def to(self, device: torch.device) -> "Tree":
+    def to(self, device: torch.device) -> "SemanticIdTrie":
         """The same on a device."""
-        parts = (tuple(tensor.to(device) for tensor in some) for some in (self.paths, self.children, self.beginnings))
-        return Tree(self.codes.to(device), *parts)
+        parts = (tuple(tensor.to(device) for tensor in some) for some in (self.paths, self.children, self.prefixes))
+        return SemanticIdTrie(self.codes.to(device), *parts)
 
-    def lexicon(self, tables: Sequence[Tensor], biases: Sequence[Tensor]) -> Lexicon:
+    def token_table(self, tables: Sequence[Tensor], biases: Sequence[Tensor]) -> TokenTable:
         """With embeddings (V, d) and output biases (V,) for each digit."""
-        return Lexicon(self.codes, tuple(tables), tuple(biases), self.paths, self.children, self.beginnings)
+        return TokenTable(self.codes, tuple(tables), tuple(biases), self.paths, self.children, self.prefixes)
 
 
-def tree_of(codebook: Codebook, vectors: Tensor, space_id: str) -> Tree:
+def build_trie(codebook: Codebook, vectors: Tensor, space_id: str) -> SemanticIdTrie:
     """The semantic IDs of vectors (N, D). Raises SpaceMismatch where they are of another space than the codebook."""
-    return Tree.of(torch.from_numpy(codebook.encode(vectors.numpy(), space_id)), codebook.sizes)
+    return SemanticIdTrie.of(torch.from_numpy(codebook.encode(vectors.numpy(), space_id)), codebook.sizes)

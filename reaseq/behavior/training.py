@@ -1,4 +1,4 @@
-"""Training of the behaviour model: what it learns from, its objective, and what inference needs beside its weights."""
+"""Training of the behavior model: what it learns from, its objective, and what inference needs beside its weights."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from reaseq.behavior import calibration, diffusion
-from reaseq.behavior.diffusion import TO_COME, Sampling, slots_of
-from reaseq.behavior.examples import Basket, Examples, canvas_of, examples_of, trainable
+from reaseq.behavior.diffusion import TO_COME, Sampling, build_slots
+from reaseq.behavior.examples import Basket, Examples, build_canvas, build_examples, trainable
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.popularity import RecentSales
-from reaseq.behavior.token_table import Tree
-from reaseq.errors import CatalogueError
+from reaseq.behavior.token_table import SemanticIdTrie
+from reaseq.errors import CatalogError
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.training_loop import Curve, Progress, device_to_train_on, fit
@@ -25,7 +25,7 @@ CALIBRATION_BATCH = 64
 
 
 @dataclass(frozen=True)
-class TrainingPlan:
+class BehaviorTrainingConfig:
     """How long and how fast to train."""
 
     epochs: int = 6
@@ -38,35 +38,35 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Material:
-    """What is learned from: baskets before the cut, later ones to measure and calibrate on, and the catalogue."""
+    """What is learned from: baskets before the cut, later ones to measure and calibrate on, and the catalog."""
 
     train: Examples
     held_out: Examples
     table: Snapshot
     ids: Tensor  # (N,) trained ids of the table's rows
     sales: RecentSales
-    tree: Tree | None = None  # semantic IDs, where the model writes with them
+    tree: SemanticIdTrie | None = None  # semantic IDs, where the model writes with them
 
 
-def material_of(
+def build_training_data(
     baskets: Sequence[Basket],
     table: Snapshot,
     config: BehaviorConfig,
     held_out_share: float = 0.0,
-    tree: Tree | None = None,
+    tree: SemanticIdTrie | None = None,
 ) -> tuple[Material, TrainedIds]:
     """Material out of baskets in order of time, of which the last share is held out, and the items that training knows.
 
-    Recent sales are counted over all of the baskets: each example sees those of the days before its own. Raises CatalogueError
+    Recent sales are counted over all of the baskets: each example sees those of the days before its own. Raises CatalogError
     where no basket teaches anything.
     """
     cut = round(len(baskets) * (1 - held_out_share))
     known = TrainedIds(sorted({item_id for basket in baskets[:cut] for item_id in basket.item_ids}))
     train, held_out = (
-        examples_of(trainable(part), table, config.history, config.response) for part in (baskets[:cut], baskets[cut:])
+        build_examples(trainable(part), table, config.history, config.response) for part in (baskets[:cut], baskets[cut:])
     )
     if not len(train):
-        raise CatalogueError(f"of {cut} baskets to learn from, none has a history and holds something new: send a longer log")
+        raise CatalogError(f"of {cut} baskets to learn from, none has a history and holds something new: send a longer log")
     sales = RecentSales.of(baskets, table)
     return Material(train, held_out, table, known.of(table), sales, tree), known
 
@@ -74,14 +74,14 @@ def material_of(
 class Objective(nn.Module):
     """The diffusion loss of a batch as a module, which is what distributed training wraps."""
 
-    def __init__(self, model: BehaviorModel, material: Material, infill_share: float, device: torch.device) -> None:
+    def __init__(self, model: BehaviorModel, data: Material, infill_share: float, device: torch.device) -> None:
         super().__init__()
         self.model = model.to(device)
         self._device = device
-        self._table, self._ids = material.table.to(device), material.ids.to(device)
-        self._tree = material.tree.to(device) if material.tree else None
-        self._sales = material.sales
-        self._train = material.train
+        self._table, self._ids = data.table.to(device), data.ids.to(device)
+        self._tree = data.tree.to(device) if data.tree else None
+        self._sales = data.sales
+        self._train = data.train
         self._infill_share = infill_share
 
     def forward(self, places: Tensor) -> Tensor:
@@ -92,37 +92,37 @@ class Objective(nn.Module):
         """The loss, masked anew at every call."""
         prior = self._sales.prior(examples.times_ms).to(self._device)
         examples = examples.to(self._device)
-        lexicon = self.model.lexicon(self._table, self._ids, self._tree)
-        history = canvas_of(examples.history, examples.times_ms, lexicon, prior)
+        token_table = self.model.token_table(self._table, self._ids, self._tree)
+        history = build_canvas(examples.history, examples.times_ms, token_table, prior)
         batch, length = examples.history.rows.shape
         after = torch.full_like(examples.response, length)
-        canvas = history.followed_by(lexicon.tokens_of(examples.response), after, torch.full_like(after, TO_COME))
+        canvas = history.followed_by(token_table.to_tokens(examples.response), after, torch.full_like(after, TO_COME))
         infill = torch.rand(batch, 1, device=self._device) < self._infill_share
         maskable = torch.cat([infill.expand(batch, length), torch.ones_like(after, dtype=torch.bool)], dim=1)
         t = diffusion.draw_rates(batch, self._device)
         masked = diffusion.mask(canvas.tokens, t, maskable)
-        return diffusion.loss(self.model, canvas, masked, t, maskable, lexicon)
+        return diffusion.loss(self.model, canvas, masked, t, maskable, token_table)
 
 
 def train(
-    material: Material,
+    data: Material,
     config: BehaviorConfig,
-    plan: TrainingPlan,
+    plan: BehaviorTrainingConfig,
     checkpoint: Path | None = None,
     progress: Progress = lambda steps, loss: None,
     model: BehaviorModel | None = None,
 ) -> tuple[BehaviorModel, Curve]:
-    """A model trained on the material and calibrated on what was held out, and its learning curve.
+    """A model trained on the data and calibrated on what was held out, and its learning curve.
 
     For `checkpoint` and `progress` see `reaseq.training_loop.fit`. Training starts from `model`, or from a new one.
     """
     torch.manual_seed(plan.seed)
     model = model or BehaviorModel(config)
-    objective = Objective(model, material, plan.infill_share, device_to_train_on())
-    held_out = partial(held_out_loss, objective, material.held_out, plan.seed)
-    curve = fit(model, objective, len(material.train), plan, held_out, checkpoint, progress)
+    objective = Objective(model, data, plan.infill_share, device_to_train_on())
+    held_out = partial(held_out_loss, objective, data.held_out, plan.seed)
+    curve = fit(model, objective, len(data.train), plan, held_out, checkpoint, progress)
     model.eval().cpu()
-    _finish(model, material)
+    _finish(model, data)
     return model, curve
 
 
@@ -137,34 +137,34 @@ def held_out_loss(objective: Objective, examples: Examples, seed: int) -> float:
         return sum(float(objective.loss(examples[part])) * len(part) for part in parts) / len(examples)
 
 
-def _finish(model: BehaviorModel, material: Material) -> None:
+def _finish(model: BehaviorModel, data: Material) -> None:
     """Give the model what inference needs beside weights: what its confidences mean, and recent sales."""
-    parts = (material.train, material.held_out)
+    parts = (data.train, data.held_out)
     cut_ms, end_ms = (1 + max(int(part.times_ms.max()) for part in some if len(part)) for some in (parts[:1], parts))
-    if len(material.held_out):
-        _take_sales(model, material, cut_ms)
-        model.calibration.copy_(calibration.fit(*infer_held_out(model, material, Sampling(steps=1))))
-    _take_sales(model, material, end_ms)
+    if len(data.held_out):
+        _take_sales(model, data, cut_ms)
+        model.calibration.copy_(calibration.fit(*infer_held_out(model, data, Sampling(steps=1))))
+    _take_sales(model, data, end_ms)
 
 
-def _take_sales(model: BehaviorModel, material: Material, time_ms: int) -> None:
-    model.sales[material.ids] = material.sales.counts(torch.tensor([time_ms]))[0]
+def _take_sales(model: BehaviorModel, data: Material, time_ms: int) -> None:
+    model.sales[data.ids] = data.sales.counts(torch.tensor([time_ms]))[0]
     model.sales[0] = 0  # all that training does not know
 
 
-def infer_held_out(model: BehaviorModel, material: Material, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def infer_held_out(model: BehaviorModel, data: Material, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """What is inferred for the held-out baskets as it would be served: probabilities (M,), and which came true (M,)."""
     found, truth = [], []
     with torch.inference_mode():
-        lexicon = model.lexicon(material.table, material.ids, material.tree)
-        prior = torch.log1p(model.sales[material.ids])
-        for part in torch.split(torch.arange(len(material.held_out)), CALIBRATION_BATCH):
-            examples = material.held_out[part]
-            canvas = canvas_of(examples.history, examples.times_ms, lexicon, prior.expand(len(part), -1))
-            allowed = material.table.live & (material.table.listed_ms <= examples.times_ms[:, None])
+        token_table = model.token_table(data.table, data.ids, data.tree)
+        prior = torch.log1p(model.sales[data.ids])
+        for part in torch.split(torch.arange(len(data.held_out)), CALIBRATION_BATCH):
+            examples = data.held_out[part]
+            canvas = build_canvas(examples.history, examples.times_ms, token_table, prior.expand(len(part), -1))
+            allowed = data.table.live & (data.table.listed_ms <= examples.times_ms[:, None])
             allowed = allowed.scatter(1, examples.history.rows, False)
-            slots = slots_of(canvas, sampling.behaviors)
-            draw = diffusion.denoise(model, canvas, lexicon, allowed, slots, sampling)
+            slots = build_slots(canvas, sampling.behaviors)
+            draw = diffusion.denoise(model, canvas, token_table, allowed, slots, sampling)
             kept = draw.confidences > 0
             hits = (draw.rows.unsqueeze(-1) == examples.response.unsqueeze(1)).any(-1)
             found.append(draw.confidences[kept])

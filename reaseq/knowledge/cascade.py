@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.agents.reasoner import VllmReasoner
-from reaseq.knowledge.reasoner import Answers, Subject
+from reaseq.knowledge.reasoner import Answers, ReasoningItem
 from reaseq.knowledge.student import Student
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import ProductKnowledge
@@ -26,11 +26,11 @@ class Cascade:
         self._model = model
         self._vocabulary = vocabulary
         self._threshold = threshold
-        self._agent_of = {group.name: group.agent for group in vocabulary.groups}
+        self._agent_by_group = {group.name: group.agent for group in vocabulary.groups}
         self.identity = f"cascade:{threshold}({student.identity} | {model.identity})"
 
-    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
-        """Knowledge of each item, each claim with the name of who made it; None where the agents' answers were refused."""
+    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
+        """Knowledge of each item, each claim with the name of who made it; None where the agents' answers were rejected."""
         p, claimed = await asyncio.to_thread(self._student.predict, vectors)
         sure = (self._student.expectations(p, claimed) >= self._threshold).tolist()  # (N, A)
         answers: Answers = [None] * len(subjects)
@@ -38,7 +38,7 @@ class Cascade:
         for place, subject in enumerate(subjects):
             asking = {agent for agent, is_sure in zip(DRAFTING, sure[place], strict=True) if not is_sure}
             claims = self._student.claims(subject, p[place], claimed[place])
-            given = tuple(claim for claim in claims if self._agent_of[claim.group] not in asking)
+            given = tuple(claim for claim in claims if self._agent_by_group[claim.group] not in asking)
             if asking:
                 asked.append((subject, asking, given))
                 places.append(place)

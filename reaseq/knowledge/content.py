@@ -33,7 +33,7 @@ class Content:
 
 
 def clean(text: str) -> str:
-    """Normalised text: what a seller types to look different or to hide (zero-width, bidi, control) does not survive."""
+    """Normalized text: what a seller types to look different or to hide (zero-width, bidi, control) does not survive."""
     normal = unicodedata.normalize("NFKC", text)
     visible = (" " if char.isspace() else char for char in normal if char.isspace() or unicodedata.category(char)[0] != "C")
     return " ".join("".join(visible).split())

@@ -9,9 +9,9 @@ SECONDS = Histogram(
 )
 IN_FLIGHT = Gauge("reaseq_llm_calls_in_flight", "Calls that wait for an answer or for a slot")
 BREAKER_OPEN = Gauge("reaseq_llm_breaker_open", "1 while the endpoint is left alone because it does not answer")
-BUDGET_REFUSALS = Counter(
-    "reaseq_llm_budget_refusals", "Items that no call was made for, by the budget that was used up", ["budget"]
+BUDGET_REJECTIONS = Counter(
+    "reaseq_llm_budget_rejections", "Items that no call was made for, by the budget that was used up", ["budget"]
 )
-for _budget in ("item", "seller_day", "day"):  # from the start, so that the first refusal is an increase
-    BUDGET_REFUSALS.labels(_budget)
+for _budget in ("item", "seller_day", "day"):  # from the start, so that the first rejection is an increase
+    BUDGET_REJECTIONS.labels(_budget)
 CLAIMS_DROPPED = Counter("reaseq_claims_dropped", "Claims that a check or the critic dropped", ["speaker", "reason"])

@@ -12,7 +12,7 @@ from reaseq.records import ProductKnowledge
 
 
 @dataclass(frozen=True)
-class Subject:
+class ReasoningItem:
     """An item that is reasoned about. Only the content reaches a prompt; the ids say on whose account."""
 
     content: Content
@@ -29,7 +29,7 @@ class Reasoner(Protocol):
     @property
     def identity(self) -> str: ...
 
-    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """Knowledge of each item, in order; None where this reasoner has no answer. `vectors` (N, D): their text vectors.
 
         Raises Unavailable where the answers must be waited for.
@@ -44,7 +44,7 @@ class FirstAnswer:
         self._reasoners = reasoners
         self.identity = " > ".join(reasoner.identity for reasoner in reasoners)
 
-    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """The first answer to each item; None where nobody has one."""
         answers: Answers = [None] * len(subjects)
         for reasoner in self._reasoners:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.guard import admit
-from reaseq.knowledge.reasoner import Answers, Subject
+from reaseq.knowledge.reasoner import Answers, ReasoningItem
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 
@@ -36,7 +36,7 @@ class RecordedReasoner:
             answers.setdefault(content.hash, knowledge)
         return RecordedReasoner(answers, path.stem)
 
-    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """The recorded answer to each item's content, if there is one."""
         return [self._answers.get(subject.content.hash) for subject in subjects]
 

@@ -19,12 +19,12 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reaseq.artifacts import Artefact, publish
+from reaseq.artifacts import Artifact, publish
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.guard import admit
-from reaseq.knowledge.reasoner import Answers, Subject
+from reaseq.knowledge.reasoner import Answers, ReasoningItem
 from reaseq.knowledge.vocabulary import Group, Vocabulary
-from reaseq.optimizer import Optimisation
+from reaseq.optimizer import Optimizer
 from reaseq.records import Claim, ProductKnowledge
 
 KIND = "student"
@@ -43,7 +43,7 @@ class StudentConfig:
 
 
 @dataclass(frozen=True)
-class StudentPlan:
+class StudentTrainingConfig:
     """How long and how fast to train, and what share of the examples is set aside for calibration."""
 
     epochs: int = 60
@@ -94,7 +94,7 @@ class Slice:
         return self.group.least == self.group.most == 1
 
 
-def slices_of(vocabulary: Vocabulary) -> list[Slice]:
+def build_slices(vocabulary: Vocabulary) -> list[Slice]:
     """The columns of each group."""
     found, start = [], 0
     for group in vocabulary.groups:
@@ -103,12 +103,12 @@ def slices_of(vocabulary: Vocabulary) -> list[Slice]:
     return found
 
 
-def columns_of(slices: Sequence[Slice], agent: str) -> Tensor:
+def agent_columns(slices: Sequence[Slice], agent: str) -> Tensor:
     """The columns of the values that an agent answers for."""
     return torch.cat([torch.arange(piece.start, piece.end) for piece in slices if piece.group.agent == agent])
 
 
-def targets_of(answers: Sequence[ProductKnowledge], vocabulary: Vocabulary) -> Tensor:
+def build_targets(answers: Sequence[ProductKnowledge], vocabulary: Vocabulary) -> Tensor:
     """What the teacher claimed (N, V), 0 or 1."""
     targets = torch.zeros(len(answers), vocabulary.size - 1)
     for row, knowledge in enumerate(answers):
@@ -121,24 +121,24 @@ def train(
     vectors: NDArray[np.float32],
     answers: Sequence[ProductKnowledge],
     vocabulary: Vocabulary,
-    plan: StudentPlan,
+    plan: StudentTrainingConfig,
     progress: Callable[[int], None] = lambda epochs: None,
 ) -> StudentModel:
     """Train on text vectors (N, D) and the teacher's answers; calibrate on a share of them that is not trained on."""
     torch.manual_seed(plan.seed)
-    inputs, targets = torch.from_numpy(vectors), targets_of(answers, vocabulary)
+    inputs, targets = torch.from_numpy(vectors), build_targets(answers, vocabulary)
     order = torch.randperm(len(inputs))
     aside = round(plan.calibration_share * len(order))
     held, rows = order[:aside], order[aside:]
     model = StudentModel(StudentConfig(vectors.shape[1], vocabulary.size - 1)).train()
     steps = plan.epochs * -(-len(rows) // plan.batch_items)
-    optimisation = Optimisation(model, plan.learning_rate, plan.weight_decay, steps)
-    slices = slices_of(vocabulary)
+    optimizer = Optimizer(model, plan.learning_rate, plan.weight_decay, steps)
+    slices = build_slices(vocabulary)
     for piece in slices:
         model.taught[piece.start : piece.end] = targets[:, piece.start : piece.end].any()
     for _ in range(plan.epochs):
         for batch in rows[torch.randperm(len(rows))].split(plan.batch_items):  # type: ignore[no-untyped-call]
-            optimisation.step(_loss(model(inputs[batch]), targets[batch], slices))
+            optimizer.step(_loss(model(inputs[batch]), targets[batch], slices))
         progress(1)
     model.eval()
     _calibrate(model, inputs[held], targets[held], slices)
@@ -170,7 +170,7 @@ def expected_share(p: Tensor, claimed: Tensor, slices: Sequence[Slice], agent: s
 
     E[kept] / E[made] = Σ_claimed p / Σ p, over the values of the agent's groups.
     """
-    columns = columns_of(slices, agent)
+    columns = agent_columns(slices, agent)
     kept = (p * claimed)[:, columns].sum(-1)
     return kept / p[:, columns].sum(-1).clamp(min=1e-6)
 
@@ -181,20 +181,20 @@ class Student:
     def __init__(self, model: StudentModel, vocabulary: Vocabulary, version: str) -> None:
         self._model = model
         self._vocabulary = vocabulary
-        self._slices = slices_of(vocabulary)
+        self._slices = build_slices(vocabulary)
         self._values = list(vocabulary)
         self.version = version
         self.identity = f"{KIND}:{version}"
 
     @staticmethod
-    def load(artefact: Artefact, vocabulary: Vocabulary, space_id: str) -> "Student":
-        """A published student. Raises ArtefactError where it was trained for another vocabulary or space."""
-        artefact.require(vocabulary=vocabulary.version, space_id=space_id)
-        model = StudentModel(StudentConfig(**json.loads((artefact.path / SIZES).read_text())))
-        model.load_state_dict(load((artefact.path / WEIGHTS).read_bytes()))
-        return Student(model.eval(), vocabulary, artefact.version)
+    def load(artifact: Artifact, vocabulary: Vocabulary, space_id: str) -> "Student":
+        """A published student. Raises ArtifactError where it was trained for another vocabulary or space."""
+        artifact.require(vocabulary=vocabulary.version, space_id=space_id)
+        model = StudentModel(StudentConfig(**json.loads((artifact.path / SIZES).read_text())))
+        model.load_state_dict(load((artifact.path / WEIGHTS).read_bytes()))
+        return Student(model.eval(), vocabulary, artifact.version)
 
-    def publish(self, models: Path, facts: Mapping[str, Any]) -> Artefact:
+    def publish(self, models: Path, facts: Mapping[str, Any]) -> Artifact:
         """Publish the model and point to it."""
         weights = {name: tensor.contiguous() for name, tensor in self._model.state_dict().items()}
         files = {WEIGHTS: save(weights), SIZES: json.dumps(asdict(self._model.config)).encode()}
@@ -217,7 +217,7 @@ class Student:
     def _knows(self, agent: str) -> bool:
         return all(self._model.taught[piece.start] for piece in self._slices if piece.group.agent == agent)
 
-    def claims(self, subject: Subject, p: Tensor, claimed: Tensor) -> tuple[Claim, ...]:
+    def claims(self, subject: ReasoningItem, p: Tensor, claimed: Tensor) -> tuple[Claim, ...]:
         """The claims about one item from its row of `predict` (V,), checked like everybody's."""
         made = (
             Claim(group, value, round(float(p[column]), 4), self.identity)
@@ -226,7 +226,7 @@ class Student:
         )
         return admit(made, self._vocabulary, subject.content, KIND)
 
-    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """Claims about each item; no free texts."""
         p, claimed = await asyncio.to_thread(self.predict, vectors)
         return [

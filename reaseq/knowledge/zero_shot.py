@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from reaseq.knowledge.reasoner import Answers, Subject
+from reaseq.knowledge.reasoner import Answers, ReasoningItem
 from reaseq.knowledge.vocabulary import Group, Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 from reaseq.representation.encoder import Encoder
@@ -28,7 +28,7 @@ class ZeroShotReasoner:
         self._prompts: dict[str, NDArray[np.float32]] = {}
         self.identity = f"{ZERO_SHOT}:{encoder.space_id}:{TEMPERATURE}:{LIFT}"
 
-    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """Knowledge of each item from its text vector (N, D)."""
         return await asyncio.to_thread(lambda: [self._knowledge(vector) for vector in vectors])
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reaseq.behavior.sequence import sequences_of
+from reaseq.behavior.sequence import build_sequences
 from reaseq.ranker.model import RankerConfig, Request
 from reaseq.records import History, Inferred
 from reaseq.representation.item_table import Snapshot
@@ -15,7 +15,7 @@ from reaseq.representation.item_table import Snapshot
 FEATURES = "ranker-features.2"  # changes with whatever a request holds: a model reads what it was trained on
 
 
-def request_of(
+def build_batch(
     histories: Sequence[History],
     inferred: Sequence[Inferred],
     candidates: Tensor,
@@ -34,7 +34,7 @@ def request_of(
         confidences[place, :count] = torch.tensor(behaviors.confidences[:count])
     device = candidates.device
     return Request(
-        history=sequences_of(histories, now_ms, table, config.history).to(device),
+        history=build_sequences(histories, now_ms, table, config.history).to(device),
         inferred=rows.to(device),
         confidences=(confidences * (rows > 0)).to(device),
         candidates=candidates,

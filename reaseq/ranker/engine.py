@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reaseq.artifacts import Artefact
-from reaseq.model_artifacts import load_weights, sizes_of, trained_ids_of
-from reaseq.ranker.batch import FEATURES, request_of
+from reaseq.artifacts import Artifact
+from reaseq.model_artifacts import load_sizes, load_trained_ids, load_weights
+from reaseq.ranker.batch import FEATURES, build_batch
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
 from reaseq.records import History, Inferred, UserFeatures
-from reaseq.representation.derived import Derived
+from reaseq.representation.derived import DerivedTensors
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
@@ -24,7 +24,7 @@ KIND = "ranker"
 
 
 @dataclass(frozen=True)
-class Query:
+class ScoringQuery:
     """One user and candidates' rows (C,) of a snapshot, at a moment."""
 
     user: UserFeatures | None  # None: nothing is known of the user
@@ -33,7 +33,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoringResult:
     """Probabilities (C,) of a query's candidates, and whether the latent state of its user could be read."""
 
     probabilities: NDArray[np.float32]
@@ -41,7 +41,7 @@ class Scored:
 
 
 class Engine:
-    """A published ranker bound to an item table, to recent popularity and to the behaviour models."""
+    """A published ranker bound to an item table, to recent popularity and to the behavior models."""
 
     def __init__(
         self,
@@ -58,14 +58,14 @@ class Engine:
         self.latents = latents
         self._device = table.snapshot.live.device
         self._model = model.eval().to(self._device)
-        self._embedded = Derived(model.embed, ids)
+        self._embedded = DerivedTensors(model.embed, ids)
 
     @staticmethod
-    def load(artefact: Artefact, table: ItemTable, popularity: Popularity, latents: LatentModels) -> "Engine":
-        """The published ranker. Raises ArtefactError where it was trained on other features than this code makes."""
-        artefact.require(features=FEATURES)
-        model = load_weights(artefact, Ranker(RankerConfig(**sizes_of(artefact))))
-        return Engine(model, trained_ids_of(artefact), artefact.version, table, popularity, latents)
+    def load(artifact: Artifact, table: ItemTable, popularity: Popularity, latents: LatentModels) -> "Engine":
+        """The published ranker. Raises ArtifactError where it was trained on other features than this code makes."""
+        artifact.require(features=FEATURES)
+        model = load_weights(artifact, Ranker(RankerConfig(**load_sizes(artifact))))
+        return Engine(model, load_trained_ids(artifact), artifact.version, table, popularity, latents)
 
     def score(self, user: UserFeatures | None, candidate_ids: Sequence[str], now_ms: int) -> NDArray[np.float32]:
         """Probabilities (C,) of the candidates for the user at that moment.
@@ -73,13 +73,15 @@ class Engine:
         A user without features is ranked by context; a candidate that the table does not know as an unknown item.
         """
         table = self.table.snapshot
-        return self.score_all([Query(user, table.rows(candidate_ids), now_ms)], table)[0].probabilities
+        return self.score_all([ScoringQuery(user, table.rows(candidate_ids), now_ms)], table)[0].probabilities
 
-    def score_all(self, queries: Sequence[Query], table: Snapshot) -> list[Scored]:
+    def score_all(self, queries: Sequence[ScoringQuery], table: Snapshot) -> list[ScoringResult]:
         """Several queries on one snapshot in one forward pass, each as if it were alone."""
         request, read = self.request(queries, table)
         probabilities = self.score_request(request, table).cpu().numpy()
-        return [Scored(of[: len(query.rows)], latent) for of, query, latent in zip(probabilities, queries, read, strict=True)]
+        return [
+            ScoringResult(of[: len(query.rows)], latent) for of, query, latent in zip(probabilities, queries, read, strict=True)
+        ]
 
     def prepare(self) -> None:
         """Embed the table as it is now, so that the first question does not have to."""
@@ -92,7 +94,7 @@ class Engine:
             return self._model.probability(self._model(request, self.items(table)).float())
 
     @torch.inference_mode()
-    def request(self, queries: Sequence[Query], table: Snapshot) -> tuple[Request, list[bool]]:
+    def request(self, queries: Sequence[ScoringQuery], table: Snapshot) -> tuple[Request, list[bool]]:
         """The features of several queries, candidates padded with the unknown item, and whose latent state could be read."""
         width = max(len(query.rows) for query in queries)
         candidates = torch.zeros(len(queries), width, dtype=torch.long, device=self._device)
@@ -104,7 +106,7 @@ class Engine:
         scores, read = candidates.new_zeros(*candidates.shape, 0, dtype=torch.float), [True] * len(queries)
         if self._model.config.scores:
             scores, read = self.latents.scores(inferred, candidates, table)
-        request = request_of(
+        request = build_batch(
             [query.user.history if query.user else History() for query in queries],
             inferred,
             candidates,
@@ -118,8 +120,8 @@ class Engine:
 
     def items(self, table: Snapshot) -> Embedded:
         """The snapshot as the model sees it. What has not changed since the last one is not computed again."""
-        ids, meanings = self._embedded.of(table).tensors
-        return Embedded(table.slots, table.prices, table.contents, ids, meanings)
+        ids, content_embeddings = self._embedded.of(table).tensors
+        return Embedded(table.slots, table.prices, table.contents, ids, content_embeddings)
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else nullcontext()

@@ -1,7 +1,7 @@
 """Why a candidate stands where it stands: what its score loses when one thing that is known of the user is taken away.
 
-Leave-one-out: each behaviour, real or inferred, is removed on its own, the rest scored again, all in one forward pass. The loss
-is in log-odds of the probability. Losses do not add up to the score: behaviours that say the same stand in for each other.
+Leave-one-out: each behavior, real or inferred, is removed on its own, the rest scored again, all in one forward pass. The loss
+is in log-odds of the probability. Losses do not add up to the score: behaviors that say the same stand in for each other.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from msgspec.structs import replace as changed_struct
 
-from reaseq.ranker.engine import Engine, Query
+from reaseq.ranker.engine import Engine, ScoringQuery
 from reaseq.ranker.model import Request
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.representation.item_table import Snapshot
@@ -20,7 +20,7 @@ NOTHING = UserFeatures(user_id="", event_time_ms=0, events_seen=0, history=Histo
 
 @dataclass(frozen=True)
 class Carried:
-    """One behaviour, and what the candidate's score owes to it."""
+    """One behavior, and what the candidate's score owes to it."""
 
     item_id: str
     time_ms: int | None  # None: it was inferred
@@ -37,7 +37,7 @@ class Explanation:
     behaviors: tuple[Carried, ...]  # those that carried most first
     groups: dict[str, float]  # the same for all of a kind at once
     item_time_ms: int  # when the item was listed
-    history_time_ms: int | None  # the newest real behaviour
+    history_time_ms: int | None  # the newest real behavior
     inferred_time_ms: int | None  # as of when the rest was inferred
 
 
@@ -54,7 +54,7 @@ def explain(engine: Engine, user: UserFeatures | None, item_ids: Sequence[str], 
         changed_struct(known, history=History()),
         changed_struct(known, inferred=Inferred(latent=guessed.latent, model=guessed.model)),
     ]
-    request, _ = engine.request([Query(one, rows, now_ms) for one in changed], table)
+    request, _ = engine.request([ScoringQuery(one, rows, now_ms) for one in changed], table)
     first = request[torch.tensor([0])]
     ablated = {
         "latent state": replace(first, scores=torch.zeros_like(first.scores)),
@@ -71,7 +71,7 @@ def explain(engine: Engine, user: UserFeatures | None, item_ids: Sequence[str], 
             Carried(other, time, sure, loss)
             for (other, time, sure), loss in zip([*real, *inferred], of_item[: len(real) + len(inferred)], strict=True)
         ]
-        groups = {"real behaviours": of_item[-2], "inferred behaviours": of_item[-1]}
+        groups = {"real behaviors": of_item[-2], "inferred behaviors": of_item[-1]}
         groups |= {name: of[place] for name, of in others.items()}
         found.append(
             Explanation(

@@ -1,4 +1,4 @@
-"""What a behaviour model says of each candidate, from the state that it left of a user in the feature store.
+"""What a behavior model says of each candidate, from the state that it left of a user in the feature store.
 
 Latent reasoning has read the user's history already; its hidden state h costs one product with the item tokens E here:
 
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reaseq.artifacts import Artefact, version_of
+from reaseq.artifacts import Artifact, version_of
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel, ItemTokens
-from reaseq.errors import ArtefactError
-from reaseq.model_artifacts import load_weights, sizes_of, trained_ids_of
+from reaseq.errors import ArtifactError
+from reaseq.model_artifacts import load_sizes, load_trained_ids, load_weights
 from reaseq.records import Inferred
 from reaseq.representation.contents import Contents
-from reaseq.representation.derived import Derived
+from reaseq.representation.derived import DerivedTensors
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
@@ -32,21 +32,21 @@ MODELS_LIMIT = 4  # held at once
 
 
 class LatentScores:
-    """One behaviour model as a source of scores; its item tokens follow the item table."""
+    """One behavior model as a source of scores; its item tokens follow the item table."""
 
     def __init__(self, model: BehaviorModel, ids: TrainedIds) -> None:
         assert isinstance(model.tokens, ItemTokens)  # noqa: S101  see `load`
         self._tokens = model.tokens.eval()
         self._scale = float(model.scale.detach())
-        self._items = Derived(self._written, ids)
+        self._items = DerivedTensors(self._written, ids)
 
     @staticmethod
-    def load(artefact: Artefact) -> "LatentScores | None":
-        """A published behaviour model; None where it writes semantic IDs, whose scores are not one product."""
-        config = msgspec.convert(sizes_of(artefact), BehaviorConfig)
+    def load(artifact: Artifact) -> "LatentScores | None":
+        """A published behavior model; None where it writes semantic IDs, whose scores are not one product."""
+        config = msgspec.convert(load_sizes(artifact), BehaviorConfig)
         if config.codes:
             return None
-        return LatentScores(load_weights(artefact, BehaviorModel(config)), trained_ids_of(artefact))
+        return LatentScores(load_weights(artifact, BehaviorModel(config)), load_trained_ids(artifact))
 
     def score(self, latents: Tensor, candidates: Tensor, table: Snapshot) -> Tensor:
         """Scores (B, C, SCORES) of candidates' rows (B, C) for users' states (B, w)."""
@@ -72,7 +72,7 @@ class LatentScores:
 
 
 class LatentModels:
-    """The behaviour models whose states the feature store holds: usually one, two while a new one takes over."""
+    """The behavior models whose states the feature store holds: usually one, two while a new one takes over."""
 
     def __init__(self, models_dir: Path) -> None:
         self._models_dir = models_dir
@@ -80,14 +80,14 @@ class LatentModels:
         self._wanted: set[str] = set()
 
     def load(self, version: str) -> None:
-        """Make a version ready; one that is not published here, or gives no scores, is remembered as such."""
+        """ScorerFactory a version ready; one that is not published here, or gives no scores, is remembered as such."""
         self._wanted.discard(version)
         if version not in self._held:
             while len(self._held) >= MODELS_LIMIT:
                 self._held.pop(next(iter(self._held)))
             try:
                 self._held[version] = LatentScores.load(version_of(self._models_dir, BEHAVIOR, version))
-            except ArtefactError:
+            except ArtifactError:
                 self._held[version] = None
 
     def load_wanted(self) -> None:

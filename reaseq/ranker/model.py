@@ -1,4 +1,4 @@
-"""The ranker: target attention over a user's real and inferred behaviours, by id and by meaning.
+"""The ranker: target attention over a user's real and inferred behaviors, by id and by meaning.
 
 The history is encoded once per user, candidates are the queries; so hundreds of candidates cost one forward pass.
 """
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences, month_of, weekday_of
+from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences, to_month, to_weekday
 from reaseq.ranker.popularity import HALF_LIVES_DAYS
 from reaseq.representation.contents import Contents
 
 TIERS = 8  # of cosine similarity, from 0 to 1
 COUNTS = len(HALF_LIVES_DAYS)
 REPEAT_WIDTH = 8
-DOUBT = 0.02  # how sure an inferred behaviour must be to count as much as nothing does
+DOUBT = 0.02  # how sure an inferred behavior must be to count as much as nothing does
 CLAIM_FLOOR = 0.01  # share of a history that a claim has for nothing
 
 
@@ -24,7 +24,7 @@ CLAIM_FLOOR = 0.01  # share of a history that a claim has for nothing
 class RankerConfig:
     """Sizes, which are also switches: a size of nothing leaves the feature out.
 
-    `search`: of a longer history than that, each candidate attends to so many behaviours, those most like it.
+    `search`: of a longer history than that, each candidate attends to so many behaviors, those most like it.
     """
 
     vector_dim: int = 384  # of the content vectors; 0: none
@@ -32,8 +32,8 @@ class RankerConfig:
     items: int = 1  # ids that training knew, with 0 for all others
     width: int = 48
     hidden: int = 96
-    history: int = 128  # behaviours
-    inferred: int = 16  # inferred behaviours; 0: none
+    history: int = 128  # behaviors
+    inferred: int = 16  # inferred behaviors; 0: none
     scores: int = 0  # what other models say of each candidate
     search: int = 0  # 0: attend to the whole history
     price: bool = True
@@ -84,7 +84,7 @@ class Embedded:
     prices: Tensor  # (N,)
     contents: Contents  # (S, …)
     ids: Tensor  # (S, d)
-    meanings: Tensor  # (S, d)
+    content_embeddings: Tensor  # (S, d)
 
 
 class Ranker(nn.Module):
@@ -115,20 +115,20 @@ class Ranker(nn.Module):
             self.claim_weights = nn.Embedding(config.claims, 1, padding_idx=0)
             nn.init.zeros_(self.claim_weights.weight)
             features += 3
-        if self._has_meaning:
-            self.meaning_attention = TargetAttention(width)
+        if self._has_content:
+            self.content_attention = TargetAttention(width)
             features += 2 * width
         if config.inferred:
             self.inferred_attention = TargetAttention(width, doubt=DOUBT)
             features += width + 2 + (TIERS + 2 if config.vector_dim else 0)
         self.head = nn.Sequential(nn.Linear(features, config.hidden), nn.SiLU(), nn.Dropout(0.1), nn.Linear(config.hidden, 1))
-        self.register_buffer("claim_rates", torch.zeros(config.claims))  # share of the catalogue that bears each claim
+        self.register_buffer("claim_rates", torch.zeros(config.claims))  # share of the catalog that bears each claim
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # see `reaseq.behavior.calibration`
         for table in (self.ids, self.types, self.gaps, self.months, self.weekdays):
             nn.init.normal_(table.weight, std=0.05)
 
     @property
-    def _has_meaning(self) -> bool:
+    def _has_content(self) -> bool:
         return self.config.vector_dim > 0 or self.config.claims > 1
 
     def embed(self, contents: Contents, numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,14 +139,16 @@ class Ranker(nn.Module):
         if self.training:
             numbers = numbers * (torch.rand(numbers.shape, device=numbers.device) >= self.config.id_dropout)
         ids = torch.where((numbers > 0).unsqueeze(-1), self.ids(numbers), self.unknown)
-        if not self._has_meaning:
+        if not self._has_content:
             return ids, ids
-        meanings = torch.zeros_like(ids)
+        content_embeddings = torch.zeros_like(ids)
         if self.config.vector_dim:
-            meanings = meanings + self.content(contents.vectors)
+            content_embeddings = content_embeddings + self.content(contents.vectors)
         if self.config.claims > 1:
-            meanings = meanings + self.claims(contents.claims, per_sample_weights=F.normalize(contents.confidences, dim=-1))
-        return ids, meanings
+            content_embeddings = content_embeddings + self.claims(
+                contents.claims, per_sample_weights=F.normalize(contents.confidences, dim=-1)
+            )
+        return ids, content_embeddings
 
     def forward(self, request: Request, items: Embedded) -> Tensor:
         """Scores (B, C)."""
@@ -157,19 +159,22 @@ class Ranker(nn.Module):
         same = (request.candidates.unsqueeze(-1) == history.rows.unsqueeze(1)) * known.unsqueeze(1)  # (B, C, H)
         cosine = _cosine(items, slots, past) if self.config.vector_dim else None  # (B, C, H)
         places = self._search(cosine, known)
-        ids, meanings = F.embedding(slots, items.ids), F.embedding(slots, items.meanings)  # (B, C, d)
+        ids, content_embeddings = F.embedding(slots, items.ids), F.embedding(slots, items.content_embeddings)  # (B, C, d)
         features = [ids, self.id_attention(ids, F.embedding(past, items.ids) + when, known, places)]
         features += [self._repeats(history, same), self._side(request, items, same), request.scores]
-        features.append(self._calendar(request.now_ms, meanings))
-        if self._has_meaning:
-            features += [meanings, self.meaning_attention(meanings, F.embedding(past, items.meanings) + when, known, places)]
+        features.append(self._calendar(request.now_ms, content_embeddings))
+        if self._has_content:
+            features += [
+                content_embeddings,
+                self.content_attention(content_embeddings, F.embedding(past, items.content_embeddings) + when, known, places),
+            ]
         if self.config.claims > 1:
             features.append(self._by_claims(history, items, slots, past))
         if cosine is not None:
             tiers, summary = _similarity(cosine, known)
             features += [torch.log1p(tiers), summary]
         if self.config.inferred:
-            features += self._by_inferred(request, items, slots, meanings)
+            features += self._by_inferred(request, items, slots, content_embeddings)
         return self.head(torch.cat(features, dim=-1)).squeeze(-1)  # type: ignore[no-any-return]
 
     def probability(self, scores: Tensor) -> Tensor:
@@ -177,7 +182,7 @@ class Ranker(nn.Module):
         return torch.sigmoid(self.calibration[0] * scores + self.calibration[1])
 
     def _search(self, cosine: Tensor | None, known: Tensor) -> Tensor | None:
-        """The places (B, C, s) of the behaviours most like each candidate; None where all are attended to."""
+        """The places (B, C, s) of the behaviors most like each candidate; None where all are attended to."""
         if cosine is None or not 0 < self.config.search < known.shape[1]:
             return None
         return cosine.masked_fill(known.unsqueeze(1) == 0, -2.0).topk(self.config.search, dim=-1).indices
@@ -194,15 +199,15 @@ class Ranker(nn.Module):
             columns.append(items.prices[request.candidates].clamp(min=0).unsqueeze(-1))
         return torch.log1p(torch.cat(columns, dim=-1))
 
-    def _calendar(self, now_ms: Tensor, meanings: Tensor) -> Tensor:
+    def _calendar(self, now_ms: Tensor, content_embeddings: Tensor) -> Tensor:
         """How well the candidate goes with the month and the day of the week (B, C, 1)."""
-        when = self.months(month_of(now_ms)) + self.weekdays(weekday_of(now_ms))  # (B, d)
-        return meanings @ when.unsqueeze(-1)  # type: ignore[no-any-return]
+        when = self.months(to_month(now_ms)) + self.weekdays(to_weekday(now_ms))  # (B, d)
+        return content_embeddings @ when.unsqueeze(-1)  # type: ignore[no-any-return]
 
     def _by_claims(self, history: Sequences, items: Embedded, slots: Tensor, past: Tensor) -> Tensor:
-        """How much more often than the catalogue's items those of the history bear what is claimed of the candidate (B, C, 3).
+        """How much more often than the catalog's items those of the history bear what is claimed of the candidate (B, C, 3).
 
-        For each claim v: log( (p_v + ε) / (rate_v + ε) ), p_v the share of the history that bears it, recent behaviours
+        For each claim v: log( (p_v + ε) / (rate_v + ε) ), p_v the share of the history that bears it, recent behaviors
         counting more. Their sum weighted claim by claim, their mean, and the greatest.
         """
         recent = (history.rows > 0) / (1.0 + history.gaps)  # (B, H)
@@ -218,10 +223,10 @@ class Ranker(nn.Module):
         mean = (of_each * sure).sum(-1) / sure.sum(-1).clamp(min=1e-6)
         return torch.stack([weighted, mean, of_each.amax(-1)], dim=-1)
 
-    def _by_inferred(self, request: Request, items: Embedded, slots: Tensor, meanings: Tensor) -> list[Tensor]:
-        """The same over inferred behaviours, gated by their confidence."""
+    def _by_inferred(self, request: Request, items: Embedded, slots: Tensor, content_embeddings: Tensor) -> list[Tensor]:
+        """The same over inferred behaviors, gated by their confidence."""
         confidences, inferred = request.confidences, items.slots[request.inferred]  # (B, K) each
-        attended = self.inferred_attention(meanings, items.meanings[inferred], confidences)
+        attended = self.inferred_attention(content_embeddings, items.content_embeddings[inferred], confidences)
         same = request.candidates.unsqueeze(-1) == request.inferred.unsqueeze(1)  # (B, C, K)
         own = (same * confidences.unsqueeze(1)).sum(-1, keepdim=True)  # (B, C, 1)
         features = [attended, own.sqrt(), torch.log(own + 1e-4) / 10]

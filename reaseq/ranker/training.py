@@ -1,7 +1,7 @@
 """Training of the ranker on baskets: each item taken against items that were on sale and were not.
 
 Negatives are of what was listed before the basket and is not in it: half drawn evenly, half by how often it was taken lately,
-so that popularity alone does not tell the two sides apart. Inferred behaviours never are positives.
+so that popularity alone does not tell the two sides apart. Inferred behaviors never are positives.
 """
 
 import math
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from reaseq.behavior import calibration
 from reaseq.behavior.examples import Basket
-from reaseq.errors import CatalogueError
-from reaseq.ranker.batch import request_of
+from reaseq.errors import CatalogError
+from reaseq.ranker.batch import build_batch
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
 from reaseq.ranker.popularity import Popularity
@@ -32,7 +32,7 @@ POPULAR_FLOOR = 0.01  # of what has not been taken lately, so that it is drawn a
 
 
 @dataclass(frozen=True)
-class RankerPlan:
+class RankerTrainingConfig:
     """How long and how fast to train. A second epoch overfits on both public data sets; small batches learn most in one."""
 
     epochs: int = 1
@@ -78,17 +78,17 @@ class Examples:
         return torch.cat([self.positives, torch.zeros_like(self.negatives)], dim=1)
 
 
-def examples_of(
+def build_examples(
     samples: Sequence[Sample],
     events: Iterable[tuple[int, str]],
     table: Snapshot,
     latents: LatentModels,
     config: RankerConfig,
-    plan: RankerPlan,
+    plan: RankerTrainingConfig,
 ) -> Examples:
     """Examples of samples in order of time. `events` are (time in ms, item) of the log, from its start: popularity at each
     basket counts those strictly before it. A basket that held nothing which was listed before it teaches nothing, and is left
-    out. Raises CatalogueError where none remains.
+    out. Raises CatalogError where none remains.
     """
     generator = np.random.default_rng(plan.seed)
     lists = _Lists(table, plan, generator)
@@ -107,11 +107,11 @@ def examples_of(
             drawn.append(found)
             told.append(sample)
     if not drawn:
-        raise CatalogueError(f"none of {len(samples)} baskets holds an item that was on sale before it beside others")
+        raise CatalogError(f"none of {len(samples)} baskets holds an item that was on sale before it beside others")
     rows, counts, real, weights = (np.stack(column) for column in zip(*drawn, strict=True))
     candidates = torch.from_numpy(rows)
     inferred = [sample.inferred for sample in told]
-    request = request_of(
+    request = build_batch(
         [sample.basket.history for sample in told],
         inferred,
         candidates,
@@ -144,7 +144,7 @@ def latent_scores(
 class _Lists:
     """Draws what each basket's items compete with."""
 
-    def __init__(self, table: Snapshot, plan: RankerPlan, generator: np.random.Generator) -> None:
+    def __init__(self, table: Snapshot, plan: RankerTrainingConfig, generator: np.random.Generator) -> None:
         self._table, self._plan, self._generator = table, plan, generator
         # When each row was listed; of what is not on sale, never.
         self._listed_ms = np.where(table.live.numpy(), table.listed_ms.numpy(), np.iinfo(np.int64).max)
@@ -204,8 +204,8 @@ class Objective(nn.Module):
 
 def embedded(model: Ranker, table: Snapshot, numbers: Tensor) -> Embedded:
     """A whole table as the model sees it; `numbers` (S,) are the trained ids of its slots."""
-    ids, meanings = model.embed(table.contents, numbers)
-    return Embedded(table.slots, table.prices, table.contents, ids, meanings)
+    ids, content_embeddings = model.embed(table.contents, numbers)
+    return Embedded(table.slots, table.prices, table.contents, ids, content_embeddings)
 
 
 def train(
@@ -214,7 +214,7 @@ def train(
     table: Snapshot,
     ids: TrainedIds,
     config: RankerConfig,
-    plan: RankerPlan,
+    plan: RankerTrainingConfig,
     checkpoint: Path | None = None,
     progress: Progress = lambda steps, loss: None,
 ) -> tuple[Ranker, Curve]:

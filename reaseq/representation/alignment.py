@@ -1,4 +1,4 @@
-"""The alignment head: text vectors bent so that items which go together in behaviour lie together.
+"""The alignment head: text vectors bent so that items which go together in behavior lie together.
 
 A residual linear map, trained contrastively on pairs of items that one user took (InfoNCE, both directions, in-batch negatives
 with their share of the log taken out). It makes a space of its own: what it was trained on must be of an earlier block of
@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from reaseq.artifacts import MANIFEST, Artefact, publish
-from reaseq.errors import ArtefactError, SpaceMismatch
-from reaseq.optimizer import Optimisation
+from reaseq.artifacts import MANIFEST, Artifact, publish
+from reaseq.errors import ArtifactError, SpaceMismatch
+from reaseq.optimizer import Optimizer
 
 KIND = "alignment"
 WEIGHTS = "head.safetensors"
 
 
 @dataclass(frozen=True)
-class AlignmentPlan:
+class AlignmentTrainingConfig:
     """How long and how fast to train."""
 
     steps: int = 400
@@ -47,7 +47,7 @@ class AlignmentHead(nn.Module):
         """Unit vectors (N, D) of unit vectors (N, D)."""
         return nn.functional.normalize(vectors + self.turn(vectors), dim=-1)
 
-    def publish(self, models: Path, label: str, space_id: str, facts: dict[str, Any]) -> Artefact:
+    def publish(self, models: Path, label: str, space_id: str, facts: dict[str, Any]) -> Artifact:
         """Publish the head, which reads vectors of `space_id`."""
         files = {WEIGHTS: save({"turn": self.turn.weight.detach().contiguous()})}
         return publish(models, KIND, label, files, {"space_id": space_id, **facts})
@@ -56,7 +56,7 @@ class AlignmentHead(nn.Module):
 def load_head(folder: Path, space_id: str) -> AlignmentHead:
     """The head of a published version's folder. Raises SpaceMismatch where it reads another space."""
     if not (folder / MANIFEST).exists():
-        raise ArtefactError(f"{folder} is no published alignment head: it has no {MANIFEST}")
+        raise ArtifactError(f"{folder} is no published alignment head: it has no {MANIFEST}")
     reads = json.loads((folder / MANIFEST).read_text())["facts"]["space_id"]
     if reads != space_id:
         raise SpaceMismatch(f"{folder} aligns vectors of space {reads!r}, the encoder makes {space_id!r}")
@@ -69,17 +69,17 @@ def load_head(folder: Path, space_id: str) -> AlignmentHead:
 def train_head(
     vectors: Tensor,
     pairs: Tensor,
-    plan: AlignmentPlan,
+    plan: AlignmentTrainingConfig,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> AlignmentHead:
     """A head trained on pairs (M, 2) of rows of vectors (N, D)."""
     torch.manual_seed(plan.seed)
     head = AlignmentHead(vectors.shape[1])
-    optimisation = Optimisation(head, plan.learning_rate, plan.weight_decay, plan.steps)
+    optimizer = Optimizer(head, plan.learning_rate, plan.weight_decay, plan.steps)
     shares = torch.bincount(pairs.flatten(), minlength=len(vectors)) / pairs.numel()  # (N,)
     for _ in range(plan.steps):
         batch = pairs[torch.randint(len(pairs), (plan.batch_pairs,))]
-        progress(1, optimisation.step(_loss(head, vectors, batch, shares, plan.temperature)))
+        progress(1, optimizer.step(_loss(head, vectors, batch, shares, plan.temperature)))
     return head.eval().requires_grad_(False)
 
 

@@ -30,7 +30,7 @@ class Contents:
         return Contents(self.vectors.to(device), self.claims.to(device), self.confidences.to(device))
 
 
-class Growing:
+class GrowableTensors:
     """Tensors of equal length that rows are appended to. What a view shows never changes: a row is written once.
 
     Room doubles when it is used up, so that appending costs what is appended and, now and then, a copy of the whole.

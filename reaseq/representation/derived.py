@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from reaseq.representation.contents import Contents, Growing
+from reaseq.representation.contents import Contents, GrowableTensors
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
@@ -20,7 +20,7 @@ class Derivation:
     sums: tuple[Tensor, ...]  # (…) each, over all slots but the unknown item's
 
 
-class Derived:
+class DerivedTensors:
     """Derives tensors of each slot from its contents and its trained number; only those of new slots are computed.
 
     `derive` turns contents of n slots and their numbers (n,) into tensors (n, …).
@@ -29,7 +29,7 @@ class Derived:
     def __init__(self, derive: Callable[[Contents, Tensor], tuple[Tensor, ...]], ids: TrainedIds) -> None:
         self._derive = derive
         self._ids = ids
-        self._held: tuple[Growing, Derivation] | None = None
+        self._held: tuple[GrowableTensors, Derivation] | None = None
         self._lock = threading.Lock()
 
     def of(self, table: Snapshot) -> Derivation:
@@ -43,7 +43,7 @@ class Derived:
             return held[1]  # the slots of an older snapshot stand at the same places
         if held is None or not held[1].table.grows_into(table):
             first = self._made(table, 0)
-            held = Growing(*first), Derivation(table, first, tuple(tensor[1:].sum(0) for tensor in first))
+            held = GrowableTensors(*first), Derivation(table, first, tuple(tensor[1:].sum(0) for tensor in first))
         else:
             grown, before = held
             added = self._made(table, len(grown))

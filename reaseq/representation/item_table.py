@@ -1,6 +1,6 @@
 """The item table: every item's features as dense tensors, kept current by feature records.
 
-Reading hundreds of item rows from any store per request is too slow; the ranker and the behaviour model index this table
+Reading hundreds of item rows from any store per request is too slow; the ranker and the behavior model index this table
 instead. Readers take a `Snapshot` and keep it for as long as they need: an update swaps in a new one, rows never move.
 
 What an item is stands in a *slot* that is written once: an update writes another slot and points the item's row to it. So an
@@ -20,7 +20,7 @@ from torch import Tensor
 from reaseq.errors import SpaceMismatch
 from reaseq.knowledge.vocabulary import CLAIMS_LIMIT, Vocabulary
 from reaseq.records import ItemFeatures
-from reaseq.representation.contents import Contents, Growing
+from reaseq.representation.contents import Contents, GrowableTensors
 
 NO_PRICE = -1.0
 
@@ -44,8 +44,8 @@ class Snapshot:
 
     def rows(self, item_ids: Sequence[str]) -> Tensor:
         """Row of each item (len(item_ids),), 0 for an item the table does not know."""
-        row_of = self.index.get
-        found = np.array([row_of(item_id, 0) for item_id in item_ids], np.int64)
+        row_by_id = self.index.get
+        found = np.array([row_by_id(item_id, 0) for item_id in item_ids], np.int64)
         found[found >= len(self)] = 0  # listed since
         return torch.from_numpy(found).to(self.live.device)
 
@@ -60,12 +60,12 @@ class Snapshot:
         found = cosines.masked_fill(~self.live, -torch.inf).topk(min(count, int(self.live.sum())))
         return list(zip(found.indices.tolist(), found.values.tolist(), strict=True))
 
-    def neighbours(self, row: int, count: int) -> list[tuple[int, float]]:
+    def neighbors(self, row: int, count: int) -> list[tuple[int, float]]:
         """The same of an item's own vector, without that item."""
         near = self.nearest(self.contents.vectors[self.slots[row]], count + 1)
         return [(other, cosine) for other, cosine in near if other != row][:count]
 
-    def claims_of(self, row: int) -> set[int]:
+    def get_claims(self, row: int) -> set[int]:
         """The numbers of the claims that an item bears."""
         return {claim for claim in self.contents.claims[self.slots[row]].tolist() if claim}
 
@@ -82,16 +82,16 @@ class Snapshot:
         return Snapshot(self.ids, self.index, slots, rows, self.contents.to(device), prices, listed_ms, live, self.generation)
 
     def by_id(self) -> "Snapshot":
-        """The same table with its rows in order of item id: equal for equal catalogues, in whatever order they came.
+        """The same table with its rows in order of item id: equal for equal catalogs, in whatever order they came.
 
         Sums over the table round differently in another order, so what must be reproducible is computed on this one.
         """
         order = sorted(range(len(self)), key=self.ids.__getitem__)  # the unknown item, "", stays first
         columns = (self.prices[order], self.listed_ms[order], self.live[order])
-        return snapshot_of([self.ids[row] for row in order], self.contents[self.slots[order]], *columns)
+        return build_snapshot([self.ids[row] for row in order], self.contents[self.slots[order]], *columns)
 
 
-def snapshot_of(ids: list[str], contents: Contents, prices: Tensor, listed_ms: Tensor, live: Tensor) -> Snapshot:
+def build_snapshot(ids: list[str], contents: Contents, prices: Tensor, listed_ms: Tensor, live: Tensor) -> Snapshot:
     """A table whose slots are its rows, in the order of `ids`; the first is the unknown item, ""."""
     index = {item_id: row for row, item_id in enumerate(ids) if row}
     return Snapshot(ids, index, torch.arange(len(ids)), torch.arange(len(ids)), contents, prices, listed_ms, live)
@@ -105,7 +105,7 @@ class ItemTable:
         self.space_id = space_id
         self._lock = threading.Lock()
         self._order: dict[str, tuple[int, int]] = {}
-        self._slots = Growing(
+        self._slots = GrowableTensors(
             torch.zeros(1, dim, device=device),
             torch.zeros(1, CLAIMS_LIMIT, dtype=torch.long, device=device),
             torch.zeros(1, CLAIMS_LIMIT, device=device),
@@ -189,7 +189,7 @@ class ItemTable:
         kept = torch.tensor([record.stage != "delisted" for record in records], device=old.live.device)
         slots[rows[kept]] = torch.arange(len(self._slots), len(self._slots) + len(written), device=slots.device)
         if written:
-            self._slots.append(*self._contents_of(written), rows[kept])
+            self._slots.append(*self._build_contents(written), rows[kept])
         prices, listed_ms, live = (_grown(of, len(old.ids)) for of in (old.prices, old.listed_ms, old.live))
         told = [NO_PRICE if record.price is None else record.price for record in written]
         prices[rows[kept]] = torch.tensor(told, device=prices.device)
@@ -200,14 +200,14 @@ class ItemTable:
 
     def _compacted(self, slots: Tensor) -> Tensor:
         """Drop the slots that no row points to; where the rows' slots are then."""
-        self._slots = Growing(*(column[slots] for column in self._slots.view()))
+        self._slots = GrowableTensors(*(column[slots] for column in self._slots.view()))
         return torch.arange(len(slots), device=slots.device)
 
     def _contents(self) -> tuple[Contents, Tensor]:
         vectors, claims, confidences, rows = self._slots.view()
         return Contents(vectors, claims, confidences), rows
 
-    def _contents_of(self, records: list[ItemFeatures]) -> tuple[Tensor, Tensor, Tensor]:
+    def _build_contents(self, records: list[ItemFeatures]) -> tuple[Tensor, Tensor, Tensor]:
         vectors = np.stack([np.frombuffer(record.vector, np.float16).astype(np.float32) for record in records])
         claims = np.zeros((len(records), CLAIMS_LIMIT), np.int64)
         confidences = np.zeros((len(records), CLAIMS_LIMIT), np.float32)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
-from reaseq.artifacts import Artefact, publish
+from reaseq.artifacts import Artifact, publish
 from reaseq.errors import SpaceMismatch
 
 KIND = "semantic-ids"
@@ -61,7 +61,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Drift:
-    """The catalogue now against what the codebook was fitted to. A ratio of 1 is no drift."""
+    """The catalog now against what the codebook was fitted to. A ratio of 1 is no drift."""
 
     new_items: int
     error_ratio: float  # of items listed since
@@ -118,15 +118,15 @@ class Codebook:
     def _error(self, vectors: NDArray[np.float32], digits: NDArray[np.int64]) -> float:
         return float(((vectors - self.decode(digits)) ** 2).sum(-1).mean()) if len(vectors) else 0.0
 
-    def publish(self, models: Path, label: str, fitted: Fitted) -> Artefact:
+    def publish(self, models: Path, label: str, fitted: Fitted) -> Artifact:
         """Publish the codebook with what it was like when it was fitted."""
         files = {CENTROIDS: save({"centroids": self.centroids}), REPORT: json.dumps(asdict(fitted), indent=1).encode()}
         return publish(models, KIND, label, files, {"space_id": self.space_id, "fitted": asdict(fitted)})
 
     @staticmethod
-    def load(artefact: Artefact) -> "Codebook":
+    def load(artifact: Artifact) -> "Codebook":
         """A published codebook."""
-        return Codebook(load_file(artefact.path / CENTROIDS)["centroids"], artefact.facts["space_id"], artefact.version)
+        return Codebook(load_file(artifact.path / CENTROIDS)["centroids"], artifact.facts["space_id"], artifact.version)
 
 
 def fit(vectors: NDArray[np.float32], space_id: str, levels: int, codes: int, seed: int = 0) -> Codebook:
@@ -157,9 +157,9 @@ def examine(codebook: Codebook, vectors: NDArray[np.float32], listed_ms: NDArray
     return Fitted(codebook.quality(vectors, codebook.space_id), unseen_error, int(listed_ms.max()))
 
 
-def fitted_of(artefact: Artefact) -> Fitted:
+def load_fitted(artifact: Artifact) -> Fitted:
     """What a published codebook was like when it was fitted."""
-    return msgspec.convert(artefact.facts["fitted"], Fitted)
+    return msgspec.convert(artifact.facts["fitted"], Fitted)
 
 
 def semantic_id(item_id: str, digits: Sequence[int]) -> tuple[int, ...]:

@@ -14,9 +14,9 @@ from reaseq.records import Claim, ItemFeatures, ProductKnowledge
 from reaseq.representation.item_table import ItemTable
 from reaseq.representation.semantic_ids import KIND as SEMANTIC_IDS
 from reaseq.representation.semantic_ids import Codebook, semantic_id, written
-from serving.console.titles import titles_of
+from serving.console.titles import read_titles
 
-NEIGHBOURS = 10
+NEIGHBORS = 10
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ToldClaim:
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class Neighbor:
     """An item on sale that lies near in the space of content vectors."""
 
     item_id: str
@@ -44,7 +44,7 @@ class Call:
     agent: str
     model: str
     reasoning: str
-    refused: str
+    rejected: str
     tokens_in: int
     tokens_cached: int
     tokens_out: int
@@ -75,7 +75,7 @@ class ItemCard:
     claims: tuple[ToldClaim, ...]
     semantic_id: str  # empty: no codebook is published for this space
     served: bool  # the ranking service has it in its table
-    neighbours: tuple[Neighbour, ...]
+    neighbors: tuple[Neighbor, ...]
     calls: tuple[Call, ...] | None
 
 
@@ -115,7 +115,7 @@ class Items:
             claims=tuple(ToldClaim(claim, self._definition(claim)) for claim in knowledge.claims),
             semantic_id=self._semantic_id(record),
             served=self.table.knows(item_id),
-            neighbours=self._neighbours(item_id),
+            neighbors=self._neighbors(item_id),
             calls=self._calls(record.content),
         )
 
@@ -123,15 +123,15 @@ class Items:
         groups = [group for group in self.vocabulary.groups if group.name == claim.group]
         return groups[0].values.get(claim.value, "") if groups else ""
 
-    def _neighbours(self, item_id: str) -> tuple[Neighbour, ...]:
+    def _neighbors(self, item_id: str) -> tuple[Neighbor, ...]:
         table = self.table.snapshot
         row = int(table.rows([item_id])[0])
         if not row:
             return ()
-        near = table.neighbours(row, NEIGHBOURS)
-        titles, claims = titles_of(self.store, [table.ids[other] for other, _ in near]), table.claims_of(row)
+        near = table.neighbors(row, NEIGHBORS)
+        titles, claims = read_titles(self.store, [table.ids[other] for other, _ in near]), table.get_claims(row)
         return tuple(
-            Neighbour(table.ids[other], titles.get(table.ids[other], ""), cosine, len(claims & table.claims_of(other)))
+            Neighbor(table.ids[other], titles.get(table.ids[other], ""), cosine, len(claims & table.get_claims(other)))
             for other, cosine in near
         )
 
@@ -150,7 +150,7 @@ class Items:
 
 
 def _call(entry: Entry) -> Call:
-    usage, refused = entry.completion.usage, entry.completion.refused
-    reasoning = "" if refused else thinking(entry.completion.text)
+    usage, rejected = entry.completion.usage, entry.completion.rejected
+    reasoning = "" if rejected else thinking(entry.completion.text)
     counts = (usage.tokens_in, usage.tokens_cached, usage.tokens_out, usage.seconds)
-    return Call(entry.agent, entry.model, reasoning, refused, *counts, entry.answered_ms)
+    return Call(entry.agent, entry.model, reasoning, rejected, *counts, entry.answered_ms)

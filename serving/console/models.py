@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reaseq.artifacts import MANIFEST, current, is_published
-from reaseq.errors import ArtefactError
+from reaseq.errors import ArtifactError
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def published(models_dir: Path) -> list[Published]:
 def _published(models_dir: Path, kind: str) -> Published:
     versions = sorted(path.parent.name for path in (models_dir / kind).glob(f"*/{MANIFEST}"))
     try:
-        artefact = current(models_dir, kind)
-    except ArtefactError as error:
+        artifact = current(models_dir, kind)
+    except ArtifactError as error:
         return Published(kind, "", {}, tuple(versions), str(error))
-    return Published(kind, artefact.version, artefact.facts, tuple(v for v in versions if v != artefact.version))
+    return Published(kind, artifact.version, artifact.facts, tuple(v for v in versions if v != artifact.version))

@@ -17,7 +17,7 @@ from serving.console.items import Items
 from serving.console.models import published
 from serving.console.search import Search
 from serving.console.stream import StreamWatch
-from serving.console.titles import titles_of
+from serving.console.titles import read_titles
 from serving.console.users import Users
 from serving.service import Serving
 
@@ -80,13 +80,13 @@ def _routes(serving: Serving) -> APIRouter:
     @routes.get("/titles")
     def titles(item_id: Annotated[list[str], Query(max_length=TITLES_LIMIT)]) -> Response:
         """The titles of items, by id."""
-        return json_response(titles_of(store, item_id))
+        return json_response(read_titles(store, item_id))
 
     @routes.get("/lately")
     def lately() -> Response:
         """Somewhere to begin: the items that are taken most, and the users who did something last."""
         popular = serving.ranking.popular(SHOWN)
-        titles = titles_of(store, popular)
+        titles = read_titles(store, popular)
         active = users.remembered(serving.active_users()[:SHOWN])
         return json_response({"items": [(item_id, titles.get(item_id, "")) for item_id in popular], "users": active})
 

@@ -11,7 +11,7 @@ from reaseq.errors import SpaceMismatch
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import EncoderSettings
-from serving.console.titles import titles_of
+from serving.console.titles import read_titles
 
 MATCHES = 12
 
@@ -45,7 +45,7 @@ class Search:
             )
         table = self._table.snapshot
         near = table.nearest(torch.from_numpy(self._encoder.encode([words])[0]), MATCHES)
-        titles = titles_of(self._store, [table.ids[row] for row, _ in near])
+        titles = read_titles(self._store, [table.ids[row] for row, _ in near])
         return [Match(table.ids[row], titles[table.ids[row]], cosine) for row, cosine in near if table.ids[row] in titles]
 
     @cached_property

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from reaseq.errors import LogUnavailable, ReaSeqError
+from reaseq.errors import BrokerUnavailable, ReaSeqError
 from reaseq.settings import Settings
-from streams.operations.dead_letter_queue import LetterBox
+from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.status import TopicStatus, freshness_s, topics_status
 
 KEPT_S = 2.0
@@ -61,11 +61,11 @@ class StreamWatch:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._found: StreamHealth | ReaSeqError = LogUnavailable("nobody has looked yet")
+        self._found: StreamHealth | ReaSeqError = BrokerUnavailable("nobody has looked yet")
         self._look_again_s = 0.0
 
     def health(self) -> StreamHealth:
-        """The stream now, or a little ago. Raises LogUnavailable or DeliveryError where the brokers do not tell."""
+        """The stream now, or a little ago. Raises BrokerUnavailable or DeliveryError where the brokers do not tell."""
         # While somebody looks, the others are told what was found last, if anything was.
         if self._lock.acquire(blocking=not self._look_again_s):
             try:
@@ -87,7 +87,7 @@ class StreamWatch:
         self._look_again_s = time.monotonic() + max(KEPT_S, took_s)  # brokers have at least as long a rest
 
     def _look(self) -> StreamHealth:
-        letters = LetterBox(self._settings.kafka, self._settings.guard.quarantine_attempts).counts()
+        letters = DeadLetterQueue(self._settings.kafka, self._settings.guard.quarantine_attempts).counts()
         workers, scrapes = self._workers()
         return StreamHealth(
             seen_ms=int(time.time() * 1000),

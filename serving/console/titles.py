@@ -5,6 +5,6 @@ from collections.abc import Sequence
 from features.repository import FeatureRepository
 
 
-def titles_of(store: FeatureRepository, item_ids: Sequence[str]) -> dict[str, str]:
+def read_titles(store: FeatureRepository, item_ids: Sequence[str]) -> dict[str, str]:
     """The titles of those items that the store knows. Raises StoreUnavailable."""
     return {item_id: record.title for item_id, record in store.read_items(list(item_ids)).items()}

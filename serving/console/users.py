@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from features.repository import FeatureRepository
 from reaseq.behavior.history import TYPE_CODES
-from serving.console.titles import titles_of
+from serving.console.titles import read_titles
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class InferredBehavior:
 
 @dataclass(frozen=True)
 class UserView:
-    """History and inferred behaviours, the newest and the most confident first. `behind_events` came after the inference."""
+    """History and inferred behaviors, the newest and the most confident first. `behind_events` came after the inference."""
 
     user_id: str
     event_time_ms: int
@@ -55,10 +55,10 @@ class Users:
         if user is None:
             return None
         past, guessed = user.history, user.inferred
-        titles = titles_of(self.store, list({*past.item_ids, *guessed.item_ids}))
-        type_of = {code: name for name, code in TYPE_CODES.items()}
+        titles = read_titles(self.store, list({*past.item_ids, *guessed.item_ids}))
+        type_by_code = {code: name for name, code in TYPE_CODES.items()}
         history = [
-            Behavior(item_id, titles.get(item_id, ""), type_of[kind], time_ms)
+            Behavior(item_id, titles.get(item_id, ""), type_by_code[kind], time_ms)
             for item_id, kind, time_ms in zip(past.item_ids, past.types, past.times_ms, strict=True)
         ]
         inferred = [
@@ -79,6 +79,6 @@ class Users:
         )
 
     def remembered(self, user_ids: Sequence[str]) -> list[str]:
-        """Those of whom the store knows a behaviour: nobody who was forgotten, whatever of theirs still comes."""
+        """Those of whom the store knows a behavior: nobody who was forgotten, whatever of theirs still comes."""
         known = self.store.read_users(user_ids)
         return [user_id for user_id in user_ids if user_id in known and known[user_id].history.item_ids]

@@ -39,7 +39,7 @@ class DeadLetter:
         return self.record._replace(timestamp_ms=now_ms, headers=self.record.headers + failures)
 
 
-def bury(raw: RawRecord, stage: str, reason: str, message: str, now_ms: int, limit_bytes: int) -> RawRecord:
+def to_dead_letter(raw: RawRecord, stage: str, reason: str, message: str, now_ms: int, limit_bytes: int) -> RawRecord:
     """The record of `raw`'s dead letter. One that was replayed and failed again counts on from where it was.
 
     `limit_bytes`: the largest record that is kept whole.

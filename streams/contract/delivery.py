@@ -7,7 +7,7 @@
     5. acknowledge   the runtime does, and only when `handle` has returned
 
 3 and 4 hold the records' keys, so of two stages that write the same topic neither leaves an older record behind a newer one.
-Of two processes, the one that finds in 4 that it was overtaken produces the newer record again, behind its own.
+Of two processes, the one that finds in 4 that it was stale produces the newer record again, behind its own.
 
 A crash anywhere before 5 brings the batch back, and the second pass ends where the first would have. When 3 fails the
 error escapes: the worker must stop without acknowledging. When the store or the language model is away, 2 and 4 wait
@@ -27,7 +27,7 @@ import structlog
 from reaseq.errors import InvalidRecord, ReaSeqError, Unavailable
 from reaseq.records import FeatureRecord
 from streams.contract import metrics
-from streams.contract.dead_letters import bury
+from streams.contract.dead_letters import to_dead_letter
 from streams.contract.messages import Decoder, Message, RawRecord, encode
 from streams.contract.stage import Effects, Stage
 from streams.contract.topics import TOPIC_OF
@@ -59,12 +59,12 @@ class Log(Protocol):
 class FeatureWriter(Protocol):
     """Where feature records become servable."""
 
-    def not_overtaken(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+    def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """Those that are not older than what is held of the same entity."""
         ...
 
     def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        """Make records servable; returns those that a newer one keeps out."""
+        """ScorerFactory records servable; returns those that a newer one keeps out."""
         ...
 
     def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
@@ -124,7 +124,7 @@ class Delivery:
         origins = _origins_ms(decoded)
         async with self._locks.holding({_key(record) for record in effects.records}):
             if effects.records:
-                await self._drop_overtaken(effects)
+                await self._drop_stale(effects)
             await self._log.produce([*(_encoded(record, origins, spans) for record in effects.records), *letters])
             if effects.records:
                 await self._serve(effects)
@@ -132,21 +132,21 @@ class Delivery:
         spans.end(servable)
         self._report(effects, servable, decoded, origins, len(letters), time.perf_counter() - started)
 
-    async def _drop_overtaken(self, effects: Effects) -> None:
-        fresh = await self._of_store(self._store.not_overtaken, effects.records)
-        effects.counts["overtaken"] += len(effects.records) - len(fresh)
+    async def _drop_stale(self, effects: Effects) -> None:
+        fresh = await self._of_store(self._store.drop_stale, effects.records)
+        effects.counts["stale"] += len(effects.records) - len(fresh)
         effects.records = fresh
 
     async def _serve(self, effects: Effects) -> None:
-        overtaken = await self._of_store(self._store.write, effects.records)
-        while overtaken:
+        stale = await self._of_store(self._store.write, effects.records)
+        while stale:
             # Another worker has written newer ones since the check: whoever took this one for dead. Its records in the topic
             # stand before ours now, and must be the last.
-            effects.counts["overtaken"] += len(overtaken)
-            newer = await self._of_store(self._store.newest, overtaken)
+            effects.counts["stale"] += len(stale)
+            newer = await self._of_store(self._store.newest, stale)
             await self._log.produce([encode(record, int(time.time() * 1000)) for record in newer])
-            still = await self._of_store(self._store.not_overtaken, newer)
-            overtaken = [record for record in newer if record not in still]
+            still = await self._of_store(self._store.drop_stale, newer)
+            stale = [record for record in newer if record not in still]
 
     async def _of_store(
         self, ask: Callable[[Sequence[FeatureRecord]], list[FeatureRecord]], records: Sequence[FeatureRecord]
@@ -160,7 +160,7 @@ class Delivery:
             try:
                 decoded.append((raw, self._decoder.decode(raw, now_ms)))
             except InvalidRecord as error:
-                letters.append(self._bury(raw, error.reason, str(error)))
+                letters.append(self._to_dead_letter(raw, error.reason, str(error)))
         return decoded, letters
 
     async def _compute(self, pairs: list[Pair], letters: list[RawRecord]) -> Effects:
@@ -190,7 +190,7 @@ class Delivery:
             failures = failures or dict.fromkeys(range(len(pairs)), error)
         for place, failure in failures.items():
             reason = failure.reason if isinstance(failure, ReaSeqError) else f"failed_{type(failure).__name__}"
-            letters.append(self._bury(pairs[place][0], reason, repr(failure)))
+            letters.append(self._to_dead_letter(pairs[place][0], reason, repr(failure)))
         rest = [pair for place, pair in enumerate(pairs) if place not in failures]
         return await self._compute_key(rest, letters) if rest else Effects()
 
@@ -246,8 +246,8 @@ class Delivery:
                 if message.key in servable:
                     self._observe(name, message, now - message.origin_ms / 1000)
 
-    def _bury(self, raw: RawRecord, reason: str, message: str) -> RawRecord:
-        letter = bury(raw, self.stage.name, reason, message, int(time.time() * 1000), self._log.limit_bytes)
+    def _to_dead_letter(self, raw: RawRecord, reason: str, message: str) -> RawRecord:
+        letter = to_dead_letter(raw, self.stage.name, reason, message, int(time.time() * 1000), self._log.limit_bytes)
         told = {"id": (letter.key or b"").decode(), "key": (raw.key or b"").decode(errors="replace")}
         log.warning("dead_letter", **told, stage=self.stage.name, reason=reason, error=message, trace_id=trace_id(raw.headers))
         metrics.DEAD.labels(self.stage.name, reason).inc()

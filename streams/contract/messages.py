@@ -121,6 +121,6 @@ def number(headers: Sequence[tuple[str, bytes]], name: str) -> int | None:
 
 
 def _origin(raw: RawRecord, now_ms: int) -> int:
-    """A broker refuses records from the future, so a clock or a header that is ahead must not be passed on."""
+    """A broker rejects records from the future, so a clock or a header that is ahead must not be passed on."""
     origin = number(raw.headers, ORIGIN_HEADER)
     return max(0, min(raw.timestamp_ms if origin is None else origin, now_ms))

@@ -20,7 +20,7 @@ BATCH = Histogram("reaseq_batch_seconds", "One batch from decode to servable", [
 LAST_PROGRESS = Gauge("reaseq_last_progress_timestamp_seconds", "When a stage last finished a batch", ["stage"])
 STALLED = Gauge("reaseq_commit_stalled_seconds", "For how long nothing was committed though there is lag", ["topic"])
 LAG = Gauge("reaseq_lag_records", "Records that a worker's partitions of a topic hold and it has not committed", ["topic"])
-FOLLOWED = Gauge("reaseq_followed_records", "How far a process has followed a topic, over all partitions", ["topic"])
+TAILED = Gauge("reaseq_tailed_records", "How far a process has followed a topic, over all partitions", ["topic"])
 RECONCILED = Counter(
     "reaseq_reconciled_records", "Sampled records of a topic, by how the store stands to them", ["topic", "verdict"]
 )

@@ -1,4 +1,4 @@
-"""A shop's own files, parquet or CSV of any size, as messages: catalogues and logs of events, onto the topics at a rate."""
+"""A shop's own files, parquet or CSV of any size, as messages: catalogs and logs of events, onto the topics at a rate."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reaseq.errors import CatalogueError
+from reaseq.errors import CatalogError
 from reaseq.knowledge.content import digest
 from reaseq.records import TIME_LIMIT_MS, Item
 from streams.contract.messages import RawRecord
@@ -39,7 +39,7 @@ class Table(ABC):
 
     `names` says which column stands for which field, where it is called otherwise. An event time is in `event_time_ms`, in
     `event_time_s`, or as a date in `event_time` (UTC where it says nothing else). What is empty is not there. Raises
-    CatalogueError.
+    CatalogError.
     """
 
     topic: Topic
@@ -47,14 +47,14 @@ class Table(ABC):
 
     def __init__(self, path: Path, names: Mapping[str, str] | None = None) -> None:
         self._path = path
-        self._field_of = {column: field for field, column in (names or {}).items()}
+        self._field_by_column = {column: field for field, column in (names or {}).items()}
         try:
-            self.columns = [self._field_of.get(column, column) for column in self._read_columns()]
+            self.columns = [self._field_by_column.get(column, column) for column in self._read_columns()]
             self._time_ms = int(path.stat().st_mtime * 1000)
         except _UNREADABLE as error:
-            raise CatalogueError(f"{path}: {error}") from error
+            raise CatalogError(f"{path}: {error}") from error
         if missing := self.required - set(self.columns):
-            raise CatalogueError(f"{path}: no column {', '.join(sorted(missing))}; it has {', '.join(sorted(self.columns))}")
+            raise CatalogError(f"{path}: no column {', '.join(sorted(missing))}; it has {', '.join(sorted(self.columns))}")
 
     def __len__(self) -> int:
         if self._is_csv:
@@ -66,13 +66,15 @@ class Table(ABC):
     def identity(self) -> str:
         """Changes when the file does, or how it is read."""
         size = self._path.stat().st_size
-        return digest(str(self._path.resolve()), str(size), str(self._time_ms), *sorted(map("=".join, self._field_of.items())))
+        return digest(
+            str(self._path.resolve()), str(size), str(self._time_ms), *sorted(map("=".join, self._field_by_column.items()))
+        )
 
     def messages(self) -> Iterator[Row]:
         """Each row as the fields of a message, right or wrong: what is wrong with it, the stream says."""
         for row in self._rows():
             told = {name: value for name, value in row.items() if not _is_empty(value)}
-            yield self._message({self._field_of.get(name, name): value for name, value in told.items()})
+            yield self._message({self._field_by_column.get(name, name): value for name, value in told.items()})
 
     @abstractmethod
     def _message(self, row: Row) -> Row:
@@ -92,7 +94,7 @@ class Table(ABC):
         try:
             yield from self._csv_rows() if self._is_csv else self._parquet_rows()
         except _UNREADABLE as error:
-            raise CatalogueError(f"{self._path}: {error}") from error
+            raise CatalogError(f"{self._path}: {error}") from error
 
     def _csv_rows(self) -> Iterator[Row]:
         with self._path.open(newline="", encoding="utf-8-sig") as file:
@@ -103,7 +105,7 @@ class Table(ABC):
             yield from batch.to_pylist()
 
 
-class Catalogue(Table):
+class Catalog(Table):
     """Items: `item_id`, `title`, and where it has them `price`, `seller_id` and an event time.
 
     Every further column becomes an attribute of that name. Without an event time an item has been listed since `listed_ms`,
@@ -123,12 +125,12 @@ class Catalogue(Table):
         return digest(super().identity, str(self._listed_ms))
 
     def items(self) -> Iterator[Item]:
-        """Each row as an item. Raises CatalogueError, which names the row, where one is not valid."""
+        """Each row as an item. Raises CatalogError, which names the row, where one is not valid."""
         for number, message in enumerate(self.messages()):
             try:
                 yield msgspec.convert(message, Item)
             except msgspec.ValidationError as error:
-                raise CatalogueError(f"{self._path}, row {number}: {error}") from error
+                raise CatalogError(f"{self._path}, row {number}: {error}") from error
 
     def _message(self, row: Row) -> Row:
         message: Row = {name: _text(row[name]) for name in ("item_id", "title", "seller_id") if name in row}
@@ -153,7 +155,7 @@ class EventLog(Table):
     def __init__(self, path: Path, names: Mapping[str, str] | None = None, until_ms: int = TIME_LIMIT_MS) -> None:
         super().__init__(path, names)
         if not TIMES & set(self.columns):
-            raise CatalogueError(f"{path}: no column {', '.join(sorted(TIMES))}; it has {', '.join(sorted(self.columns))}")
+            raise CatalogError(f"{path}: no column {', '.join(sorted(TIMES))}; it has {', '.join(sorted(self.columns))}")
         events = sorted(super().messages(), key=_moment)
         self._in_order = events[: bisect_left(events, until_ms, key=_moment)]
 

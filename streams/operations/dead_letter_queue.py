@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from reaseq.errors import DeliveryError, LogUnavailable, ReaSeqError
+from reaseq.errors import BrokerUnavailable, DeliveryError, ReaSeqError
 from reaseq.records import ItemFeatures, UserFeatures
 from reaseq.settings import KafkaSettings
 from streams.contract import dead_letters
@@ -63,7 +63,7 @@ class Replayed:
     left: int  # in quarantine, or too large to be kept whole
 
 
-class LetterBox:
+class DeadLetterQueue:
     """Letters that nobody has dealt with. One that failed `quarantine_attempts` times is in quarantine."""
 
     def __init__(self, settings: KafkaSettings, quarantine_attempts: int) -> None:
@@ -123,13 +123,13 @@ class LetterBox:
     def forget(self, user_ids: Sequence[str]) -> int:
         """Take away every letter that bears a user's id, as its key or as a string in its bytes; returns how many.
 
-        Raises LogUnavailable.
+        Raises BrokerUnavailable.
         """
         theirs = (letter for letter in self.open() if any(_bears(letter.record, user_id) for user_id in user_ids))
         try:
             return self._take_away(theirs)
         except DeliveryError as error:
-            raise LogUnavailable(f"dead letters cannot be forgotten: {error}") from error
+            raise BrokerUnavailable(f"dead letters cannot be forgotten: {error}") from error
 
     def _take_away(self, letters: Iterator[DeadLetter]) -> int:
         producer = Producer(self._settings)

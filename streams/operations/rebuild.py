@@ -25,7 +25,7 @@ class Store(Protocol):
 
     def write(self, records: list[FeatureRecord]) -> object: ...
 
-    def filling(self) -> AbstractContextManager[None]: ...
+    def rebuilding(self) -> AbstractContextManager[None]: ...
 
 
 def records_to_read(settings: Settings) -> int:
@@ -39,13 +39,13 @@ def rebuild(
     rate_records_per_s: float = float("inf"),
     progress: Callable[[int], None] = lambda read: None,
 ) -> Counter[str]:
-    """Write every record of the topics to the store, at most so many a second; counts what was `written` and `refused`.
+    """Write every record of the topics to the store, at most so many a second; counts what was `written` and `rejected`.
 
     The stream and the readers may go on meanwhile: the store keeps what is newer. Raises StoreUnavailable, after which it is to
     be done again; that does no harm.
     """
     counts: Counter[str] = Counter()
-    with store.filling():
+    with store.rebuilding():
         for page in at_rate(_records(settings, counts), rate_records_per_s):
             store.write(page)
             counts["written"] += len(page)
@@ -54,14 +54,14 @@ def rebuild(
 
 
 def valid(settings: Settings, topic: Topic, raws: Iterable[RawRecord], counts: Counter[str]) -> Iterator[Message]:
-    """The messages of a topic of features that hold a record; what is none is logged and counted as `refused`."""
+    """The messages of a topic of features that hold a record; what is none is logged and counted as `rejected`."""
     decoder = Decoder(topic, settings.guard.future_limit_s)
     for raw in raws:
         try:
             message = decoder.decode(raw, raw.timestamp_ms)
         except InvalidRecord as error:
-            log.warning("refused", topic=topic.name, partition=raw.partition, offset=raw.offset, error=str(error))
-            counts["refused"] += 1
+            log.warning("rejected", topic=topic.name, partition=raw.partition, offset=raw.offset, error=str(error))
+            counts["rejected"] += 1
         else:
             if message.body is not None:
                 yield message

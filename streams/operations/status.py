@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from reaseq.settings import Settings
 from streams.contract.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
-from streams.runtime.kafka_clients import Lag, group_of, lags
+from streams.runtime.kafka_clients import Lag, consumer_group, lags
 
 SOURCES = (ITEMS, EVENTS, ITEM_FEATURES, USER_FEATURES)
 RATE_WINDOW_S = 1.0
@@ -50,7 +50,7 @@ def wait_until_idle(settings: Settings) -> None:
 
 def _lags(settings: Settings) -> dict[tuple[str, str], Lag]:
     kafka = settings.kafka
-    stream, reasoning = group_of(kafka, "stream"), group_of(kafka, "reasoning")
+    stream, reasoning = consumer_group(kafka, "stream"), consumer_group(kafka, "reasoning")
     found = {(stream, name): lag for name, lag in lags(kafka, stream, SOURCES).items()}
     for name, lag in lags(kafka, reasoning, [ITEM_FEATURES]).items():
         if lag.begun:  # else no worker of that role has ever run

@@ -8,7 +8,7 @@ from streams.contract.messages import RawRecord
 from streams.contract.stage import BatchPolicy
 
 
-class Intake:
+class BatchBuffer:
     """Keeps records in their order until a batch is full, or the first of them has waited long enough."""
 
     def __init__(self, policy: BatchPolicy) -> None:

@@ -21,21 +21,21 @@ from reaseq.settings import Settings
 from streams.contract.delivery import Delivery
 from streams.contract.messages import RawRecord
 from streams.contract.topics import DEAD_LETTER_MARGIN_BYTES
-from streams.runtime.batch_buffer import Intake
+from streams.runtime.batch_buffer import BatchBuffer
 from streams.runtime.faust_consumer import install
 from streams.runtime.in_flight import InFlight
 from streams.runtime.kafka_connection import client_options, faust_credentials
-from streams.runtime.offset_tracker import Offsets, Starts
+from streams.runtime.offset_tracker import OffsetTracker, StartOffsets
 
 log = structlog.get_logger()
 
-EXIT_UNDELIVERED = 70  # EX_SOFTWARE: the worker could neither deliver nor bury a record
+EXIT_UNDELIVERED = 70  # EX_SOFTWARE: the worker could neither deliver nor to_dead_letter a record
 COMMIT_INTERVAL_S = 1.0
 FETCH_LIMIT_RECORDS = 2000
 NEVER_S = 1e6
 
 
-class KafkaLog:
+class KafkaRecordProducer:
     """Produces with confirmation: idempotent, acks from all in-sync replicas. Belongs to one event loop."""
 
     def __init__(self, settings: Settings) -> None:
@@ -80,7 +80,7 @@ class KafkaLog:
 
 
 def build_app(
-    settings: Settings, group_id: str, deliveries: Sequence[Delivery], destination: KafkaLog, data_dir: str
+    settings: Settings, group_id: str, deliveries: Sequence[Delivery], destination: KafkaRecordProducer, data_dir: str
 ) -> faust.App:
     """A Faust application that runs the stages, each in a task of its own, and delivers to `destination`."""
     logging.getLogger("aiokafka").setLevel(logging.INFO)  # else a line is made for each record, and thrown away
@@ -130,23 +130,23 @@ class _Runtime:
         self._app = app
         self._drain_s = drain_s
         self._ended = False
-        self._intakes: dict[str, list[Intake]] = {}
+        self._buffers: dict[str, list[BatchBuffer]] = {}
         self._readers: dict[str, list[str]] = {}
         self._flights: list[InFlight] = []
         for delivery in deliveries:
             self._add(delivery)
-        self._offsets = Offsets(self._readers)
+        self._offsets = OffsetTracker(self._readers)
         install(app, self, self._readers)
 
     def has_room(self, topic: str) -> bool:
         """Whether every stage that reads the topic could do with more."""
-        return all(intake.has_room for intake in self._intakes[topic])
+        return all(buffer.has_room for buffer in self._buffers[topic])
 
     def put(self, topic: str, records: list[RawRecord]) -> None:
         """Hand on what has been fetched of a topic."""
         if not self._ended:
-            for intake in self._intakes[topic]:
-                intake.put(records)
+            for buffer in self._buffers[topic]:
+                buffer.put(records)
 
     async def commit(self) -> None:
         """Tell the broker what has been finished."""
@@ -158,9 +158,9 @@ class _Runtime:
         Whoever has the partitions then starts from the commit, with an account of his own; what has not been begun by now is
         not begun any more.
         """
-        account, self._offsets = self._offsets, Offsets(self._readers)
-        for intake in chain.from_iterable(self._intakes.values()):
-            intake.clear()
+        account, self._offsets = self._offsets, OffsetTracker(self._readers)
+        for buffer in chain.from_iterable(self._buffers.values()):
+            buffer.clear()
         given_up = sum(await asyncio.gather(*(flight.finish(self._drain_s) for flight in self._flights)))
         if given_up:
             log.warning("given_up", batches=given_up, consequence="they are done again, to the same end")
@@ -171,26 +171,26 @@ class _Runtime:
         self._ended = True
         await self.drain()
 
-    async def _commit(self, account: Offsets) -> None:
+    async def _commit(self, account: OffsetTracker) -> None:
         if moved := account.to_commit():
             if await self._app.consumer._commit({TP(*partition): offset for partition, offset in moved.items()}):
                 account.committed(moved)
 
     def _add(self, delivery: Delivery) -> None:
         stage = delivery.stage
-        intake, in_flight = Intake(stage.batch), InFlight(stage.batch.in_flight)
-        self._intakes.setdefault(stage.source.name, []).append(intake)
+        buffer, in_flight = BatchBuffer(stage.batch), InFlight(stage.batch.in_flight)
+        self._buffers.setdefault(stage.source.name, []).append(buffer)
         self._readers.setdefault(stage.source.name, []).append(stage.name)
         self._flights.append(in_flight)
 
-        async def work(batch: Sequence[RawRecord], offsets: Offsets, starts: Starts) -> None:
+        async def work(batch: Sequence[RawRecord], offsets: OffsetTracker, starts: StartOffsets) -> None:
             if offsets is self._offsets:  # else the partitions have been handed out anew while the batch waited to begin
                 await _handle(delivery, batch)
                 offsets.finished(stage.name, starts)
 
         async def run() -> None:
             while True:
-                batch = await intake.take()
+                batch = await buffer.take()
                 starts = self._offsets.taken(stage.name, batch)
                 await in_flight.start(batch, partial(work, batch, self._offsets, starts))
 

@@ -12,7 +12,7 @@ from streams.contract.messages import RawRecord
 
 
 class InFlight:
-    """Starts batches as slots and keys allow. Belongs to one event loop."""
+    """StartOffsets batches as slots and keys allow. Belongs to one event loop."""
 
     def __init__(self, limit_batches: int) -> None:
         self._limit = limit_batches

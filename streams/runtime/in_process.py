@@ -20,7 +20,7 @@ from streams.runtime.in_flight import InFlight
 Receiver = Callable[[list[RawRecord]], None]
 
 
-class InProcessLog:
+class InProcessBroker:
     """Topics in memory. Whoever subscribes gets the records produced from then on; dead letters are kept."""
 
     limit_bytes = sys.maxsize
@@ -49,14 +49,14 @@ class InProcessLog:
 class InProcessRuntime:
     """Runs stages over an in-process log, batch after batch, until nothing is left to do."""
 
-    def __init__(self, log: InProcessLog, deliver: Callable[[Stage], Delivery], stages: Sequence[Stage]) -> None:
+    def __init__(self, log: InProcessBroker, deliver: Callable[[Stage], Delivery], stages: Sequence[Stage]) -> None:
         self._log = log
         self._queues = [_Queue(deliver(stage)) for stage in stages]
         for queue in self._queues:
             log.subscribe(queue.delivery.stage.source.name, queue.extend)
 
     async def publish(self, records: Sequence[msgspec.Struct]) -> None:
-        """Produce records as a catalogue or a shop would, stamped with this moment."""
+        """Produce records as a catalog or a shop would, stamped with this moment."""
         now_ms = int(time.time() * 1000)
         await self._log.produce([encode(record, now_ms) for record in records])
 

@@ -14,7 +14,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from reaseq.errors import DeliveryError, LogUnavailable, ReaSeqError
+from reaseq.errors import BrokerUnavailable, DeliveryError, ReaSeqError
 from reaseq.settings import KafkaSettings
 from streams.contract import metrics
 from streams.contract.messages import RawRecord, encode
@@ -34,7 +34,7 @@ CONFIRM_TIMEOUT_S = 60.0
 
 
 def create_topics(settings: KafkaSettings) -> list[str]:
-    """Create the topics that are missing; returns their names. One that is there stays as it is. Raises LogUnavailable."""
+    """Create the topics that are missing; returns their names. One that is there stays as it is. Raises BrokerUnavailable."""
     with _reached(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
         present = set(admin.list_topics())
         missing = [topic for topic in TOPICS if topic.name not in present]
@@ -58,7 +58,7 @@ def _new_topic(topic: Topic, settings: KafkaSettings) -> NewTopic:
 
 
 class Producer:
-    """Produces records and confirms each: acks from all in-sync replicas, idempotent, lz4. Raises LogUnavailable."""
+    """Produces records and confirms each: acks from all in-sync replicas, idempotent, lz4. Raises BrokerUnavailable."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
@@ -100,10 +100,10 @@ class Producer:
         self._producer.close()
 
 
-class Follower:
+class TopicTailer:
     """Follows a topic from its start, all partitions, without a consumer group: for tables that every process keeps whole.
 
-    `caught_up` is set once everything that was there at the start has been handed on. A failure ends the follower, and
+    `caught_up` is set once everything that was there at the start has been handed on. A failure ends the tailer, and
     `check` raises it.
     """
 
@@ -123,7 +123,7 @@ class Follower:
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"follow-{topic.name}", daemon=True)
 
-    def start(self) -> "Follower":
+    def start(self) -> "TopicTailer":
         """Begin to follow, in a thread of its own."""
         self._thread.start()
         return self
@@ -146,12 +146,12 @@ class Follower:
     def _run(self) -> None:
         try:
             with closing(new_consumer(self._settings)) as consumer:
-                self._follow(consumer)
+                self._tail(consumer)
         except Exception as error:
-            log.exception("follower_failed", topic=self._topic.name)
+            log.exception("tailer_failed", topic=self._topic.name)
             self._failure = error
 
-    def _follow(self, consumer: KafkaConsumer) -> None:
+    def _tail(self, consumer: KafkaConsumer) -> None:
         partitions = _partitions(consumer, self._topic.name)
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
@@ -163,13 +163,13 @@ class Follower:
             records = [_raw(record) for batch in polled.values() for record in batch]
             if records:
                 self._receive(records)
-                metrics.FOLLOWED.labels(self._topic.name).set(sum(map(consumer.position, partitions)))
+                metrics.TAILED.labels(self._topic.name).set(sum(map(consumer.position, partitions)))
             if not self.caught_up.is_set() and all(consumer.position(tp) >= end for tp, end in ends.items()):
                 self.caught_up.set()
 
 
 def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
-    """Every record that the topic holds at this moment. Raises LogUnavailable."""
+    """Every record that the topic holds at this moment. Raises BrokerUnavailable."""
     with _consumer(settings) as consumer:
         partitions = _partitions(consumer, topic.name)
         consumer.assign(partitions)
@@ -181,13 +181,13 @@ def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
                 yield from map(_raw, batch)
                 heard_s = time.monotonic()
             if time.monotonic() - heard_s > SILENCE_S:
-                raise LogUnavailable(f"the brokers at {settings.bootstrap_servers} give no more of {topic.name}")
+                raise BrokerUnavailable(f"the brokers at {settings.bootstrap_servers} give no more of {topic.name}")
 
 
 def sample(settings: KafkaSettings, topic: Topic, records: int, generator: random.Random) -> list[RawRecord]:
     """About so many records from a random place in a random partition of the topic, as they follow each other there.
 
-    Raises LogUnavailable.
+    Raises BrokerUnavailable.
     """
     with _consumer(settings) as consumer:
         tp = generator.choice(_partitions(consumer, topic.name))
@@ -201,7 +201,7 @@ def sample(settings: KafkaSettings, topic: Topic, records: int, generator: rando
         return found
 
 
-def role_of(name: str) -> Role:
+def parse_role(name: str) -> Role:
     """The role of that name. Raises ReaSeqError where there is none."""
     roles = get_args(Role)
     if name not in roles:
@@ -209,7 +209,7 @@ def role_of(name: str) -> Role:
     return name  # type: ignore[return-value]
 
 
-def group_of(settings: KafkaSettings, role: Role) -> str:
+def consumer_group(settings: KafkaSettings, role: Role) -> str:
     """The consumer group of workers of a role. All members of a group read the same topics."""
     return f"{settings.group_id}-{role}" if role == "reasoning" else settings.group_id
 
@@ -224,7 +224,7 @@ class Lag:
 
 
 def lags(settings: KafkaSettings, group_id: str, topics: Sequence[Topic]) -> dict[str, Lag]:
-    """The lag of a group in each topic. Raises LogUnavailable."""
+    """The lag of a group in each topic. Raises BrokerUnavailable."""
     with _consumer(settings, group_id) as consumer:
         found = {}
         for topic in topics:
@@ -249,7 +249,7 @@ def _reached(settings: KafkaSettings) -> Iterator[None]:
     try:
         yield
     except KafkaError as error:
-        raise LogUnavailable(f"the brokers at {settings.bootstrap_servers} do not answer: {error}") from error
+        raise BrokerUnavailable(f"the brokers at {settings.bootstrap_servers} do not answer: {error}") from error
 
 
 class _Consumer(KafkaConsumer):  # type: ignore[misc]  # the library has no types

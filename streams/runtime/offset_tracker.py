@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from streams.contract.messages import RawRecord
 
 Partition = tuple[str, int]  # topic and number
-Starts = dict[Partition, int]  # the first offset of a batch in each of its partitions
+StartOffsets = dict[Partition, int]  # the first offset of a batch in each of its partitions
 
 
-class Offsets:
+class OffsetTracker:
     """The account of one assignment. Several stages may read one topic; each takes a partition's records in their order."""
 
     def __init__(self, readers: Mapping[str, Iterable[str]]) -> None:
@@ -23,9 +23,9 @@ class Offsets:
         self._next: dict[tuple[str, Partition], int] = {}  # behind the last that was taken
         self._committed: dict[Partition, int] = {}
 
-    def taken(self, stage: str, batch: Sequence[RawRecord]) -> Starts:
+    def taken(self, stage: str, batch: Sequence[RawRecord]) -> StartOffsets:
         """A stage has begun with a batch; returns what `finished` wants to be told."""
-        starts: Starts = {}
+        starts: StartOffsets = {}
         for record in batch:
             partition = (record.topic, record.partition)
             starts.setdefault(partition, record.offset)
@@ -34,7 +34,7 @@ class Offsets:
             self._under_way.setdefault((stage, partition), Counter())[start] += 1
         return starts
 
-    def finished(self, stage: str, starts: Starts) -> None:
+    def finished(self, stage: str, starts: StartOffsets) -> None:
         """A stage has done with a batch, whatever it has done before with others."""
         for partition, start in starts.items():
             self._under_way[stage, partition] -= Counter([start])

@@ -1,4 +1,4 @@
-"""Latent reasoning on the stream: histories lead to inferred behaviours, not at every event and never in the way of one."""
+"""Latent reasoning on the stream: histories lead to inferred behaviors, not at every event and never in the way of one."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from streams.stages.history import UserReader
 
 
 class BehaviorModel(Protocol):
-    """Infers behaviours that the log never saw."""
+    """Infers behaviors that the log never saw."""
 
     async def answer(self, questions: Sequence[Question]) -> list[Inferred | None]:
         """Answers in order, None where there is none. An answer depends on its own question only."""
@@ -25,7 +25,7 @@ class BehaviorModel(Protocol):
 
 
 class Inference:
-    """Follows `user-features`: a record whose behaviours are due to be inferred leads to one that has them.
+    """Follows `user-features`: a record whose behaviors are due to be inferred leads to one that has them.
 
     A batch asks once about a user, however many of its records are in it, and about all users at once.
     """
@@ -36,7 +36,7 @@ class Inference:
     def __init__(
         self,
         store: UserReader,
-        catalogue: Similarity,
+        catalog: Similarity,
         model: BehaviorModel | None,
         settings: BehaviorSettings,
         batch: BatchPolicy,
@@ -44,11 +44,11 @@ class Inference:
         self.batch = batch
         self.model = model  # may be replaced between batches; None: nothing is inferred
         self._store = store
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._settings = settings
 
     async def process(self, batch: Sequence[Message]) -> Effects:
-        """A record with inferred behaviours for each user whose newest record is due."""
+        """A record with inferred behaviors for each user whose newest record is due."""
         effects = Effects()
         if self.model is None:
             return effects
@@ -56,7 +56,7 @@ class Inference:
         # record by record: an answer that a crash kept out of the store stands here too, and must not hide its question.
         newest: dict[str, UserFeatures] = {}
         for record in (message.body for message in batch if message.body):
-            if is_due(record, self._settings, self._catalogue) and _order(record) > _order(newest.get(record.user_id)):
+            if is_due(record, self._settings, self._catalog) and _order(record) > _order(newest.get(record.user_id)):
                 newest[record.user_id] = record
         if not newest:
             return effects

@@ -1,4 +1,4 @@
-"""User behaviour on the stream: events become histories."""
+"""User behavior on the stream: events become histories."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ class UserReader(Protocol):
     def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]: ...
 
 
-class Catalogue(Protocol):
+class Catalog(Protocol):
     """Which items have been onboarded."""
 
     def knows(self, item_id: str) -> bool: ...
 
 
-class BehaviorStage:
+class HistoryStage:
     """Events to histories, at once. What was inferred before stays beside the history until `Inference` renews it.
 
     A null is a user's wish to be forgotten. What is left is the moment of the wish, so that no event from before it, whenever
@@ -34,10 +34,10 @@ class BehaviorStage:
     name = "behavior"
     source = EVENTS
 
-    def __init__(self, store: UserReader, catalogue: Catalogue, settings: BehaviorSettings, batch: BatchPolicy) -> None:
+    def __init__(self, store: UserReader, catalog: Catalog, settings: BehaviorSettings, batch: BatchPolicy) -> None:
         self.batch = batch
         self._store = store
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._limit = settings.history_limit_events
 
     async def process(self, batch: Sequence[Message]) -> Effects:
@@ -64,7 +64,7 @@ class BehaviorStage:
                     effects.counts["users_forgotten"] += 1
                     inferred, accepted = Inferred(), accepted + 1
                 continue
-            if not self._catalogue.knows(message.body.item_id):
+            if not self._catalog.knows(message.body.item_id):
                 effects.counts["unknown_item"] += 1
             outcome = fold.absorb(message.body)
             effects.counts[outcome] += 1

@@ -1,4 +1,4 @@
-"""Onboarding: an item of the catalogue becomes servable at once, by its text."""
+"""OnboardingStage: an item of the catalog becomes servable at once, by its text."""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class TextEncoder(Protocol):
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 
-class Onboarding:
+class OnboardingStage:
     """Items to feature records. New content is servable as stage `text`; old content keeps its vector and knowledge."""
 
     name = "onboarding"
@@ -57,7 +57,7 @@ class Onboarding:
         return effects
 
     def _listed(self, item: Item, before: ItemFeatures | None) -> ItemFeatures | None:
-        """The record of an item as listed now; None when the catalogue said so before or has said something newer."""
+        """The record of an item as listed now; None when the catalog said so before or has said something newer."""
         if before and item.event_time_ms <= before.event_time_ms:
             return None
         content = Content.of(item.title, item.attributes)

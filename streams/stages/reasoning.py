@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reaseq.knowledge.content import Content, fingerprint
 from reaseq.knowledge.guard import enrich
-from reaseq.knowledge.reasoner import Reasoner, Subject
+from reaseq.knowledge.reasoner import Reasoner, ReasoningItem
 from reaseq.records import ItemFeatures, ProductKnowledge
 from streams.contract.messages import Message
 from streams.contract.stage import BatchPolicy, Effects
@@ -52,7 +52,7 @@ class Reasoning:
         if not due:
             return effects
         subjects = [
-            Subject(Content(record.title, tuple(sorted(record.attributes.items()))), record.item_id, record.seller_id)
+            ReasoningItem(Content(record.title, tuple(sorted(record.attributes.items()))), record.item_id, record.seller_id)
             for record in due
         ]
         async with self._encoding:
@@ -87,7 +87,7 @@ class Reasoning:
     def _fingerprint(self, record: ItemFeatures) -> str:
         return fingerprint(record.content, self._vocabulary, self._reasoner.identity)
 
-    def _text_vectors(self, records: Sequence[ItemFeatures], subjects: Sequence[Subject]) -> NDArray[np.float32]:
+    def _text_vectors(self, records: Sequence[ItemFeatures], subjects: Sequence[ReasoningItem]) -> NDArray[np.float32]:
         """The vectors of the items' texts; one that was reasoned about has an enriched vector and is encoded anew."""
         vectors = np.stack([np.frombuffer(record.vector, np.float16) for record in records]).astype(np.float32)
         again = [place for place, record in enumerate(records) if record.stage == "reasoned"]

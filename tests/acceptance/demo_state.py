@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from cli import app
 
 
-def copy_of(quick_demo: Path, folder: Path) -> Path:
+def make_copy(quick_demo: Path, folder: Path) -> Path:
     """The demo's state, a copy of it: commands publish models."""
     shutil.copytree(quick_demo / "out" / "state", folder)
     shutil.copytree(quick_demo / "state" / "models", folder / "models")

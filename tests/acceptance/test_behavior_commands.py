@@ -1,4 +1,4 @@
-"""What was inferred on the stream, and the commands about behaviours and representation, on the state of a real replay."""
+"""What was inferred on the stream, and the commands about behaviors and representation, on the state of a real replay."""
 
 import json
 from collections import defaultdict
@@ -14,14 +14,14 @@ from features.array_codec import unpack_inferred
 from features.definitions import user_inferred
 from features.historical import baskets_in_archive, users_before
 from features.repository import FeatureRepository
-from pipelines.behavior_model import catalogue_of
-from reaseq.behavior.examples import examples_of, pairs_of
+from pipelines.behavior_model import load_catalog
+from reaseq.behavior.examples import build_examples, build_pairs
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.training import RankerPlan, Sample
-from reaseq.ranker.training import examples_of as ranker_examples_of
+from reaseq.ranker.training import RankerTrainingConfig, Sample
+from reaseq.ranker.training import build_examples as build_ranker_examples
 from reaseq.settings import BehaviorSettings, Settings
-from tests.acceptance.demo_state import copy_of, reaseq
+from tests.acceptance.demo_state import make_copy, reaseq
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ END_MS = 2**53
 
 @pytest.fixture(scope="module")
 def state(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of(quick_demo, tmp_path_factory.mktemp("trained") / "state")
+    return make_copy(quick_demo, tmp_path_factory.mktemp("trained") / "state")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def logged() -> dict[str, set[tuple[int, str]]]:
     return behaviors
 
 
-def test_every_inferred_behaviour_says_where_it_comes_from_and_was_not_in_the_log_by_then(state: Path) -> None:
+def test_every_inferred_behavior_says_where_it_comes_from_and_was_not_in_the_log_by_then(state: Path) -> None:
     log, inferred = logged(), 0
     rows = pq.read_table(state / "archive" / user_inferred.name).to_pylist()
     for row in rows:
@@ -63,13 +63,13 @@ def test_every_inferred_behaviour_says_where_it_comes_from_and_was_not_in_the_lo
     assert inferred > 1000
 
 
-def test_nothing_that_learns_takes_an_inferred_behaviour_for_a_real_one(repository: FeatureRepository) -> None:
+def test_nothing_that_learns_takes_an_inferred_behavior_for_a_real_one(repository: FeatureRepository) -> None:
     log = logged()
     baskets = baskets_in_archive(repository, END_MS)
     told = [(basket.user_id, basket.time_ms, item_id) for basket in baskets for item_id in basket.item_ids]
     assert len(told) == len(set(told)) and {(u, t, i) for u, of in log.items() for t, i in of} == set(told)
 
-    items, _ = catalogue_of(repository)
+    items, _ = load_catalog(repository)
     table = items.snapshot
     known = users_before(repository, [b.user_id for b in baskets], [b.time_ms for b in baskets])
     only_inferred = 0
@@ -79,20 +79,20 @@ def test_nothing_that_learns_takes_an_inferred_behaviour_for_a_real_one(reposito
         only_inferred += len(set(inferred.item_ids) - {item_id for _, item_id in log[basket.user_id]})
     assert only_inferred > 100  # there was something to mistake
 
-    examples = examples_of(baskets, table, history=128, response=64)
+    examples = build_examples(baskets, table, history=128, response=64)
     for basket, past, to_come in zip(baskets, examples.history.rows.tolist(), examples.response.tolist(), strict=True):
         assert {table.ids[row] for row in past if row} <= set(basket.history.item_ids)
         assert {table.ids[row] for row in to_come if row >= 0} <= set(basket.item_ids)
     latest = slice(-50, None)
     samples = [Sample(basket, inferred) for basket, (_, inferred) in zip(baskets[latest], known[latest], strict=True)]
-    ranked = ranker_examples_of(samples, [], table, LatentModels(Path()), RankerConfig(), RankerPlan())
+    ranked = build_ranker_examples(samples, [], table, LatentModels(Path()), RankerConfig(), RankerTrainingConfig())
     for basket, rows, real in zip(baskets[latest], ranked.request.candidates.tolist(), ranked.positives.tolist(), strict=True):
         assert {table.ids[row] for row, yes in zip(rows, real, strict=False) if yes} <= set(basket.item_ids)
     real_items = {item_id for _, _, item_id in told}
-    assert {table.ids[row] for row in pairs_of(baskets, table, 0).flatten().tolist()} <= real_items
+    assert {table.ids[row] for row in build_pairs(baskets, table, 0).flatten().tolist()} <= real_items
 
 
-def test_a_behaviour_model_is_trained_in_blocks_of_time_and_not_anew_where_it_was_stopped(state: Path) -> None:
+def test_a_behavior_model_is_trained_in_blocks_of_time_and_not_anew_where_it_was_stopped(state: Path) -> None:
     said = reaseq(state, "train", "behavior", "--blocks", "2", "--epochs", "1")
 
     versions = [line.split()[2].rstrip(",") for line in said.splitlines() if line.startswith("published: behavior")]
@@ -117,11 +117,11 @@ def test_semantic_ids_are_fitted_reported_and_trained_with(state: Path) -> None:
     assert "published: behavior" in reaseq(state, "train", "behavior", "--codes", "--epochs", "1")
 
 
-def test_neighbours_of_an_item_are_shown_with_what_they_share(state: Path) -> None:
-    said = reaseq(state, "representation", "neighbours", "22423", "--count", "3")
+def test_neighbors_of_an_item_are_shown_with_what_they_share(state: Path) -> None:
+    said = reaseq(state, "representation", "neighbors", "22423", "--count", "3")
 
     assert "REGENCY CAKESTAND 3 TIER" in said and "1.000" in said
-    assert "no item 'nothing'" in reaseq(state, "representation", "neighbours", "nothing", status=1)
+    assert "no item 'nothing'" in reaseq(state, "representation", "neighbors", "nothing", status=1)
 
 
 def test_an_alignment_head_is_trained_on_what_went_together(state: Path) -> None:

@@ -66,25 +66,25 @@ def test_show_says_which_item_is_missing_and_where(shell: Shell) -> None:
 def test_stale_prices_a_model_that_has_not_been_asked_yet(shell: Shell) -> None:
     assert "error: no language model is named" in shell("knowledge", "stale").stderr
     told = shell.say("knowledge", "stale", knowledge__llm__model="a-model")
-    stale, items = stale_of(told)
+    stale, items = find_stale(told)
     assert stale == items > 1000 and "llm:a-model@unpinned" in told and "synthesis" in told
 
     spared = shell.say("knowledge", "stale", knowledge__llm__model="a-model", knowledge__recorded_file=str(ANSWERS))
-    assert stale_of(spared)[0] < 0.02 * items, "recorded answers are taken before a model is asked"
+    assert find_stale(spared)[0] < 0.02 * items, "recorded answers are taken before a model is asked"
 
 
-def stale_of(told: str) -> tuple[int, int]:
+def find_stale(told: str) -> tuple[int, int]:
     found = re.search(r"(\d+) of (\d+) items are stale", told)
     assert found, told
     return int(found[1]), int(found[2])
 
 
-def test_a_catalogue_goes_out_as_a_batch_and_answers_come_back(shell: Shell, tmp_path: Path) -> None:
-    catalogue, requests, answers = tmp_path / "c.parquet", tmp_path / "r.jsonl", tmp_path / "a.jsonl"
-    pq.write_table(pa.table({"item_id": ["1", "2"], "title": ["RED MUG", "BLUE LAMP"]}), catalogue)
+def test_a_catalog_goes_out_as_a_batch_and_answers_come_back(shell: Shell, tmp_path: Path) -> None:
+    catalog, requests, answers = tmp_path / "c.parquet", tmp_path / "r.jsonl", tmp_path / "a.jsonl"
+    pq.write_table(pa.table({"item_id": ["1", "2"], "title": ["RED MUG", "BLUE LAMP"]}), catalog)
     model = {"state_dir": str(tmp_path / "state"), "knowledge__llm__model": "a-model"}
 
-    assert "6 calls" in shell.say("knowledge", "export-batch", str(catalogue), str(requests), **model)
+    assert "6 calls" in shell.say("knowledge", "export-batch", str(catalog), str(requests), **model)
     lines = [json.loads(line) for line in requests.read_text().splitlines()]
     body = {
         "choices": [{"message": {"content": "{"}, "finish_reason": "stop"}],
@@ -95,8 +95,8 @@ def test_a_catalogue_goes_out_as_a_batch_and_answers_come_back(shell: Shell, tmp
             json.dumps({"custom_id": line["custom_id"], "response": {"status_code": 200, "body": body}}) for line in lines
         )
     )
-    assert "malformed_json: 6" in shell.say("knowledge", "import-batch", str(catalogue), str(answers), **model)
-    assert "no call is missing" in shell.say("knowledge", "export-batch", str(catalogue), str(requests), **model)
+    assert "malformed_json: 6" in shell.say("knowledge", "import-batch", str(catalog), str(answers), **model)
+    assert "no call is missing" in shell.say("knowledge", "export-batch", str(catalog), str(requests), **model)
 
     costs = json.loads(shell.say("knowledge", "cost", "--json", **model))
     assert sum(cost["tokens_in"] for cost in costs) == 6 * 7

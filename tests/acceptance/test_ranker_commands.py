@@ -9,40 +9,40 @@ import pytest
 from features.definitions import user_history
 from features.parity import served_user
 from features.repository import FeatureRepository
-from pipelines.ranker import RankerWorkshop
+from pipelines.ranker import RankerPipeline
 from reaseq.artifacts import current
 from reaseq.ranker.batch import FEATURES
-from reaseq.ranker.training import RankerPlan
+from reaseq.ranker.training import RankerTrainingConfig
 from reaseq.settings import Settings
-from tests.acceptance.demo_state import copy_of, reaseq
+from tests.acceptance.demo_state import make_copy, reaseq
 
 pytestmark = pytest.mark.slow
 
-PLAN = RankerPlan(epochs=1, batch_baskets=8)
+PLAN = RankerTrainingConfig(epochs=1, batch_baskets=8)
 
 
 @pytest.fixture(scope="module")
 def state(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return copy_of(quick_demo, tmp_path_factory.mktemp("ranked") / "state")
+    return make_copy(quick_demo, tmp_path_factory.mktemp("ranked") / "state")
 
 
 def test_a_ranker_is_trained_from_the_archive_measured_published_and_not_anew_where_it_was_stopped(state: Path) -> None:
     said = reaseq(state, "train", "ranker", "--epochs", "1")
 
-    artefact = current(state / "models", "ranker")
-    assert f"published: ranker {artefact.version}" in said and "0 are not told" in said
-    facts = artefact.facts
+    artifact = current(state / "models", "ranker")
+    assert f"published: ranker {artifact.version}" in said and "0 are not told" in said
+    facts = artifact.facts
     assert facts["features"] == FEATURES and facts["behavior_models"] and facts["space_id"] and facts["vocabulary"]
     assert 0 < facts["held_out"]["ranker"]["calibration_error"] < 0.05
     assert facts["held_out"]["ranker"]["gauc"] > 0.55
     assert list((state / "training" / "ranker").glob("*/curve.png"))
     again = reaseq(state, "train", "ranker", "--epochs", "1")
-    assert artefact.version in again  # from the checkpoint: equal models are one version
+    assert artifact.version in again  # from the checkpoint: equal models are one version
 
 
 def test_what_a_model_of_later_time_inferred_is_not_told(state: Path) -> None:
     settings = Settings(state_dir=state)
-    before = RankerWorkshop(settings).material(2**53, PLAN)
+    before = RankerPipeline(settings).data(2**53, PLAN)
     manifests = sorted((state / "models" / "behavior").glob("*/manifest.json"))
     kept = [manifest.read_text() for manifest in manifests]
     for manifest, text in zip(manifests, kept, strict=True):
@@ -50,13 +50,13 @@ def test_what_a_model_of_later_time_inferred_is_not_told(state: Path) -> None:
         told["facts"]["trained_until_ms"] = 2**52
         manifest.write_text(json.dumps(told))
 
-    after = RankerWorkshop(settings).material(2**53, PLAN)
+    after = RankerPipeline(settings).data(2**53, PLAN)
 
     for manifest, text in zip(manifests, kept, strict=True):
         manifest.write_text(text)
-    told_of = [bool(of.examples.request.confidences.any()) for of in (before, after)]
+    build_item_labels = [bool(of.examples.request.confidences.any()) for of in (before, after)]
     scores = [bool(of.examples.request.scores.any()) for of in (before, after)]
-    assert before.refused == 0 < after.refused and told_of == [True, False] and scores == [True, False]
+    assert before.rejected == 0 < after.rejected and build_item_labels == [True, False] and scores == [True, False]
     assert after.behavior_models == []
 
 
@@ -65,7 +65,7 @@ def test_a_ranking_is_explained_by_what_carried_it_and_how_fresh_it_is(state: Pa
     user_id = next(iter(sorted(repository.scan_ids(user_history))))
     said = reaseq(state, "rank", user_id, "--best", "2")
 
-    assert f"user {user_id} at" in said and "carried by" in said and "latent state" in said and "newest behaviour" in said
+    assert f"user {user_id} at" in said and "carried by" in said and "latent state" in said and "newest behavior" in said
     few = reaseq(state, "rank", user_id, "22423", "85123A", "--at", "2011-12-01T12:00")
     assert "2 candidates" in few and "(22423)" in few and "2011-12-01 12:00" in few
     assert "nothing is known of user nobody" in reaseq(state, "rank", "nobody", "22423")

@@ -1,4 +1,4 @@
-"""The tutorial's own commands, word for word, on a small catalogue and log of somebody else's make."""
+"""The tutorial's own commands, word for word, on a small catalog and log of somebody else's make."""
 
 import json
 import os

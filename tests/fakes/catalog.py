@@ -1,4 +1,4 @@
-"""Stand-ins that several unit tests share: a small catalogue of random items, and users with histories over it."""
+"""Stand-ins that several unit tests share: a small catalog of random items, and users with histories over it."""
 
 import numpy as np
 
@@ -45,4 +45,4 @@ def question(seed: int) -> Question:
     return Question(history, NOW_MS, len(rows))
 
 
-CATALOGUE = table_of(*(item(number) for number in range(ITEMS)))
+CATALOG = table_of(*(item(number) for number in range(ITEMS)))

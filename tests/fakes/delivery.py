@@ -35,7 +35,7 @@ class Journal:
         self.steps.append("produce")
         self.produced += records
 
-    def not_overtaken(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+    def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         return [record for record in records if record.revision >= self.held]
 
     def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:

@@ -1,4 +1,4 @@
-"""Stand-ins for the ranker's tests: a small random ranker on the random catalogue, and behaviour models to read states of."""
+"""Stand-ins for the ranker's tests: a small random ranker on the random catalog, and behavior models to read states of."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from reaseq.ranker.popularity import Popularity
 from reaseq.records import Inferred, UserFeatures
 from reaseq.representation.item_table import ItemTable
 from reaseq.representation.trained_ids import TrainedIds
-from tests.fakes.catalog import CATALOGUE, DIM, ITEMS, NOW_MS, VOCABULARY, question
+from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, question
 
 WIDTH = 32
 IDS = TrainedIds([f"i{number}" for number in range(ITEMS - 50)])
@@ -35,7 +35,7 @@ USER = UserFeatures(
 
 
 def ranker(seed: int = 0, **changes: int) -> Ranker:
-    """A random ranker; its claim rates are what the catalogue has."""
+    """A random ranker; its claim rates are what the catalog has."""
     torch.manual_seed(seed)
     config = {"vector_dim": DIM, "claims": VOCABULARY.size, "items": len(IDS), "width": 16} | changes
     model = Ranker(RankerConfig(**config)).eval()  # type: ignore[arg-type]
@@ -50,7 +50,7 @@ def popularity() -> Popularity:
     return counted
 
 
-def engine(table: ItemTable = CATALOGUE, latents: LatentModels | None = None, seed: int = 0, **changes: int) -> Engine:
+def engine(table: ItemTable = CATALOG, latents: LatentModels | None = None, seed: int = 0, **changes: int) -> Engine:
     """The random ranker on a table."""
     return Engine(ranker(seed, **changes), IDS, f"v{seed}", table, popularity(), latents or LatentModels(Path()))
 
@@ -63,7 +63,7 @@ def publish_ranker(models: Path, seed: int = 0, **facts: object) -> str:
 
 
 def publish_behavior(models: Path, seed: int = 0) -> str:
-    """Publish a random behaviour model; returns its version."""
+    """Publish a random behavior model; returns its version."""
     torch.manual_seed(seed)
     config = BehaviorConfig(
         vector_dim=DIM, claims=VOCABULARY.size, items=len(IDS), backbone=BackboneConfig(width=WIDTH, feed=48)

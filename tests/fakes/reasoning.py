@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from reaseq.knowledge.agents.agent_pipeline import Panel
+from reaseq.knowledge.agents.agent_pipeline import AgentPipeline
 from reaseq.knowledge.agents.prompts import make_agents
 from reaseq.knowledge.llm.call import Call, Completion, Model, Usage
 from reaseq.knowledge.vocabulary import Group, Vocabulary
@@ -19,7 +19,7 @@ VOCABULARY = Vocabulary(
         Group("season", "relation", "When?", 1, 1, False, {"winter": "Cold.", "summer": "Warm."}),
     ),
 )
-PANEL = Panel(make_agents(VOCABULARY, 200), VOCABULARY, "llm:stand-in", 2000)
+PANEL = AgentPipeline(make_agents(VOCABULARY, 200), VOCABULARY, "llm:stand-in", 2000)
 
 GOOD: dict[str, dict[str, Any]] = {
     "attribute": {

@@ -46,7 +46,7 @@ def broker_restart(system: FaultySystem) -> int:
     state = settings.state_dir.resolve()
     margin = settings.kafka.max_message_bytes + 64 * 1024
     start_broker(settings.run_dir, state / "kafka" / "data", install(state), broker.ports[0], max_message_bytes=margin)
-    for worker in list(system.workers):  # one that could neither deliver nor bury has ended, as it should
+    for worker in list(system.workers):  # one that could neither deliver nor to_dead_letter has ended, as it should
         if not worker.alive:
             system.workers.remove(worker)
             system.start_worker()
@@ -94,7 +94,7 @@ def redis_slow(system: FaultySystem) -> int:
 
 
 def redis_full(system: FaultySystem) -> int:
-    """Redis is out of memory and refuses writes, then gets more."""
+    """Redis is out of memory and rejects writes, then gets more."""
     time.sleep(1.0)
     client(system).config_set("maxmemory", 1)
     time.sleep(REDIS_AWAY_S)

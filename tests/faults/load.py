@@ -31,7 +31,7 @@ class Load:
 
     def run(self, producer: Producer) -> None:
         while not self.ending.is_set() and (chunk := list(islice(self.records, self.chunk_records))):
-            producer.send_raw([raw_of(record) for record in chunk])
+            producer.send_raw([build_raw(record) for record in chunk])
             self.produced += chunk
             time.sleep(CHUNK_INTERVAL_S)
 
@@ -58,6 +58,6 @@ def mixed(items: Sequence[Item], events: Sequence[Event], generator: random.Rand
         yield event
 
 
-def raw_of(record: Record) -> RawRecord:
+def build_raw(record: Record) -> RawRecord:
     """A record as bytes, produced at this moment."""
     return record if isinstance(record, RawRecord) else encode(record, int(time.time() * 1000))

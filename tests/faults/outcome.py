@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from features.definitions import VIEWS
-from features.packed_store import entity_id_of
+from features.packed_store import parse_entity_id
 from features.repository import FeatureRepository
-from features.row_format import order_of, unpack
+from features.row_format import read_version, unpack
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
 from streams.operations.rebuild import FEATURES
@@ -44,11 +44,11 @@ class Outcome:
                 held = there.get(key)
                 if held is None:
                     self.lost += 1
-                    self.differences.append(f"{view}: {entity_id_of(key)} is missing")
+                    self.differences.append(f"{view}: {parse_entity_id(key)} is missing")
                 elif held != row:
-                    ours, theirs = order_of(held)[:2], order_of(row)[:2]
+                    ours, theirs = read_version(held)[:2], read_version(row)[:2]
                     told = f"is at {ours}, not at {theirs}" if ours != theirs else _differing(view, held, row)
-                    self.differences.append(f"{view}: {entity_id_of(key)} {told}")
+                    self.differences.append(f"{view}: {parse_entity_id(key)} {told}")
                     self.stale_over_fresh += ours < theirs
                     self.doubled += ours > theirs
                     self.different += ours == theirs
@@ -58,7 +58,7 @@ class Outcome:
         for topic in FEATURES:
             last = {raw.key: raw.value for raw in read_all(settings.kafka, topic)}
             records: list[FeatureRecord] = [msgspec.json.decode(value, type=topic.message) for value in last.values() if value]
-            kept = store.not_overtaken(records)
+            kept = store.drop_stale(records)
             stale = [record for record in records if record not in kept]
             self.stale_over_fresh += len(stale)
             self.differences += [f"{topic.name}: {topic.key(of)} ends at {of.event_time_ms}, {of.revision}" for of in stale]

@@ -18,8 +18,8 @@ from streams.assembly import assemble
 from streams.contract.delivery import Delivery
 from streams.contract.stage import BatchPolicy
 from streams.contract.topics import ITEM_FEATURES
-from streams.runtime.in_process import InProcessLog, InProcessRuntime
-from tests.faults.load import Record, raw_of
+from streams.runtime.in_process import InProcessBroker, InProcessRuntime
+from tests.faults.load import Record, build_raw
 
 Rows = dict[str, dict[bytes, bytes]]
 
@@ -32,8 +32,8 @@ class Reference:
         own = settings.model_copy(deep=True, update={"state_dir": state})
         own.store.profile = "embedded"
         self._system = assemble(own, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
-        self._log = InProcessLog()
-        self._log.subscribe(ITEM_FEATURES.name, self._system.follow_items)
+        self._log = InProcessBroker()
+        self._log.subscribe(ITEM_FEATURES.name, self._system.apply_item_records)
         self._runtime = InProcessRuntime(
             self._log, lambda stage: Delivery(stage, self._log, self._system.store, 300.0), self._system.stages
         )
@@ -55,7 +55,7 @@ class Reference:
 
         async def replay() -> None:
             for records in (items, others, closing):
-                await self._log.produce([raw_of(record) for record in records])
+                await self._log.produce([build_raw(record) for record in records])
                 await self._runtime.run_until_idle(flush=True)
 
         self._loop.run(replay())
@@ -70,9 +70,9 @@ class Reference:
 
     def rows(self) -> Rows:
         """What is in its store."""
-        return rows_of(self._system.store)
+        return to_rows(self._system.store)
 
 
-def rows_of(store: FeatureRepository) -> Rows:
+def to_rows(store: FeatureRepository) -> Rows:
     """Every packed row of every view."""
     return {view.name: dict(store.online.scan(store.config, view)) for view in VIEWS}

@@ -31,13 +31,13 @@ from reaseq.representation.encoder import Encoder
 from reaseq.representation.trained_ids import TrainedIds
 from streams.contract.topics import ITEM_FEATURES
 from streams.operations import status
-from streams.operations.dead_letter_queue import LetterBox
+from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild
 from streams.runtime.kafka_clients import Producer, lags
-from tests.faults.load import Load, Record, mixed, raw_of
+from tests.faults.load import Load, Record, build_raw, mixed
 from tests.faults.outcome import Outcome
 from tests.faults.proxy import FaultyProxy
-from tests.faults.reference import Reference, rows_of
+from tests.faults.reference import Reference, to_rows
 
 LEAST_LOAD_S = 5.0
 SETTLE_TIMEOUT_S = 300.0
@@ -167,18 +167,18 @@ class FaultySystem:
         outcome = Outcome(fault, runs, len(load.produced), 0, recovered_s=round(time.monotonic() - ended, 1))
         closing = self._closing(load.produced)
         self._wait_for_item_tables()
-        producer.send_raw([raw_of(event) for event in closing])
+        producer.send_raw([build_raw(event) for event in closing])
         producer.close()
         self._settle()
         outcome.dead_letters = self._reference.take(load.produced, closing)
         self._letters += outcome.dead_letters
-        outcome.compare(rows_of(self.store), self._reference.rows())
+        outcome.compare(to_rows(self.store), self._reference.rows())
         outcome.compare_topics(self.settings, self.store)
-        outcome.compare_letters(sum(LetterBox(self.settings.kafka, 3).counts().values()), self._letters)
+        outcome.compare_letters(sum(DeadLetterQueue(self.settings.kafka, 3).counts().values()), self._letters)
         return outcome
 
     def _closing(self, produced: Sequence[Record]) -> list[Event]:
-        """One more event for each user: what is inferred last is inferred from the whole catalogue, in any order of things.
+        """One more event for each user: what is inferred last is inferred from the whole catalog, in any order of things.
 
         A millisecond later than the rest, for it to be kept: some baskets alone are longer than a history.
         """
@@ -224,7 +224,7 @@ class FaultySystem:
         llm.concurrency_limit_calls, llm.answer_timeout_s = 16, MODEL_TIMEOUT_S
 
     def _publish_model(self, item_ids: Sequence[str]) -> None:
-        """A behaviour model with random weights: it infers nonsense, always the same."""
+        """A behavior model with random weights: it infers nonsense, always the same."""
         ids, encoder, vocabulary = TrainedIds(item_ids), Encoder(self.settings.encoder), vocabulary_in_force()
         facts = {"space_id": encoder.space_id, "vocabulary": vocabulary.version}
         config = BehaviorConfig(vector_dim=encoder.dim, claims=vocabulary.size, items=len(ids))
@@ -235,6 +235,6 @@ def _followed(worker: Worker) -> float:
     scrape = process.http_get(f"http://127.0.0.1:{worker.port}/metrics") or ""
     for family in text_string_to_metric_families(scrape):
         for sample in family.samples:
-            if sample.name == "reaseq_followed_records":
+            if sample.name == "reaseq_tailed_records":
                 return sample.value
     return 0

@@ -53,7 +53,7 @@ def rendered(options: list[str]) -> list[dict[str, Any]]:
     return [resource for resource in found if resource]
 
 
-def settings_of(resources: list[dict[str, Any]]) -> dict[str, str]:
+def build_settings(resources: list[dict[str, Any]]) -> dict[str, str]:
     [found] = [of["data"] for of in resources if of["kind"] == "ConfigMap" and of["metadata"]["name"] == "shop-settings"]
     return dict(found)
 
@@ -97,7 +97,7 @@ def test_a_field_that_there_is_not_is_noticed(tmp_path: Path) -> None:
 
 @each_size
 def test_every_variable_is_a_setting(options: list[str]) -> None:
-    variables = settings_of(rendered(options)).keys() - {"REASEQ_SECRETS_DIR"}
+    variables = build_settings(rendered(options)).keys() - {"REASEQ_SECRETS_DIR"}
 
     assert [name for name in variables if not is_setting(name)] == []
 
@@ -145,7 +145,7 @@ def test_a_language_model_gets_workers_of_its_own() -> None:
     for name in ("worker", "reasoning"):  # their file systems are read-only but for what is mounted, and both open the ledger
         assert "ledger" in [mount["name"] for mount in workers[f"shop-{name}"]["containers"][0]["volumeMounts"]]
     assert roles == {"worker": "stream", "reasoning": "reasoning"}
-    assert settings_of(resources)["REASEQ_KNOWLEDGE__LLM__BASE_URL"] == "http://shop-vllm:8000/v1"
+    assert build_settings(resources)["REASEQ_KNOWLEDGE__LLM__BASE_URL"] == "http://shop-vllm:8000/v1"
 
 
 def test_secrets_are_files_and_the_ranking_service_may_have_its_own() -> None:

@@ -21,7 +21,7 @@ from evaluation.datasets.online_retail import read_retail
 from features.repository import FeatureRepository
 from infra import local, process
 from infra.scratch import settings_on_free_ports, start_empty
-from pipelines.behavior_model import catalogue_of, vectors_of
+from pipelines.behavior_model import load_catalog, stack_vectors
 from reaseq.knowledge.llm.call import Completion, Usage
 from reaseq.knowledge.llm.ledger import Entry, Ledger
 from reaseq.records import Event, Item, ItemFeatures, UserFeatures
@@ -29,7 +29,7 @@ from reaseq.representation.semantic_ids import examine, fit
 from reaseq.settings import Settings
 from streams.contract.messages import RawRecord
 from streams.contract.topics import EVENTS, ITEMS
-from streams.operations.dead_letter_queue import LetterBox
+from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild
 from streams.operations.status import topics_status
 from streams.runtime.kafka_clients import Producer
@@ -48,7 +48,7 @@ class Shop:
     """A system after a replay, and what it holds."""
 
     settings: Settings
-    user: UserFeatures  # one with a history and inferred behaviours
+    user: UserFeatures  # one with a history and inferred behaviors
     item: ItemFeatures  # one with knowledge, about which a model was asked
 
     @property
@@ -80,7 +80,7 @@ def shop(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         user_id = max(bought_by := [event.user_id for event in events], key=bought_by.count)
         _wait(lambda: _is_settled(settings) and bool(_inferred(repository, user_id)), "the replay's end")
         _publish_codebook(settings, repository)
-        item = repository.read_items([events[-1].item_id, *(item.item_id for item in items)])[_told_of(items, events)]
+        item = repository.read_items([events[-1].item_id, *(item.item_id for item in items)])[_build_labels(items, events)]
         _answer_once(settings, item)
         local.wait_ready(local.start_ranker(settings, [worker]))
         yield Shop(settings, repository.read_users([user_id])[user_id], item)
@@ -108,14 +108,14 @@ def _inferred(repository: FeatureRepository, user_id: str) -> tuple[str, ...]:
     return user.inferred.item_ids if user else ()
 
 
-def _told_of(items: list[Item], events: list[Event]) -> str:
+def _build_labels(items: list[Item], events: list[Event]) -> str:
     """An item that is on sale and was bought."""
     return next(item.item_id for item in items if any(event.item_id == item.item_id for event in events))
 
 
 def _publish_codebook(settings: Settings, repository: FeatureRepository) -> None:
-    _, records = catalogue_of(repository)
-    vectors = vectors_of(records)
+    _, records = load_catalog(repository)
+    vectors = stack_vectors(records)
     codebook = fit(vectors, records[0].space_id, 2, 16, 0)
     codebook.publish(settings.models_dir, "2x16", examine(codebook, vectors, np.array([of.listed_ms for of in records]), 0))
 
@@ -169,13 +169,13 @@ def test_the_stream_page_shows_lag_rates_freshness_dead_letters_and_workers(page
     topics = {row[0]: row for row in rows(page, "Topics")}
     assert int(topics["events"][2].replace(",", "")) == EVENT_COUNT and topics["events"][3] == "0"
     assert {row[0] for row in rows(page, "Upper bounds since the workers started")} >= {"onboarding", "behavior", "reasoning"}
-    assert LetterBox(shop.settings.kafka, 3).counts() == {("onboarding", "malformed_json"): 1}
+    assert DeadLetterQueue(shop.settings.kafka, 3).counts() == {("onboarding", "malformed_json"): 1}
     assert rows(page, "Records that could not be processed") == [["onboarding", "malformed_json", "1"]]
     assert [row[1] for row in rows(page, "What each says of itself")] == ["ready"]
     expect(page.get_by_role("main")).to_contain_text("1 of 1 workers ready, 0 records behind, 1 dead letter")
 
 
-def test_an_items_card_shows_text_knowledge_neighbours_semantic_id_versions_and_cost(page: Page, shop: Shop) -> None:
+def test_an_items_card_shows_text_knowledge_neighbors_semantic_id_versions_and_cost(page: Page, shop: Shop) -> None:
     item = shop.item
     assert item.knowledge
     look(page, f"item/{item.item_id}")
@@ -197,7 +197,7 @@ def test_an_items_card_shows_text_knowledge_neighbours_semantic_id_versions_and_
     expect(main).to_contain_text("It reads like a gift.")
 
 
-def test_neighbours_lead_on_and_back(page: Page, shop: Shop) -> None:
+def test_neighbors_lead_on_and_back(page: Page, shop: Shop) -> None:
     look(page, f"item/{shop.item.item_id}")
     near = page.get_by_role("table", name="On sale, closest by meaning").get_by_role("link").first
     title = near.inner_text()

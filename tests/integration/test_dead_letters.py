@@ -9,10 +9,10 @@ from features.repository import FeatureRepository
 from reaseq.errors import ReaSeqError
 from reaseq.records import History, UserFeatures
 from reaseq.settings import Settings
-from streams.contract.dead_letters import KEPT_KEY_BYTES, KEPT_VALUE_BYTES, bury
+from streams.contract.dead_letters import KEPT_KEY_BYTES, KEPT_VALUE_BYTES, to_dead_letter
 from streams.contract.messages import RawRecord, encode
 from streams.contract.topics import EVENTS, ITEMS, USER_FEATURES, Topic
-from streams.operations.dead_letter_queue import Filter, LetterBox, Replayed
+from streams.operations.dead_letter_queue import DeadLetterQueue, Filter, Replayed
 from streams.runtime.kafka_clients import Producer, read_all
 
 pytestmark = pytest.mark.integration
@@ -22,7 +22,9 @@ LIMIT_BYTES = 1_000_000
 
 def dead(topic: Topic, key: str, offset: int, reason: str = "failed", value: bytes = b"{}") -> RawRecord:
     raw = RawRecord(topic.name, key.encode(), value, 1, (("trace", b"7"),), 0, offset)
-    return bury(raw, "behavior" if topic is EVENTS else "onboarding", reason, "what went wrong", now_ms(), LIMIT_BYTES)
+    return to_dead_letter(
+        raw, "behavior" if topic is EVENTS else "onboarding", reason, "what went wrong", now_ms(), LIMIT_BYTES
+    )
 
 
 def now_ms() -> int:
@@ -36,15 +38,15 @@ def produce(settings: Settings, *records: RawRecord) -> None:
 
 
 @pytest.fixture
-def box(services: Settings) -> LetterBox:
+def box(services: Settings) -> DeadLetterQueue:
     """An empty letter box; three failures lead to quarantine."""
-    found = LetterBox(services.kafka, 3)
+    found = DeadLetterQueue(services.kafka, 3)
     found.discard(Filter())
     assert not found.counts()
     return found
 
 
-def test_a_letter_is_open_once_until_it_is_replayed(services: Settings, box: LetterBox) -> None:
+def test_a_letter_is_open_once_until_it_is_replayed(services: Settings, box: DeadLetterQueue) -> None:
     store = FeatureRepository(services)
     letters = [dead(EVENTS, "u1", 10), dead(EVENTS, "u1", 10), dead(EVENTS, "u2", 11), dead(ITEMS, "i1", 12, "invalid_field")]
     produce(services, *letters)
@@ -59,13 +61,15 @@ def test_a_letter_is_open_once_until_it_is_replayed(services: Settings, box: Let
     assert box.counts() == Counter({("behavior", "failed"): 1})
 
 
-def test_a_letter_that_failed_again_and_again_stays_in_quarantine(services: Settings, box: LetterBox) -> None:
+def test_a_letter_that_failed_again_and_again_stays_in_quarantine(services: Settings, box: DeadLetterQueue) -> None:
     store, failed = FeatureRepository(services), dead(EVENTS, "u3", 20)
     for offset in (21, 22):
         produce(services, failed)
         (letter,) = box.open()
         assert box.replay(Filter(), store) == Replayed(1, 0)
-        failed = bury(letter.again(now_ms())._replace(offset=offset), "behavior", "failed", "again", now_ms(), LIMIT_BYTES)
+        failed = to_dead_letter(
+            letter.again(now_ms())._replace(offset=offset), "behavior", "failed", "again", now_ms(), LIMIT_BYTES
+        )
     produce(services, failed)
 
     assert box.replay(Filter(), store) == Replayed(0, 1)
@@ -75,22 +79,24 @@ def test_a_letter_that_failed_again_and_again_stays_in_quarantine(services: Sett
     assert not list(box.open())
 
 
-def test_of_a_feature_record_the_newest_is_replayed(services: Settings, box: LetterBox) -> None:
+def test_of_a_feature_record_the_newest_is_replayed(services: Settings, box: DeadLetterQueue) -> None:
     def version(number: int) -> UserFeatures:
         return UserFeatures(user_id="u4", event_time_ms=number, events_seen=number, history=History())
 
     store = FeatureRepository(services)
     store.write([version(5)])
-    produce(services, bury(encode(version(3), 1)._replace(offset=30), "inference", "failed", "", now_ms(), LIMIT_BYTES))
+    produce(
+        services, to_dead_letter(encode(version(3), 1)._replace(offset=30), "inference", "failed", "", now_ms(), LIMIT_BYTES)
+    )
 
     box.replay(Filter(), store)
 
     assert [raw.value for raw in read_all(services.kafka, USER_FEATURES)] == [encode(version(5), 1).value]
 
 
-def test_a_feature_record_that_is_none_cannot_be_replayed_but_dropped(services: Settings, box: LetterBox) -> None:
+def test_a_feature_record_that_is_none_cannot_be_replayed_but_dropped(services: Settings, box: DeadLetterQueue) -> None:
     garbage = RawRecord(USER_FEATURES.name, b"u5", b"{garbage", 1)
-    produce(services, bury(garbage, "inference", "malformed_json", "", now_ms(), LIMIT_BYTES))
+    produce(services, to_dead_letter(garbage, "inference", "malformed_json", "", now_ms(), LIMIT_BYTES))
 
     with pytest.raises(ReaSeqError, match="user-features/0/0/inference is no feature record"):
         box.replay(Filter(), FeatureRepository(services))
@@ -99,9 +105,9 @@ def test_a_feature_record_that_is_none_cannot_be_replayed_but_dropped(services: 
     assert not list(box.open())
 
 
-def test_of_a_record_that_is_too_large_the_beginning_is_kept_and_not_replayed(services: Settings, box: LetterBox) -> None:
+def test_of_a_record_that_is_too_large_the_beginning_is_kept_and_not_replayed(services: Settings, box: DeadLetterQueue) -> None:
     large = RawRecord(EVENTS.name, b"u6" * 5_000, b"{" * LIMIT_BYTES, 1, (("trace", b"7"), ("empty", None)), 0, 50)  # type: ignore[arg-type]
-    produce(services, bury(large, "behavior", "malformed_json", "", now_ms(), LIMIT_BYTES))
+    produce(services, to_dead_letter(large, "behavior", "malformed_json", "", now_ms(), LIMIT_BYTES))
 
     (letter,) = box.open()
 
@@ -113,7 +119,7 @@ def test_of_a_record_that_is_too_large_the_beginning_is_kept_and_not_replayed(se
     assert box.discard(Filter()) == 1
 
 
-def test_all_letters_of_a_user_are_forgotten_whoevers_key_they_bear(services: Settings, box: LetterBox) -> None:
+def test_all_letters_of_a_user_are_forgotten_whoevers_key_they_bear(services: Settings, box: DeadLetterQueue) -> None:
     produce(
         services,
         dead(EVENTS, "u6", 40, value=b"{broken"),

@@ -37,7 +37,7 @@ from reaseq.artifacts import current, publish
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
-from serving.client import Question, RankingClient, RankingRefused
+from serving.client import Question, RankingClient, RankingRejected
 from streams.contract.messages import RawRecord, encode
 from streams.contract.topics import EVENTS
 from streams.operations.rebuild import rebuild
@@ -118,7 +118,11 @@ def observed(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     settings = settings_on_free_ports(state)
     settings.knowledge.recorded_file = ANSWERS  # of the sample's items; about others a model would be asked, on a budget of 0
     settings.knowledge.llm.base_url, settings.knowledge.llm.budget_day_tokens = "http://127.0.0.1:1/v1", 0
-    settings.service.port, settings.service.served_share, settings.service.reload_interval_s = process.free_port(), 1.0, 0.5
+    settings.service.port, settings.service.served_feature_log_share, settings.service.reload_interval_s = (
+        process.free_port(),
+        1.0,
+        0.5,
+    )
     settings.kafka.archive_batch_wait_s = 1.0
     settings.store.redis_timeout_s = 1.0
     settings.worker.stall_s, settings.worker.reconcile_interval_s = 5.0, 1.0
@@ -278,8 +282,8 @@ def test_rankings_that_take_long_are_told(observed: Observed) -> None:
 def test_a_published_ranker_that_does_not_fit_is_told(observed: Observed) -> None:
     observed.wait_for_silence("ReaseqRankerRefused")
     models = observed.settings.models_dir
-    artefact = current(models, RANKER)
-    publish(models, RANKER, "misfit", {"weights": b""}, {**artefact.facts, "space_id": "another"})
+    artifact = current(models, RANKER)
+    publish(models, RANKER, "misfit", {"weights": b""}, {**artifact.facts, "space_id": "another"})
 
     observed.wait_for("ReaseqRankerRefused")
 
@@ -315,7 +319,7 @@ def test_a_token_budget_that_is_used_up_is_told(observed: Observed) -> None:
 
 
 def test_every_curve_of_the_dashboards_has_something_to_show(observed: Observed) -> None:
-    with RankingClient(f"http://127.0.0.1:{observed.ranker.ports[0]}") as client, pytest.raises(RankingRefused):
+    with RankingClient(f"http://127.0.0.1:{observed.ranker.ports[0]}") as client, pytest.raises(RankingRejected):
         client.rank(Question("u", ["i"] * (observed.settings.service.candidates_limit + 1)))
 
     wait_for_data(observed.prometheus, [*STREAM, *RANKING])
@@ -329,18 +333,18 @@ def test_a_trace_follows_an_event_into_the_store_and_the_archive(observed: Obser
     producer.send_raw([record])
     producer.close()
 
-    def spans_of(stage: str) -> list[Span]:
+    def collect_spans(stage: str) -> list[Span]:
         return [span for span in observed.spans if span.trace_id == trace_id and span.name == stage]
 
     deadline = time.monotonic() + TIMEOUT_S
-    while not spans_of("archive-user-features") and time.monotonic() < deadline:
+    while not collect_spans("archive-user-features") and time.monotonic() < deadline:
         time.sleep(0.2)
 
-    [behavior] = spans_of("behavior")
+    [behavior] = collect_spans("behavior")
     assert behavior.parent_span_id == parent_id
     assert {value.key: value.value.string_value for value in behavior.attributes}["reaseq.entity"] == event.user_id
     # What is inferred of the user since is archived under the same trace.
-    assert behavior.span_id in {span.parent_span_id for span in spans_of("archive-user-features")}
+    assert behavior.span_id in {span.parent_span_id for span in collect_spans("archive-user-features")}
 
 
 def test_a_worker_that_is_gone_is_told(observed: Observed) -> None:

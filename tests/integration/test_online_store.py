@@ -18,7 +18,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 from features import definitions as views
 from features import row_format as rows
 from features.archive import Archive
-from features.packed_store import entity_id_of, entity_key
+from features.packed_store import entity_key, parse_entity_id
 from features.repository import FeatureRepository, _placed, feast_variables, profile_file
 from infra import process
 from infra.redis import start_redis
@@ -68,7 +68,7 @@ def user(user_id: str, events_seen: int) -> UserFeatures:
 
 
 def test_a_record_comes_back_as_it_was_written(repository: FeatureRepository) -> None:
-    record = item("a", price=2.5, attributes={"colour": "red"}, content="c", fingerprint="f", space_id="s")
+    record = item("a", price=2.5, attributes={"color": "red"}, content="c", fingerprint="f", space_id="s")
 
     repository.write([record])
 
@@ -111,14 +111,14 @@ def test_what_is_older_than_the_store_is_told_from_what_is_not(repository: Featu
     older, equal, newer = item("a", 999), item("a", 1000), item("a", 1000, stage="reasoned")
     unknown = item("b", 1)
 
-    kept = repository.not_overtaken([older, equal, unknown, newer, user("a", events_seen=2), user("a", events_seen=4)])
+    kept = repository.drop_stale([older, equal, unknown, newer, user("a", events_seen=2), user("a", events_seen=4)])
 
     assert kept == [equal, unknown, newer, user("a", events_seen=4)]
 
 
 def test_several_processes_writing_at_once_leave_the_newest(repository: FeatureRepository) -> None:
     context = multiprocessing.get_context("fork")
-    settings = _settings_of(repository)
+    settings = _build_settings(repository)
     writers = [context.Process(target=_write_rounds, args=(settings, number)) for number in range(WRITERS)]
     for writer in writers:
         writer.start()
@@ -135,14 +135,14 @@ def test_several_processes_writing_at_once_leave_the_newest(repository: FeatureR
 def test_a_record_is_there_in_all_its_views_or_in_none(repository: FeatureRepository) -> None:
     """Read with one view new and the other old, an item would be taken for reasoned, and its knowledge never come."""
     context = multiprocessing.get_context("fork")
-    writer = context.Process(target=_write_rounds, args=(_settings_of(repository), 0))
+    writer = context.Process(target=_write_rounds, args=(_build_settings(repository), 0))
     writer.start()
     item_views = [views.item_representation, views.item_knowledge]
     keys = [_placed(item(f"k{key}"))[0].key for key in range(KEYS)]
     seen = set()
     while writer.is_alive():
         both = repository.online.get_all(repository.config, [(view, keys) for view in item_views])
-        seen |= {tuple(row and rows.order_of(row)[:2] for row in pair) for pair in zip(*both, strict=True)}
+        seen |= {tuple(row and rows.read_version(row)[:2] for row in pair) for pair in zip(*both, strict=True)}
     writer.join()
 
     assert len(seen) > 3
@@ -160,7 +160,7 @@ def test_a_record_that_was_half_written_is_written_whole_when_it_comes_again(rep
     assert repository.verdicts([record]) == ["equal"]
 
 
-def _settings_of(repository: FeatureRepository) -> Settings:
+def _build_settings(repository: FeatureRepository) -> Settings:
     state = Path(repository.config.registry.path).parent
     settings = Settings(state_dir=state)
     if "Redis" in repository.config.online_store.type:
@@ -209,7 +209,7 @@ def test_a_scan_finds_every_entity(repository: FeatureRepository) -> None:
     ids = sorted(repository.scan_ids(views.item_representation))
 
     assert ids == sorted(f"item {number} ü*[x]" for number in range(1200))
-    assert all(entity_id_of(key) in ids for key, _ in repository.online.scan(repository.config, views.item_knowledge))
+    assert all(parse_entity_id(key) in ids for key, _ in repository.online.scan(repository.config, views.item_knowledge))
 
 
 def test_feasts_own_read_works_on_it(repository: FeatureRepository) -> None:
@@ -244,7 +244,7 @@ def _archive_folder() -> Path:
 
 
 def test_feasts_command_line_works_on_it(repository: FeatureRepository) -> None:
-    settings = _settings_of(repository)
+    settings = _build_settings(repository)
     command = [sys.executable, "-m", "reaseq", "feast", "feature-views", "list"]
     env = {
         **os.environ,
@@ -302,8 +302,8 @@ def test_equal_rows_are_equal_bytes() -> None:
     row = rows.pack(values, time)
 
     assert row == rows.pack(dict(reversed(values.items())), time.replace(tzinfo=UTC))
-    assert rows.order_of(row).revision == 3
-    assert rows.order_of(row).event_time == time.replace(tzinfo=UTC)
-    assert rows.order_of(rows.pack(values, time + timedelta(microseconds=1))) > rows.order_of(row)
+    assert rows.read_version(row).revision == 3
+    assert rows.read_version(row).event_time == time.replace(tzinfo=UTC)
+    assert rows.read_version(rows.pack(values, time + timedelta(microseconds=1))) > rows.read_version(row)
     assert rows.unpack(row, ["a", "c"]) == {"a": Value(string_val="x")}
     assert rows.content(rows.pack({"v": Value(bytes_val=b"x" * 300)}, time), "v") == b"x" * 300

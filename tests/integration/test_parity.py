@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from features.archive import Archive
-from features.parity import Served, ServedLog, compare, read_served
+from features.parity import Served, ServedFeatureLog, compare, read_served_features
 from features.repository import FeatureRepository
 from serving.degradation import Answer, Ask
 from reaseq.records import History, Inferred, UserFeatures
@@ -42,8 +42,8 @@ text, reasoned = item(1, event_time_ms=500, stage="text", knowledge=None, price=
 for records in ([first, second, text], [second, reasoned]):  # one of them delivered twice
     archive.append(records)
 archive.compact(least_files=2)  # what has been replaced is still there, for who reads it
-log = ServedLog(settings.state_dir / "served", 1.0, table_of(reasoned))
-early = ServedLog(settings.state_dir / "served", 1.0, table_of(text))
+log = ServedFeatureLog(settings.state_dir / "served", 1.0, table_of(reasoned))
+early = ServedFeatureLog(settings.state_dir / "served", 1.0, table_of(text))
 
 
 def serve(to, of, now_ms):
@@ -56,7 +56,7 @@ serve(log, second, 1500)  # ahead: asked about the past
 serve(log, third, 3500)  # not archived yet
 serve(log, tampered, 2500)  # different in one feature
 serve(early, None, 2500)  # the text row was served, the reasoned one is what the join knows
-found = compare(repository, read_served(settings.state_dir / "served"))
+found = compare(repository, read_served_features(settings.state_dir / "served"))
 for name, of in sorted(found.verdicts.items()):
     print(name, dict(of))
 print(found.rows, found.different)

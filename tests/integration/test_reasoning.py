@@ -27,7 +27,7 @@ from infra.prometheus.server import start_prometheus
 from infra.scratch import settings_on_free_ports, start_empty
 from infra.vllm.server import python_with_vllm, start_vllm, wait_vllm
 from infra.vllm.tiny_model import make_tiny_model
-from pipelines.knowledge import agents_of, subject_of
+from pipelines.knowledge import build_agents, to_reasoning_item
 from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.agents.pending import export_batch, import_batch
 from reaseq.knowledge.llm.ledger import Ledger
@@ -36,7 +36,7 @@ from reaseq.records import Event, Item, UserFeatures
 from reaseq.settings import Settings
 from streams.contract.topics import ITEM_FEATURES
 from streams.operations import status
-from streams.operations.dead_letter_queue import LetterBox
+from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild
 from streams.runtime.kafka_clients import Producer
 from tests.integration.curves import wait_for_data
@@ -126,7 +126,7 @@ def test_every_item_is_reasoned_about_once_and_none_is_lost(reasoned: Reasoned) 
     assert len(records) == TITLES
     assert {record.stage for record in records.values()} == {"reasoned"}
     assert {record.reasoned_again for record in records.values()} == {0}
-    assert not LetterBox(reasoned.settings.kafka, 3).counts()
+    assert not DeadLetterQueue(reasoned.settings.kafka, 3).counts()
 
 
 def test_every_curve_of_the_dashboard_has_something_to_show(reasoned: Reasoned) -> None:
@@ -152,12 +152,12 @@ def test_no_agent_was_asked_more_than_twice_about_an_item(reasoned: Reasoned) ->
 
 
 def test_every_answer_fits_its_schema_or_was_refused_with_a_reason(reasoned: Reasoned) -> None:
-    agents = agents_of(reasoned.settings)
+    agents = build_agents(reasoned.settings)
     outcomes: Counter[str] = Counter()
     for item in reasoned.items:
-        for entry in agents.ledger.entries(subject_of(item).content.hash):
+        for entry in agents.ledger.entries(to_reasoning_item(item).content.hash):
             answer, reason = parse(agents.panel.agents[entry.agent].answer, entry.completion.text)
-            outcomes[entry.completion.refused or reason or "accepted"] += 1
+            outcomes[entry.completion.rejected or reason or "accepted"] += 1
             assert answer or reason
 
     assert outcomes["accepted"] >= 0.95 * outcomes.total()
@@ -187,7 +187,7 @@ def test_most_of_each_prompt_came_from_the_servers_prefix_cache(reasoned: Reason
         assert server.cached > 0.7 * server.prompt
 
 
-def test_behaviours_are_inferred_in_words_by_the_same_server_and_grounded_to_items(reasoned: Reasoned) -> None:
+def test_behaviors_are_inferred_in_words_by_the_same_server_and_grounded_to_items(reasoned: Reasoned) -> None:
     users = {
         f"u{user}": [
             Event(event_id=f"{user}-{n}", user_id=f"u{user}", item_id=f"i{user * 10 + n}", type="view", event_time_ms=100 + n)
@@ -204,13 +204,13 @@ def test_behaviours_are_inferred_in_words_by_the_same_server_and_grounded_to_ite
         known = repository.read_users(list(users))
         return [known[user] for user in users if user in known and known[user].inferred.events_seen == len(users[user])]
 
-    wait_for(lambda: len(inferred()) == len(users), "every user's behaviours to be inferred")
+    wait_for(lambda: len(inferred()) == len(users), "every user's behaviors to be inferred")
     for user in inferred():
         assert user.inferred.model.startswith("words:tiny@")
         assert user.inferred.item_ids and not set(user.inferred.item_ids) & set(user.history.item_ids)
         assert set(user.inferred.item_ids) <= {item.item_id for item in reasoned.items}
         assert user.inferred.as_of_ms == user.history.times_ms[-1]
-    assert not LetterBox(reasoned.settings.kafka, 3).counts()
+    assert not DeadLetterQueue(reasoned.settings.kafka, 3).counts()
 
 
 def test_a_full_replay_asks_the_model_nothing(reasoned: Reasoned) -> None:
@@ -232,8 +232,8 @@ def test_a_full_replay_asks_the_model_nothing(reasoned: Reasoned) -> None:
 
 async def test_a_batch_file_runs_through_vllm_as_it_is(reasoned: Reasoned, tmp_path: Path) -> None:
     settings = reasoned.settings.model_copy(update={"state_dir": tmp_path}, deep=True)
-    agents = agents_of(settings)
-    subjects = [subject_of(item) for item in reasoned.items[:6]]
+    agents = build_agents(settings)
+    subjects = [to_reasoning_item(item) for item in reasoned.items[:6]]
     requests, answers = tmp_path / "round-1.jsonl", tmp_path / "answers-1.jsonl"
     counts = await export_batch(agents, subjects, requests)
     assert counts == {"demand": 6, "attribute": 6, "relation": 6}

@@ -49,7 +49,7 @@ def filled(services: Settings) -> FeatureRepository:
     """A whole store, and topics that say the same."""
     store = FeatureRepository(services)
     with pytest.raises(StoreUnavailable, match="rebuild"):  # new, it might as well have been emptied
-        FeatureRepository(services, whole_only=True).read_users(["u1"])
+        FeatureRepository(services, require_complete=True).read_users(["u1"])
     rebuild(services, store)
     producer = Producer(services.kafka)
     producer.send(records())
@@ -66,24 +66,24 @@ def client(services: Settings) -> redis.Redis:
 def test_an_emptied_store_is_rebuilt_while_readers_and_writers_go_on(
     services: Settings, filled: FeatureRepository, client: redis.Redis
 ) -> None:
-    before, strict = rows(filled), FeatureRepository(services, whole_only=True)
+    before, strict = rows(filled), FeatureRepository(services, require_complete=True)
     assert strict.read_users(["u1"])
     client.flushall()
 
-    for ask in (lambda: strict.read_users(["u1"]), lambda: strict.not_overtaken(records()[-1:])):
+    for ask in (lambda: strict.read_users(["u1"]), lambda: strict.drop_stale(records()[-1:])):
         with pytest.raises(StoreUnavailable, match="rebuild"):
             ask()
     assert filled.read_users(["u1"]) == {}  # who only reads gets what there is
 
     newer = UserFeatures(user_id="u1", event_time_ms=VERSIONS + 1, events_seen=9, history=History())
     shown: list[int] = []
-    filling = threading.Thread(target=lambda: rebuild(services, filled, rate_records_per_s=2000, progress=shown.append))
-    filling.start()
+    rebuilding = threading.Thread(target=lambda: rebuild(services, filled, rate_records_per_s=2000, progress=shown.append))
+    rebuilding.start()
     while not shown:
         time.sleep(0.01)
     filled.write([newer])
-    assert filling.is_alive()
-    filling.join()
+    assert rebuilding.is_alive()
+    rebuilding.join()
 
     assert sum(shown) == records_to_read(services) == len(records())
     assert strict.read_users(["u1"]) == {"u1": newer}
@@ -97,12 +97,12 @@ def test_an_emptied_store_is_rebuilt_while_readers_and_writers_go_on(
 def test_a_store_that_is_emptied_while_it_is_filled_is_not_taken_for_whole(
     services: Settings, filled: FeatureRepository, client: redis.Redis
 ) -> None:
-    with pytest.raises(StoreUnavailable), filled.filling():
+    with pytest.raises(StoreUnavailable), filled.rebuilding():
         client.flushall()
 
-    assert not filled.is_whole()
+    assert not filled.is_complete()
     rebuild(services, filled)
-    assert filled.is_whole()
+    assert filled.is_complete()
 
 
 def test_garbage_in_a_topic_of_features_does_not_stop_a_rebuild(services: Settings, filled: FeatureRepository) -> None:
@@ -113,7 +113,7 @@ def test_garbage_in_a_topic_of_features_does_not_stop_a_rebuild(services: Settin
 
     counts = rebuild(services, filled)
 
-    assert counts == {"written": len(records()), "refused": 1}
+    assert counts == {"written": len(records()), "rejected": 1}
     assert rows(filled) == before
 
 

@@ -92,7 +92,7 @@ def test_an_event_becomes_a_history_that_the_ranker_may_read_and_not_write(setti
 def test_the_broker_lets_in_nobody_else(settings: Settings, change: dict[str, object]) -> None:
     stranger = settings.model_copy(deep=True)
     stranger.kafka = stranger.kafka.model_copy(update=change)
-    # In a process of its own: a Kafka client that is refused leaves its sockets behind.
+    # In a process of its own: a Kafka client that is rejected leaves its sockets behind.
     env = {**os.environ, **local.environment(stranger)}
     run = subprocess.run([sys.executable, "-c", CREATE_TOPICS], env=env, capture_output=True, text=True, check=False)
 

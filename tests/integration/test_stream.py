@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from demo import ANSWERS, ORDER_LINES
 from evaluation.datasets.online_retail import read_retail
 from features.definitions import VIEWS
-from features.parity import read_served
+from features.parity import read_served_features
 from features.repository import FeatureRepository
 from infra import local, process
 from infra.scratch import settings_on_free_ports, start_empty
@@ -40,9 +40,9 @@ from streams.contract.messages import RawRecord
 from streams.contract.stage import BatchPolicy
 from streams.contract.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
 from streams.operations import status
-from streams.operations.dead_letter_queue import Filter, LetterBox
+from streams.operations.dead_letter_queue import DeadLetterQueue, Filter
 from streams.operations.rebuild import rebuild
-from streams.runtime.in_process import InProcessLog, InProcessRuntime
+from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 from streams.runtime.kafka_clients import Producer, read_all
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -77,11 +77,11 @@ class Running:
         self.wait_until_lag(tuple(topic.name for topic in status.SOURCES))
 
     def wait_for_item_tables(self) -> None:
-        """Wait until every worker's item table holds all of `item-features`: inference reads the catalogue there."""
+        """Wait until every worker's item table holds all of `item-features`: inference reads the catalog there."""
         [topic] = [topic for topic in status.topics_status(self.settings) if topic.name == ITEM_FEATURES.name]
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         for worker in self.workers:
-            while dict(_samples(worker, "reaseq_followed_records")) != {(("topic", ITEM_FEATURES.name),): topic.held}:
+            while dict(_samples(worker, "reaseq_tailed_records")) != {(("topic", ITEM_FEATURES.name),): topic.held}:
                 assert time.monotonic() < deadline, f"{worker.name} did not follow {topic}"
                 time.sleep(0.2)
 
@@ -97,7 +97,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The system, up, with a catalogue and half of the events behind it when a worker is killed."""
+    """The system, up, with a catalog and half of the events behind it when a worker is killed."""
     state = tmp_path_factory.mktemp("system")
     os.symlink(quick_demo / "state" / "models", state / "models")
     settings = settings_on_free_ports(state)
@@ -105,7 +105,7 @@ def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     settings.kafka.session_timeout_s = 6.0
     settings.kafka.archive_batch_wait_s = 1.0
     settings.service.port = process.free_port()
-    settings.service.served_share = 1.0
+    settings.service.served_feature_log_share = 1.0
     try:
         rebuild(settings, start_empty(settings))
         workers = [local.start_worker(settings, f"worker-{number}") for number in (1, 2)]
@@ -145,8 +145,8 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Row
     settings.knowledge.recorded_file = ANSWERS
     system = assemble(settings, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
     system.use_behavior(current(running.settings.models_dir, "behavior"))
-    log = InProcessLog()
-    log.subscribe(ITEM_FEATURES.name, system.follow_items)
+    log = InProcessBroker()
+    log.subscribe(ITEM_FEATURES.name, system.apply_item_records)
     runtime = InProcessRuntime(log, lambda stage: Delivery(stage, log, system.store, 300.0), system.stages)
 
     async def replay() -> None:
@@ -185,7 +185,7 @@ def test_no_event_is_lost_or_doubled(after_the_kill: Running) -> None:
 
 
 def test_nothing_went_to_the_dead_letters(after_the_kill: Running) -> None:
-    assert not LetterBox(after_the_kill.settings.kafka, 3).counts()
+    assert not DeadLetterQueue(after_the_kill.settings.kafka, 3).counts()
 
 
 def test_a_second_replay_changes_no_value_and_reasons_about_nothing(after_the_kill: Running) -> None:
@@ -232,7 +232,7 @@ def test_what_was_served_is_what_the_point_in_time_join_tells_training(after_the
     run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
     assert run.returncode == 0, run.stdout + run.stderr
-    rows = read_served(settings.state_dir / "served")
+    rows = read_served_features(settings.state_dir / "served")
     users = [row for row in rows if row.entity == "user"]
     assert len(users) >= served and len(rows) >= 2 * served and f"{len(rows)} served rows" in run.stdout
     assert " equal " in run.stdout and not any(f" {verdict} " in run.stdout for verdict in ("different", "late", "yet"))
@@ -286,7 +286,7 @@ def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: R
     after_the_kill.settle()
 
     buried: Counter[str] = Counter()
-    for (_, reason), count in LetterBox(after_the_kill.settings.kafka, 3).counts().items():
+    for (_, reason), count in DeadLetterQueue(after_the_kill.settings.kafka, 3).counts().items():
         buried[reason] += count
     assert buried == Counter(["malformed_json", *(reason for *_, reason in bad)])
     users = FeatureRepository(after_the_kill.settings).read_users(["u"])
@@ -303,7 +303,10 @@ def _produce_compressed(settings: Settings, topic: Topic, key: str, value: bytes
 
 
 def test_dead_letters_are_looked_at_and_replayed_by_command(after_the_kill: Running) -> None:
-    settings, [*letters] = after_the_kill.settings, LetterBox(after_the_kill.settings.kafka, 3).open(Filter(reason="unknown_*"))
+    settings, [*letters] = (
+        after_the_kill.settings,
+        DeadLetterQueue(after_the_kill.settings.kafka, 3).open(Filter(reason="unknown_*")),
+    )
 
     listed = _command(settings, "dead-letters", "list", "--reason", "unknown_*")
     shown = _command(settings, "dead-letters", "show", letters[0].id)
@@ -313,7 +316,7 @@ def test_dead_letters_are_looked_at_and_replayed_by_command(after_the_kill: Runn
     assert len(letters) == 1 and letters[0].id in listed
     assert "item.9" in shown and "unknown_schema" in shown
     assert "1 replayed" in replayed
-    [again] = LetterBox(settings.kafka, 3).open(Filter(reason="unknown_*"))
+    [again] = DeadLetterQueue(settings.kafka, 3).open(Filter(reason="unknown_*"))
     assert again.attempts == 2 and again.id != letters[0].id
     assert "1 discarded" in _command(settings, "dead-letters", "discard", "--id", again.id)
 
@@ -324,7 +327,7 @@ def test_one_wish_removes_all_that_is_known_of_a_user(after_the_kill: Running) -
     before = store.read_users([user_id, other])
     assert before[user_id].history.item_ids and before[user_id].inferred.item_ids
     assert user_id in _archived(settings)
-    letters = LetterBox(settings.kafka, 3)
+    letters = DeadLetterQueue(settings.kafka, 3)
     of_others = letters.counts()["behavior", "malformed_json"]
     producer = Producer(settings.kafka)
     producer.send_raw([RawRecord(EVENTS.name, user_id.encode(), b"{broken", int(time.time() * 1000))])

@@ -21,7 +21,7 @@ from reaseq.records import Claim, ProductKnowledge
 Ask = Callable[[Call], Awaitable[Completion]]
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """An agent's answer cannot be used; `reason` is a code."""
 
     def __init__(self, agent: str, reason: str) -> None:
@@ -41,7 +41,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Panel:
+class AgentPipeline:
     """The agents of one vocabulary, and whose claims they make."""
 
     agents: Mapping[str, Agent]
@@ -49,12 +49,12 @@ class Panel:
     speaker: str
     text_limit_chars: int
 
-    async def discuss(
+    async def run(
         self, content: Content, ask: Ask, drafting: Collection[str] = DRAFTING, given: tuple[Claim, ...] = ()
     ) -> ProductKnowledge:
         """Knowledge of one item. `drafting` are the agents that are asked, `given` the claims that others made for the rest.
 
-        An agent whose answer is refused leaves its groups empty. Raises Refused where no agent's answer can be used, and
+        An agent whose answer is rejected leaves its groups empty. Raises Rejected where no agent's answer can be used, and
         where the critic's cannot: claims that nobody has checked do not stand.
         """
         draft = await self._draft(content, ask, drafting)
@@ -66,7 +66,7 @@ class Panel:
             vocabulary=self.vocabulary.version,
             claims=tuple(sorted(claims, key=lambda claim: order[claim.group])),
             product_type=draft.product_type,
-            profile=await self._synthesise(content, ask, claims),
+            profile=await self._synthesize(content, ask, claims),
             complements=draft.complements,
             substitutes=draft.substitutes,
         )
@@ -75,14 +75,14 @@ class Panel:
         names = [name for name in DRAFTING if name in drafting]
         answers = await asyncio.gather(*(self._answer(ask, name, content) for name in names), return_exceptions=True)
         _raise_others(answers)
-        draft, refusals = Draft(), []
+        draft, rejections = Draft(), []
         for name, answer in zip(names, answers, strict=True):
             if isinstance(answer, Strict):
                 self._take(draft, name, answer, content)
-            elif isinstance(answer, Refused):
-                refusals.append(answer)
-        if len(refusals) == len(names):
-            raise refusals[0]
+            elif isinstance(answer, Rejected):
+                rejections.append(answer)
+        if len(rejections) == len(names):
+            raise rejections[0]
         return draft
 
     def _take(self, draft: Draft, name: str, answer: Strict, content: Content) -> None:
@@ -106,7 +106,7 @@ class Panel:
         """Drops the claims that the critic found wrong; returns, by agent, those to be revised and why."""
         if not draft.claims:
             return {}
-        agent_of = {group.name: group.agent for group in self.vocabulary.groups}
+        agent_by_group = {group.name: group.agent for group in self.vocabulary.groups}
         answer = await self._answer(ask, "critic", content, claims=_numbered(draft.claims))
         verdicts = {objection["claim"]: objection for objection in answer.model_dump()["objections"]}
         standing, revise = [], {}  # type: ignore[var-annotated]
@@ -115,10 +115,10 @@ class Panel:
             if verdict is None:
                 standing.append(claim)
                 continue
-            metrics.CLAIMS_DROPPED.labels(agent_of[claim.group], f"critic_{verdict['verdict']}").inc()
+            metrics.CLAIMS_DROPPED.labels(agent_by_group[claim.group], f"critic_{verdict['verdict']}").inc()
             if verdict["verdict"] == "revise":
                 fault = {"group": claim.group, "value": claim.value, "fault": verdict["note"]}
-                revise.setdefault(agent_of[claim.group], []).append(fault)
+                revise.setdefault(agent_by_group[claim.group], []).append(fault)
         draft.claims = standing
         return revise
 
@@ -137,24 +137,24 @@ class Panel:
                 repaired = [claim for claim in again if (claim.group, claim.value) not in faulty]
                 draft.claims = list(admit([*draft.claims, *repaired], self.vocabulary, content, name))
 
-    async def _synthesise(self, content: Content, ask: Ask, claims: tuple[Claim, ...]) -> str:
+    async def _synthesize(self, content: Content, ask: Ask, claims: tuple[Claim, ...]) -> str:
         if not claims:
             return ""
         try:
             answer = await self._answer(ask, "synthesis", content, claims=[f"{c.group}: {c.value}" for c in claims])
-        except Refused:
+        except Rejected:
             return ""  # the claims stand without it: the item keeps the vector of its text
         return admit_profile(answer.model_dump()["profile"])
 
     async def _answer(self, ask: Ask, name: str, content: Content, **more: Any) -> Strict:
         agent = self.agents[name]
         completion = await ask(agent.ask(content, self.text_limit_chars, **more))
-        reason = completion.refused
+        reason = completion.rejected
         if not reason:
             answer, reason = parse(agent.answer, completion.text)
             if answer:
                 return answer
-        raise Refused(name, reason)
+        raise Rejected(name, reason)
 
 
 def thinking(text: str) -> str:
@@ -173,7 +173,7 @@ def _numbered(claims: list[Claim]) -> list[dict[str, Any]]:
 
 
 def _raise_others(outcomes: list[Strict | BaseException]) -> None:
-    """A refusal is an outcome; anything else that was raised is not."""
+    """A rejection is an outcome; anything else that was raised is not."""
     for outcome in outcomes:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, Refused):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, Rejected):
             raise outcome

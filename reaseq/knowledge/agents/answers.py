@@ -86,7 +86,7 @@ def grammar(answer: type[Strict]) -> str:
 
 
 def parse(answer: type[Strict], text: str) -> tuple[Strict | None, str]:
-    """The answer in `text`, or None and the reason for which it is refused."""
+    """The answer in `text`, or None and the reason for which it is rejected."""
     try:
         return answer.model_validate_json(text), ""
     except ValidationError as error:

@@ -11,15 +11,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from reaseq.errors import CatalogueError
-from reaseq.knowledge.agents.agent_pipeline import Panel, Refused
+from reaseq.errors import CatalogError
+from reaseq.knowledge.agents.agent_pipeline import AgentPipeline, Rejected
 from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.agents.prompts import DRAFTING
-from reaseq.knowledge.agents.reasoner import identity_of
+from reaseq.knowledge.agents.reasoner import build_identity
 from reaseq.knowledge.llm.call import Call, Completion, Model
-from reaseq.knowledge.llm.endpoint import completion_of
+from reaseq.knowledge.llm.endpoint import parse_completion
 from reaseq.knowledge.llm.ledger import Entry, Ledger
-from reaseq.knowledge.reasoner import Subject
+from reaseq.knowledge.reasoner import ReasoningItem
 
 ENDPOINT = "/v1/chat/completions"
 CHARS_PER_TOKEN = 4.0  # where nothing was measured yet
@@ -31,21 +31,21 @@ FOLLOWING = ("critic", "synthesis")
 class Agents:
     """The agents, the model that speaks for them, and what was asked of them before."""
 
-    panel: Panel
+    panel: AgentPipeline
     model: Model
     ledger: Ledger
 
     @property
     def identity(self) -> str:
         """What a fingerprint says of them."""
-        return identity_of(self.panel, self.model)
+        return build_identity(self.panel, self.model)
 
 
 class _NotAsked(Exception):
     """The ledger has no answer to a call."""
 
 
-async def pending_calls(agents: Agents, subject: Subject) -> list[Call]:
+async def pending_calls(agents: Agents, subject: ReasoningItem) -> list[Call]:
     """The calls of the next round for an item: none where everything it needs has been answered."""
     missing: list[Call] = []
 
@@ -57,8 +57,8 @@ async def pending_calls(agents: Agents, subject: Subject) -> list[Call]:
         return known
 
     try:
-        await agents.panel.discuss(subject.content, ask)
-    except (Refused, _NotAsked):
+        await agents.panel.run(subject.content, ask)
+    except (Rejected, _NotAsked):
         pass
     return missing
 
@@ -83,12 +83,12 @@ class Forecaster:
         self.total = Forecast()
         self.basis = "as such calls took before" if self._past else "a rough guess: no call was ever made"
 
-    async def add(self, subjects: Iterable[Subject]) -> None:
+    async def add(self, subjects: Iterable[ReasoningItem]) -> None:
         """Count items."""
         for subject in subjects:
             await self._add(subject)
 
-    async def _add(self, subject: Subject) -> None:
+    async def _add(self, subject: ReasoningItem) -> None:
         calls = await pending_calls(self._agents, subject)
         if not calls:
             return
@@ -107,7 +107,7 @@ class Forecaster:
         self.total.tokens_out += past.tokens_out / past.calls if past else ANSWER_CHARS / CHARS_PER_TOKEN
 
 
-async def export_batch(agents: Agents, subjects: Iterable[Subject], path: Path) -> Counter[str]:
+async def export_batch(agents: Agents, subjects: Iterable[ReasoningItem], path: Path) -> Counter[str]:
     """Write the pending calls of the next round to a file; returns how many each agent has. Equal calls are written once."""
     counts: Counter[str] = Counter()
     written: set[str] = set()
@@ -124,11 +124,11 @@ async def export_batch(agents: Agents, subjects: Iterable[Subject], path: Path) 
     return counts
 
 
-async def import_batch(agents: Agents, subjects: Iterable[Subject], path: Path) -> Counter[str]:
-    """Take the answers of a batch into the ledger; returns how many were accepted, and how many refused for which reason.
+async def import_batch(agents: Agents, subjects: Iterable[ReasoningItem], path: Path) -> Counter[str]:
+    """Take the answers of a batch into the ledger; returns how many were accepted, and how many rejected for which reason.
 
     An answer counts only where its item still asks for it: whatever else stands in the file changes nothing. Raises
-    CatalogueError, which names the line, where the file is not what a batch service writes.
+    CatalogError, which names the line, where the file is not what a batch service writes.
     """
     answers = _read_answers(path)
     outcomes: Counter[str] = Counter()
@@ -138,8 +138,8 @@ async def import_batch(agents: Agents, subjects: Iterable[Subject], path: Path) 
             fingerprint = call.fingerprint(agents.model)
             completion = answers.get(fingerprint)
             if completion and fingerprint not in entries:
-                refused = completion.refused or parse(agents.panel.agents[call.agent].answer, completion.text)[1]
-                outcomes[refused or "accepted"] += 1
+                rejected = completion.rejected or parse(agents.panel.agents[call.agent].answer, completion.text)[1]
+                outcomes[rejected or "accepted"] += 1
                 origin = (subject.item_id, subject.seller_id, subject.content.hash)
                 entries[fingerprint] = Entry(fingerprint, call.agent, agents.model.identity, *origin, completion, "batch")
     outcomes["not_asked"] = len(answers.keys() - entries.keys())
@@ -156,7 +156,7 @@ def _read_answers(path: Path) -> dict[str, Completion]:
                 fingerprint, response = answer["custom_id"], answer.get("response")
                 if answer.get("error") or not response or response["status_code"] != 200:
                     continue  # not answered: the next export asks again
-                answers[str(fingerprint)] = completion_of(response["body"])
+                answers[str(fingerprint)] = parse_completion(response["body"])
             except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise CatalogueError(f"{path}, line {number}: no answer of a batch: {error!r}") from error
+                raise CatalogError(f"{path}, line {number}: no answer of a batch: {error!r}") from error
     return answers

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from reaseq.errors import EndpointUnavailable
 from reaseq.knowledge import metrics
-from reaseq.knowledge.agents.agent_pipeline import Ask, Panel, Refused
+from reaseq.knowledge.agents.agent_pipeline import AgentPipeline, Ask, Rejected
 from reaseq.knowledge.agents.prompts import DRAFTING, make_agents, version
-from reaseq.knowledge.llm.budget import Budgets, Purse
+from reaseq.knowledge.llm.budget import TokenBudget, TokenLimits
 from reaseq.knowledge.llm.call import Call, Completion, Model
 from reaseq.knowledge.llm.endpoint import Endpoint
 from reaseq.knowledge.llm.ledger import Entry, Ledger
-from reaseq.knowledge.reasoner import Answers, Subject
+from reaseq.knowledge.reasoner import Answers, ReasoningItem
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 from reaseq.settings import LlmSettings
@@ -25,13 +25,13 @@ log = structlog.get_logger()
 NOT_KEPT = {"no_answer"}  # says nothing about the call: the next time it may be answered
 
 
-def make_panel(vocabulary: Vocabulary, settings: LlmSettings, model: Model) -> Panel:
+def build_agent_pipeline(vocabulary: Vocabulary, settings: LlmSettings, model: Model) -> AgentPipeline:
     """The agents for a vocabulary, as the settings bound them."""
     agents = make_agents(vocabulary, settings.reasoning_limit_chars)
-    return Panel(agents, vocabulary, f"llm:{model.name}", settings.text_limit_chars)
+    return AgentPipeline(agents, vocabulary, f"llm:{model.name}", settings.text_limit_chars)
 
 
-def identity_of(panel: Panel, model: Model) -> str:
+def build_identity(panel: AgentPipeline, model: Model) -> str:
     """What the answers depend on beside an item's content: prompts, vocabulary, model and decoding."""
     return f"llm:{model.identity}:{version(dict(panel.agents))}"
 
@@ -47,22 +47,22 @@ class BudgetExhausted(Exception):
 class VllmReasoner:
     """Reasons about many items at once; the endpoint bounds how many calls are under way."""
 
-    def __init__(self, panel: Panel, endpoint: Endpoint, ledger: Ledger, budgets: Budgets) -> None:
+    def __init__(self, panel: AgentPipeline, endpoint: Endpoint, ledger: Ledger, budgets: TokenLimits) -> None:
         self._panel = panel
         self._endpoint = endpoint
         self._ledger = ledger
-        self._purse = Purse(budgets, ledger)
+        self._budget = TokenBudget(budgets, ledger)
         self._under_way: dict[str, asyncio.Future[Completion]] = {}
-        self.identity = identity_of(panel, endpoint.model)
+        self.identity = build_identity(panel, endpoint.model)
 
-    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> Answers:
-        """Knowledge of each item; None where every answer was refused or a budget is used up.
+    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
+        """Knowledge of each item; None where every answer was rejected or a budget is used up.
 
         Raises EndpointUnavailable, when all that can be answered has been: what was is in the ledger.
         """
         return await self.reason_in_part([(subject, DRAFTING, ()) for subject in subjects])
 
-    async def reason_in_part(self, asked: Sequence[tuple[Subject, Collection[str], tuple[Claim, ...]]]) -> Answers:
+    async def reason_in_part(self, asked: Sequence[tuple[ReasoningItem, Collection[str], tuple[Claim, ...]]]) -> Answers:
         """The same, where some drafting agents need not be asked because others have made their claims."""
         outcomes = await asyncio.gather(*(self._one(*one) for one in asked), return_exceptions=True)
         answers: Answers = []
@@ -72,18 +72,20 @@ class VllmReasoner:
             answers.append(outcome)
         return answers
 
-    async def _one(self, subject: Subject, drafting: Collection[str], given: tuple[Claim, ...]) -> ProductKnowledge | None:
+    async def _one(
+        self, subject: ReasoningItem, drafting: Collection[str], given: tuple[Claim, ...]
+    ) -> ProductKnowledge | None:
         try:
-            knowledge = await self._panel.discuss(subject.content, self._ask_for(subject), drafting, given)
-        except Refused as refusal:
-            log.info("reasoning_refused", item_id=subject.item_id, agent=refusal.agent, reason=refusal.reason)
+            knowledge = await self._panel.run(subject.content, self._ask_for(subject), drafting, given)
+        except Rejected as rejection:
+            log.info("reasoning_rejected", item_id=subject.item_id, agent=rejection.agent, reason=rejection.reason)
             return None
         except BudgetExhausted as exhausted:
-            metrics.BUDGET_REFUSALS.labels(exhausted.budget).inc()
+            metrics.BUDGET_REJECTIONS.labels(exhausted.budget).inc()
             return None
         return knowledge if knowledge.claims else None
 
-    def _ask_for(self, subject: Subject) -> Ask:
+    def _ask_for(self, subject: ReasoningItem) -> Ask:
         async def ask(call: Call) -> Completion:
             fingerprint = call.fingerprint(self._endpoint.model)
             known = self._ledger.find(fingerprint)
@@ -96,8 +98,8 @@ class VllmReasoner:
 
         return ask
 
-    async def _make(self, call: Call, fingerprint: str, subject: Subject) -> Completion:
-        if exhausted := self._purse.exhausted(subject):
+    async def _make(self, call: Call, fingerprint: str, subject: ReasoningItem) -> Completion:
+        if exhausted := self._budget.exhausted(subject):
             raise BudgetExhausted(exhausted)
         answered: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._under_way[fingerprint] = answered
@@ -114,14 +116,14 @@ class VllmReasoner:
         finally:
             del self._under_way[fingerprint]
 
-    def _enter(self, call: Call, fingerprint: str, subject: Subject, completion: Completion) -> None:
+    def _enter(self, call: Call, fingerprint: str, subject: ReasoningItem, completion: Completion) -> None:
         model = self._endpoint.model.identity
         entry = Entry(fingerprint, call.agent, model, subject.item_id, subject.seller_id, subject.content.hash, completion)
-        if completion.refused not in NOT_KEPT:
+        if completion.rejected not in NOT_KEPT:
             self._ledger.enter([entry])
         usage = completion.usage
-        self._purse.spend(subject, usage.tokens_in + usage.tokens_out)
-        metrics.CALLS.labels(call.agent, completion.refused or "answered").inc()
+        self._budget.spend(subject, usage.tokens_in + usage.tokens_out)
+        metrics.CALLS.labels(call.agent, completion.rejected or "answered").inc()
         metrics.SECONDS.labels(call.agent).observe(usage.seconds)
         for kind, count in (("in", usage.tokens_in), ("cached", usage.tokens_cached), ("out", usage.tokens_out)):
             metrics.TOKENS.labels(call.agent, kind).inc(count)

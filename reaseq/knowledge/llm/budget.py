@@ -4,13 +4,13 @@ import time
 from dataclasses import dataclass
 
 from reaseq.knowledge.llm.ledger import Ledger, day_start_ms
-from reaseq.knowledge.reasoner import Subject
+from reaseq.knowledge.reasoner import ReasoningItem
 
 RESYNC_S = 5.0  # how long sums over the ledger are kept: other workers of the machine spend from the same budgets
 
 
 @dataclass(frozen=True)
-class Budgets:
+class TokenLimits:
     """Limits in tokens, in and out together; None is no limit. They bound new calls: one that is under way is paid for."""
 
     item_tokens: int | None = None
@@ -18,15 +18,15 @@ class Budgets:
     day_tokens: int | None = None
 
 
-class Purse:
+class TokenBudget:
     """Says which budget, if any, forbids a further call for an item."""
 
-    def __init__(self, budgets: Budgets, ledger: Ledger) -> None:
+    def __init__(self, budgets: TokenLimits, ledger: Ledger) -> None:
         self._budgets = budgets
         self._ledger = ledger
         self._sums: dict[str | None, tuple[float, int]] = {}
 
-    def exhausted(self, subject: Subject) -> str:
+    def exhausted(self, subject: ReasoningItem) -> str:
         """The name of the budget that is used up; empty where a call may be made."""
         limits = self._budgets
         if limits.item_tokens is not None and self._ledger.tokens_of_item(subject.item_id) >= limits.item_tokens:
@@ -38,7 +38,7 @@ class Purse:
             return "day"
         return ""
 
-    def spend(self, subject: Subject, tokens: int) -> None:
+    def spend(self, subject: ReasoningItem, tokens: int) -> None:
         """Count tokens at once, before the next sum over the ledger sees them."""
         for key in (subject.seller_id, None):
             if key in self._sums:

@@ -75,5 +75,5 @@ class Completion:
     """What came back: the text, or the reason for which there is none that can be used; a `truncated` one has its beginning."""
 
     text: str = ""
-    refused: str = ""
+    rejected: str = ""
     usage: Usage = Usage()

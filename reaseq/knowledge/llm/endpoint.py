@@ -14,7 +14,7 @@ from reaseq.errors import EndpointUnavailable
 from reaseq.knowledge import metrics
 from reaseq.knowledge.llm.call import Call, Completion, Model, Usage
 from reaseq.knowledge.llm.priority_semaphore import Slots
-from reaseq.knowledge.llm.retries import Breaker, Retries, Timeouts
+from reaseq.knowledge.llm.retries import CircuitBreaker, RetryPolicy, Timeouts
 from reaseq.settings import LlmSettings
 
 log = structlog.get_logger()
@@ -30,11 +30,11 @@ class Endpoint:
     """Completes calls. Belongs to one event loop."""
 
     def __init__(self, settings: LlmSettings) -> None:
-        self.model = model_of(settings)
+        self.model = to_model(settings)
         self._settings = settings
         self._timeouts = Timeouts(settings.connect_timeout_s, settings.answer_timeout_s)
-        self._retries = Retries(settings.attempts_limit, settings.retry_first_s, settings.retry_limit_s)
-        self._breaker = Breaker(settings.breaker_failures, settings.breaker_open_s)
+        self._retries = RetryPolicy(settings.attempts_limit, settings.retry_first_s, settings.retry_limit_s)
+        self._breaker = CircuitBreaker(settings.breaker_failures, settings.breaker_open_s)
         self._slots = Slots(settings.concurrency_limit_calls)
         self._draw = random.Random()  # noqa: S311  jitter, not a secret
         self._session: aiohttp.ClientSession | None = None
@@ -58,7 +58,7 @@ class Endpoint:
             if self._breaker.is_open or not await self._is_there():
                 raise EndpointUnavailable(f"{self._settings.base_url} does not answer")
         # The endpoint is there: the fault lies in this call, and waiting for it would hold up all others.
-        return Completion(refused="no_answer", usage=Usage(seconds=time.perf_counter() - started, retries=attempt))
+        return Completion(rejected="no_answer", usage=Usage(seconds=time.perf_counter() - started, retries=attempt))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -75,12 +75,14 @@ class Endpoint:
             self._breaker.released()
             raise
         completion = _completion(status, payload, time.perf_counter() - started, attempt)
-        if completion.refused in _EVERYBODYS:
+        if completion.rejected in _EVERYBODYS:
             self._failed(call, f"HTTP {status}: {(payload or b'')[:200]!r}")
             return None
         self._breaker.succeeded()
         if status != HTTPStatus.OK:
-            log.warning("call_refused", agent=call.agent, status=status, answer=(payload or b"")[:500].decode(errors="replace"))
+            log.warning(
+                "call_rejected", agent=call.agent, status=status, answer=(payload or b"")[:500].decode(errors="replace")
+            )
         return completion
 
     async def _is_there(self) -> bool:
@@ -118,7 +120,7 @@ class Endpoint:
             log.warning("call_failed", agent=call.agent, fault=fault, breaker_open=self._breaker.is_open)
 
 
-def model_of(settings: LlmSettings) -> Model:
+def to_model(settings: LlmSettings) -> Model:
     """The model that the settings name, with its decoding."""
     return Model(
         settings.model,
@@ -133,13 +135,13 @@ def model_of(settings: LlmSettings) -> Model:
 def _completion(status: int, payload: bytes | None, seconds: float, retries: int) -> Completion:
     """What a response says; its payload is None where it is larger than it may be."""
     if status != HTTPStatus.OK:
-        return Completion(refused=f"http_{status}", usage=Usage(seconds=seconds, retries=retries))
+        return Completion(rejected=f"http_{status}", usage=Usage(seconds=seconds, retries=retries))
     if payload is None:
-        return Completion(refused="too_large", usage=Usage(seconds=seconds, retries=retries))
-    return completion_of(payload, seconds, retries)
+        return Completion(rejected="too_large", usage=Usage(seconds=seconds, retries=retries))
+    return parse_completion(payload, seconds, retries)
 
 
-def completion_of(payload: bytes | dict[str, Any], seconds: float = 0.0, retries: int = 0) -> Completion:
+def parse_completion(payload: bytes | dict[str, Any], seconds: float = 0.0, retries: int = 0) -> Completion:
     """What a chat-completions response says, whoever served it."""
     try:
         answer = json.loads(payload) if isinstance(payload, bytes) else payload
@@ -150,9 +152,9 @@ def completion_of(payload: bytes | dict[str, Any], seconds: float = 0.0, retries
         text, finished = choice["message"]["content"], choice["finish_reason"]
         (text or "").encode()  # half a surrogate pair is JSON, but no text
     except (ValueError, LookupError, TypeError, AttributeError):
-        return Completion(refused="garbage_response", usage=Usage(seconds=seconds, retries=retries))
+        return Completion(rejected="garbage_response", usage=Usage(seconds=seconds, retries=retries))
     if not isinstance(text, str) or not text.strip():
-        return Completion(refused="empty_answer", usage=usage)
+        return Completion(rejected="empty_answer", usage=usage)
     if finished == "length":
-        return Completion(text=text, refused="truncated", usage=usage)
+        return Completion(text=text, rejected="truncated", usage=usage)
     return Completion(text=text, usage=usage)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reaseq.errors import CatalogueError
+from reaseq.errors import CatalogError
 from reaseq.knowledge.llm.call import Completion, Usage
 
 BUSY_TIMEOUT_S = 30.0
@@ -32,7 +32,7 @@ _SCHEMA = pa.schema(
         ("seller_id", pa.string()),
         ("content", pa.string()),
         ("text", pa.string()),
-        ("refused", pa.string()),
+        ("rejected", pa.string()),
         ("tokens_in", pa.int64()),
         ("tokens_cached", pa.int64()),
         ("tokens_out", pa.int64()),
@@ -76,7 +76,7 @@ class Cost:
 
     group: str
     calls: int
-    refused: int
+    rejected: int
     tokens_in: int
     tokens_cached: int
     tokens_out: int
@@ -100,7 +100,7 @@ class Ledger:
 
     def find(self, fingerprint: str) -> Completion | None:
         """The answer to a call that was made before."""
-        query = "SELECT text, refused, tokens_in, tokens_cached, tokens_out, seconds, retries FROM calls WHERE fingerprint = ?"
+        query = "SELECT text, rejected, tokens_in, tokens_cached, tokens_out, seconds, retries FROM calls WHERE fingerprint = ?"
         row = self._db.execute(query, (fingerprint,)).fetchone()
         return Completion(row[0], row[1], Usage(*row[2:])) if row else None
 
@@ -127,9 +127,9 @@ class Ledger:
     def costs(self, by: str, limit: int = 1000) -> list[Cost]:
         """Costs grouped by one of GROUPINGS, the dearest first; what was imported cost nothing here."""
         if by not in GROUPINGS:
-            raise CatalogueError(f"costs are grouped by {', '.join(GROUPINGS)}, not by {by!r}")
+            raise CatalogError(f"costs are grouped by {', '.join(GROUPINGS)}, not by {by!r}")
         key = "strftime('%Y-%m-%d', answered_ms / 1000, 'unixepoch')" if by == "day" else by
-        query = f"""SELECT {key}, count(*), sum(refused != ''), sum(tokens_in), sum(tokens_cached), sum(tokens_out),
+        query = f"""SELECT {key}, count(*), sum(rejected != ''), sum(tokens_in), sum(tokens_cached), sum(tokens_out),
                            sum(seconds), sum(retries)
                     FROM calls WHERE origin != 'import' GROUP BY 1 ORDER BY sum(tokens_in + tokens_out) DESC LIMIT ?"""  # noqa: S608
         return [Cost(*row) for row in self._db.execute(query, (limit,))]
@@ -152,12 +152,12 @@ class Ledger:
     def import_parquet(self, path: Path) -> tuple[int, int]:
         """Take over another ledger's calls, marked as imported. Returns how many rows it has, and how many were new.
 
-        Raises CatalogueError where the file is no exported ledger.
+        Raises CatalogError where the file is no exported ledger.
         """
         try:
             table = pq.ParquetFile(path)
             if table.schema_arrow.names != _COLUMNS:
-                raise CatalogueError(f"{path}: columns {table.schema_arrow.names}, expected {_COLUMNS}")
+                raise CatalogError(f"{path}: columns {table.schema_arrow.names}, expected {_COLUMNS}")
             rows = new = 0
             with self._transaction():
                 for batch in table.iter_batches(EXPORT_ROWS):
@@ -166,7 +166,7 @@ class Ledger:
                     rows += len(values)
             return rows, new
         except (pa.ArrowInvalid, OSError, sqlite3.IntegrityError) as error:
-            raise CatalogueError(f"{path}: {error}") from error
+            raise CatalogError(f"{path}: {error}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -204,7 +204,7 @@ def _row(entry: Entry, now_ms: int) -> tuple[object, ...]:
     completion, usage = entry.completion, entry.completion.usage
     return (
         *(entry.fingerprint, entry.agent, entry.model, entry.item_id, entry.seller_id, entry.content),
-        *(completion.text, completion.refused),
+        *(completion.text, completion.rejected),
         *(usage.tokens_in, usage.tokens_cached, usage.tokens_out, usage.seconds, usage.retries),
         *(entry.answered_ms or now_ms, entry.origin),
     )

@@ -14,7 +14,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True)
-class Retries:
+class RetryPolicy:
     """How often an attempt that failed on the way is repeated, and how long to wait before."""
 
     attempts: int = 4
@@ -26,7 +26,7 @@ class Retries:
         return min(self.first_s * 2.0**attempt, self.limit_s) * (0.5 + 0.5 * draw.random())
 
 
-class Breaker:
+class CircuitBreaker:
     """Opens after `failures` failures in a row; `open_s` later it lets one call try, whose outcome closes or reopens it."""
 
     def __init__(self, failures: int, open_s: float) -> None:

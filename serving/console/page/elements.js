@@ -1,4 +1,4 @@
-// Elements out of text: nothing that comes from a catalogue is ever read as HTML.
+// Elements out of text: nothing that comes from a catalog is ever read as HTML.
 
 export function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);

@@ -17,7 +17,7 @@ export async function item(id) {
     item.form(),
     element("div", { class: "columns" }, element("section", {}, element("h2", {}, "What its listing says"), listing(card)), element("section", {}, element("h2", {}, "What is known of it"), known(card))),
     element("h2", {}, "Claims"), claims(card),
-    element("h2", {}, "Neighbours"), neighbours(card),
+    element("h2", {}, "Neighbors"), neighbors(card),
     element("h2", {}, "What the language model was asked"), calls(card),
   ];
 }
@@ -57,8 +57,8 @@ const claims = (card) => table("Out of the closed vocabulary, and on whose word"
     share(claim.confidence, "confidence"), claim.evidence ? element("mark", {}, claim.evidence) : "the whole text", claim.reasoner,
   ]), "Nothing is claimed yet: the item is served by its text.");
 
-const neighbours = (card) => table("On sale, closest by meaning", [{ name: "item" }, { name: "cosine", number: true }, { name: "claims shared", number: true }],
-  card.neighbours.map((of) => [link("item", of.item_id, of.title || of.item_id), of.cosine.toFixed(3), count(of.claims_shared)]), "It is in no table.");
+const neighbors = (card) => table("On sale, closest by meaning", [{ name: "item" }, { name: "cosine", number: true }, { name: "claims shared", number: true }],
+  card.neighbors.map((of) => [link("item", of.item_id, of.title || of.item_id), of.cosine.toFixed(3), count(of.claims_shared)]), "It is in no table.");
 
 function calls(card) {
   if (card.calls === null) return element("p", { class: "empty" }, "No ledger can be read here; where the reasoning workers run, reaseq knowledge show tells.");
@@ -67,5 +67,5 @@ function calls(card) {
   return element("div", {},
     element("p", {}, `${several(card.calls.length, "call")}, ${count(sum("tokens_in"))} tokens in, ${count(sum("tokens_out"))} out, ${sum("seconds").toFixed(1)} s.`),
     table("Calls", [{ name: "agent" }, { name: "reasoning" }, { name: "tokens in", number: true }, { name: "cached", number: true }, { name: "out", number: true }, { name: "seconds", number: true }, { name: "model" }, { name: "answered" }],
-      card.calls.map((of) => [of.agent, of.refused ? element("span", { class: "bad" }, `refused: ${of.refused}`) : of.reasoning, count(of.tokens_in), count(of.tokens_cached), count(of.tokens_out), of.seconds.toFixed(2), of.model, time(of.answered_ms)]), ""));
+      card.calls.map((of) => [of.agent, of.rejected ? element("span", { class: "bad" }, `rejected: ${of.rejected}`) : of.reasoning, count(of.tokens_in), count(of.tokens_cached), count(of.tokens_out), of.seconds.toFixed(2), of.model, time(of.answered_ms)]), ""));
 }

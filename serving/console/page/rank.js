@@ -59,7 +59,7 @@ function field(name, label, attributes, hint) {
 }
 
 const summary = (answer) => element("p", {}, `${count(answer.candidates)} candidates at ${time(answer.time_ms)} in ${answer.took_ms.toFixed(1)} ms, `,
-  element("strong", {}, STEPS[answer.step]), answer.model ? ` (ranker ${answer.model})` : "", answer.features_time_ms ? `; newest behaviour ${time(answer.features_time_ms)}.` : ".");
+  element("strong", {}, STEPS[answer.step]), answer.model ? ` (ranker ${answer.model})` : "", answer.features_time_ms ? `; newest behavior ${time(answer.features_time_ms)}.` : ".");
 
 const degraded = (answer) => answer.degraded.length ? element("div", { class: "note" }, element("p", {}, `Step ${answer.step}, because:`), element("ul", {}, answer.degraded.map((reason) => element("li", {}, `${REASONS[reason]} (${reason})`)))) : null;
 
@@ -75,7 +75,7 @@ function explanation(of, titles) {
   const groups = Object.entries(of.groups).map(([name, odds]) => `${name} ${signed(odds)}`).join(", ");
   const rows = of.behaviors.slice(0, SHOWN_BEHAVIORS).map((by) => [link("item", by.item_id, titles[by.item_id] || by.item_id), signed(by.log_odds), by.time_ms === null ? `inferred, ${by.confidence.toFixed(2)}` : time(by.time_ms)]);
   return element("details", {}, element("summary", {}, `Log-odds it owes: ${groups}`),
-    table("What carried it, each taken away alone", [{ name: "behaviour" }, { name: "log-odds", number: true }, { name: "when" }], rows, "No behaviour is known."));
+    table("What carried it, each taken away alone", [{ name: "behavior" }, { name: "log-odds", number: true }, { name: "when" }], rows, "No behavior is known."));
 }
 
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);

@@ -11,9 +11,9 @@ from demo import ANSWERS, ORDER_LINES
 from evaluation.datasets.online_retail import read_retail
 from evaluation.metrics import Lists, Tally, ranks
 from reaseq.artifacts import current, publish
-from reaseq.errors import ArtefactError
+from reaseq.errors import ArtifactError
 from reaseq.knowledge.content import Content, fingerprint
-from reaseq.knowledge.reasoner import Subject
+from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.knowledge.recorded import RecordedReasoner
 from reaseq.knowledge.vocabulary import vocabulary_in_force
 
@@ -45,19 +45,19 @@ def test_a_published_model_is_found_again_and_equal_models_are_one_version(tmp_p
 
     assert current(tmp_path, "ranker") == first == again
     first.require(space_id="s")
-    with pytest.raises(ArtefactError, match="space_id"):
+    with pytest.raises(ArtifactError, match="space_id"):
         first.require(space_id="other")
 
 
 def test_a_missing_unfinished_or_damaged_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="reaseq demo"):
+    with pytest.raises(ArtifactError, match="reaseq demo"):
         current(tmp_path, "ranker")
-    artefact = publish(tmp_path, "ranker", "a", {"weights": b"1"}, {})
-    (artefact.path / "weights").write_bytes(b"2")
-    with pytest.raises(ArtefactError, match="changed or cut"):
+    artifact = publish(tmp_path, "ranker", "a", {"weights": b"1"}, {})
+    (artifact.path / "weights").write_bytes(b"2")
+    with pytest.raises(ArtifactError, match="changed or cut"):
         current(tmp_path, "ranker")
-    (artefact.path / "manifest.json").unlink()
-    with pytest.raises(ArtefactError, match="did not finish"):
+    (artifact.path / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="did not finish"):
         current(tmp_path, "ranker")
 
 
@@ -80,7 +80,7 @@ def test_a_fingerprint_names_content_vocabulary_and_reasoner() -> None:
 async def test_recorded_answers_are_found_by_content_and_hold_to_the_vocabulary() -> None:
     vocabulary = vocabulary_in_force()
     reasoner = RecordedReasoner.from_parquet(ANSWERS, vocabulary)
-    subjects = [Subject(Content.of(title, {})) for title in ("WHITE  HANGING HEART T-LIGHT HOLDER", "nobody sells this")]
+    subjects = [ReasoningItem(Content.of(title, {})) for title in ("WHITE  HANGING HEART T-LIGHT HOLDER", "nobody sells this")]
 
     answer, nothing = await reasoner.reason(subjects, np.zeros((2, 4), np.float32))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evaluation.baselines.item_knn import ItemKnn
-from evaluation.candidate_scorers import KnnSource, Make, sequences_at
+from evaluation.candidate_scorers import KnnScorer, ScorerFactory, sequences_at
 from evaluation.candidate_sets import (
     AGAIN,
     EACH,
@@ -22,22 +22,22 @@ from evaluation.candidate_sets import (
     TARGETS,
     UNIFORM,
     Lists,
-    again_lists,
-    new_lists,
-    ranks_of,
+    new_item_candidate_sets,
+    rank_targets,
+    repeat_candidate_sets,
 )
 from evaluation.datasets.interaction_log import Log
 from evaluation.datasets.mind import TEST_DAY, read_mind
-from evaluation.instances import Moment, aged, moments_of, open_to, times_of
+from evaluation.instances import Moment, aged, build_instances, open_to, to_times
 from evaluation.intervals import interval
-from evaluation.item_labels import attributes, beside, claims, told_of, words
+from evaluation.item_labels import attributes, beside, build_item_labels, claims, words
 from evaluation.ranking import (
     Outcome,
     Part,
     RankingEvaluation,
-    RankingStudy,
+    RankingExperiment,
     Variant,
-    auc_of,
+    compute_auc,
     counts_at,
     load_outcome,
     save_outcome,
@@ -47,15 +47,15 @@ from reaseq.behavior.examples import Basket
 from reaseq.behavior.history import event_key
 from reaseq.behavior.popularity import RecentSales
 from reaseq.days import DAY_MS
-from reaseq.ranker.training import RankerPlan
+from reaseq.ranker.training import RankerTrainingConfig
 from reaseq.records import Claim, History, Item, ProductKnowledge
 from reaseq.representation.trained_ids import TrainedIds
-from tests.fakes.catalog import CATALOGUE, DIM, ITEMS, NOW_MS, VOCABULARY
+from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY
 
-TABLE = CATALOGUE.snapshot.by_id()
+TABLE = CATALOG.snapshot.by_id()
 
 
-def log_of(users: int = 30, days: int = 40) -> Log:
+def build_log(users: int = 30, days: int = 40) -> Log:
     """Users who buy two random items every other day, each basket with the history before it."""
     generator = np.random.default_rng(0)
     baskets = []
@@ -77,11 +77,11 @@ def log_of(users: int = 30, days: int = 40) -> Log:
     return Log("made up", TABLE, VOCABULARY.size, tuple(baskets), items, np.zeros((ITEMS, DIM), np.float32))
 
 
-LOG = log_of()
+LOG = build_log()
 CUT_MS = NOW_MS + 20 * DAY_MS
 SALES = RecentSales.of(LOG.baskets, TABLE)
 EVENTS = [(b.time_ms, i) for b in LOG.baskets for i in b.item_ids]
-MOMENTS = moments_of(LOG, CUT_MS, NOW_MS + 30 * DAY_MS)
+MOMENTS = build_instances(LOG, CUT_MS, NOW_MS + 30 * DAY_MS)
 
 
 def test_targets_are_new_to_the_user_and_were_on_sale() -> None:
@@ -106,13 +106,13 @@ def test_what_may_be_given_is_on_sale_and_not_had_before() -> None:
 
 
 def test_negatives_were_not_bought_and_matched_ones_sold_as_often() -> None:
-    lists = new_lists(MOMENTS, TABLE, SALES, seed=1)
+    lists = new_item_candidate_sets(MOMENTS, TABLE, SALES, seed=1)
 
     for place, (moment, rows, real) in enumerate(zip(MOMENTS, lists.rows, lists.real, strict=True)):
         assert set(rows[:TARGETS][real[:TARGETS]].tolist()) == set(moment.targets.tolist())
         negatives = set(rows[TARGETS:][real[TARGETS:]].tolist())
         assert not negatives & (set(moment.targets.tolist()) | set(moment.bought.tolist()) | {0})
-        sold = SALES.counts(times_of([moment]))[0]
+        sold = SALES.counts(to_times([moment]))[0]
         for target in real[:TARGETS].nonzero().flatten().tolist():
             assert all((lists.against[kind][place, target] >= 0).sum() == EACH for kind in (UNIFORM, POPULAR))
             columns = lists.against[MATCHING][place, target]
@@ -122,7 +122,7 @@ def test_negatives_were_not_bought_and_matched_ones_sold_as_often() -> None:
 
 
 def test_a_repeat_competes_with_what_was_bought_before_and_is_not_bought_now() -> None:
-    chosen, lists = again_lists(MOMENTS, TABLE, seed=1)
+    chosen, lists = repeat_candidate_sets(MOMENTS, TABLE, seed=1)
 
     assert len(chosen) == len(lists) > 10
     for place, moment in enumerate(chosen):
@@ -143,7 +143,7 @@ def test_ranks_are_counted_by_hand() -> None:
     lists = Lists(torch.arange(TARGETS + 3).unsqueeze(0), real, {UNIFORM: columns}, 3)
     scores = torch.tensor([[0.5, 0.1, *[9.0] * (TARGETS - 2), 0.7, 0.5, 0.2]])
 
-    ranks, counts = ranks_of(scores, lists, UNIFORM)
+    ranks, counts = rank_targets(scores, lists, UNIFORM)
 
     assert ranks[0, :2].tolist() == [2.5, 3.0] and ranks[0, 2:].isnan().all() and counts[0, :2].tolist() == [3, 2]
 
@@ -158,12 +158,12 @@ def changed_log(from_ms: int) -> Log:
 def test_no_feature_of_a_moment_changes_with_what_came_later(changed: str) -> None:
     moment = MOMENTS[0]
     other = changed_log(moment.basket.time_ms + (1 if changed == "later baskets" else 0))
-    lists = new_lists([moment], TABLE, SALES, seed=1)
+    lists = new_item_candidate_sets([moment], TABLE, SALES, seed=1)
     times = [moment.basket.time_ms]
 
     events = [(b.time_ms, i) for b in other.baskets for i in b.item_ids]
     before, after = (counts_at(of, times, lists.rows, TABLE, 0) for of in (EVENTS, events))
-    again = moments_of(other, CUT_MS, NOW_MS + 30 * DAY_MS)[0] if changed == "later baskets" else moment
+    again = build_instances(other, CUT_MS, NOW_MS + 30 * DAY_MS)[0] if changed == "later baskets" else moment
 
     assert np.array_equal(before, after) and before.any()
     assert again.basket.history == moment.basket.history and again.bought.tolist() == moment.bought.tolist()
@@ -171,9 +171,9 @@ def test_no_feature_of_a_moment_changes_with_what_came_later(changed: str) -> No
 
 def test_features_of_an_age_know_nothing_that_is_younger() -> None:
     age_ms = 3 * DAY_MS
-    lists = new_lists(MOMENTS, TABLE, SALES, seed=1)
+    lists = new_item_candidate_sets(MOMENTS, TABLE, SALES, seed=1)
     old = aged(MOMENTS, age_ms)
-    times = times_of(MOMENTS).tolist()
+    times = to_times(MOMENTS).tolist()
 
     assert any(len(a.basket.history.item_ids) < len(b.basket.history.item_ids) for a, b in zip(old, MOMENTS, strict=True))
     for moment, was in zip(MOMENTS, old, strict=True):
@@ -220,7 +220,7 @@ def test_an_interval_holds_the_mean_and_widens_with_the_spread_between_seeds() -
 
 def test_labels_that_are_shared_become_ids_and_rare_ones_nothing() -> None:
     labels = [[("a", 1.0), ("b", 0.5)], [("a", 1.0)], [("a", 0.2), ("rare", 1.0)], []]
-    told = told_of(labels, torch.ones(4, DIM))
+    told = build_item_labels(labels, torch.ones(4, DIM))
 
     assert told.claims == 2 and told.contents.claims[:, 0].tolist() == [0, 1, 1, 1, 0]
     assert told.contents.confidences[:, 0].tolist() == pytest.approx([0, 1, 1, 0.2, 0])
@@ -279,23 +279,26 @@ class Oracle:
         return told.float().unsqueeze(-1) * 3
 
 
-def study(sources: dict[str, Make], ages_ms: dict[str, int] | None = None) -> RankingStudy:
+def experiment(sources: dict[str, ScorerFactory], ages_ms: dict[str, int] | None = None) -> RankingExperiment:
     cuts = (NOW_MS + 8 * DAY_MS, NOW_MS + 14 * DAY_MS, CUT_MS)
-    train, again = moments_of(LOG, cuts[0], cuts[-1]), MOMENTS
-    told = told_of([[] for _ in LOG.items], TABLE.vectors[1:])
-    return RankingStudy(
+    train, again = build_instances(LOG, cuts[0], cuts[-1]), MOMENTS
+    told = build_item_labels([[] for _ in LOG.items], TABLE.vectors[1:])
+    return RankingExperiment(
         "made up",
         TABLE,
         EVENTS,
         TrainedIds(sorted({i for b in LOG.between(0, cuts[-1]) for i in b.item_ids})),
-        (Part(train, new_lists(train, TABLE, SALES, 1)), Part(*again_lists(train, TABLE, 1))),
-        {"new": Part(MOMENTS, new_lists(MOMENTS, TABLE, SALES, 2)), "again": Part(*again_lists(again, TABLE, 2))},
+        (Part(train, new_item_candidate_sets(train, TABLE, SALES, 1)), Part(*repeat_candidate_sets(train, TABLE, 1))),
+        {
+            "new": Part(MOMENTS, new_item_candidate_sets(MOMENTS, TABLE, SALES, 2)),
+            "again": Part(*repeat_candidate_sets(again, TABLE, 2)),
+        },
         (Variant("ids", price=False), Variant("told", told, vectors=True, sources=tuple(sources))),
         (("told", "ids"),),
         cuts,
         lambda seed: sources,
         ages_ms or {},
-        RankerPlan(),
+        RankerTrainingConfig(),
     )
 
 
@@ -306,14 +309,14 @@ def test_a_source_speaks_only_of_what_came_after_its_cut_and_what_it_knows_shows
         made.append(Oracle(cut_ms))
         return made[-1]
 
-    judged = study({"oracle": make}, {"0 s": 0, "2 days": 2 * DAY_MS})
+    judged = experiment({"oracle": make}, {"0 s": 0, "2 days": 2 * DAY_MS})
     said: list[str] = []
     outcome = RankingEvaluation(judged).run(0, said.append, {})
     save_outcome(outcome, tmp_path / "outcome.npz")
     figures = report(judged, [load_outcome(tmp_path / "outcome.npz"), outcome])
     kept: list[Outcome] = []
     without = {name: values for name, values in outcome.items() if not name.startswith("ids|")}
-    again = RankingEvaluation(study({})).run(0, said.append, without, kept.append)  # needs no source for what is known
+    again = RankingEvaluation(experiment({})).run(0, said.append, without, kept.append)  # needs no source for what is known
 
     for source, end_ms in zip(made, [*judged.cuts[1:], 2**62], strict=True):
         assert source.asked and source.cut_ms <= min(source.asked) and max(source.asked) < end_ms
@@ -332,7 +335,7 @@ def test_a_source_speaks_only_of_what_came_after_its_cut_and_what_it_knows_shows
 
 def test_the_same_seed_gives_the_same_outcome_and_what_came_after_the_test_changes_nothing() -> None:
     def run(log: Log) -> Outcome:
-        judged = study({"item-kNN": lambda cut_ms: KnnSource(log, cut_ms, 48)})
+        judged = experiment({"item-kNN": lambda cut_ms: KnnScorer(log, cut_ms, 48)})
         return RankingEvaluation(replace(judged, events=[(b.time_ms, i) for b in log.baskets for i in b.item_ids])).run(
             0, lambda line: None, {}
         )
@@ -348,4 +351,4 @@ def test_the_same_seed_gives_the_same_outcome_and_what_came_after_the_test_chang
 def test_auc_is_the_share_of_negatives_that_a_target_is_above() -> None:
     outcome = {"v|k|rank": np.array([[1.0, 3.5, np.nan]], np.float32), "v|k|rivals": np.array([[10, 5, 5]], np.float32)}
 
-    assert auc_of(outcome, "v", "k")[0, :2].tolist() == [1.0, 0.5]
+    assert compute_auc(outcome, "v", "k")[0, :2].tolist() == [1.0, 0.5]

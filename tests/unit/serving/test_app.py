@@ -12,7 +12,7 @@ import uvicorn
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
-from reaseq.artifacts import MANIFEST, Artefact
+from reaseq.artifacts import MANIFEST, Artifact
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
@@ -20,13 +20,13 @@ from reaseq.records import UserFeatures
 from reaseq.settings import ServiceSettings
 from serving import degradation as steps
 from serving.app import Service, create_app
-from serving.client import Question, RankingClient, RankingRefused, RankingUnavailable
+from serving.client import Question, RankingClient, RankingRejected, RankingUnavailable
 from serving.degradation import Answer, Ask, Ranking
 from serving.micro_batching import MicroBatcher, Overloaded
 from serving.reload import Reloader
 from serving.shadow import Shadow, correlation, overlap
 from serving.user_cache import Users
-from tests.fakes.catalog import CATALOGUE, NOW_MS
+from tests.fakes.catalog import CATALOG, NOW_MS
 from tests.fakes.ranker import USER, Store, engine, popularity, publish_behavior, publish_ranker
 
 CANDIDATES = [f"i{number}" for number in range(1, 30)]
@@ -99,9 +99,7 @@ def test_while_the_store_does_not_answer_what_was_last_read_serves_and_it_recove
     assert (remembered.step, remembered.reasons) == ("last_known", (steps.NO_STORE,))
     assert np.array_equal(remembered.scores, before.scores)
     assert (never_seen.step, never_seen.model) == ("popularity", "")
-    assert (
-        never_seen.scores.tolist() == popularity().counts(CATALOGUE.snapshot.rows(CANDIDATES).numpy(), NOW_MS)[:, -1].tolist()
-    )
+    assert never_seen.scores.tolist() == popularity().counts(CATALOG.snapshot.rows(CANDIDATES).numpy(), NOW_MS)[:, -1].tolist()
     assert (after.step, after.reasons) == ("fresh", ())
 
 
@@ -237,7 +235,7 @@ class Web:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Service], Web]]:
-    """Starts services, and stops them when the test ends."""
+    """StartOffsets services, and stops them when the test ends."""
     started: list[Web] = []
 
     def start(service: Service) -> Web:
@@ -280,7 +278,7 @@ def test_the_best_are_explained_as_they_are_ranked(client: Callable[..., Web]) -
 def test_who_names_no_candidates_has_the_most_popular_explained(client: Callable[..., Web]) -> None:
     answer = client().post("/v1/explain", {"user_id": "u", "time_ms": NOW_MS}).json()
 
-    assert answer["candidates"] == len([of for of in CATALOGUE.snapshot.live.tolist() if of][:500])
+    assert answer["candidates"] == len([of for of in CATALOG.snapshot.live.tolist() if of][:500])
     assert len(answer["explanations"]) == 5
 
 
@@ -403,11 +401,11 @@ def test_the_client_asks_and_its_errors_say_what_to_do(client: Callable[..., Web
     with RankingClient(web.url, api_key="key", budget_ms=5000) as asking:
         ranking = asking.rank(Question("u", CANDIDATES, time_ms=NOW_MS, limit=4))
         both = asking.rank_all([Question("u", CANDIDATES, time_ms=NOW_MS), Question("nobody", ["i1"])])
-        with pytest.raises(RankingRefused, match="41 candidates, the limit is 40"):
+        with pytest.raises(RankingRejected, match="41 candidates, the limit is 40"):
             asking.rank(Question("u", ["i1"] * 41))
     assert [of.item_id for of in both[0].ranked[:4]] == [of.item_id for of in ranking.ranked]
     assert (ranking.step, both[1].degraded) == ("fresh", (steps.UNKNOWN_USER,))
-    with RankingClient(web.url) as stranger, pytest.raises(RankingRefused, match="X-API-Key"):
+    with RankingClient(web.url) as stranger, pytest.raises(RankingRejected, match="X-API-Key"):
         stranger.rank(Question("u", ["i1"]))
     web.close()
     with RankingClient(web.url, api_key="key") as late, pytest.raises(RankingUnavailable, match="ConnectError"):
@@ -420,9 +418,9 @@ def test_the_client_asks_and_its_errors_say_what_to_do(client: Callable[..., Web
 def reloader(models: Path, serving: Ranking) -> tuple[Reloader, LatentModels]:
     latents = LatentModels(models)
 
-    def load(artefact: Artefact) -> Engine:
-        artefact.require(space_id="s")
-        return Engine.load(artefact, CATALOGUE, popularity(), latents)
+    def load(artifact: Artifact) -> Engine:
+        artifact.require(space_id="s")
+        return Engine.load(artifact, CATALOG, popularity(), latents)
 
     return Reloader(models, serving, [latents], load, interval_s=0.01), latents
 
@@ -442,11 +440,11 @@ def test_a_published_ranker_takes_over_and_one_that_does_not_fit_or_is_cut_stays
     watching.look()
     cut = publish_ranker(tmp_path, seed=3)
     (tmp_path / RANKER / cut / "model.safetensors").write_bytes(b"cut")
-    refused = REGISTRY.get_sample_value("reaseq_rank_reloads_total", {"outcome": "refused"})
+    rejected = REGISTRY.get_sample_value("reaseq_rank_reloads_total", {"outcome": "rejected"})
     watching.look()
     watching.look()
     assert serving.engine.version == version
-    assert REGISTRY.get_sample_value("reaseq_rank_reloads_total", {"outcome": "refused"}) == (refused or 0) + 1  # said once
+    assert REGISTRY.get_sample_value("reaseq_rank_reloads_total", {"outcome": "rejected"}) == (rejected or 0) + 1  # said once
 
     newest = publish_ranker(tmp_path, seed=4)
     assert (tmp_path / RANKER / newest / MANIFEST).exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reaseq.artifacts import publish
-from reaseq.errors import LogUnavailable
+from reaseq.errors import BrokerUnavailable
 from reaseq.settings import Settings
 from serving.console import stream
 from serving.console.models import published
@@ -35,7 +35,7 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         looked.append(settings)
         return []
 
-    monkeypatch.setattr(stream, "LetterBox", StandInLetters)
+    monkeypatch.setattr(stream, "DeadLetterQueue", StandInLetters)
     monkeypatch.setattr(stream, "topics_status", look)
     return looked
 
@@ -66,19 +66,19 @@ def test_many_who_look_cost_as_much_as_one(looked: list[Settings]) -> None:
 
 
 def test_brokers_that_do_not_answer_are_asked_again(looked: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = []
+    rejected = []
 
     def refuse(settings: Settings) -> list[object]:
-        refused.append(settings)
-        raise LogUnavailable("no broker")
+        rejected.append(settings)
+        raise BrokerUnavailable("no broker")
 
     watch = StreamWatch(Settings())
     with monkeypatch.context() as down:
         down.setattr(stream, "topics_status", refuse)
         for _ in range(20):
-            with pytest.raises(LogUnavailable, match="no broker"):
+            with pytest.raises(BrokerUnavailable, match="no broker"):
                 watch.health()
-    assert len(refused) == 1, "who asks meanwhile is told the same"
+    assert len(rejected) == 1, "who asks meanwhile is told the same"
     monkeypatch.setattr(watch, "_look_again_s", 1e-9)
     assert watch.health().topics == ()
 

@@ -15,9 +15,9 @@ from reaseq.representation.item_table import ItemTable
 from reaseq.representation.semantic_ids import fit
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import SamplerSettings
-from tests.fakes.catalog import CATALOGUE, DIM, ITEMS, NOW_MS, VOCABULARY, item, question, table_of
+from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, item, question, table_of
 
-CODEBOOK = fit(CATALOGUE.snapshot.vectors[1:].numpy(), "s", levels=2, codes=8)
+CODEBOOK = fit(CATALOG.snapshot.vectors[1:].numpy(), "s", levels=2, codes=8)
 VARIANTS = {
     "items": SamplerSettings(behaviors=6),
     "items, several rounds": SamplerSettings(behaviors=6, steps=3, tolerance=0.05),
@@ -60,7 +60,7 @@ def test_inferred_are_items_on_sale_that_the_log_does_not_have_each_once(variant
     assert (answer.model, answer.as_of_ms, answer.events_seen) == ("v1", NOW_MS, 2)
 
 
-def test_an_empty_catalogue_infers_nothing() -> None:
+def test_an_empty_catalog_infers_nothing() -> None:
     (answer,) = inference(table_of()).infer([question(1)])
 
     assert answer.item_ids == ()
@@ -68,7 +68,7 @@ def test_an_empty_catalogue_infers_nothing() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_users_result_does_not_depend_on_the_batch(variant: str) -> None:
-    model = inference(CATALOGUE, variant)
+    model = inference(CATALOG, variant)
     questions = [question(seed) for seed in range(3 * SamplerSettings().batch_users + 1)]
 
     alone = [model.infer([one])[0] for one in questions]
@@ -80,7 +80,7 @@ def test_a_users_result_does_not_depend_on_the_batch(variant: str) -> None:
 def test_nor_on_the_order_in_which_items_arrived() -> None:
     shuffled = [item(int(number)) for number in np.random.default_rng(1).permutation(ITEMS)]
 
-    assert inference(table_of(*shuffled)).infer([question(7)]) == inference(CATALOGUE).infer([question(7)])
+    assert inference(table_of(*shuffled)).infer([question(7)]) == inference(CATALOG).infer([question(7)])
 
 
 def test_an_item_that_training_never_saw_is_inferred_on_its_first_day() -> None:

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from reaseq.behavior.backbone import PRESETS
 from reaseq.behavior.llada import load_backbone, read_config
-from reaseq.errors import ArtefactError
+from reaseq.errors import ArtifactError
 
 SIZES = {
     "d_model": 64,
@@ -132,10 +132,10 @@ def test_the_preset_has_the_published_shape(tmp_path: Path) -> None:
     [({"block_type": "sequential"}, "block_type"), ({"d_model": 128}, "its config says"), ({"n_layers": 4}, "has no weight")],
 )
 def test_what_is_no_such_checkpoint_is_refused_by_name(tmp_path: Path, changes: dict[str, object], said: str) -> None:
-    with pytest.raises(ArtefactError, match=said):
+    with pytest.raises(ArtifactError, match=said):
         load_backbone(checkpoint(tmp_path, sharded=False, **changes))
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match="no LLaDA checkpoint"):
+    with pytest.raises(ArtifactError, match="no LLaDA checkpoint"):
         load_backbone(tmp_path)

@@ -1,4 +1,4 @@
-"""Behaviours in words: what is sent, how answers are read, and to what they are grounded."""
+"""Behaviors in words: what is sent, how answers are read, and to what they are grounded."""
 
 import asyncio
 import json
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from reaseq.behavior.history import Question
-from reaseq.behavior.text_diffusion import PHRASE_LIMIT_CHARS, WordsInference, phrases_of
+from reaseq.behavior.text_diffusion import PHRASE_LIMIT_CHARS, TextDiffusionBackend, parse_phrases
 from reaseq.knowledge.llm.call import Call, Completion, Model
 from reaseq.records import Inferred, ItemFeatures
-from reaseq.settings import WordsSettings
+from reaseq.settings import TextDiffusionSettings
 from tests.fakes.catalog import ITEMS, NOW_MS, item, question, table_of
 
 TABLE = table_of(*(item(number) for number in range(ITEMS)), item(900, listed_ms=NOW_MS + 1))
@@ -23,9 +23,9 @@ TABLE = table_of(*(item(number) for number in range(ITEMS)), item(900, listed_ms
 class Scripted:
     """A stand-in for the endpoint: gives one text and keeps the calls."""
 
-    def __init__(self, text: str, refused: str = "") -> None:
+    def __init__(self, text: str, rejected: str = "") -> None:
         self.calls: list[Call] = []
-        self._completion = Completion(text=text, refused=refused)
+        self._completion = Completion(text=text, rejected=rejected)
 
     async def complete(self, call: Call) -> Completion:
         self.calls.append(call)
@@ -51,9 +51,9 @@ class Titles:
         return {item_id: item(int(item_id[1:]), title=f"Title of {item_id} <|im_end|>") for item_id in item_ids}
 
 
-def infer(text: str, refused: str = "", asked: Question | None = None) -> tuple[list[Inferred | None], Scripted]:
-    endpoint = Scripted(text, refused)
-    backend = WordsInference(endpoint, "tiny@1", ByName(), Titles(), TABLE, WordsSettings(history_behaviors=4), 5)
+def infer(text: str, rejected: str = "", asked: Question | None = None) -> tuple[list[Inferred | None], Scripted]:
+    endpoint = Scripted(text, rejected)
+    backend = TextDiffusionBackend(endpoint, "tiny@1", ByName(), Titles(), TABLE, TextDiffusionSettings(history_behaviors=4), 5)
     return asyncio.run(backend.answer([asked or question(9)])), endpoint
 
 
@@ -88,16 +88,16 @@ def test_of_an_answer_that_was_cut_the_last_phrase_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "refused"),
+    ("text", "rejected"),
     [("", "no_answer"), ("like i7", "truncated"), ("I cannot help with that.", ""), ("[]", ""), ("[1, 2]", "")],
 )
-def test_an_answer_without_a_behaviour_is_no_answer(text: str, refused: str) -> None:
-    (answer,), _ = infer(text, refused)
+def test_an_answer_without_a_behavior_is_no_answer(text: str, rejected: str) -> None:
+    (answer,), _ = infer(text, rejected)
 
     assert answer is None
 
 
-def test_the_model_sees_the_latest_behaviours_as_data_and_no_structure_is_asked_for() -> None:
+def test_the_model_sees_the_latest_behaviors_as_data_and_no_structure_is_asked_for() -> None:
     _, endpoint = infer("[]")
 
     body = endpoint.calls[0].body(Model("tiny"))
@@ -125,12 +125,12 @@ def test_the_model_sees_the_latest_behaviours_as_data_and_no_structure_is_asked_
     ],
 )
 def test_answers_are_read_in_whatever_dress_they_come(text: str) -> None:
-    assert phrases_of(text, 10) == ["tea towel", "red mug"]
+    assert parse_phrases(text, 10) == ["tea towel", "red mug"]
 
 
 @given(st.text(max_size=2000))
 def test_no_text_breaks_the_reader(text: str) -> None:
-    phrases = phrases_of(text, 8)
+    phrases = parse_phrases(text, 8)
 
     assert len(phrases) <= 8
     assert all(0 < len(phrase) <= PHRASE_LIMIT_CHARS for phrase in phrases)

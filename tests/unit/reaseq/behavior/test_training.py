@@ -1,4 +1,4 @@
-"""Training of the behaviour model: it learns, goes on where it was stopped, and splits over processes."""
+"""Training of the behavior model: it learns, goes on where it was stopped, and splits over processes."""
 
 import json
 import math
@@ -14,20 +14,20 @@ import torch
 
 from reaseq.behavior import training
 from reaseq.behavior.backbone import BackboneConfig
-from reaseq.behavior.examples import Basket, pairs_of, trainable
+from reaseq.behavior.examples import Basket, build_pairs, trainable
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
-from reaseq.behavior.token_table import Tree
-from reaseq.behavior.training import Material, TrainingPlan, material_of
+from reaseq.behavior.token_table import SemanticIdTrie
+from reaseq.behavior.training import BehaviorTrainingConfig, Material, build_training_data
 from reaseq.days import DAY_MS
-from reaseq.errors import CatalogueError
+from reaseq.errors import CatalogError
 from reaseq.records import History
-from tests.fakes.catalog import CATALOGUE, DIM, NOW_MS, VOCABULARY
+from tests.fakes.catalog import CATALOG, DIM, NOW_MS, VOCABULARY
 
-TABLE = CATALOGUE.snapshot.by_id()
+TABLE = CATALOG.snapshot.by_id()
 CONFIG = BehaviorConfig(
     vector_dim=DIM, claims=VOCABULARY.size, history=6, response=4, backbone=BackboneConfig(width=32, layers=1, feed=48)
 )
-PLAN = TrainingPlan(epochs=3, batch_baskets=16)
+PLAN = BehaviorTrainingConfig(epochs=3, batch_baskets=16)
 
 
 def baskets(count: int = 200) -> list[Basket]:
@@ -42,19 +42,19 @@ def baskets(count: int = 200) -> list[Basket]:
     return found
 
 
-def material(**changes: object) -> tuple[Material, BehaviorConfig]:
+def data(**changes: object) -> tuple[Material, BehaviorConfig]:
     config = replace(CONFIG, **changes)  # type: ignore[arg-type]
     tree = None
     if config.codes:
         generator = torch.Generator().manual_seed(0)
         codes = torch.stack([torch.randint(size, (len(TABLE),), generator=generator) for size in config.codes], dim=1)
-        tree = Tree.of(codes, config.codes)
-    found, ids = material_of(baskets(), TABLE, config, 0.1, tree)
+        tree = SemanticIdTrie.of(codes, config.codes)
+    found, ids = build_training_data(baskets(), TABLE, config, 0.1, tree)
     return found, replace(config, items=len(ids))
 
 
 def test_what_a_basket_repeats_is_not_learned_and_the_latest_are_held_out() -> None:
-    found, _ = material()
+    found, _ = data()
 
     assert len(found.train) == 180 and len(found.held_out) == 20
     assert int(found.train.times_ms.max()) < int(found.held_out.times_ms.min())
@@ -64,7 +64,7 @@ def test_what_a_basket_repeats_is_not_learned_and_the_latest_are_held_out() -> N
 
 @pytest.mark.parametrize(("codes", "to_share"), [((), 0.75), ((4, 8), 0.985)])  # a random code tells little
 def test_training_lowers_the_held_out_loss(codes: tuple[int, ...], to_share: float) -> None:
-    found, config = material(codes=codes)
+    found, config = data(codes=codes)
 
     model, curve = training.train(found, config, replace(PLAN, epochs=10, learning_rate=0.01))
 
@@ -74,7 +74,7 @@ def test_training_lowers_the_held_out_loss(codes: tuple[int, ...], to_share: flo
 
 
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    found, config = material()
+    found, config = data()
     whole, curve = training.train(found, config, PLAN)
 
     class Stopped(Exception):
@@ -100,7 +100,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path) -> No
 
 
 def test_the_same_seed_gives_the_same_model_and_another_another() -> None:
-    found, config = material()
+    found, config = data()
 
     one, same, other = (training.train(found, config, replace(PLAN, epochs=1, seed=seed))[0] for seed in (1, 1, 2))
 
@@ -114,9 +114,9 @@ def test_processes_under_torchrun_end_with_one_model_that_learned_as_a_single_on
         "import json, sys, torch\n"
         "from reaseq.behavior import training\n"
         "from reaseq.training_loop import join_processes\n"
-        "from tests.unit.reaseq.behavior.test_training import PLAN, material\n"
+        "from tests.unit.reaseq.behavior.test_training import PLAN, data\n"
         "rank = join_processes()\n"
-        "found, config = material()\n"
+        "found, config = data()\n"
         "model, curve = training.train(found, config, PLAN)\n"
         "total = float(sum(p.double().abs().sum() for p in model.parameters()))\n"
         "open(sys.argv[1] + f'/{rank}.json', 'w').write(json.dumps([total, curve.held_out]))\n"
@@ -132,7 +132,7 @@ def test_processes_under_torchrun_end_with_one_model_that_learned_as_a_single_on
         str(tmp_path),
     ]
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"}, timeout=240)
-    found, config = material()
+    found, config = data()
     _, alone = training.train(found, config, PLAN)
 
     (total, held_out), (other, _) = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
@@ -141,7 +141,7 @@ def test_processes_under_torchrun_end_with_one_model_that_learned_as_a_single_on
 
 
 def test_recent_sales_end_before_the_day_they_are_asked_for() -> None:
-    found, _ = material()
+    found, _ = data()
     day = NOW_MS - 5 * DAY_MS
     counted = found.sales.counts(torch.tensor([day + 5]))[0]
 
@@ -151,7 +151,7 @@ def test_recent_sales_end_before_the_day_they_are_asked_for() -> None:
 
 
 def test_without_held_out_baskets_nothing_is_calibrated() -> None:
-    found, ids = material_of(baskets(40), TABLE, CONFIG)
+    found, ids = build_training_data(baskets(40), TABLE, CONFIG)
 
     model, curve = training.train(found, replace(CONFIG, items=len(ids)), replace(PLAN, epochs=1))
 
@@ -160,7 +160,7 @@ def test_without_held_out_baskets_nothing_is_calibrated() -> None:
 
 
 def test_pairs_join_what_a_user_had_with_what_came_new() -> None:
-    pairs = pairs_of(baskets(50), TABLE, seed=0)
+    pairs = build_pairs(baskets(50), TABLE, seed=0)
 
     names = [(TABLE.ids[left], TABLE.ids[right]) for left, right in pairs.tolist()]
     assert len(names) == 50
@@ -170,5 +170,5 @@ def test_pairs_join_what_a_user_had_with_what_came_new() -> None:
 def test_a_log_in_which_nobody_comes_back_is_refused_by_name() -> None:
     first_visits = [replace(basket, history=History()) for basket in baskets(20)]
 
-    with pytest.raises(CatalogueError, match="of 18 baskets to learn from, none has a history"):
-        material_of(first_visits, TABLE, CONFIG, 0.1)
+    with pytest.raises(CatalogError, match="of 18 baskets to learn from, none has a history"):
+        build_training_data(first_visits, TABLE, CONFIG, 0.1)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from reaseq.knowledge.agents.agent_pipeline import Refused
+from reaseq.knowledge.agents.agent_pipeline import Rejected
 from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.llm.call import Completion
@@ -16,8 +16,8 @@ from tests.fakes.reasoning import GOOD, PANEL, ScriptedModel
 MUG = Content.of("RED MUG", {"size": "large"})
 
 
-def discuss(model: ScriptedModel, content: Content = MUG) -> Any:
-    return PANEL.discuss(content, model)
+def run(model: ScriptedModel, content: Content = MUG) -> Any:
+    return PANEL.run(content, model)
 
 
 def values(knowledge: ProductKnowledge) -> set[str]:
@@ -31,7 +31,7 @@ def dropped(speaker: str, reason: str) -> float:
 async def test_three_draft_then_the_critic_then_the_synthesis() -> None:
     model = ScriptedModel()
 
-    knowledge = await discuss(model)
+    knowledge = await run(model)
 
     assert model.asked == ["demand", "attribute", "relation", "critic", "synthesis"]
     assert [(c.group, c.value, c.confidence, c.evidence, c.reasoner) for c in knowledge.claims] == [
@@ -47,7 +47,7 @@ async def test_a_claim_that_the_critic_drops_does_not_reach_the_synthesis() -> N
     objections = {"reasoning": "", "objections": [{"claim": 1, "verdict": "drop", "note": "no"}]}
     model = ScriptedModel(critic=objections)
 
-    assert values(await discuss(model)) == {"mug", "winter"}
+    assert values(await run(model)) == {"mug", "winter"}
     assert json.loads(model.calls[-1].user)["claims"] == ["category: mug", "season: winter"]
 
 
@@ -59,7 +59,7 @@ async def test_a_claim_that_is_sent_back_is_revised_once() -> None:
     }
     model = ScriptedModel(critic=objections, demand=[GOOD["demand"], revised])
 
-    knowledge = await discuss(model)
+    knowledge = await run(model)
 
     assert model.asked == ["demand", "attribute", "relation", "critic", "demand", "synthesis"]
     assert knowledge.values("needs") == ("give",), "what was objected to does not come back"
@@ -70,7 +70,7 @@ async def test_a_claim_that_is_sent_back_is_revised_once() -> None:
 async def test_a_repair_that_fails_leaves_the_claim_out() -> None:
     objections = {"reasoning": "", "objections": [{"claim": 1, "verdict": "revise", "note": "?"}]}
 
-    knowledge = await discuss(ScriptedModel(critic=objections, demand=[GOOD["demand"], "garbage"]))
+    knowledge = await run(ScriptedModel(critic=objections, demand=[GOOD["demand"], "garbage"]))
 
     assert knowledge.values("needs") == ()
 
@@ -78,20 +78,20 @@ async def test_a_repair_that_fails_leaves_the_claim_out() -> None:
 async def test_an_objection_to_a_claim_that_is_not_there_changes_nothing() -> None:
     objections = {"reasoning": "", "objections": [{"claim": 77, "verdict": "drop", "note": ""}]}
 
-    assert values(await discuss(ScriptedModel(critic=objections))) == {"mug", "drink", "winter"}
+    assert values(await run(ScriptedModel(critic=objections))) == {"mug", "drink", "winter"}
 
 
 async def test_an_agent_without_a_usable_answer_leaves_its_groups_empty() -> None:
-    assert values(await discuss(ScriptedModel(relation="{"))) == {"mug", "drink"}
+    assert values(await run(ScriptedModel(relation="{"))) == {"mug", "drink"}
 
 
 async def test_claims_that_nobody_has_checked_do_not_stand() -> None:
-    with pytest.raises(Refused, match="critic: malformed_json"):
-        await discuss(ScriptedModel(critic="{"))
+    with pytest.raises(Rejected, match="critic: malformed_json"):
+        await run(ScriptedModel(critic="{"))
 
 
 async def test_a_synthesis_without_a_usable_answer_leaves_the_profile_empty() -> None:
-    assert (await discuss(ScriptedModel(synthesis="{"))).profile == ""
+    assert (await run(ScriptedModel(synthesis="{"))).profile == ""
 
 
 @pytest.mark.parametrize(
@@ -121,19 +121,19 @@ def test_garbage_becomes_a_reason(text: str, reason: str) -> None:
 
 @pytest.mark.parametrize("reason", ["truncated", "empty_answer", "garbage_response", "too_large", "http_400", "no_answer"])
 async def test_an_item_is_refused_with_the_reason_when_no_draft_is_usable(reason: str) -> None:
-    refused = Completion(refused=reason)
+    rejected = Completion(rejected=reason)
 
-    with pytest.raises(Refused) as refusal:
-        await discuss(ScriptedModel(demand=refused, attribute=refused, relation=refused))
+    with pytest.raises(Rejected) as rejection:
+        await run(ScriptedModel(demand=rejected, attribute=rejected, relation=rejected))
 
-    assert refusal.value.reason == reason
+    assert rejection.value.reason == reason
 
 
 async def test_values_outside_the_vocabulary_are_dropped_and_counted() -> None:
     before = dropped("demand", "not_in_vocabulary")
     needs = [{"value": "rule the world", "confidence": "certain"}, {"value": "read", "confidence": "likely"}]
 
-    assert values(await discuss(ScriptedModel(demand={"reasoning": "", "needs": needs}))) == {"mug", "read", "winter"}
+    assert values(await run(ScriptedModel(demand={"reasoning": "", "needs": needs}))) == {"mug", "read", "winter"}
     assert dropped("demand", "not_in_vocabulary") == before + 1
 
 
@@ -142,20 +142,20 @@ async def test_evidence_must_occur_in_the_item(evidence: str, reason: str) -> No
     before = dropped("attribute", reason)
     category = [{"value": "mug", "confidence": "certain", "evidence": evidence}]
 
-    assert values(await discuss(ScriptedModel(attribute={**GOOD["attribute"], "category": category}))) == {"drink", "winter"}
+    assert values(await run(ScriptedModel(attribute={**GOOD["attribute"], "category": category}))) == {"drink", "winter"}
     assert dropped("attribute", reason) == before + 1
 
 
 async def test_what_is_too_much_or_said_twice_is_cut() -> None:
     needs = [{"value": value, "confidence": "likely"} for value in ("read", "read", "give", "drink")]
 
-    assert (await discuss(ScriptedModel(demand={"reasoning": "", "needs": needs}))).values("needs") == ("read", "give")
+    assert (await run(ScriptedModel(demand={"reasoning": "", "needs": needs}))).values("needs") == ("read", "give")
 
 
 async def test_the_system_prompt_is_the_same_bytes_for_every_item() -> None:
     one, other = ScriptedModel(), ScriptedModel()
-    await discuss(one)
-    await discuss(other, Content.of("A LAMP", {}))
+    await run(one)
+    await run(other, Content.of("A LAMP", {}))
 
     assert [call.system for call in one.calls] == [call.system for call in other.calls]
     assert [call.schema for call in one.calls] == [call.schema for call in other.calls]

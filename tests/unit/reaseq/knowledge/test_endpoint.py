@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from reaseq.errors import EndpointUnavailable
 from reaseq.knowledge.llm.call import Call, Completion
 from reaseq.knowledge.llm.endpoint import Endpoint
-from reaseq.knowledge.llm.retries import Breaker, Retries
+from reaseq.knowledge.llm.retries import CircuitBreaker, RetryPolicy
 from reaseq.settings import LlmSettings
 
 CALL = Call("demand", "system", '{"item":{}}', '{"type":"object"}')
@@ -157,7 +157,7 @@ async def test_an_answer_without_use_becomes_a_reason_at_once(
 
     completion = await ask(endpoint(server, response_limit_bytes=100_000))
 
-    assert completion.refused == reason
+    assert completion.rejected == reason
     assert bool(completion.text) == (reason == "truncated")
     assert len(server.requests) == 1
 
@@ -167,7 +167,7 @@ async def test_a_call_that_fails_where_the_endpoint_is_there_is_refused(server: 
 
     completion = await ask(endpoint(server, attempts_limit=3, breaker_failures=10))
 
-    assert (completion.refused, completion.usage.retries, len(server.requests)) == ("no_answer", 2, 3)
+    assert (completion.rejected, completion.usage.retries, len(server.requests)) == ("no_answer", 2, 3)
 
 
 async def test_a_call_that_fails_where_the_endpoint_is_not_there_is_waited_for(server: StandInServer) -> None:
@@ -214,14 +214,14 @@ def test_waits_double_with_jitter_up_to_a_limit() -> None:
 
         value = 0.0
 
-    retries, draw = Retries(first_s=1.0, limit_s=5.0), Draw()
+    retries, draw = RetryPolicy(first_s=1.0, limit_s=5.0), Draw()
     assert [retries.wait_s(attempt, draw) for attempt in range(4)] == [0.5, 1.0, 2.0, 2.5]  # type: ignore[arg-type]
     draw.value = 1.0
     assert [retries.wait_s(attempt, draw) for attempt in range(4)] == [1.0, 2.0, 4.0, 5.0]  # type: ignore[arg-type]
 
 
 def test_a_breaker_lets_one_call_try_and_its_outcome_decides() -> None:
-    breaker = Breaker(failures=2, open_s=0.0)
+    breaker = CircuitBreaker(failures=2, open_s=0.0)
     breaker.failed()
     assert breaker.admit() and not breaker.is_open
     breaker.failed()

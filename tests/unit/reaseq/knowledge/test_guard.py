@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reaseq.knowledge.agents.agent_pipeline import Refused
+from reaseq.knowledge.agents.agent_pipeline import Rejected
 from reaseq.knowledge.content import Content, clean
 from reaseq.knowledge.guard import LEAST_COSINE, admit_phrases, admit_profile, enrich
 from reaseq.knowledge.llm.call import Call
@@ -32,7 +32,7 @@ def test_there_are_canaries_of_many_kinds() -> None:
 async def test_an_injection_stays_inside_a_string_of_the_users_json(canary: dict[str, Any]) -> None:
     content = Content.of(canary["title"], canary["attributes"])
     model = ScriptedModel()
-    await PANEL.discuss(content, model)
+    await PANEL.run(content, model)
 
     for call in model.calls:
         assert call.system == PANEL.agents[call.agent].system
@@ -62,8 +62,8 @@ def obedient(call: Call) -> dict[str, Any]:
 async def test_a_model_that_obeys_makes_no_claim(canary: dict[str, Any]) -> None:
     model = ScriptedModel(**dict.fromkeys(("demand", "attribute", "relation", "critic", "synthesis"), obedient))
     try:
-        knowledge = await PANEL.discuss(Content.of(canary["title"], canary["attributes"]), model)
-    except Refused:
+        knowledge = await PANEL.run(Content.of(canary["title"], canary["attributes"]), model)
+    except Rejected:
         return
     assert knowledge.claims == ()
     assert_plain(knowledge)

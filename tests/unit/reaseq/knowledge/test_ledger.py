@@ -8,16 +8,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reaseq.errors import CatalogueError, EndpointUnavailable
+from reaseq.errors import CatalogError, EndpointUnavailable
 from reaseq.knowledge.agents.reasoner import VllmReasoner
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.llm.budget import Budgets
+from reaseq.knowledge.llm.budget import TokenLimits
 from reaseq.knowledge.llm.call import Call, Completion, Model, Usage
 from reaseq.knowledge.llm.ledger import Entry, Ledger, day_start_ms
-from reaseq.knowledge.reasoner import Answers, Subject
+from reaseq.knowledge.reasoner import Answers, ReasoningItem
 from tests.fakes.reasoning import MODEL, PANEL, ScriptedModel
 
-NO_LIMITS = Budgets()
+NO_LIMITS = TokenLimits()
 NO_VECTORS = np.zeros((8, 4), np.float32)
 CALLS_OF_AN_ITEM = 5
 TOKENS_OF_A_CALL = 120
@@ -44,15 +44,15 @@ def entry(fingerprint: str, **changes: object) -> Entry:
     return Entry(fingerprint, completion=completion, **fields)  # type: ignore[arg-type]
 
 
-def reasoner(ledger: Ledger, script: ScriptedModel, budgets: Budgets = NO_LIMITS, model: Model = MODEL) -> VllmReasoner:
+def reasoner(ledger: Ledger, script: ScriptedModel, budgets: TokenLimits = NO_LIMITS, model: Model = MODEL) -> VllmReasoner:
     return VllmReasoner(PANEL, StandInEndpoint(script, model), ledger, budgets)  # type: ignore[arg-type]
 
 
-def subjects(*titles: str, seller: str = "") -> list[Subject]:
-    return [Subject(Content.of(title, {}), f"item-{title}", seller) for title in titles]
+def subjects(*titles: str, seller: str = "") -> list[ReasoningItem]:
+    return [ReasoningItem(Content.of(title, {}), f"item-{title}", seller) for title in titles]
 
 
-async def reason(who: VllmReasoner, asked: list[Subject]) -> Answers:
+async def reason(who: VllmReasoner, asked: list[ReasoningItem]) -> Answers:
     return await who.reason(asked, NO_VECTORS[: len(asked)])
 
 
@@ -69,13 +69,13 @@ def test_an_answer_is_kept_once_and_survives_the_process(tmp_path: Path) -> None
 
 def test_it_travels_as_parquet_and_an_imported_answer_costs_nothing(tmp_path: Path) -> None:
     here, there = Ledger(tmp_path / "here.db"), Ledger(tmp_path / "there.db")
-    here.enter([entry("a"), entry("b", completion=Completion(refused="truncated"))])
+    here.enter([entry("a"), entry("b", completion=Completion(rejected="truncated"))])
     there.enter([entry("a")])
 
     assert here.export_parquet(tmp_path / "out" / "ledger.parquet") == 2
     assert there.import_parquet(tmp_path / "out" / "ledger.parquet") == (2, 1)
     assert there.import_parquet(tmp_path / "out" / "ledger.parquet") == (2, 0)
-    assert there.find("b") == Completion(refused="truncated")
+    assert there.find("b") == Completion(rejected="truncated")
     assert [cost.calls for cost in there.costs("agent")] == [1]
 
 
@@ -93,24 +93,24 @@ def test_a_file_that_is_no_ledger_is_refused_and_changes_nothing(tmp_path: Path,
         pq.write_table(table.set_column(6, "text", pa.array([None], pa.string())), path)
         ledger = Ledger(tmp_path / "other.db")
 
-    with pytest.raises(CatalogueError, match=r"file\.parquet"):
+    with pytest.raises(CatalogError, match=r"file\.parquet"):
         ledger.import_parquet(path)
     assert ledger.costs("agent") == []
 
 
 def test_costs_are_summed_the_dearest_first(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
-    dear = Completion(refused="truncated", usage=Usage(1000, 0, 500, 2.0, 3))
+    dear = Completion(rejected="truncated", usage=Usage(1000, 0, 500, 2.0, 3))
     ledger.enter([entry("a"), entry("b"), entry("c", agent="critic", seller_id="t", completion=dear)])
 
     critic, demand = ledger.costs("agent")
 
-    assert (critic.group, critic.calls, critic.refused, critic.tokens_in, critic.tokens_out) == ("critic", 1, 1, 1000, 500)
+    assert (critic.group, critic.calls, critic.rejected, critic.tokens_in, critic.tokens_out) == ("critic", 1, 1, 1000, 500)
     assert (demand.calls, demand.tokens_in, demand.tokens_cached, demand.seconds, demand.retries) == (2, 200, 160, 1.0, 2)
     assert [cost.group for cost in ledger.costs("seller_id")] == ["t", "s"]
     assert len(ledger.costs("day")[0].group) == len("2026-01-01")
-    with pytest.raises(CatalogueError, match="'colour'"):
-        ledger.costs("colour")
+    with pytest.raises(CatalogError, match="'color'"):
+        ledger.costs("color")
 
 
 async def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ async def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
 
 async def test_items_with_the_same_text_are_asked_about_once_even_at_the_same_time(tmp_path: Path) -> None:
     script, ledger = ScriptedModel(), Ledger(tmp_path / "l.db")
-    twins = [Subject(Content.of("MUG", {}), f"i{number}") for number in range(8)]
+    twins = [ReasoningItem(Content.of("MUG", {}), f"i{number}") for number in range(8)]
 
     answers = await reason(reasoner(ledger, script), twins)
 
@@ -156,7 +156,7 @@ async def test_when_the_endpoint_goes_away_what_was_answered_is_not_asked_again(
 
 
 async def test_a_refused_answer_is_kept_and_not_asked_for_again(tmp_path: Path) -> None:
-    truncated = Completion(refused="truncated")
+    truncated = Completion(rejected="truncated")
     script = ScriptedModel(demand=truncated, attribute=truncated, relation="garbage")
     who = reasoner(Ledger(tmp_path / "l.db"), script)
 
@@ -167,15 +167,15 @@ async def test_a_refused_answer_is_kept_and_not_asked_for_again(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("budgets", "answered"),
     [
-        (Budgets(), 4),
-        (Budgets(item_tokens=CALLS_OF_AN_ITEM * TOKENS_OF_A_CALL), 4),
-        (Budgets(item_tokens=2 * TOKENS_OF_A_CALL), 0),
-        (Budgets(day_tokens=2 * CALLS_OF_AN_ITEM * TOKENS_OF_A_CALL), 2),
-        (Budgets(seller_day_tokens=CALLS_OF_AN_ITEM * TOKENS_OF_A_CALL), 2),
-        (Budgets(day_tokens=0), 0),
+        (TokenLimits(), 4),
+        (TokenLimits(item_tokens=CALLS_OF_AN_ITEM * TOKENS_OF_A_CALL), 4),
+        (TokenLimits(item_tokens=2 * TOKENS_OF_A_CALL), 0),
+        (TokenLimits(day_tokens=2 * CALLS_OF_AN_ITEM * TOKENS_OF_A_CALL), 2),
+        (TokenLimits(seller_day_tokens=CALLS_OF_AN_ITEM * TOKENS_OF_A_CALL), 2),
+        (TokenLimits(day_tokens=0), 0),
     ],
 )
-async def test_budgets_end_the_asking(tmp_path: Path, budgets: Budgets, answered: int) -> None:
+async def test_budgets_end_the_asking(tmp_path: Path, budgets: TokenLimits, answered: int) -> None:
     who = reasoner(Ledger(tmp_path / "l.db"), ScriptedModel(), budgets)
     asked = [*subjects("MUG A", "MUG B", seller="one"), *subjects("MUG C", "MUG D", seller="two")]
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from reaseq.errors import CatalogueError
+from reaseq.errors import CatalogError
 from reaseq.knowledge.agents.pending import Agents, Forecaster, export_batch, import_batch, pending_calls
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.llm.call import Model
 from reaseq.knowledge.llm.ledger import Ledger
-from reaseq.knowledge.reasoner import Subject
+from reaseq.knowledge.reasoner import ReasoningItem
 from tests.fakes.reasoning import GOOD, MODEL, PANEL, ScriptedModel
 from tests.unit.reaseq.knowledge.test_ledger import reason, reasoner
 
-SUBJECTS = [Subject(Content.of(f"MUG {letter}", {}), letter) for letter in "ABC"]
+SUBJECTS = [ReasoningItem(Content.of(f"MUG {letter}", {}), letter) for letter in "ABC"]
 
 
 def answered(line: str, content: str | None = None, **changes: Any) -> str:
@@ -37,7 +37,7 @@ async def take(ledger: Ledger, path: Path) -> dict[str, int]:
     return dict(await import_batch(Agents(PANEL, MODEL, ledger), SUBJECTS, path))
 
 
-async def test_a_catalogue_is_reasoned_about_round_by_round(tmp_path: Path) -> None:
+async def test_a_catalog_is_reasoned_about_round_by_round(tmp_path: Path) -> None:
     ledger, requests, answers = Ledger(tmp_path / "l.db"), tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rounds = []
     while counts := await export(ledger, requests):
@@ -61,7 +61,7 @@ async def test_a_request_is_what_a_batch_service_expects(tmp_path: Path) -> None
 
 
 async def test_equal_texts_are_written_once(tmp_path: Path) -> None:
-    twins = [Subject(Content.of("MUG", {}), name) for name in "ab"]
+    twins = [ReasoningItem(Content.of("MUG", {}), name) for name in "ab"]
 
     counts = await export_batch(Agents(PANEL, MODEL, Ledger(tmp_path / "l.db")), twins, tmp_path / "in.jsonl")
 
@@ -96,14 +96,14 @@ async def test_a_file_that_no_batch_service_writes_is_refused_with_the_line(tmp_
     await export(ledger, tmp_path / "in.jsonl")
     answers.write_text(answered((tmp_path / "in.jsonl").read_text().splitlines()[0]) + "\n" + line + "\n")
 
-    with pytest.raises(CatalogueError, match="line 2"):
+    with pytest.raises(CatalogError, match="line 2"):
         await take(ledger, answers)
 
 
 async def test_a_changed_title_concerns_that_item_alone(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
     await reason(reasoner(ledger, ScriptedModel()), SUBJECTS)
-    changed = Subject(Content.of("MUG A, LARGE", {}), "A")
+    changed = ReasoningItem(Content.of("MUG A, LARGE", {}), "A")
 
     missing = [await pending_calls(Agents(PANEL, MODEL, ledger), subject) for subject in (changed, *SUBJECTS[1:])]
 

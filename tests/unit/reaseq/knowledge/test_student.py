@@ -8,15 +8,24 @@ import torch
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from evaluation.claims import Claimed, cascade_curve, cheapest, claimed_of, nearest_copy, score, split
+from evaluation.claims import Claimed, build_claimed, cascade_curve, cheapest, nearest_copy, score, split
 from reaseq.artifacts import current
-from reaseq.errors import ArtefactError
+from reaseq.errors import ArtifactError
 from reaseq.knowledge.cascade import Cascade
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.llm.budget import Budgets
+from reaseq.knowledge.llm.budget import TokenLimits
 from reaseq.knowledge.llm.ledger import Ledger
-from reaseq.knowledge.reasoner import Subject
-from reaseq.knowledge.student import KIND, Student, StudentPlan, chosen, probabilities, slices_of, targets_of, train
+from reaseq.knowledge.reasoner import ReasoningItem
+from reaseq.knowledge.student import (
+    KIND,
+    Student,
+    StudentTrainingConfig,
+    build_slices,
+    build_targets,
+    chosen,
+    probabilities,
+    train,
+)
 from reaseq.knowledge.vocabulary import Group, Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 from tests.fakes.reasoning import VOCABULARY, ScriptedModel
@@ -45,12 +54,12 @@ def world(seed: int, count: int) -> tuple[NDArray[np.float32], list[ProductKnowl
 @pytest.fixture(scope="module")
 def student() -> Student:
     vectors, answers = world(0, ITEMS)
-    return Student(train(vectors, answers, VOCABULARY, StudentPlan(epochs=20)), VOCABULARY, "v1")
+    return Student(train(vectors, answers, VOCABULARY, StudentTrainingConfig(epochs=20)), VOCABULARY, "v1")
 
 
 def test_it_learns_what_there_is_to_learn(student: Student) -> None:
     vectors, answers = world(1, 500)
-    truth = targets_of(answers, VOCABULARY)
+    truth = build_targets(answers, VOCABULARY)
 
     scores = {s.group: s for s in score(Claimed(*student.predict(vectors)), truth, VOCABULARY)}
 
@@ -62,7 +71,7 @@ def test_it_learns_what_there_is_to_learn(student: Student) -> None:
 def test_its_confidences_are_calibrated(student: Student) -> None:
     vectors, answers = world(2, 1000)
 
-    scores = score(Claimed(*student.predict(vectors)), targets_of(answers, VOCABULARY), VOCABULARY)
+    scores = score(Claimed(*student.predict(vectors)), build_targets(answers, VOCABULARY), VOCABULARY)
 
     assert all(s.calibration_error < 0.08 for s in scores)
 
@@ -70,7 +79,7 @@ def test_its_confidences_are_calibrated(student: Student) -> None:
 async def test_its_claims_bear_its_name_and_keep_to_the_bounds(student: Student) -> None:
     vectors, _ = world(3, 50)
 
-    answers = await student.reason([Subject(Content.of("x", {}))] * 50, vectors)
+    answers = await student.reason([ReasoningItem(Content.of("x", {}))] * 50, vectors)
 
     for answer in answers:
         assert answer
@@ -86,7 +95,7 @@ def test_a_published_student_says_the_same_and_refuses_another_space(student: St
     loaded = Student.load(current(tmp_path, KIND), VOCABULARY, "s")
 
     assert torch.equal(loaded.predict(vectors)[0], student.predict(vectors)[0])
-    with pytest.raises(ArtefactError, match="'other'"):
+    with pytest.raises(ArtifactError, match="'other'"):
         Student.load(current(tmp_path, KIND), VOCABULARY, "other")
 
 
@@ -95,7 +104,7 @@ def test_values_are_chosen_by_probability_within_the_bounds_of_their_group() -> 
         Group("one", "demand", "?", 1, 1, False, {"a": "A.", "b": "B."}),
         Group("some", "demand", "?", 1, 2, False, {"c": "C.", "d": "D.", "e": "E."}),
     )
-    slices = slices_of(Vocabulary("v", groups))
+    slices = build_slices(Vocabulary("v", groups))
     logits = torch.tensor([[0.0, 1.0, 3.0, 2.0, 1.0], [0.0, -1.0, -9.0, -8.0, -9.0]])
 
     p = probabilities(logits, slices)
@@ -120,7 +129,7 @@ async def test_the_cascade_asks_only_the_agents_whose_claims_the_student_is_not_
     vector[0, :2] = 0.7  # far on the side of the mug that one drinks from
     cascade = Cascade(student, reasoner(Ledger(tmp_path / "l.db"), script), VOCABULARY, threshold)
 
-    (answer,) = await cascade.reason([Subject(Content.of("MUG", {}), "i")], vector)
+    (answer,) = await cascade.reason([ReasoningItem(Content.of("MUG", {}), "i")], vector)
 
     assert set(script.asked) == asked
     assert answer
@@ -132,31 +141,31 @@ async def test_the_cascade_asks_only_the_agents_whose_claims_the_student_is_not_
 async def test_a_group_that_the_teacher_never_spoke_of_is_left_to_the_model(tmp_path: Path) -> None:
     vectors, answers = world(8, 300)
     mute = [replace(answer, claims=answer.claims[:2]) for answer in answers]  # nothing about the season
-    student = Student(train(vectors, mute, VOCABULARY, StudentPlan(epochs=5)), VOCABULARY, "v1")
+    student = Student(train(vectors, mute, VOCABULARY, StudentTrainingConfig(epochs=5)), VOCABULARY, "v1")
     script = ScriptedModel()
 
     (answer,) = await Cascade(student, reasoner(Ledger(tmp_path / "l.db"), script), VOCABULARY, 0.01).reason(
-        [Subject(Content.of("MUG", {}))], vectors[:1]
+        [ReasoningItem(Content.of("MUG", {}))], vectors[:1]
     )
 
     assert script.asked == ["relation", "critic", "synthesis"]
     assert answer and answer.values("season") == ("winter",)
-    scored = score(Claimed(*student.predict(vectors)), targets_of(mute, VOCABULARY), VOCABULARY)
+    scored = score(Claimed(*student.predict(vectors)), build_targets(mute, VOCABULARY), VOCABULARY)
     assert [s.group for s in scored] == ["category", "needs", "all"]
 
 
 async def test_a_cascade_whose_model_has_no_answer_has_none(student: Student, tmp_path: Path) -> None:
-    broke = reasoner(Ledger(tmp_path / "l.db"), ScriptedModel(), Budgets(day_tokens=0))
+    broke = reasoner(Ledger(tmp_path / "l.db"), ScriptedModel(), TokenLimits(day_tokens=0))
     vectors, _ = world(5, 3)
 
-    answers = await Cascade(student, broke, VOCABULARY, 1.1).reason([Subject(Content.of("MUG", {}))] * 3, vectors)
+    answers = await Cascade(student, broke, VOCABULARY, 1.1).reason([ReasoningItem(Content.of("MUG", {}))] * 3, vectors)
 
     assert answers == [None] * 3
 
 
 def test_the_curve_goes_from_the_student_alone_to_the_teacher(student: Student) -> None:
     vectors, answers = world(6, 400)
-    points = cascade_curve(student, vectors, targets_of(answers, VOCABULARY), VOCABULARY)
+    points = cascade_curve(student, vectors, build_targets(answers, VOCABULARY), VOCABULARY)
 
     assert (points[0].items_sent_share, points[0].agent_calls_share) == (0.0, 0.0)
     assert (points[-1].items_sent_share, points[-1].precision, points[-1].recall) == (1.0, 1.0, 1.0)
@@ -182,5 +191,5 @@ def test_the_nearest_items_answer_is_copied() -> None:
     vectors, answers = world(7, 100)
 
     assert nearest_copy(vectors, answers, vectors[:5]) == answers[:5]
-    copied = claimed_of(answers[:5], VOCABULARY)
-    assert copied.claimed.sum() == 15 and score(copied, targets_of(answers[:5], VOCABULARY), VOCABULARY)[-1].recall == 1.0
+    copied = build_claimed(answers[:5], VOCABULARY)
+    assert copied.claimed.sum() == 15 and score(copied, build_targets(answers[:5], VOCABULARY), VOCABULARY)[-1].recall == 1.0

@@ -14,17 +14,17 @@ from reaseq.artifacts import current, version_of
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
-from reaseq.errors import ArtefactError
-from reaseq.model_artifacts import load_weights, sizes_of
+from reaseq.errors import ArtifactError
+from reaseq.model_artifacts import load_sizes, load_weights
 from reaseq.ranker import popularity as popular
 from reaseq.ranker.engine import KIND as RANKER
-from reaseq.ranker.engine import Engine, Query
+from reaseq.ranker.engine import Engine, ScoringQuery
 from reaseq.ranker.explain import explain
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import TargetAttention
 from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
 from reaseq.records import History, Inferred, UserFeatures
-from tests.fakes.catalog import CATALOGUE, ITEMS, NOW_MS, item, question, table_of
+from tests.fakes.catalog import CATALOG, ITEMS, NOW_MS, item, question, table_of
 from tests.fakes.ranker import IDS, USER, WIDTH, engine, popularity, publish_behavior, publish_ranker
 
 ASKED = ["i1", "i5", "i290", "nobody"]
@@ -40,12 +40,12 @@ VARIANTS: list[dict[str, int]] = [
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_a_candidates_score_hangs_on_neither_the_others_nor_the_batch(changes: dict[str, int]) -> None:
-    ranker, table = engine(CATALOGUE, None, 0, **changes), CATALOGUE.snapshot
+    ranker, table = engine(CATALOG, None, 0, **changes), CATALOG.snapshot
     together = ranker.score(USER, ASKED, NOW_MS)
 
     for place, item_id in enumerate(ASKED):
         assert np.allclose(ranker.score(USER, [item_id], NOW_MS)[0], together[place], atol=1e-6)
-    queries = [Query(None, table.rows(["i7"]), NOW_MS), Query(USER, table.rows(ASKED), NOW_MS)]
+    queries = [ScoringQuery(None, table.rows(["i7"]), NOW_MS), ScoringQuery(USER, table.rows(ASKED), NOW_MS)]
     batched = ranker.score_all(queries, table)
     assert np.allclose(batched[1].probabilities, together, atol=1e-6) and len(batched[0].probabilities) == 1
     assert ((together > 0) & (together < 1)).all()
@@ -57,7 +57,7 @@ def test_a_user_without_features_is_ranked_by_context() -> None:
     assert np.isfinite(scores).all() and len(set(scores.tolist())) > 10
 
 
-def test_inferred_behaviours_change_the_score_of_their_items_by_as_much_as_they_are_sure() -> None:
+def test_inferred_behaviors_change_the_score_of_their_items_by_as_much_as_they_are_sure() -> None:
     def score(confidence: float) -> float:
         sure = Inferred(item_ids=("i5",), confidences=(confidence,)) if confidence else Inferred()
         user = UserFeatures(user_id="u", event_time_ms=1, events_seen=1, history=USER.history, inferred=sure)
@@ -75,7 +75,7 @@ def test_an_inferred_item_that_the_table_does_not_know_says_nothing() -> None:
     assert np.array_equal(engine().score(user, ASKED, NOW_MS), engine().score(without, ASKED, NOW_MS))
 
 
-def test_searching_as_many_behaviours_as_there_are_is_attending_to_all_of_them() -> None:
+def test_searching_as_many_behaviors_as_there_are_is_attending_to_all_of_them() -> None:
     behaviors = len(question(9).history.item_ids)
 
     everything, searched = engine(history=behaviors + 5), engine(history=behaviors + 5, search=behaviors)
@@ -100,7 +100,7 @@ def test_a_search_attends_to_the_chosen_places_alone() -> None:
 
 def test_what_a_history_shares_with_a_candidates_claims_is_by_hand_what_the_model_is_told() -> None:
     ranker = engine()
-    model, table = ranker._model, CATALOGUE.snapshot
+    model, table = ranker._model, CATALOG.snapshot
     user = UserFeatures(
         user_id="u",
         event_time_ms=1,
@@ -108,7 +108,7 @@ def test_what_a_history_shares_with_a_candidates_claims_is_by_hand_what_the_mode
         # A claim hangs on the number modulo the values of the first group: i1 and i1 again bear the same one.
         history=History(item_ids=("i1", "i2"), types=(4, 4), times_ms=(NOW_MS - DAY_MS,) * 2, event_keys=(1, 2)),
     )
-    request, _ = ranker.request([Query(user, table.rows(["i1", "i290"]), NOW_MS)], table)
+    request, _ = ranker.request([ScoringQuery(user, table.rows(["i1", "i290"]), NOW_MS)], table)
     items = ranker.items(table)
     found = model._by_claims(request.history, items, items.slots[request.candidates], items.slots[request.history.rows])
 
@@ -128,8 +128,8 @@ def test_an_updated_item_is_embedded_anew_and_nothing_else() -> None:
         again = ranker.items(table.snapshot)
     changed = ranker.score(USER, ["i3", "i4", "i70"], NOW_MS)
 
-    assert torch.equal(again.meanings[: len(embedded.meanings)], embedded.meanings)
-    assert len(again.meanings) == len(embedded.meanings) + 2
+    assert torch.equal(again.content_embeddings[: len(embedded.content_embeddings)], embedded.content_embeddings)
+    assert len(again.content_embeddings) == len(embedded.content_embeddings) + 2
     assert changed[0] != before[0] and np.allclose(changed[:2], engine(table).score(USER, ["i3", "i4"], NOW_MS), atol=1e-6)
 
 
@@ -143,8 +143,10 @@ def test_who_asks_with_an_older_table_has_nothing_embedded_anew(monkeypatch: pyt
 
     again = ranker.items(older)
 
-    assert torch.equal(again.meanings, newer.meanings) and torch.equal(again.meanings[:61], before.meanings)
-    assert torch.equal(ranker.items(table.snapshot).meanings, newer.meanings)
+    assert torch.equal(again.content_embeddings, newer.content_embeddings) and torch.equal(
+        again.content_embeddings[:61], before.content_embeddings
+    )
+    assert torch.equal(ranker.items(table.snapshot).content_embeddings, newer.content_embeddings)
 
 
 # ---- latent states
@@ -152,9 +154,9 @@ def test_who_asks_with_an_older_table_has_nothing_embedded_anew(monkeypatch: pyt
 
 def test_latent_scores_are_how_much_more_likely_items_are_than_on_average(tmp_path: Path) -> None:
     version = publish_behavior(tmp_path)
-    artefact = version_of(tmp_path, BEHAVIOR, version)
-    model = load_weights(artefact, BehaviorModel(msgspec.convert(sizes_of(artefact), BehaviorConfig)))
-    table = CATALOGUE.snapshot
+    artifact = version_of(tmp_path, BEHAVIOR, version)
+    model = load_weights(artifact, BehaviorModel(msgspec.convert(load_sizes(artifact), BehaviorConfig)))
+    table = CATALOG.snapshot
     state = np.random.default_rng(0).normal(size=WIDTH).astype(np.float16)
     latents = LatentModels(tmp_path)
     latents.load(version)
@@ -166,7 +168,7 @@ def test_latent_scores_are_how_much_more_likely_items_are_than_on_average(tmp_pa
     for column, numbers in enumerate((IDS.of(table), torch.zeros(len(table), dtype=torch.long))):
         with torch.inference_mode():
             hidden = torch.from_numpy(state).float()
-            p = torch.log_softmax(model.logits(hidden, model.lexicon(table, numbers), 0, None)[1:], dim=-1)
+            p = torch.log_softmax(model.logits(hidden, model.token_table(table, numbers), 0, None)[1:], dim=-1)
         by_hand = (p - p.mean())[rows[0] - 1] / 2
         assert torch.allclose(found[0, :, column], by_hand, atol=1e-4)
 
@@ -177,11 +179,11 @@ def test_a_state_of_a_model_that_is_not_at_hand_says_nothing_until_it_is_loaded(
     latents.load(one)
     state = np.ones(WIDTH, np.float16).tobytes()
     users = [Inferred(model=one, latent=state), Inferred(model=other, latent=state), Inferred(model="gone", latent=state)]
-    rows = CATALOGUE.snapshot.rows(["i1", "i2"]).expand(3, -1)
+    rows = CATALOG.snapshot.rows(["i1", "i2"]).expand(3, -1)
 
-    before, read = latents.scores(users, rows, CATALOGUE.snapshot)
+    before, read = latents.scores(users, rows, CATALOG.snapshot)
     latents.load_wanted()
-    after, read_then = latents.scores(users, rows, CATALOGUE.snapshot)
+    after, read_then = latents.scores(users, rows, CATALOG.snapshot)
 
     assert read == [True, False, False] and read_then == [True, True, False]
     assert (before[1] == 0).all() and (after[1] != 0).all() and (after[2] == 0).all()
@@ -191,14 +193,14 @@ def test_a_state_of_a_model_that_is_not_at_hand_says_nothing_until_it_is_loaded(
 def test_a_ranker_trained_on_other_features_is_refused(tmp_path: Path) -> None:
     publish_ranker(tmp_path, features="of another version")
 
-    with pytest.raises(ArtefactError, match="another version"):
-        Engine.load(current(tmp_path, RANKER), CATALOGUE, popularity(), LatentModels(tmp_path))
+    with pytest.raises(ArtifactError, match="another version"):
+        Engine.load(current(tmp_path, RANKER), CATALOG, popularity(), LatentModels(tmp_path))
 
 
 # ---- explanation
 
 
-def test_a_behaviour_carried_what_the_score_loses_without_it() -> None:
+def test_a_behavior_carried_what_the_score_loses_without_it() -> None:
     ranker = engine()
     (found,) = explain(ranker, USER, ["i5"], NOW_MS)
     whole = math.log(found.probability / (1 - found.probability))
@@ -210,14 +212,14 @@ def test_a_behaviour_carried_what_the_score_loses_without_it() -> None:
     p = float(ranker.score(without, ["i5"], NOW_MS)[0])
     assert inferred["i5"].log_odds == pytest.approx(whole - math.log(p / (1 - p)), abs=1e-3)
     nobody = float(ranker.score(msgspec.structs.replace(USER, history=History()), ["i5"], NOW_MS)[0])
-    assert found.groups["real behaviours"] == pytest.approx(whole - math.log(nobody / (1 - nobody)), abs=1e-3)
+    assert found.groups["real behaviors"] == pytest.approx(whole - math.log(nobody / (1 - nobody)), abs=1e-3)
     assert found.history_time_ms == USER.history.times_ms[-1] and found.item_time_ms == 1
 
 
 def test_a_user_of_whom_nothing_is_known_is_explained_by_context() -> None:
     (found,) = explain(engine(), None, ["i5"], NOW_MS)
 
-    assert found.behaviors == () and found.groups["real behaviours"] == 0 and found.groups["recent popularity"] != 0
+    assert found.behaviors == () and found.groups["real behaviors"] == 0 and found.groups["recent popularity"] != 0
 
 
 # ---- popularity

@@ -10,10 +10,10 @@ import torch
 from reaseq.behavior import calibration
 from reaseq.behavior.examples import Basket
 from reaseq.days import DAY_MS
-from reaseq.errors import CatalogueError
+from reaseq.errors import CatalogError
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.training import Examples, RankerPlan, Sample, examples_of, sampled_softmax, train
+from reaseq.ranker.training import Examples, RankerTrainingConfig, Sample, build_examples, sampled_softmax, train
 from reaseq.records import History, Inferred
 from reaseq.representation.trained_ids import TrainedIds
 from tests.fakes.catalog import DIM, NOW_MS, VOCABULARY, item, question, table_of
@@ -27,7 +27,7 @@ TABLE = table_of(
 ).snapshot.by_id()
 IDS = TrainedIds([f"i{number}" for number in range(60)])
 CONFIG = RankerConfig(vector_dim=DIM, claims=VOCABULARY.size, items=len(IDS), width=16, history=20)
-PLAN = RankerPlan(epochs=2, positives=4, negatives=20)
+PLAN = RankerTrainingConfig(epochs=2, positives=4, negatives=20)
 
 
 def samples(count: int = 64) -> list[Sample]:
@@ -46,7 +46,7 @@ def events(some: list[Sample]) -> list[tuple[int, str]]:
 
 
 def examples(some: list[Sample], models: Path = Path(), config: RankerConfig = CONFIG) -> Examples:
-    return examples_of(some, events(some), TABLE, LatentModels(models), config, PLAN)
+    return build_examples(some, events(some), TABLE, LatentModels(models), config, PLAN)
 
 
 def test_positives_were_taken_and_listed_before_negatives_listed_before_and_not_taken() -> None:
@@ -86,7 +86,7 @@ def test_a_basket_of_nothing_that_was_listed_before_is_left_out_and_none_at_all_
     first = Sample(Basket("u", NOW_MS, ("i80", "nobody"), History()), Inferred())
 
     assert len(examples([first, *samples(3)])) == 3
-    with pytest.raises(CatalogueError, match="none of 1 baskets"):
+    with pytest.raises(CatalogError, match="none of 1 baskets"):
         examples([first])
 
 
@@ -140,7 +140,7 @@ class Stop(Exception):
     """A stand-in for a machine that goes away."""
 
 
-def _stopped_after_an_epoch(parts: tuple[Examples, Examples], plan: RankerPlan, checkpoint: Path) -> list[float]:
+def _stopped_after_an_epoch(parts: tuple[Examples, Examples], plan: RankerTrainingConfig, checkpoint: Path) -> list[float]:
     seen: list[float] = []
 
     def progress(steps: int, loss: float) -> None:

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reaseq.behavior.sequence import sequences_of
+from reaseq.behavior.sequence import build_sequences
 from reaseq.errors import SpaceMismatch
 from reaseq.ranker.model import TargetAttention
 from reaseq.records import ItemFeatures
-from tests.fakes.catalog import CATALOGUE, ITEMS, NOW_MS, item, question, table_of
+from tests.fakes.catalog import CATALOG, ITEMS, NOW_MS, item, question, table_of
 
 
 def test_the_table_keeps_the_newest_of_each_item() -> None:
@@ -22,7 +22,7 @@ def test_the_table_keeps_the_newest_of_each_item() -> None:
     assert not table.snapshot.live[1]
 
 
-def test_by_id_equal_catalogues_are_equal_tables_in_whatever_order_they_came() -> None:
+def test_by_id_equal_catalogs_are_equal_tables_in_whatever_order_they_came() -> None:
     items = [item(number) for number in range(ITEMS)]
     one, other = table_of(*items).snapshot.by_id(), table_of(*reversed(items)).snapshot.by_id()
 
@@ -94,7 +94,7 @@ def test_groups_of_items_are_as_alike_as_their_mean_vectors() -> None:
     assert table.cosine(["i1"], ["nobody"]) == table.cosine([], ["i1"]) == 1.0
 
 
-def test_the_nearest_are_on_sale_and_an_item_is_no_neighbour_of_its_own() -> None:
+def test_the_nearest_are_on_sale_and_an_item_is_no_neighbor_of_its_own() -> None:
     table = table_of(*(item(number) for number in range(20)), item(20, stage="delisted")).snapshot
     row = table.index["i3"]
     vector = table.vectors[row]
@@ -104,9 +104,9 @@ def test_the_nearest_are_on_sale_and_an_item_is_no_neighbour_of_its_own() -> Non
 
     assert [found for found, _ in near] == by_hand.tolist()
     assert near[0][0] == row and near[0][1] == pytest.approx(1.0, abs=1e-3)
-    assert table.neighbours(row, 4) == near[1:5]
+    assert table.neighbors(row, 4) == near[1:5]
     gone = table.index["i20"]
-    assert table.neighbours(gone, 4) == table.nearest(table.vectors[gone], 4)
+    assert table.neighbors(gone, 4) == table.nearest(table.vectors[gone], 4)
 
 
 def test_spaces_are_not_mixed() -> None:
@@ -114,11 +114,11 @@ def test_spaces_are_not_mixed() -> None:
         table_of(item(1, space_id="other"))
 
 
-def test_sequences_hold_the_latest_behaviours_on_the_right() -> None:
-    sequences = sequences_of([question(3).history], [NOW_MS], CATALOGUE.snapshot, length=6)
+def test_sequences_hold_the_latest_behaviors_on_the_right() -> None:
+    sequences = build_sequences([question(3).history], [NOW_MS], CATALOG.snapshot, length=6)
 
     assert sequences.rows[0, :2].tolist() == [0, 0]
-    assert sequences.rows[0, 2:].tolist() == CATALOGUE.snapshot.rows(question(3).history.item_ids).tolist()
+    assert sequences.rows[0, 2:].tolist() == CATALOG.snapshot.rows(question(3).history.item_ids).tolist()
     assert sequences.gaps[0].tolist() == [0, 0, 7, 7, 6, 5]  # four, three, two and one day in hours, by powers of two
 
 

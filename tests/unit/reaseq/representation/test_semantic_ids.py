@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from reaseq.artifacts import current
-from reaseq.behavior.token_table import Tree
-from reaseq.errors import ArtefactError, ReaSeqError, SpaceMismatch
+from reaseq.behavior.token_table import SemanticIdTrie
+from reaseq.errors import ArtifactError, ReaSeqError, SpaceMismatch
 from reaseq.representation.alignment import KIND as ALIGNMENT
-from reaseq.representation.alignment import AlignmentHead, AlignmentPlan, load_head, train_head
+from reaseq.representation.alignment import AlignmentHead, AlignmentTrainingConfig, load_head, train_head
 from reaseq.representation.encoder import Encoder
-from reaseq.representation.semantic_ids import KIND, Codebook, Drift, drift, examine, fit, fitted_of, semantic_id
+from reaseq.representation.semantic_ids import KIND, Codebook, Drift, drift, examine, fit, load_fitted, semantic_id
 from reaseq.settings import EncoderSettings
 
 
@@ -100,26 +100,26 @@ def test_drift_calls_for_a_refit_when_new_items_are_unlike_the_old() -> None:
 
 
 def test_a_published_codebook_comes_back_whole_and_a_changed_one_not_at_all(tmp_path: Path) -> None:
-    artefact = BOOK.publish(tmp_path, "3x16", FITTED)
+    artifact = BOOK.publish(tmp_path, "3x16", FITTED)
 
     loaded = Codebook.load(current(tmp_path, KIND))
     assert np.array_equal(loaded.centroids, BOOK.centroids) and loaded.space_id == "s"
-    assert fitted_of(current(tmp_path, KIND)) == FITTED
+    assert load_fitted(current(tmp_path, KIND)) == FITTED
 
-    (artefact.path / "centroids.safetensors").write_bytes(b"cut")
-    with pytest.raises(ArtefactError, match="changed or cut"):
+    (artifact.path / "centroids.safetensors").write_bytes(b"cut")
+    with pytest.raises(ArtifactError, match="changed or cut"):
         current(tmp_path, KIND)
 
 
 def test_the_tree_has_the_ids_that_exist_and_no_others() -> None:
     codes = torch.tensor([[0, 0], [0, 1], [2, 1], [2, 1]])
 
-    tree = Tree.of(codes, (3, 2))
+    tree = SemanticIdTrie.of(codes, (3, 2))
 
     assert tree.children[0].tolist() == [[0, -1, 1]]
     assert tree.children[1].tolist() == [[0, 1], [-1, 2]]
     assert tree.paths[-1].tolist() == [0, 1, 2, 2]
-    assert tree.beginnings[0].tolist() == [[0, -1], [2, -1]]
+    assert tree.prefixes[0].tolist() == [[0, -1], [2, -1]]
 
 
 def test_alignment_brings_together_what_goes_together() -> None:
@@ -129,7 +129,7 @@ def test_alignment_brings_together_what_goes_together() -> None:
     both = torch.cat([vectors, rotated])
     pairs = torch.stack([partner, torch.arange(600, 1200)], dim=1)
 
-    head = train_head(both, pairs, AlignmentPlan(steps=150, batch_pairs=128))
+    head = train_head(both, pairs, AlignmentTrainingConfig(steps=150, batch_pairs=128))
 
     def cosine(of: torch.Tensor) -> float:
         return float((of[pairs[:, 0]] * of[pairs[:, 1]]).sum(-1).mean())
@@ -146,17 +146,17 @@ def test_a_head_makes_a_space_of_its_own_and_reads_only_the_one_it_was_trained_o
     space_id = Encoder(EncoderSettings()).space_id
     head = AlignmentHead(384)
     torch.nn.init.normal_(head.turn.weight, std=0.1)
-    artefact = head.publish(tmp_path, "20110901", space_id, {"pairs": 1})
+    artifact = head.publish(tmp_path, "20110901", space_id, {"pairs": 1})
 
-    plain, aligned = (Encoder(EncoderSettings(alignment=folder)) for folder in (None, artefact.path))
+    plain, aligned = (Encoder(EncoderSettings(alignment=folder)) for folder in (None, artifact.path))
 
-    assert aligned.space_id == f"{plain.space_id}+{artefact.version}"
+    assert aligned.space_id == f"{plain.space_id}+{artifact.version}"
     text = ["red mug"]
     assert np.allclose(aligned.encode(text), head(torch.from_numpy(plain.encode(text))).detach().numpy(), atol=1e-6)
-    assert current(tmp_path, ALIGNMENT).version == artefact.version
+    assert current(tmp_path, ALIGNMENT).version == artifact.version
     with pytest.raises(SpaceMismatch, match="'elsewhere'"):
-        load_head(artefact.path, "elsewhere")
-    with pytest.raises(ArtefactError, match=r"no published alignment head"):
+        load_head(artifact.path, "elsewhere")
+    with pytest.raises(ArtifactError, match=r"no published alignment head"):
         load_head(tmp_path, space_id)
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from reaseq.knowledge.reasoner import Subject
+from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.records import Event, FeatureRecord, Item, ItemFeatures, ProductKnowledge, UserFeatures
 from reaseq.settings import BehaviorSettings
 from streams.contract.delivery import Delivery
@@ -26,13 +26,13 @@ from streams.contract.messages import RawRecord, encode
 from streams.contract.stage import BatchPolicy, Stage
 from streams.contract.topics import DEAD_LETTERS, EVENTS
 from streams.stages.behavior_inference import Inference
-from streams.stages.history import BehaviorStage
-from streams.stages.onboarding import Onboarding
+from streams.stages.history import HistoryStage
+from streams.stages.onboarding import OnboardingStage
 from streams.stages.reasoning import Reasoning
 from tests.unit.streams.stages.test_user_stages import Echo, Everything
 
 BATCH = BatchPolicy(100, 0)
-LIMIT = 5  # behaviours that a history keeps, so that some do not fit in
+LIMIT = 5  # behaviors that a history keeps, so that some do not fit in
 WISH_MS = 9  # when a user asks to be forgotten
 FORGET = RawRecord(EVENTS.name, b"u", None, WISH_MS)
 CRASHES = ("", "before produce", "after produce", "before write", "after write")
@@ -60,17 +60,17 @@ class World:
 
     def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         self._die("before write")
-        overtaken = []
+        stale = []
         for record in records:
             held = self.held.get(_entity(record))
             if held is None or _order(record) > _order(held):
                 self.held[_entity(record)] = record
             elif _order(record) < _order(held):
-                overtaken.append(record)
+                stale.append(record)
         self._die("after write")
-        return overtaken
+        return stale
 
-    def not_overtaken(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+    def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         return [r for r in records if _entity(r) not in self.held or _order(r)[:2] >= _order(self.held[_entity(r)])[:2]]
 
     def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
@@ -101,7 +101,7 @@ class Parrot:
 
     identity = "parrot"
 
-    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
+    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
         return [ProductKnowledge(vocabulary="v", claims=(), profile=of.content.title) for of in subjects]
 
 
@@ -122,9 +122,9 @@ class Worker:
         self.world = world
         policy = BehaviorSettings(history_limit_events=LIMIT)
         stages: tuple[Stage, ...] = (
-            Onboarding(world, Letters(), BATCH),
+            OnboardingStage(world, Letters(), BATCH),
             Reasoning(world, Parrot(), Letters(), "v", BATCH),
-            BehaviorStage(world, Everything(), policy, BATCH),
+            HistoryStage(world, Everything(), policy, BATCH),
             Inference(world, Everything(), Echo(), policy, BATCH),
         )
         self.deliveries = [Delivery(stage, world, world, 300.0) for stage in stages]
@@ -189,14 +189,14 @@ def test_the_store_ends_as_if_everything_had_come_once_and_in_order(
     data: st.DataObject,
 ) -> None:
     gone = [replace(event, retracted=True) for event in happened[1::3]]
-    catalogue = [Item(item_id=key, title=title, event_time_ms=time) for time, (key, title) in enumerate(listings)]
+    catalog = [Item(item_id=key, title=title, event_time_ms=time) for time, (key, title) in enumerate(listings)]
     forget = [FORGET] * wish
     arrivals: list[Event | RawRecord] = list(data.draw(st.permutations(happened + happened[::2] + gone)))  # some come twice
     place = data.draw(st.integers(0, len(arrivals)))
     late = arrivals[place:]  # behind the wish, among what happened after it
     reference, world = World(), World()
-    _produce(reference, [*catalogue, *sorted(happened, key=_time), *gone, *forget, *sorted(later, key=_time)])
-    _produce(world, [*catalogue, *catalogue[::3], *arrivals[:place], *forget, *data.draw(st.permutations([*late, *later]))])
+    _produce(reference, [*catalog, *sorted(happened, key=_time), *gone, *forget, *sorted(later, key=_time)])
+    _produce(world, [*catalog, *catalog[::3], *arrivals[:place], *forget, *data.draw(st.permutations([*late, *later]))])
 
     Worker(reference).finish()
     worker = Worker(world)

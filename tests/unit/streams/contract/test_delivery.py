@@ -124,7 +124,7 @@ async def test_headers_that_lie_stop_nothing(lie: bytes) -> None:
 
     await deliver(CountEvents(), journal).handle([raw("a", headers=lies), raw("b", headers=lies)._replace(value=b"{")])
 
-    assert 0 <= journal.produced[0].timestamp_ms <= time.time() * 1000  # a broker refuses what is from the future
+    assert 0 <= journal.produced[0].timestamp_ms <= time.time() * 1000  # a broker rejects what is from the future
     assert len(journal.letters) == 1
 
 

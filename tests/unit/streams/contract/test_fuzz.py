@@ -23,9 +23,9 @@ from streams.contract.delivery import Delivery
 from streams.contract.messages import Message, RawRecord
 from streams.contract.stage import BatchPolicy, Effects
 from streams.contract.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
-from streams.runtime.in_process import InProcessLog
-from streams.stages.history import BehaviorStage
-from streams.stages.onboarding import Onboarding
+from streams.runtime.in_process import InProcessBroker
+from streams.stages.history import HistoryStage
+from streams.stages.onboarding import OnboardingStage
 from tests.fakes.delivery import Journal
 from tests.unit.streams.contract.test_any_interleaving import Letters
 from tests.unit.streams.stages.test_user_stages import Everything
@@ -41,7 +41,7 @@ VALID: dict[Topic, dict[str, object]] = {
         "title": "t",
         "event_time_ms": 1,
         "price": 1.5,
-        "attributes": {"colour": "red"},
+        "attributes": {"color": "red"},
     },
     EVENTS: {
         "schema": "event.1",
@@ -170,8 +170,8 @@ def _offset(letter: dead_letters.DeadLetter) -> int:
 def test_what_passes_the_schema_passes_stages_and_store_too(tmp_path: Path) -> None:
     store = FeatureRepository(Settings(state_dir=tmp_path))
     store.apply()
-    generator, log, batch = random.Random(1), InProcessLog(), BatchPolicy(BATCH_RECORDS, 0)
-    users, items = BehaviorStage(store, Everything(), Settings().behavior, batch), Onboarding(store, Letters(), batch)
+    generator, log, batch = random.Random(1), InProcessBroker(), BatchPolicy(BATCH_RECORDS, 0)
+    users, items = HistoryStage(store, Everything(), Settings().behavior, batch), OnboardingStage(store, Letters(), batch)
     for stage, key in ((items, "item_id"), (users, "user_id")):
         log.dead_letters.clear()
         values = [_field(generator, VALID[stage.source]) for _ in range(2000)]

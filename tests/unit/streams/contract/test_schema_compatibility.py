@@ -21,7 +21,7 @@ def tag(message: type) -> str:
 
 
 def incompatibilities(old: Any, new: Any, place: str = "$") -> list[str]:
-    """What a message that obeys `old` may hold and `new` refuses or ignores."""
+    """What a message that obeys `old` may hold and `new` rejects or ignores."""
     if not isinstance(old, dict):
         return [] if old == new else [f"{place}: {old!r} became {new!r}"]
     found = [f"{place}: {name} is newly required" for name in set(new.get("required", [])) - set(old.get("required", []))]
@@ -30,7 +30,7 @@ def incompatibilities(old: Any, new: Any, place: str = "$") -> list[str]:
             found.append(f"{place}: {name} was tightened")
     for name in old.keys() - LOOSER.keys() - {"required", "title", "description", "default"}:
         if name == "enum":
-            found += [f"{place}: {value!r} is refused" for value in set(old[name]) - set(new.get(name, []))]
+            found += [f"{place}: {value!r} is rejected" for value in set(old[name]) - set(new.get(name, []))]
         elif isinstance(old[name], list):
             found += [] if old[name] == new.get(name) else [f"{place}.{name} changed"]
         elif name not in new:

@@ -5,7 +5,7 @@ import time
 
 from streams.contract.messages import RawRecord
 from streams.contract.stage import BatchPolicy
-from streams.runtime.batch_buffer import Intake
+from streams.runtime.batch_buffer import BatchBuffer
 
 
 def records(*offsets: int) -> list[RawRecord]:
@@ -13,37 +13,37 @@ def records(*offsets: int) -> list[RawRecord]:
 
 
 async def test_a_full_batch_does_not_wait_and_keeps_the_order() -> None:
-    intake = Intake(BatchPolicy(limit_records=3, wait_s=3600.0))
-    intake.put(records(1, 2))
-    assert intake.has_room
-    intake.put(records(3, 4, 5, 6, 7))
-    assert not intake.has_room
+    buffer = BatchBuffer(BatchPolicy(limit_records=3, wait_s=3600.0))
+    buffer.put(records(1, 2))
+    assert buffer.has_room
+    buffer.put(records(3, 4, 5, 6, 7))
+    assert not buffer.has_room
 
-    assert await intake.take() == records(1, 2, 3)
-    assert await intake.take() == records(4, 5, 6)
-    assert intake.has_room
+    assert await buffer.take() == records(1, 2, 3)
+    assert await buffer.take() == records(4, 5, 6)
+    assert buffer.has_room
 
 
 async def test_what_does_not_fill_a_batch_waits_for_more_only_so_long() -> None:
-    intake = Intake(BatchPolicy(limit_records=3, wait_s=0.1))
-    taking = asyncio.create_task(intake.take())
+    buffer = BatchBuffer(BatchPolicy(limit_records=3, wait_s=0.1))
+    taking = asyncio.create_task(buffer.take())
     await asyncio.sleep(0.15)  # nothing is there, so nothing has waited yet
     started = time.monotonic()
-    intake.put(records(1))
+    buffer.put(records(1))
     await asyncio.sleep(0.01)
-    intake.put(records(2))
+    buffer.put(records(2))
 
     assert await taking == records(1, 2)
     assert time.monotonic() - started >= 0.09
 
 
 async def test_what_is_cleared_is_not_taken() -> None:
-    intake = Intake(BatchPolicy(limit_records=3, wait_s=0.05))
-    taking = asyncio.create_task(intake.take())
-    intake.put(records(1, 2))
+    buffer = BatchBuffer(BatchPolicy(limit_records=3, wait_s=0.05))
+    taking = asyncio.create_task(buffer.take())
+    buffer.put(records(1, 2))
     await asyncio.sleep(0.01)
-    intake.clear()
+    buffer.clear()
     await asyncio.sleep(0.1)
-    intake.put(records(7))
+    buffer.put(records(7))
 
     assert await taking == records(7)

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from kafka.errors import KafkaTimeoutError
 
-from reaseq.errors import DeliveryError, LogUnavailable
+from reaseq.errors import BrokerUnavailable, DeliveryError
 from reaseq.settings import KafkaSettings
 from streams.contract.topics import EVENTS
 from streams.runtime import kafka_clients as kafka
-from streams.runtime.kafka_clients import Follower, lags, new_consumer
+from streams.runtime.kafka_clients import TopicTailer, lags, new_consumer
 
 NOBODY = KafkaSettings(bootstrap_servers="127.0.0.1:1")
 
@@ -28,7 +28,7 @@ def test_a_consumer_that_reaches_nobody_leaves_no_thread_behind() -> None:
 def test_whoever_looks_is_told_which_brokers_do_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kafka, "LOOK_TIMEOUT_MS", 100)
 
-    with pytest.raises(LogUnavailable, match=r"the brokers at 127\.0\.0\.1:1 do not answer"):
+    with pytest.raises(BrokerUnavailable, match=r"the brokers at 127\.0\.0\.1:1 do not answer"):
         lags(NOBODY, "reaseq", [EVENTS])
 
 
@@ -39,4 +39,4 @@ def test_who_waits_for_a_follower_hears_that_it_failed(monkeypatch: pytest.Monke
     monkeypatch.setattr(kafka, "new_consumer", nobody)
 
     with pytest.raises(DeliveryError, match="following events failed"):
-        Follower(NOBODY, EVENTS, lambda records: None).start().wait()
+        TopicTailer(NOBODY, EVENTS, lambda records: None).start().wait()

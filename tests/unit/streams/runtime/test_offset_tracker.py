@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.contract.messages import RawRecord
-from streams.runtime.offset_tracker import Offsets
+from streams.runtime.offset_tracker import OffsetTracker
 
 ONE, OTHER = ("events", 0), ("events", 1)
 
 
-def account(*stages: str) -> Offsets:
-    return Offsets({"events": stages})
+def account(*stages: str) -> OffsetTracker:
+    return OffsetTracker({"events": stages})
 
 
 def batch(*offsets: int, partition: tuple[str, int] = ONE) -> list[RawRecord]:

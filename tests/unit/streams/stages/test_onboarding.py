@@ -1,4 +1,4 @@
-"""Onboarding and reasoning: servable at once, better later, nothing twice."""
+"""OnboardingStage and reasoning: servable at once, better later, nothing twice."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from reaseq.knowledge.reasoner import Subject
+from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.records import Claim, Item, ItemFeatures, ProductKnowledge
 from streams.contract.messages import Message
 from streams.contract.stage import BatchPolicy
-from streams.stages.onboarding import Onboarding
+from streams.stages.onboarding import OnboardingStage
 from streams.stages.reasoning import Reasoning
 
 BATCH = BatchPolicy(10, 0)
@@ -53,7 +53,7 @@ class OneAnswer:
         self.asked = 0
         self._answer = answer
 
-    async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
+    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
         self.asked += len(subjects)
         return [self._answer] * len(subjects)
 
@@ -66,7 +66,7 @@ GONE = Message("i", None, 0)
 
 
 def onboard(store: MemoryStore, *messages: Message, encoder: HashEncoder | None = None) -> list[ItemFeatures]:
-    stage = Onboarding(store, encoder or HashEncoder(), BATCH)
+    stage = OnboardingStage(store, encoder or HashEncoder(), BATCH)
     records = [record for record in asyncio.run(stage.process(messages)).records if isinstance(record, ItemFeatures)]
     store.items |= {record.item_id: record for record in records}
     return records
@@ -149,7 +149,7 @@ def test_listing_and_delisting_in_one_batch_ends_delisted() -> None:
 
 
 def test_delisting_an_unknown_item_is_accepted_and_counted() -> None:
-    effects = asyncio.run(Onboarding(MemoryStore(), HashEncoder(), BATCH).process([GONE]))
+    effects = asyncio.run(OnboardingStage(MemoryStore(), HashEncoder(), BATCH).process([GONE]))
 
     assert effects.records == []
     assert effects.counts["unknown_item_delisted"] == 1
@@ -186,7 +186,7 @@ def test_another_reasoner_reasons_anew_from_the_text_and_wins_over_the_record_be
     assert second.revision > first.revision and second.fingerprint != first.fingerprint
     direct = reason(MemoryStore(text), text, reasoner=Another(changed))
     assert second.vector == direct[0].vector, "drawn from the text's vector, not from the enriched one"
-    assert reason(store, first, reasoner=Another(changed)) == [], "the earlier record has been overtaken"
+    assert reason(store, first, reasoner=Another(changed)) == [], "the earlier record has been stale"
 
 
 def test_a_delisting_wins_over_any_number_of_reasonings() -> None:
@@ -203,7 +203,9 @@ def test_what_is_overtaken_while_it_is_reasoned_about_is_not_written() -> None:
     (text,) = onboard(store, listing())
 
     class Slow(OneAnswer):
-        async def reason(self, subjects: Sequence[Subject], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
+        async def reason(
+            self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]
+        ) -> list[ProductKnowledge | None]:
             store.items["i"] = msgspec.structs.replace(text, event_time_ms=20, title="a candle")
             return await super().reason(subjects, vectors)
 

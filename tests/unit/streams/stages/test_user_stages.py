@@ -15,7 +15,7 @@ from reaseq.settings import BehaviorSettings
 from streams.contract.messages import Message
 from streams.contract.stage import BatchPolicy
 from streams.stages.behavior_inference import Inference
-from streams.stages.history import BehaviorStage
+from streams.stages.history import HistoryStage
 
 BATCH = BatchPolicy(100, 0)
 
@@ -40,7 +40,7 @@ class MemoryStore:
 
 
 class Echo:
-    """A stand-in for the behaviour model: its answer is the question."""
+    """A stand-in for the behavior model: its answer is the question."""
 
     def __init__(self) -> None:
         self.asked: list[Question] = []
@@ -76,7 +76,7 @@ class Stream:
 
     def __init__(self, model: Echo | Nobody | None, policy: BehaviorSettings) -> None:
         self.store = MemoryStore()
-        self.behavior = BehaviorStage(self.store, Everything(), policy, BATCH)
+        self.behavior = HistoryStage(self.store, Everything(), policy, BATCH)
         self.inference = Inference(self.store, Everything(), model, policy, BATCH)
         self.topic: list[Message] = []
 
@@ -93,7 +93,7 @@ class Stream:
         batch, self.topic = self.topic[:count], self.topic[count:]
         return self._run(self.inference, batch)
 
-    def _run(self, stage: BehaviorStage | Inference, batch: list[Message]) -> dict[str, int]:
+    def _run(self, stage: HistoryStage | Inference, batch: list[Message]) -> dict[str, int]:
         effects = asyncio.run(stage.process(batch))
         for record in effects.records:
             assert isinstance(record, UserFeatures)
@@ -279,7 +279,7 @@ def test_a_user_who_asks_to_be_forgotten_is_and_stays_forgotten() -> None:
     assert back.history.item_ids == back.inferred.item_ids == ("i5",)
 
 
-def test_a_wish_to_be_forgotten_reaches_behaviours_that_are_ahead_of_the_clock() -> None:
+def test_a_wish_to_be_forgotten_reaches_behaviors_that_are_ahead_of_the_clock() -> None:
     stream = Stream(Echo(), BehaviorSettings())
     stream.absorb([event(1, 100)])
 
