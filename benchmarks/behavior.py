@@ -18,9 +18,9 @@ from rich.progress import Progress
 
 from demo import ANSWERS, ORDER_LINES
 from evaluation.experiments import retail_experiment
-from evaluation.instances import Moment, build_instances
+from evaluation.instances import RankingInstance, build_instances
 from reaseq.behavior import training
-from reaseq.behavior.history import Question
+from reaseq.behavior.history import InferenceRequest
 from reaseq.behavior.inference import BehaviorInference
 from reaseq.behavior.model import BehaviorModel
 from reaseq.representation.encoder import Encoder
@@ -46,13 +46,13 @@ class Bound:
 
 
 @dataclass(frozen=True)
-class Bench:
+class BehaviorBench:
     """A trained model and the users it is asked about."""
 
     model: BehaviorModel
     ids: TrainedIds
     table: ItemTable
-    moments: Sequence[Moment]
+    instances: Sequence[RankingInstance]
 
     def inference(self, settings: SamplerSettings) -> BehaviorInference:
         """The model with a way of sampling."""
@@ -60,18 +60,18 @@ class Bench:
 
     def users_per_s(self, inference: BehaviorInference, users: int) -> float:
         """Questions answered per second, one pass over the first `users`."""
-        questions = [_question(moment) for moment in self.moments[:users]]
+        requests = [_question(instance) for instance in self.instances[:users]]
         started = time.perf_counter()
-        inference.infer(questions)
+        inference.infer(requests)
         return users / (time.perf_counter() - started)
 
     def recall(self, settings: SamplerSettings) -> float:
         """Share of each user's new behaviors that were inferred, the mean over users."""
-        answers = self.inference(settings).infer([_question(moment) for moment in self.moments])
+        answers = self.inference(settings).infer([_question(instance) for instance in self.instances])
         ids = self.table.snapshot.ids
         hits = [
-            len({ids[row] for row in moment.targets} & set(answer.item_ids)) / len(moment.targets)
-            for moment, answer in zip(self.moments, answers, strict=True)
+            len({ids[row] for row in instance.targets} & set(answer.item_ids)) / len(instance.targets)
+            for instance, answer in zip(self.instances, answers, strict=True)
         ]
         return statistics.fmean(hits)
 
@@ -119,7 +119,7 @@ def replace_settings(**changes: Any) -> SamplerSettings:
     return OURS.model_copy(update=changes)
 
 
-def _prepared(console: Console) -> Bench:
+def _prepared(console: Console) -> BehaviorBench:
     settings = Settings()
     with console.status("reading and encoding Online Retail"):
         experiment = retail_experiment(ORDER_LINES, ANSWERS, Encoder(settings.encoder), settings.state_dir / "evaluation")
@@ -131,10 +131,10 @@ def _prepared(console: Console) -> Bench:
         task = progress.add_task("training", total=count_steps(len(data.train), plan))
         config = replace(experiment.config, items=len(ids))
         model, _ = training.train(data, config, plan, progress=lambda steps, loss: progress.advance(task, steps))
-    moments = build_instances(experiment.log, *experiment.test)
+    instances = build_instances(experiment.log, *experiment.test)
     table = cast(ItemTable, Bound(experiment.log.table))
-    return Bench(model, ids, table, moments[:: len(moments) // USERS][:USERS])
+    return BehaviorBench(model, ids, table, instances[:: len(instances) // USERS][:USERS])
 
 
-def _question(moment: Moment) -> Question:
-    return Question(moment.basket.history, moment.basket.time_ms, 1)
+def _question(instance: RankingInstance) -> InferenceRequest:
+    return InferenceRequest(instance.basket.history, instance.basket.time_ms, 1)

@@ -30,13 +30,15 @@ import torch
 from rich.console import Console
 
 from benchmarks.ranking import CANDIDATES, USERS, build_user
+from demo import VOCABULARY
 from features.repository import FeatureRepository
 from infra import local, process
 from infra.scratch import settings_on_free_ports, start_empty
+from reaseq import float16
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
-from reaseq.knowledge.vocabulary import Vocabulary, vocabulary_in_force
+from reaseq.knowledge.vocabulary import Vocabulary, load_vocabulary
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES
 from reaseq.ranker.engine import KIND as RANKER
@@ -77,7 +79,7 @@ def run() -> dict[str, Any]:
 
 def _fill(settings: Settings, repository: FeatureRepository) -> None:
     """Items, users, and models that know them."""
-    vocabulary, generator = vocabulary_in_force(), np.random.default_rng(0)
+    vocabulary, generator = load_vocabulary(VOCABULARY), np.random.default_rng(0)
     ids = TrainedIds(ITEM_IDS)
     facts = {"space_id": "bench", "vector_dim": DIM, "vocabulary": vocabulary.version, "features": FEATURES}
     torch.manual_seed(0)
@@ -99,10 +101,10 @@ def _item(item_id: str, vocabulary: Vocabulary, generator: np.random.Generator) 
         item_id=item_id,
         event_time_ms=1,
         listed_ms=1,
-        stage="reasoned",
+        status="reasoned",
         title=item_id,
         space_id="bench",
-        vector=(vector / np.linalg.norm(vector)).astype(np.float16).tobytes(),
+        vector=float16.pack(vector / np.linalg.norm(vector)),
         knowledge=ProductKnowledge(vocabulary=vocabulary.version, claims=claims),
     )
 
@@ -127,7 +129,7 @@ def _measure(url: str) -> dict[str, Any]:
         "reading": [read],
         "watching": [watch],
     }
-    sides = {name: Side() for name in people}
+    sides = {name: ConsoleSide() for name in people}
     with _client(url) as http:
         for _ in range(TURNS):
             for name, side in sides.items():
@@ -139,7 +141,7 @@ def _measure(url: str) -> dict[str, Any]:
 
 
 @dataclass
-class Side:
+class ConsoleSide:
     """What was seen of one side so far."""
 
     times_s: list[float] = field(default_factory=list)
@@ -147,7 +149,7 @@ class Side:
     looks: int = 0
     spent_s: float = 0.0
 
-    def figures(self, alone: "Side") -> dict[str, Any]:
+    def figures(self, alone: "ConsoleSide") -> dict[str, Any]:
         """This side's figures, and how they stand to nobody looking."""
         found: dict[str, Any] = {"steps": self.steps, "looks_per_s": round(self.looks / self.spent_s, 2)}
         for percent in (50, 99):
@@ -156,7 +158,7 @@ class Side:
         return found
 
 
-def _rank(http: httpx.Client, candidates: list[str], side: Side, looks: list[int]) -> None:
+def _rank(http: httpx.Client, candidates: list[str], side: ConsoleSide, looks: list[int]) -> None:
     before, started = len(looks), time.perf_counter()
     for number in count():
         called = time.perf_counter()
@@ -165,7 +167,7 @@ def _rank(http: httpx.Client, candidates: list[str], side: Side, looks: list[int
         asked = {"user_id": f"user-{number % USERS}", "candidate_ids": candidates, "time_ms": NOW_MS}
         answer = http.post("/v1/rank", json=asked).raise_for_status()
         side.times_s.append(time.perf_counter() - called)
-        side.steps[answer.json()["step"]] += 1
+        side.steps[answer.json()["fallback_level"]] += 1
     side.looks += len(looks) - before
     side.spent_s += time.perf_counter() - started
 

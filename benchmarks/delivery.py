@@ -45,11 +45,11 @@ from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.records import Event
 from reaseq.settings import Settings
 from streams.contract.delivery import Delivery
+from streams.contract.key_locks import KeyLocks
 from streams.contract.messages import Message, RawRecord, encode
 from streams.contract.stage import BatchPolicy, Stage
 from streams.contract.topics import EVENTS, USER_FEATURES
 from streams.runtime.faust_runtime import COMMIT_INTERVAL_S, KafkaRecordProducer, build_app
-from streams.runtime.in_flight import KeyLocks
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 from streams.runtime.kafka_clients import Producer
 from streams.stages.archive import ArchiveStage
@@ -69,7 +69,7 @@ Reports: TypeAlias = "Queue[Report]"
 
 @dataclass
 class Report:
-    """What a process did in a batch: moments on the wall clock, CPU seconds of the process so far."""
+    """What a process did in a batch: instances on the wall clock, CPU seconds of the process so far."""
 
     process: int
     records: int
@@ -81,7 +81,7 @@ class Report:
 
 
 @dataclass
-class Side:
+class DeliverySide:
     """What the processes of one side did in a turn."""
 
     reports: list[Report] = field(default_factory=list)
@@ -169,7 +169,7 @@ def run() -> dict[str, Any]:
 
 
 @dataclass
-class Bench:
+class DeliveryBench:
     """A system, and what its processes report."""
 
     settings: Settings
@@ -203,16 +203,16 @@ class Bench:
                 process.kill()
                 process.join()
 
-    def wait_for(self, records: int) -> Side:
+    def wait_for(self, records: int) -> DeliverySide:
         """What is reported until so many records are done. Raises queue.Empty where none is for a long time."""
-        side = Side()
+        side = DeliverySide()
         while side.records < records:
             side.reports.append(self.reports.get(timeout=TIMEOUT_S))
         return side
 
 
 @contextmanager
-def _system() -> Iterator[Bench]:
+def _system() -> Iterator[DeliveryBench]:
     with tempfile.TemporaryDirectory(prefix="reaseq-bench-") as folder:
         settings = settings_on_free_ports(Path(folder))
         settings.store.redis_timeout_s = 10.0
@@ -220,7 +220,7 @@ def _system() -> Iterator[Bench]:
         try:
             store = start_empty(settings)
             client = redis.Redis.from_url(settings.store.redis_url.get_secret_value())
-            yield Bench(settings, store, client)
+            yield DeliveryBench(settings, store, client)
         finally:
             local.stop_all(settings)
 
@@ -240,11 +240,11 @@ def _interleaved(events: Sequence[Event]) -> list[Event]:
 # ---- what it costs
 
 
-def _throughput(bench: Bench, events: Sequence[Event], console: Console) -> dict[str, Any]:
+def _throughput(bench: DeliveryBench, events: Sequence[Event], console: Console) -> dict[str, Any]:
     producer = Producer(bench.settings.kafka)
     producer.send(events)
     producer.close()
-    sides: dict[str, list[Side]] = {}
+    sides: dict[str, list[DeliverySide]] = {}
     for turn in range(TURNS):
         for name, count, work in (
             ("faust", 1, _faust),
@@ -264,7 +264,7 @@ def _throughput(bench: Bench, events: Sequence[Event], console: Console) -> dict
     return {name: _summary(turns) for name, turns in sides.items()}
 
 
-def _summary(turns: Sequence[Side]) -> dict[str, float]:
+def _summary(turns: Sequence[DeliverySide]) -> dict[str, float]:
     return {
         "events_per_s_per_core": round(statistics.median(side.records / side.cpu_s for side in turns)),
         "events_per_s": round(statistics.median(side.records / side.wall_s for side in turns)),
@@ -288,7 +288,7 @@ def _faust(settings: Settings, reports: Reports, group: str, archive: bool | Non
     behavior.meter = meter
     deliveries: list[Delivery] = [behavior]
     if archive:
-        files = Archive(settings.archive_dir)
+        files = Archive(settings.archive_dir, store.vocabulary)
         files.create()
         policy = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
         deliveries.append(Delivery(ArchiveStage(USER_FEATURES, files, policy, lambda users: None), destination, store, 300.0))
@@ -352,7 +352,7 @@ async def _poll(settings: Settings, meter: Meter, group: str, rows: dict[bytes, 
 # ---- how fresh
 
 
-def _freshness(bench: Bench, events: Sequence[Event], console: Console) -> list[dict[str, Any]]:
+def _freshness(bench: DeliveryBench, events: Sequence[Event], console: Console) -> list[dict[str, Any]]:
     """At one rate after the other, until one is too high."""
     found: list[dict[str, Any]] = []
     left = cycle(events)

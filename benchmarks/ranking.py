@@ -1,4 +1,4 @@
-"""Ranking 500 candidates with their features, beside what a user would set up with Feast alone, and beside the bare parts.
+"""DegradingRanker 500 candidates with their features, beside what a user would set up with Feast alone, and beside the bare parts.
 
 All sides in one run, on one real Redis, the catalog of Online Retail, users with histories of several lengths, and one ranker
 of the default size (its weights are random: they cost the same). Sides, each called by 1, 8 and 32 callers at once:
@@ -34,22 +34,23 @@ from msgspec.structs import replace as changed
 from rich.console import Console
 
 import features.definitions as views
-from demo import ANSWERS, ORDER_LINES
-from evaluation.datasets.interaction_log import Log
+from demo import ANSWERS, ORDER_LINES, VOCABULARY
+from evaluation.datasets.interaction_log import InteractionLog
 from evaluation.experiments import retail_experiment
 from features.packed_store import KEY_VERSION, entity_key
 from features.repository import FeatureRepository
 from infra import process
 from infra.redis import start_redis
+from reaseq import float16
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
-from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import build_batch
 from reaseq.ranker.engine import Engine, ScoringQuery
 from reaseq.ranker.latent import SCORES, LatentModels
-from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
+from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.popularity import Popularity
 from reaseq.records import History, Inferred, ItemFeatures, UserFeatures
 from reaseq.representation.contents import Contents
@@ -57,9 +58,9 @@ from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable, Snapshot, build_snapshot
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
-from serving.degradation import Ask, Ranking
+from serving.degradation import DegradingRanker, RankingTask
 from serving.micro_batching import MicroBatcher
-from serving.user_cache import Users
+from serving.user_cache import UserCache
 
 CANDIDATES, USERS = 500, 64
 CALLERS, HISTORIES = (1, 8, 32), (50, 200, 1000)
@@ -71,7 +72,7 @@ SIZES = (10_000, 100_000)
 
 
 @dataclass(frozen=True)
-class Bench:
+class RankingBench:
     """One user population with histories of one length, and every side of the comparison on it."""
 
     settings: Settings
@@ -88,12 +89,12 @@ class Bench:
         settings = self.settings.model_copy(deep=True)
         settings.store.redis_timeout_s = 1.0
         repository = FeatureRepository(settings)
-        ranking = Ranking(self.engine, Users(repository, USERS, 1.0))
+        ranking = DegradingRanker(self.engine, UserCache(repository, USERS, 1.0))
         ranking.warm_up(CANDIDATES)
-        batcher = MicroBatcher(ranking.answer, 8 * CANDIDATES, 256)
+        batcher = MicroBatcher(ranking.rank, 8 * CANDIDATES, 256)
         snapshot = self.table.snapshot
         rows = snapshot.rows(self.candidates)
-        requests = [self.engine.request([ScoringQuery(user, rows, self.now_ms)], snapshot)[0] for user in self.users]
+        batches = [self.engine.batch([ScoringQuery(user, rows, self.now_ms)], snapshot)[0] for user in self.users]
         one_at_a_time = ThreadPoolExecutor(max_workers=1)  # a queue: whoever comes first is served first
         client = redis.Redis.from_url(settings.store.redis_url.get_secret_value())
         prefix = [f"{repository.config.project}:{view.name}:".encode() for view in (views.user_history, views.user_inferred)]
@@ -102,12 +103,12 @@ class Bench:
         def rank(number: int) -> object:
             user = self.users[number % USERS]
             now_s = time.monotonic()
-            answer = batcher.submit(Ask(user.user_id, self.candidates, self.now_ms, now_s + 60)).result()
-            assert answer.step == "fresh" and not answer.reasons, answer
+            answer = batcher.submit(RankingTask(user.user_id, self.candidates, self.now_ms, now_s + 60)).result()
+            assert answer.fallback_level == "fresh" and not answer.reasons, answer
             return answer
 
         def forward(number: int) -> object:
-            return self.engine.score_request(requests[number % USERS], snapshot)
+            return self.engine.score_batch(batches[number % USERS], snapshot)
 
         return {
             "rank": rank,
@@ -144,7 +145,7 @@ class Bench:
             self.engine._model.config,
         )
         each = _repeated(one, places, counts)
-        return self.alone.score_request(each, table)
+        return self.alone.score_batch(each, table)
 
 
 def run() -> dict[str, Any]:
@@ -223,9 +224,9 @@ def _called(call: Callable[[int], object], callers: int, calls: int) -> list[flo
     return times
 
 
-def _bench(settings: Settings, log: Log, history: int, port: int) -> Bench:
+def _bench(settings: Settings, log: InteractionLog, history: int, port: int) -> RankingBench:
     generator = np.random.default_rng(0)
-    vocabulary = vocabulary_in_force()
+    vocabulary = load_vocabulary(VOCABULARY)
     now_ms = log.baskets[-1].time_ms + DAY_MS
     ids = TrainedIds([item.item_id for item in log.items])
     torch.manual_seed(0)
@@ -248,22 +249,22 @@ def _bench(settings: Settings, log: Log, history: int, port: int) -> Bench:
     repository.write(users)
     candidates = [log.items[place].item_id for place in generator.choice(len(log.items), CANDIDATES, replace=False)]
     engine, alone = (Engine(model, ids, name, table, popularity, latents) for name in ("bench", "alone"))
-    return Bench(
+    return RankingBench(
         settings, table, engine, alone, users, candidates, now_ms, _feast(settings, log, users, popularity, table, port)
     )
 
 
-def _record(log: Log, place: int) -> ItemFeatures:
+def _record(log: InteractionLog, place: int) -> ItemFeatures:
     item = log.items[place]
     return ItemFeatures(
         item_id=item.item_id,
         event_time_ms=item.event_time_ms,
         listed_ms=item.event_time_ms,
-        stage="reasoned",
+        status="reasoned",
         title=item.title,
         price=item.price,
         space_id="bench",
-        vector=log.table.contents.vectors[place + 1].numpy().astype(np.float16).tobytes(),
+        vector=float16.pack(log.table.contents.vectors[place + 1].numpy()),
         knowledge=log.answers[place],
     )
 
@@ -297,7 +298,7 @@ def build_user(
             model=version,
             as_of_ms=times[-1],
             events_seen=history,
-            latent=generator.normal(size=width).astype(np.float16).tobytes(),
+            latent=float16.pack(generator.normal(size=width)),
         ),
     )
 
@@ -306,7 +307,7 @@ def build_user(
 
 
 def _feast(
-    settings: Settings, log: Log, users: Sequence[UserFeatures], popularity: Popularity, table: ItemTable, port: int
+    settings: Settings, log: InteractionLog, users: Sequence[UserFeatures], popularity: Popularity, table: ItemTable, port: int
 ) -> FeatureStore:
     folder = settings.state_dir / "feast"
     folder.mkdir(exist_ok=True)
@@ -408,8 +409,8 @@ def _table_of(item_ids: list[str], read: dict[str, list[Any]]) -> Snapshot:
     return build_snapshot(["", *item_ids], padded, prices, listed, torch.ones(len(item_ids) + 1, dtype=torch.bool))
 
 
-def _repeated(one: Request, places: torch.Tensor, counts: np.ndarray) -> Request:
-    """A request of one candidate for each of them, all of one user."""
+def _repeated(one: RankerBatch, places: torch.Tensor, counts: np.ndarray) -> RankerBatch:
+    """A batch of one candidate for each of them, all of one user."""
     many = one[torch.zeros(len(places), dtype=torch.long)]
     return replace(many, candidates=places.unsqueeze(1), counts=torch.from_numpy(counts))
 
@@ -417,7 +418,7 @@ def _repeated(one: Request, places: torch.Tensor, counts: np.ndarray) -> Request
 # ---- long histories, and the item table
 
 
-def _long(log: Log, history: int, search: int) -> dict[str, Any]:
+def _long(log: InteractionLog, history: int, search: int) -> dict[str, Any]:
     """The bare forward pass on a long history, with a search stage or without."""
     generator = np.random.default_rng(0)
     config = RankerConfig(claims=log.claims, items=1, history=history, search=search, inferred=0)
@@ -425,7 +426,7 @@ def _long(log: Log, history: int, search: int) -> dict[str, Any]:
     rows = torch.from_numpy(generator.choice(np.arange(1, len(log.table)), CANDIDATES, replace=False))
     item_ids = [item.item_id for item in log.items]
     user = build_user(item_ids, 0, history, log.baskets[-1].time_ms, "", 1, generator)
-    request = build_batch(
+    batch = build_batch(
         [user.history],
         [Inferred()],
         rows.unsqueeze(0),
@@ -438,17 +439,17 @@ def _long(log: Log, history: int, search: int) -> dict[str, Any]:
     with torch.inference_mode():
         ids, content_embeddings = model.embed(log.table.contents, torch.zeros(len(log.table), dtype=torch.long))
         items = Embedded(log.table.slots, log.table.prices, log.table.contents, ids, content_embeddings)
-        times = _called(lambda number: model(request, items), 1, 20)
+        times = _called(lambda number: model(batch, items), 1, 20)
     return {"history": history, "search": search, "forward_p50_ms": round(float(np.median(times)) * 1000, 2)}
 
 
 def _table_figures(size: int) -> dict[str, Any]:
     """What a batch of updates costs a table of that size, and what it takes in memory."""
-    vocabulary = vocabulary_in_force()
+    vocabulary = load_vocabulary(VOCABULARY)
     table = ItemTable(vocabulary, "bench", 384)
     generator = np.random.default_rng(0)
     pool = generator.normal(size=(1000, 384)).astype(np.float16)
-    base = ItemFeatures(item_id="", event_time_ms=1, listed_ms=1, stage="text", space_id="bench")
+    base = ItemFeatures(item_id="", event_time_ms=1, listed_ms=1, status="text", space_id="bench")
     for start in range(0, size, 10_000):
         numbers = range(start, min(size, start + 10_000))
         table.apply([changed(base, item_id=f"i{n}", vector=pool[n % 1000].tobytes()) for n in numbers])

@@ -1,4 +1,4 @@
-"""Reasoning on the stream beside the bare server: the same calls, sent by the whole path and sent all at once.
+"""ReasoningStage on the stream beside the bare server: the same calls, sent by the whole path and sent all at once.
 
 The path: text records → reasoning (ledger, guard, rounds of agents, encoding of profiles) → delivery → SQLite store, in
 process; onboarding has gone before and is not timed. The bare server gets the bodies of the very calls that the path made, all
@@ -31,10 +31,10 @@ from infra import process
 from infra.vllm.server import start_vllm
 from reaseq.knowledge.agents.reasoner import VllmReasoner, build_agent_pipeline
 from reaseq.knowledge.llm.budget import TokenLimits
-from reaseq.knowledge.llm.call import Call, Completion
+from reaseq.knowledge.llm.call import Completion, LlmRequest
 from reaseq.knowledge.llm.endpoint import Endpoint, to_model
 from reaseq.knowledge.llm.ledger import Ledger
-from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import Item
 from reaseq.representation.encoder import Encoder
 from reaseq.settings import Settings
@@ -42,7 +42,7 @@ from streams.contract.delivery import Delivery
 from streams.contract.stage import BatchPolicy, Stage
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 from streams.stages.onboarding import OnboardingStage
-from streams.stages.reasoning import Reasoning
+from streams.stages.reasoning import ReasoningStage
 
 ITEMS = 400  # few enough to wait for, so many that the last ones, which no longer fill the server, weigh little
 TURNS = 2
@@ -68,9 +68,9 @@ def timed() -> Iterator[Timed]:
 class RecordingEndpoint(Endpoint):
     """Keeps the calls that go through it."""
 
-    calls: list[Call]
+    calls: list[LlmRequest]
 
-    async def complete(self, call: Call) -> Completion:
+    async def complete(self, call: LlmRequest) -> Completion:
         self.calls.append(call)
         return await super().complete(call)
 
@@ -130,10 +130,10 @@ async def _measure(settings: Settings, console: Console) -> dict[str, Any]:
 
 async def _path(
     settings: Settings, encoder: Encoder, items: Sequence[Item], name: str, store: str = "store"
-) -> tuple[list[Call], Timed]:
+) -> tuple[list[LlmRequest], Timed]:
     """Onboard the items, then reason about them; returns the calls that were made, and how long the second took."""
     turn = settings.model_copy(update={"state_dir": settings.state_dir / name / store}, deep=True)
-    vocabulary, knowledge = vocabulary_in_force(), settings.knowledge
+    vocabulary, knowledge = load_vocabulary(settings.knowledge.vocabulary), settings.knowledge
     turn.state_dir.mkdir(parents=True, exist_ok=True)
     repository = FeatureRepository(turn)
     repository.apply()
@@ -144,7 +144,7 @@ async def _path(
     waiting = BatchPolicy(knowledge.items_per_batch, 0.0, knowledge.batches_in_flight)
     stages: list[Stage] = [
         OnboardingStage(repository, encoder, BatchPolicy(256, 0.0)),
-        Reasoning(repository, reasoner, encoder, vocabulary.version, waiting),
+        ReasoningStage(repository, reasoner, encoder, vocabulary.version, waiting),
     ]
     log = InProcessBroker()
     onboarding, reasoning = (
@@ -159,7 +159,7 @@ async def _path(
     return endpoint.calls, time_taken
 
 
-async def _bare(settings: Settings, calls: Sequence[Call]) -> Timed:
+async def _bare(settings: Settings, calls: Sequence[LlmRequest]) -> Timed:
     """Send the calls' bodies as fast as the server takes them; returns how long that took."""
     llm = settings.knowledge.llm
     model = to_model(llm)
@@ -167,7 +167,7 @@ async def _bare(settings: Settings, calls: Sequence[Call]) -> Timed:
     timeout = aiohttp.ClientTimeout(llm.answer_timeout_s)
     async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session:
 
-        async def send(call: Call) -> None:
+        async def send(call: LlmRequest) -> None:
             async with slots, session.post(f"{llm.base_url}/chat/completions", json=call.body(model)) as answer:
                 await answer.read()
 

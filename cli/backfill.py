@@ -10,7 +10,7 @@ from reaseq.days import time_ms
 from reaseq.records import TIME_LIMIT_MS
 
 if TYPE_CHECKING:
-    from streams.operations.backfill import Table
+    from streams.operations.backfill import SourceFile
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -27,10 +27,10 @@ Rate = Annotated[float, typer.Option("--rate", min=1, help="Rows a second at mos
 @app.command()
 def items(file: File, column: Named = [], listed: Listed = "", rate: Rate = 500.0) -> None:  # noqa: B006  typer copies it
     """Send a catalog: item_id, title; price, seller_id, event_time; further columns are attributes."""
-    from streams.operations.backfill import Catalog
+    from streams.operations.backfill import CatalogFile
 
     with clear_errors():
-        _send(Catalog(file, _names(column), time_ms(listed) if listed else None), rate)
+        _send(CatalogFile(file, _names(column), time_ms(listed) if listed else None), rate)
 
 
 @app.command()
@@ -39,13 +39,13 @@ def events(file: File, column: Named = [], until: Until = "", rate: Rate = 2000.
 
     In order of event time, whatever the file's order is. With --until it stops there, and a later call goes on.
     """
-    from streams.operations.backfill import EventLog
+    from streams.operations.backfill import EventLogFile
 
     with clear_errors():
-        _send(EventLog(file, _names(column), time_ms(until) if until else TIME_LIMIT_MS), rate)
+        _send(EventLogFile(file, _names(column), time_ms(until) if until else TIME_LIMIT_MS), rate)
 
 
-def _send(table: "Table", rate: float) -> None:
+def _send(table: "SourceFile", rate: float) -> None:
     from rich.progress import Progress
 
     from streams.operations.backfill import backfill

@@ -30,7 +30,7 @@ def print_card(console: Console, record: ItemFeatures, calls: Sequence[Entry]) -
 
 def _facts(record: ItemFeatures) -> Text:
     kind = record.knowledge.product_type if record.knowledge else ""
-    facts = [("stage", record.stage), ("type", kind), ("price", "" if record.price is None else f"{record.price:g}")]
+    facts = [("status", record.status), ("type", kind), ("price", "" if record.price is None else f"{record.price:g}")]
     facts += [("seller", record.seller_id), ("content", record.content), ("fingerprint", record.fingerprint)]
     facts += [(name, value) for name, value in record.attributes.items()]
     return Text("\n").join(Text.assemble((f"{name}: ", "bold"), value) for name, value in facts if value)

@@ -35,14 +35,14 @@ def parity(
 
     settings, console = present_settings(), Console()
     with clear_errors():
-        served = read_served_features(log or settings.state_dir / "served")
+        served = read_served_features(log or settings.served_features_dir)
         with console.status(f"joining {len(served)} served rows"):
             found = compare(FeatureRepository(settings), served)
         if metrics:
             write_metrics(found, metrics)
-        verdicts = sorted({verdict for of in found.verdicts.values() for verdict in of})
-        rows = [(name, *(of[verdict] for verdict in verdicts)) for name, of in found.verdicts.items()]
-        console.print(table_of(f"{found.rows} served rows beside the point-in-time join", ("feature", *verdicts), rows))
+        results = sorted({result for counts in found.results.values() for result in counts})
+        rows = [(name, *(counts[result] for result in results)) for name, counts in found.results.items()]
+        console.print(table_of(f"{found.rows} served rows beside the point-in-time join", ("feature", *results), rows))
         for difference in found.different[:10]:
             console.print(f"different: {difference}")
     raise typer.Exit(1 if found.different else 0)
@@ -73,9 +73,9 @@ def reconcile(
     settings = production_settings()
     with clear_errors():
         found = compare(settings, FeatureRepository(settings), records, random.Random())  # noqa: S311  no secret
-    verdicts = ("equal", "ahead", "behind", "different")
-    rows = [(topic, *(of[verdict] for verdict in verdicts)) for topic, of in found.items()]
-    Console().print(table_of("the store beside the topics", ("topic", *verdicts), rows))
+    results = ("equal", "ahead", "behind", "different")
+    rows = [(topic, *(counts[result] for result in results)) for topic, counts in found.items()]
+    Console().print(table_of("the store beside the topics", ("topic", *results), rows))
     raise typer.Exit(1 if any(of["behind"] or of["different"] for of in found.values()) else 0)
 
 
@@ -97,7 +97,10 @@ def filled(settings: "Settings", store: "FeatureRepository", rate_records_per_s:
 def compact() -> None:
     """ScorerFactory few files of the archive's many, with one of each row. Readers and workers may go on."""
     from features.archive import Archive
+    from reaseq.knowledge.vocabulary import load_vocabulary
 
     with clear_errors():
-        replaced = Archive(present_settings().archive_dir).compact(least_files=2)
+        settings = present_settings()
+        archive = Archive(settings.archive_dir, load_vocabulary(settings.knowledge.vocabulary))
+        replaced = archive.compact(least_files=2)
     typer.echo(f"{replaced} files replaced; they go with the next compaction, once whoever reads them must be done")

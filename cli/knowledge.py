@@ -10,7 +10,7 @@ from cli.terminal import clear_errors, present_settings, production_settings, ta
 app = typer.Typer(no_args_is_help=True)
 
 Item = Annotated[str, typer.Argument(metavar="ITEM", help="An item's id.")]
-Catalog = Annotated[Path, typer.Argument(metavar="CATALOG", help="Parquet or CSV with item_id, title and further columns.")]
+CatalogFile = Annotated[Path, typer.Argument(metavar="CATALOG", help="Parquet or CSV with item_id, title and further columns.")]
 Answers = Annotated[Path, typer.Option(help="Parquet of a language model's recorded answers.")]
 Rate = Annotated[float, typer.Option("--rate", min=0.1, help="Items a second at most.")]
 
@@ -68,7 +68,8 @@ def stale() -> None:
     from rich.console import Console
 
     from features.repository import FeatureRepository
-    from pipelines.knowledge import build_agents, items_in_store, recorded_contents, to_reasoning_item
+    from pipelines.catalog import scan_listed_items
+    from pipelines.knowledge import build_agents, recorded_contents, to_reasoning_item
     from reaseq.knowledge.agents.pending import Forecaster
 
     settings, console = present_settings(), Console()
@@ -77,7 +78,7 @@ def stale() -> None:
         forecaster = Forecaster(agents)
         recorded = recorded_contents(settings)
         with console.status("comparing items with the ledger"):
-            records = list(items_in_store(FeatureRepository(settings)))
+            records = list(scan_listed_items(FeatureRepository(settings)))
             asyncio.run(forecaster.add(to_reasoning_item(record) for record in records if record.content not in recorded))
         total = forecaster.total
     console.print(table_of("calls that would be made", ("agent", "calls"), list(total.calls.items()) or [("none", 0)]))
@@ -93,13 +94,13 @@ def refresh(rate: Rate = 100.0) -> None:
     from rich.progress import Progress
 
     from features.repository import FeatureRepository
-    from pipelines.knowledge import items_in_store
+    from pipelines.catalog import scan_listed_items
     from streams.operations.replay import at_rate
     from streams.runtime.kafka_clients import Producer
 
     settings = production_settings()
     with clear_errors(), Progress() as progress:
-        records = list(items_in_store(FeatureRepository(settings)))
+        records = list(scan_listed_items(FeatureRepository(settings)))
         task = progress.add_task("refresh", total=len(records))
         producer = Producer(settings.kafka)
         for chunk in at_rate(records, rate):
@@ -116,7 +117,7 @@ def cascade(
     from rich.console import Console
 
     from evaluation.cascade import cascade_report
-    from pipelines.knowledge import build_teacher
+    from pipelines.student import build_teacher
 
     settings, console = present_settings(), Console()
     with clear_errors():
@@ -144,7 +145,7 @@ def cascade(
 
 
 @app.command()
-def export_batch(catalog: Catalog, out: Annotated[Path, typer.Argument(metavar="REQUESTS")]) -> None:
+def export_batch(catalog: CatalogFile, out: Annotated[Path, typer.Argument(metavar="REQUESTS")]) -> None:
     """Write a catalog's pending calls as JSONL in the OpenAI batch format: one round of the agents, equal calls once."""
     import asyncio
 
@@ -152,18 +153,18 @@ def export_batch(catalog: Catalog, out: Annotated[Path, typer.Argument(metavar="
 
     from pipelines.knowledge import build_agents, to_reasoning_item
     from reaseq.knowledge.agents.pending import export_batch as export
-    from streams.operations.backfill import Catalog as Rows
+    from streams.operations.backfill import CatalogFile as Rows
 
     with clear_errors(), Progress() as progress:
         rows = Rows(catalog)
-        subjects = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description="export")
-        counts = asyncio.run(export(build_agents(present_settings()), subjects, out))
+        items = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description="export")
+        counts = asyncio.run(export(build_agents(present_settings()), items, out))
     told = ", ".join(f"{count} of {agent}" for agent, count in counts.items())
     typer.echo(f"{counts.total()} calls in {out}: {told}" if counts else "no call is missing: every item has its answers")
 
 
 @app.command()
-def import_batch(catalog: Catalog, answers: Annotated[Path, typer.Argument(metavar="ANSWERS")]) -> None:
+def import_batch(catalog: CatalogFile, answers: Annotated[Path, typer.Argument(metavar="ANSWERS")]) -> None:
     """Take the answers of a batch into the ledger, checked like live ones; then export the next round."""
     import asyncio
 
@@ -171,12 +172,12 @@ def import_batch(catalog: Catalog, answers: Annotated[Path, typer.Argument(metav
 
     from pipelines.knowledge import build_agents, to_reasoning_item
     from reaseq.knowledge.agents.pending import import_batch as take
-    from streams.operations.backfill import Catalog as Rows
+    from streams.operations.backfill import CatalogFile as Rows
 
     with clear_errors(), Progress() as progress:
         rows = Rows(catalog)
-        subjects = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description="import")
-        outcomes = asyncio.run(take(build_agents(present_settings()), subjects, answers))
+        items = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description="import")
+        outcomes = asyncio.run(take(build_agents(present_settings()), items, answers))
     typer.echo(", ".join(f"{outcome}: {count}" for outcome, count in outcomes.items()) or "no answer in the file")
 
 

@@ -32,14 +32,14 @@ def rank(
     """Rank for a user and explain the best: which behaviors carried each, and how fresh each feature is."""
     from rich.console import Console
 
-    from pipelines.ranker import engine_on_store
+    from pipelines.ranker import load_engine
     from reaseq.errors import CatalogError
     from reaseq.ranker.explain import explain
 
     console = Console()
     with clear_errors():
         with console.status("reading the store and the archive"):
-            engine, repository = engine_on_store(present_settings())
+            engine, repository = load_engine(present_settings())
         known = repository.read_users([user]).get(user)
         if not known:
             console.print(f"nothing is known of user {user}: ranked by context")

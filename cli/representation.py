@@ -23,51 +23,48 @@ def neighbors(
     from rich.console import Console
 
     from features.repository import FeatureRepository
-    from pipelines.behavior_model import load_catalog
+    from pipelines.catalog import load_item_table
     from reaseq.artifacts import current, is_published
     from reaseq.errors import CatalogError
     from reaseq.representation.semantic_ids import KIND, Codebook, semantic_id, written
 
     settings = present_settings()
     with clear_errors():
-        items, records = load_catalog(FeatureRepository(settings))
-        table, by_id = items.snapshot, {record.item_id: record for record in records}
-        if item not in by_id:
+        repository = FeatureRepository(settings)
+        items = load_item_table(repository)
+        table = items.snapshot
+        if item not in table.index:
             raise CatalogError(f"the {settings.store.profile} feature store of {settings.state_dir} has no item {item!r}")
         row = table.index[item]
         digits = None
         if is_published(settings.models_dir, KIND):
             codebook = Codebook.load(current(settings.models_dir, KIND))
-            digits = codebook.encode(table.vectors.numpy(), by_id[item].space_id)
+            digits = codebook.encode(table.vectors.numpy(), items.space_id)
+        near = [(row, 1.0), *table.neighbors(row, count)]
+        titles = repository.read_items([table.ids[other] for other, _ in near])
         claims = table.get_claims(row)
         rows = []
-        for near, cosine in [(row, 1.0), *table.neighbors(row, count)]:
-            shared = claims & table.get_claims(near)
-            code = written(semantic_id(table.ids[near], digits[near])) if digits is not None else "no codebook"
-            rows.append((f"{cosine:.3f}", len(shared), code, table.ids[near], by_id[table.ids[near]].title))
+        for other, cosine in near:
+            shared, item_id = claims & table.get_claims(other), table.ids[other]
+            code = written(semantic_id(item_id, digits[other])) if digits is not None else "no codebook"
+            rows.append((f"{cosine:.3f}", len(shared), code, item_id, titles[item_id].title))
     columns = ("cosine", "claims shared", "semantic ID", "item", "title")
-    Console().print(table_of(f"{item} and its neighbors in {by_id[item].space_id}", columns, rows))
+    Console().print(table_of(f"{item} and its neighbors in {items.space_id}", columns, rows))
 
 
 @app.command()
 def codes() -> None:
     """Report how the published codebook writes the items in the store, and whether a refit is due (exit status 3)."""
-    import numpy as np
     from rich.console import Console
 
     from features.repository import FeatureRepository
-    from pipelines.behavior_model import load_catalog, stack_vectors
-    from reaseq.artifacts import current
-    from reaseq.representation.semantic_ids import KIND, Codebook, drift, load_fitted
+    from pipelines.catalog import load_item_table
+    from pipelines.semantic_ids import SemanticIdPipeline
 
     settings, console = present_settings(), Console()
     with clear_errors():
-        artifact = current(settings.models_dir, KIND)
-        codebook, fitted = Codebook.load(artifact), load_fitted(artifact)
-        _, records = load_catalog(FeatureRepository(settings))
-        vectors, space_id = stack_vectors(records), records[0].space_id
-        quality = codebook.quality(vectors, space_id)
-        moved = drift(fitted, codebook, vectors, np.array([record.listed_ms for record in records]), space_id)
+        pipeline = SemanticIdPipeline(load_item_table(FeatureRepository(settings)), settings.models_dir)
+        quality, moved = pipeline.check()
     print_quality(console, quality)
     console.print(
         f"since the fit {moved.new_items} items were listed: their error is × {moved.error_ratio:.2f} of the expected, "

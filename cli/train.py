@@ -11,8 +11,6 @@ from reaseq.days import time_ms, to_day
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from reaseq.training_loop import Curve
-
 app = typer.Typer(no_args_is_help=True)
 
 END_MS = 2**53  # after everything
@@ -34,61 +32,53 @@ def models() -> None:
 
 @app.command()
 def student(answers: Answers = None, json_file: Json = None) -> None:
-    """Distil accepted answers into the student, measure it on items it never saw, and publish it."""
+    """Distill accepted answers into the student, measure it on items it never saw, and publish it."""
     import json
     from dataclasses import asdict
 
     from rich.console import Console
     from rich.progress import Progress
 
-    from evaluation.distillation import examine
-    from pipelines.knowledge import build_teacher
+    from pipelines.student import StudentPipeline, build_teacher
     from reaseq.knowledge.student import StudentTrainingConfig
 
-    settings, console, plan = present_settings(), Console(), StudentTrainingConfig()
+    settings, console, config = present_settings(), Console(), StudentTrainingConfig()
     with clear_errors():
         with console.status("encoding the answered items"):
-            teacher = build_teacher(settings, answers)
-        parts = teacher.parts
+            pipeline = StudentPipeline(build_teacher(settings, answers), settings.models_dir)
         with Progress(console=console) as progress:
-            task = progress.add_task(f"training on {len(parts.train)} answers", total=plan.epochs)
-            trained = teacher.student(plan, lambda epochs: progress.advance(task, epochs))
-        results = examine(teacher, trained)
-        for items in dict.fromkeys(result.items for result in results):
-            held = [result for result in results if result.items == items]
-            columns = ("claim group", *(result.reasoner for result in held))
+            task = progress.add_task(f"training on {len(pipeline.teacher.parts.train)} answers", total=config.epochs)
+            trained = pipeline.train(config, lambda epochs: progress.advance(task, epochs))
+        measured = pipeline.measure(trained)
+        for items in dict.fromkeys(result.items for result in measured):
+            held_out = [result for result in measured if result.items == items]
+            columns = ("claim group", *(result.reasoner for result in held_out))
             rows = [
                 (scores[0].group, *(f"{s.precision:.2f}  {s.recall:.2f}  {s.calibration_error:.2f}" for s in scores))
-                for scores in zip(*(result.scores for result in held), strict=True)
+                for scores in zip(*(result.scores for result in held_out), strict=True)
             ]
-            title = f"{held[0].count} held-out items, {items}: precision, recall, calibration error"
+            title = f"{held_out[0].count} held-out items, {items}: precision, recall, calibration error"
             console.print(table_of(title, columns, rows))
-        facts = {
-            "vocabulary": teacher.vocabulary.version,
-            "space_id": teacher.encoder.space_id,
-            "answers": len(parts.train),
-            "held_out": {f"{result.reasoner}, {result.items}": asdict(result.scores[-1]) for result in results},
-        }
-        artifact = trained.publish(settings.models_dir, facts)
+        artifact = pipeline.publish(trained, measured)
         if json_file:
             json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps([asdict(result) for result in results], indent=1))
+            json_file.write_text(json.dumps([asdict(result) for result in measured], indent=1))
     console.print(f"published: student {artifact.version} in {artifact.path}")
 
 
 @app.command()
 def behavior(
     until: Until = "",
-    blocks: Annotated[int, typer.Option(min=1, help="Publish a model for the end of each of so many blocks of time.")] = 1,
+    blocks: Annotated[int, typer.Option(min=1, help="Publish a model for the end of each of this many blocks of time.")] = 1,
     preset: Preset = "tiny",
     init: Init = None,
     codes: Annotated[bool, typer.Option("--codes", help="Write behaviors with semantic IDs; else an item is a token.")] = False,
     epochs: Annotated[int, typer.Option(min=1)] = 8,
     seed: int = 0,
 ) -> None:
-    """Train the diffusion model from Feast's point-in-time history and publish it; stopped, it goes on where it was.
+    """Train the diffusion model on Feast's point-in-time histories and publish it; a stopped run resumes.
 
-    With several blocks, each model has seen only what came before its end: what the ranker trains on is inferred by the newest
+    With several blocks, each model has seen only baskets before its end: what the ranker trains on is inferred by the newest
     model from before. Under torchrun (`torchrun --nproc-per-node 2 -m reaseq train behavior`) the processes share each batch.
     """
     from functools import partial
@@ -96,64 +86,36 @@ def behavior(
     from rich.console import Console
     from rich.progress import Progress
 
+    from features.repository import FeatureRepository
     from pipelines.behavior_model import BehaviorModelPipeline, split_blocks
-    from reaseq.behavior import training
-    from reaseq.behavior.backbone import PRESETS
-    from reaseq.errors import ReaSeqError
+    from pipelines.catalog import load_item_table
+    from pipelines.learning_curve import save_curve
+    from reaseq.behavior.training import BehaviorTrainingConfig
     from reaseq.training_loop import count_steps, join_processes
 
     settings, console = present_settings(), Console()
     with clear_errors():
-        if preset not in PRESETS:
-            raise ReaSeqError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
         leads = join_processes() == 0
         with console.status("reading the archive"):
-            pipeline = BehaviorModelPipeline(settings, preset, init, codes)
-            end_ms = time_ms(until) if until else END_MS
-            baskets = pipeline.baskets(end_ms)
-        plan = training.BehaviorTrainingConfig(epochs=epochs, seed=seed)
+            repository = FeatureRepository(settings)
+            items = load_item_table(repository)
+            pipeline = BehaviorModelPipeline(repository, items, settings.models_dir, preset, init, codes)
+            baskets = pipeline.load_baskets(time_ms(until) if until else END_MS)
+        config = BehaviorTrainingConfig(epochs=epochs, seed=seed)
         for until_ms, before in split_blocks(baskets, blocks):
-            data, ids, config = pipeline.data(before)
-            run = (
-                settings.state_dir
-                / "training"
-                / "behavior"
-                / f"{to_day(until_ms)}-{preset}-{'codes' if codes else 'items'}-{seed}"
-            )
+            data, ids = pipeline.build_data(before)
+            run = f"{to_day(until_ms)}-{preset}-{'codes' if codes else 'items'}-{seed}"
+            folder = settings.state_dir / "training" / "behavior" / run
             with Progress(console=console, disable=not leads) as progress:
-                total = count_steps(len(data.train), plan)
+                total = count_steps(len(data.train), config)
                 task = progress.add_task(f"{len(data.train)} baskets before {to_day(until_ms)}", total=total)
-                model, curve = training.train(
-                    data,
-                    config,
-                    plan,
-                    run / "checkpoint.safetensors",
-                    partial(_advance, progress, task),
-                    pipeline.new_model(config),
-                )
+                advance = partial(_advance, progress, task)
+                model, curve = pipeline.train(data, ids, config, folder / "checkpoint.safetensors", advance)
             if leads:
-                _keep_curve(curve, run)
+                save_curve(curve, folder)
                 artifact = pipeline.publish(model, ids, until_ms, curve)
-                console.print(f"published: behavior {artifact.version}, held-out loss {curve.held_out[-1]:.3f}, curve in {run}")
-
-
-def _keep_curve(curve: "Curve", folder: Path) -> None:
-    """The loss as figures and as a picture: each step, and the held-out baskets after each epoch."""
-    import json
-    from dataclasses import asdict
-
-    from matplotlib.figure import Figure
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "curve.json").write_text(json.dumps(asdict(curve)))
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(range(1, len(curve.train) + 1), curve.train, linewidth=0.8, alpha=0.6, label="training, each step")
-    each = len(curve.train) / max(1, len(curve.held_out))
-    axes.plot([each * (epoch + 1) for epoch in range(len(curve.held_out))], curve.held_out, "o-", label="held out")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.legend()
-    figure.savefig(folder / "curve.png", dpi=120)
+                loss = f"held-out loss {curve.held_out[-1]:.3f}"
+                console.print(f"published: behavior {artifact.version}, {loss}, curve in {folder}")
 
 
 def _advance(progress: "Progress", task: "TaskID", steps: int, loss: float) -> None:
@@ -167,83 +129,75 @@ def ranker(
     batch: Annotated[int, typer.Option(min=1, help="Baskets in a step.")] = 8,
     seed: int = 0,
 ) -> None:
-    """Train the ranker on Feast's point-in-time features, measure it on the latest tenth, and publish it; stopped, it goes on.
+    """Train the ranker on Feast's point-in-time features, measure it on the latest tenth, and publish it; a stopped run resumes.
 
-    Positives are what baskets held, negatives what was on sale beside it. What was inferred for a basket counts only if the
-    model that inferred it was trained on earlier time. Under torchrun the processes share each batch.
+    Positives are the items of a basket, negatives other items on sale at the time. An inference counts only if the model that
+    made it was trained on earlier time. Under torchrun the processes share each batch.
     """
     from functools import partial
 
     from rich.console import Console
     from rich.progress import Progress
 
+    from features.repository import FeatureRepository
+    from pipelines.catalog import load_item_table
+    from pipelines.learning_curve import save_curve
     from pipelines.ranker import RankerPipeline
-    from reaseq.ranker.training import RankerTrainingConfig, train
+    from reaseq.ranker.training import RankerTrainingConfig
     from reaseq.training_loop import count_steps, join_processes
 
     settings, console = present_settings(), Console()
-    plan = RankerTrainingConfig(epochs=epochs, batch_baskets=batch, seed=seed)
+    config = RankerTrainingConfig(epochs=epochs, batch_baskets=batch, seed=seed)
     with clear_errors():
         leads = join_processes() == 0
         with console.status("reading the archive"):
-            pipeline = RankerPipeline(settings)
-            data = pipeline.data(time_ms(until) if until else END_MS, plan)
+            repository = FeatureRepository(settings)
+            pipeline = RankerPipeline(repository, load_item_table(repository), settings.models_dir)
+            samples, dropped = pipeline.load_samples(time_ms(until) if until else END_MS)
+            data = pipeline.build_data(samples, config, pipeline.config, dropped_inferences=dropped)
         if leads:
             console.print(
-                f"{len(data.examples)} baskets to learn from, {len(data.held_out)} to measure on; {data.rejected} "
-                "are not told what was inferred for them, since the model knew later time"
+                f"{len(data.train)} baskets to learn from, {len(data.held_out)} to measure on; {data.dropped_inferences} "
+                "without inferred behaviors, because the model that inferred them had seen later time"
             )
-        run = settings.state_dir / "training" / "ranker" / f"{to_day(data.until_ms)}-{batch}-{seed}"
+        folder = settings.state_dir / "training" / "ranker" / f"{to_day(data.until_ms)}-{batch}-{seed}"
         with Progress(console=console, disable=not leads) as progress:
-            task = progress.add_task("training", total=count_steps(len(data.examples), plan))
-            model, curve = train(
-                data.examples,
-                data.held_out,
-                pipeline.table,
-                data.ids,
-                data.config,
-                plan,
-                run / "checkpoint.safetensors",
-                partial(_advance, progress, task),
-            )
+            task = progress.add_task("training", total=count_steps(len(data.train), config))
+            advance = partial(_advance, progress, task)
+            model, curve = pipeline.train(data, config, folder / "checkpoint.safetensors", advance)
         if leads:
-            _keep_curve(curve, run)
-            artifact, measured = pipeline.publish(model, data)
+            save_curve(curve, folder)
+            measured = pipeline.measure(model, data)
+            artifact = pipeline.publish(model, data, measured)
             columns = list(measured["ranker"])
-            rows = [(name, *(str(of.get(column, "")) for column in columns)) for name, of in measured.items()]
+            rows = [(name, *(str(figures.get(column, "")) for column in columns)) for name, figures in measured.items()]
             console.print(table_of("the latest tenth", ("", *columns), rows))
-            console.print(f"published: ranker {artifact.version}, curve in {run}")
+            console.print(f"published: ranker {artifact.version}, curve in {folder}")
 
 
 @app.command()
 def alignment(until: Until = "", steps: Annotated[int, typer.Option(min=1)] = 400, seed: int = 0) -> None:
     """Train the alignment head on items that users took together, and publish it.
 
-    It makes a space of its own: set REASEQ_ENCODER__ALIGNMENT to the published folder, and onboard the catalog anew.
+    It creates a new vector space: set REASEQ_ENCODER__ALIGNMENT to the published folder, and onboard the catalog again.
     """
-
     from rich.console import Console
     from rich.progress import Progress
 
-    from features.historical import baskets_in_archive
     from features.repository import FeatureRepository
-    from pipelines.behavior_model import load_catalog
-    from reaseq.behavior.examples import build_pairs
-    from reaseq.representation.alignment import AlignmentTrainingConfig, train_head
+    from pipelines.alignment import AlignmentPipeline
+    from pipelines.catalog import load_item_table
+    from reaseq.representation.alignment import AlignmentTrainingConfig
 
-    settings, console, plan = present_settings(), Console(), AlignmentTrainingConfig(steps=steps, seed=seed)
+    settings, console, config = present_settings(), Console(), AlignmentTrainingConfig(steps=steps, seed=seed)
     with clear_errors():
         repository = FeatureRepository(settings)
-        items, records = load_catalog(repository)
-        end_ms = time_ms(until) if until else END_MS
-        baskets = baskets_in_archive(repository, end_ms)
-        table = items.snapshot.by_id()
-        pairs = build_pairs(baskets, table, seed)
+        pipeline = AlignmentPipeline(repository, load_item_table(repository), time_ms(until) if until else END_MS)
+        pairs = pipeline.build_pairs(seed)
         with Progress(console=console) as progress:
-            task = progress.add_task(f"{len(pairs)} pairs", total=plan.steps)
-            head = train_head(table.vectors, pairs, plan, lambda steps, loss: progress.advance(task, steps))
-        facts = {"trained_until_ms": baskets[-1].time_ms + 1, "pairs": len(pairs)}
-        artifact = head.publish(settings.models_dir, to_day(baskets[-1].time_ms), records[0].space_id, facts)
+            task = progress.add_task(f"{len(pairs)} pairs", total=config.steps)
+            head = pipeline.train(pairs, config, lambda steps, loss: progress.advance(task, steps))
+        artifact = pipeline.publish(head, pairs)
     console.print(f"published: alignment {artifact.version}; REASEQ_ENCODER__ALIGNMENT={artifact.path}")
 
 
@@ -254,24 +208,18 @@ def semantic_ids(
     seed: int = 0,
 ) -> None:
     """Fit a codebook of semantic IDs to the items in the feature store, report its quality, and publish it."""
-    import numpy as np
     from rich.console import Console
 
     from cli.representation import print_quality
     from features.repository import FeatureRepository
-    from pipelines.behavior_model import load_catalog, stack_vectors
-    from reaseq.errors import CatalogError
-    from reaseq.representation.semantic_ids import examine, fit
+    from pipelines.catalog import load_item_table
+    from pipelines.semantic_ids import SemanticIdPipeline
 
     settings, console = present_settings(), Console()
     with clear_errors():
-        _, records = load_catalog(FeatureRepository(settings))
-        if len(records) < codes:
-            raise CatalogError(f"{len(records)} items are too few for {codes} codes a digit: set --codes lower")
+        pipeline = SemanticIdPipeline(load_item_table(FeatureRepository(settings)), settings.models_dir)
         with console.status("fitting"):
-            vectors = stack_vectors(records)
-            codebook = fit(vectors, records[0].space_id, levels, codes, seed)
-            fitted = examine(codebook, vectors, np.array([record.listed_ms for record in records]), seed)
-        artifact = codebook.publish(settings.models_dir, f"{levels}x{codes}", fitted)
+            codebook, fitted = pipeline.fit(levels, codes, seed)
+        artifact = pipeline.publish(codebook, fitted)
         print_quality(console, fitted.quality)
     console.print(f"published: semantic-ids {artifact.version}")

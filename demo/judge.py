@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.datasets.online_retail import Order
-from evaluation.metrics import Lists, Tally
+from evaluation.metrics import CandidateList, Tally
 from reaseq.days import DAY_MS
 
 RANKER, ID_ONLY, RECENT, POPULAR = "ranker", "ranker, ids only", "recent popularity", "popularity"
@@ -18,7 +18,7 @@ SLICES = (ALL, NEW, ALL_UNSEEN, NEW_UNSEEN)
 
 
 @dataclass(frozen=True)
-class Moment:
+class Shelf:
     """What stood to choose from when a basket was filled, over the N rows of the item table."""
 
     ids: Sequence[str]  # (N,) or more
@@ -38,12 +38,12 @@ class Judge:
         for order in earlier:
             self.learn(order)
 
-    def judge(self, order: Order, moment: Moment, scores: dict[str, NDArray[np.float32]]) -> None:
+    def judge(self, order: Order, shelf: Shelf, scores: dict[str, NDArray[np.float32]]) -> None:
         """Take in each model's scores (N,) of every row."""
         self.baskets += 1
-        for part, lists in self._lists(order, moment):
+        for part, candidates in self._lists(order, shelf):
             for model, of_model in scores.items():
-                self.tallies[model][part].add(order.time_ms // DAY_MS, of_model, lists)
+                self.tallies[model][part].add(order.time_ms // DAY_MS, of_model, candidates)
 
     def learn(self, order: Order) -> None:
         """The basket has been taken."""
@@ -60,19 +60,19 @@ class Judge:
             for part, tally in parts.items():
                 yield model, part, tally
 
-    def _lists(self, order: Order, moment: Moment) -> Iterator[tuple[str, Lists]]:
+    def _lists(self, order: Order, shelf: Shelf) -> Iterator[tuple[str, CandidateList]]:
         """The list of each slice that has a target: what is judged as new to the customer competes with such only."""
-        ids = moment.ids[: len(moment.on_sale)]
+        ids = shelf.ids[: len(shelf.on_sale)]
         taken = _mask(ids, set(order.item_ids))
         not_bought = ~_mask(ids, self._bought[order.user_id])
         unseen = ~_mask(ids, self._trained)
-        buckets = np.log2(moment.sold + 1).astype(np.int64)
+        buckets = np.log2(shelf.sold + 1).astype(np.int64)
         for part in SLICES:
-            open_to = moment.on_sale & not_bought if part in (NEW, NEW_UNSEEN) else moment.on_sale
+            open_to = shelf.on_sale & not_bought if part in (NEW, NEW_UNSEEN) else shelf.on_sale
             targets = taken & open_to & unseen if part in (ALL_UNSEEN, NEW_UNSEEN) else taken & open_to
             others = open_to & ~taken
             if targets.any() and others.any():
-                yield part, Lists(targets, others, buckets)
+                yield part, CandidateList(targets, others, buckets)
 
 
 def _mask(ids: Sequence[str], members: set[str]) -> NDArray[np.bool_]:

@@ -4,42 +4,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import Progress, TaskID
-from torch import nn
 
 from demo import ANSWERS, ORDER_LINES
-from demo.judge import ID_ONLY, POPULAR, RANKER, RECENT, Judge, Moment
+from demo.judge import ID_ONLY, POPULAR, RANKER, RECENT, Judge, Shelf
 from demo.record import Recorder
-from demo.schedule import Plan
+from demo.schedule import Schedule
 from evaluation.datasets.online_retail import Order, read_retail
-from features.historical import users_before
-from features.parity import ServedFeatureLog
+from pipelines.behavior_model import BehaviorModelPipeline
+from pipelines.ranker import RankerPipeline
 from reaseq.artifacts import Artifact
-from reaseq.behavior import training as behavior_training
 from reaseq.behavior.examples import Basket
-from reaseq.behavior.inference import KIND as BEHAVIOR
-from reaseq.behavior.model import BehaviorConfig
-from reaseq.behavior.training import HELD_OUT_SHARE, BehaviorTrainingConfig, build_training_data
-from reaseq.days import to_day
-from reaseq.knowledge.vocabulary import vocabulary_in_force
-from reaseq.model_artifacts import publish_model
-from reaseq.ranker import training as ranker_training
-from reaseq.ranker.batch import FEATURES
-from reaseq.ranker.engine import KIND as RANKER_KIND
+from reaseq.behavior.training import BehaviorTrainingConfig
 from reaseq.ranker.engine import Engine, ScoringQuery
-from reaseq.ranker.latent import SCORES, LatentModels
+from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.training import Sample, build_examples
-from reaseq.records import Inferred, Item
-from reaseq.representation.trained_ids import TrainedIds
+from reaseq.ranker.training import RankerSample
+from reaseq.records import Item
 from reaseq.settings import Settings
 from reaseq.training_loop import count_steps
-from serving.degradation import Answer, Ask
+from serving.degradation import RankingResult, RankingTask
+from serving.served_feature_log import ServedFeatureLog
 from streams.assembly import System, assemble
 from streams.contract.delivery import Delivery
 from streams.contract.stage import BatchPolicy
@@ -50,34 +38,34 @@ BATCH = BatchPolicy(limit_records=1024, wait_s=0.0)
 ARCHIVE_BATCH = BatchPolicy(limit_records=4000, wait_s=3600.0)
 ITEMS_CHUNK = 128
 ORDERS_CHUNK = 16
-SERVED_SHARE = 0.2  # of the live rankings whose rows are held against the point-in-time join: the user's and one item's
-SERVED_STEP = 50  # of the products on sale, every so many may be that item
+SERVED_SHARE = 0.2  # of the live rankings enter the served-feature log: the user's row and one item's
+SERVED_STEP = 50  # every so many of the products on sale may be that item
 RANKER_HISTORY = 64  # half of what is kept: every product is ranked before every basket, twice
-RANKER_HELD_OUT_SHARE = 0.1  # of its baskets, the latest: to calibrate on
 
 
 class Lifecycle:
     """One run of the demo: `prepare` backfills and trains, `replay` is the live part."""
 
-    def __init__(self, plan: Plan, settings: Settings, models: Path, progress: Progress) -> None:
-        self.plan = plan
+    def __init__(self, schedule: Schedule, settings: Settings, models_dir: Path, progress: Progress) -> None:
+        self.schedule = schedule
         self.recorder = Recorder()
         self.seconds: dict[str, float] = {}
-        self._models = models
-        self.latents = LatentModels(models)
-        self.served_folder = settings.state_dir / "served"
+        self._models_dir = models_dir
+        self.latents = LatentModels(models_dir)
+        self.served_features_dir = settings.served_features_dir
         self._progress = progress
         self._clock = time.perf_counter()
         task = progress.add_task("load the sample, the encoder and Feast", total=1)
         settings.knowledge.recorded_file = ANSWERS
-        self.retail = read_retail(ORDER_LINES, plan.customers_share, plan.start_ms)
+        self.retail = read_retail(ORDER_LINES, schedule.customers_share, schedule.start_ms)
         self.system: System = assemble(settings, BATCH, ARCHIVE_BATCH)
-        self.log = InProcessBroker()
-        self.log.subscribe(ITEM_FEATURES.name, self.system.apply_item_records)
-        self._served = ServedFeatureLog(self.served_folder, SERVED_SHARE, self.system.table)
+        self.broker = InProcessBroker()
+        self.broker.subscribe(ITEM_FEATURES.name, self.system.apply_item_records)
+        self._served = ServedFeatureLog(self.served_features_dir, SERVED_SHARE, self.system.table)
+        store, future_limit_s = self.system.store, settings.guard.future_limit_s
         self.runtime = InProcessRuntime(
-            self.log,
-            lambda stage: Delivery(stage, self.log, self.system.store, settings.guard.future_limit_s, self.recorder.servable),
+            self.broker,
+            lambda stage: Delivery(stage, self.broker, store, future_limit_s, self.recorder.servable),
             self.system.stages,
         )
         progress.advance(task)
@@ -85,29 +73,29 @@ class Lifecycle:
 
     async def prepare(self) -> Judge:
         """Backfill the training months, and train each model on the blocks before the one it works on."""
-        plan = self.plan
-        first = self.retail.between(0, plan.inference_ms)
-        second = self.retail.between(plan.inference_ms, plan.replay_ms)
+        schedule = self.schedule
+        first = self.retail.between(0, schedule.inference_ms)
+        second = self.retail.between(schedule.inference_ms, schedule.replay_ms)
         earlier = (*first.orders, *second.orders)
         await self._onboard([*first.items, *second.items])
         await self._backfill("replay the first months: histories", first.orders)
-        behavior = self._train_behavior(first.orders, plan.inference_ms, plan.behavior, "train the behavior model")
-        self._use_behavior(behavior)
+        until_ms = schedule.inference_ms
+        pipeline = self._behavior_pipeline()
+        baskets = pipeline.load_baskets(until_ms)
+        self._phase_done("point-in-time join")
+        self._train_behavior(pipeline, baskets, until_ms, schedule.behavior, "train the behavior model")
         await self._backfill("replay the next months: with inferred behaviors", second.orders)
         await self.runtime.run_until_idle(flush=True)
-        self._train_rankers(earlier, second.orders)
-        behavior = self._train_behavior(earlier, plan.replay_ms, plan.behavior_update, "train it again, to this day")
-        self._use_behavior(behavior)
+        samples = self._train_rankers(earlier)
+        baskets = [sample.basket for sample in samples]
+        self._train_behavior(
+            self._behavior_pipeline(), baskets, schedule.replay_ms, schedule.behavior_update, "train it again, to this day"
+        )
         return Judge({item_id for order in earlier for item_id in order.item_ids}, earlier)
-
-    def _use_behavior(self, artifact: Artifact) -> None:
-        """Infer with a model from now on, and read the states that it leaves."""
-        self.system.use_behavior(artifact)
-        self.latents.load(artifact.version)
 
     async def replay(self, judge: Judge) -> None:
         """The live part, order by order: list what is new, rank for the customer, judge, then deliver the events."""
-        orders = [order for order in self.retail.orders if order.time_ms >= self.plan.replay_ms]
+        orders = [order for order in self.retail.orders if order.time_ms >= self.schedule.replay_ms]
         task = self._progress.add_task("live replay: rank, judge, learn", total=len(orders))
         items = list(reversed(self.live_items))
         self.recorder.live = True
@@ -122,13 +110,13 @@ class Lifecycle:
             self._progress.advance(task)
         self.recorder.live = False
         await self.runtime.run_until_idle(flush=True)
-        self.recorder.dead_letters = len(self.log.dead_letters)
+        self.recorder.dead_letters = len(self.broker.dead_letters)
         self._phase_done("live replay")
 
     @property
     def live_items(self) -> list[Item]:
-        """What is listed during the live replay, in its order."""
-        return [item for item in self.retail.items if item.event_time_ms >= self.plan.replay_ms]
+        """The items that are listed during the live replay, in order of time."""
+        return [item for item in self.retail.items if item.event_time_ms >= self.schedule.replay_ms]
 
     async def _onboard(self, items: Sequence[Item]) -> None:
         task = self._progress.add_task("onboard the catalog of the training months", total=len(items))
@@ -141,65 +129,62 @@ class Lifecycle:
 
     async def _backfill(self, label: str, orders: Sequence[Order]) -> None:
         task = self._progress.add_task(label, total=len(orders))
-        for chunk in _without_repeats(orders):
+        for chunk in _distinct_customers(orders):
             await self.runtime.publish([event for order in chunk for event in order.events])
             await self.runtime.run_until_idle()
             self._progress.advance(task, len(chunk))
         await self.runtime.run_until_idle(flush=True)
         self._phase_done("backfill")
 
-    def _baskets(self, orders: Sequence[Order]) -> list[tuple[Basket, Inferred]]:
-        """The orders with what Feast knew of each customer strictly before."""
-        known = users_before(self.system.store, [o.user_id for o in orders], [o.time_ms for o in orders])
-        return [
-            (Basket(order.user_id, order.time_ms, order.item_ids, history), inferred)
-            for order, (history, inferred) in zip(orders, known, strict=True)
-        ]
+    def _behavior_pipeline(self) -> BehaviorModelPipeline:
+        return BehaviorModelPipeline(self.system.store, self.system.table, self._models_dir)
 
-    def _train_behavior(self, orders: Sequence[Order], until_ms: int, plan: BehaviorTrainingConfig, label: str) -> Artifact:
-        baskets = [basket for basket, _ in self._baskets(orders)]
-        self._phase_done("point-in-time join")
-        config = BehaviorConfig(claims=vocabulary_in_force().size, vector_dim=self.system.encoder.dim)
-        data, ids = build_training_data(baskets, self.system.table.snapshot, config, HELD_OUT_SHARE)
-        config = replace(config, items=len(ids))
-        task = self._progress.add_task(label, total=count_steps(len(data.train), plan))
-        model, _ = behavior_training.train(data, config, plan, progress=self._advance(task))
+    def _train_behavior(
+        self,
+        pipeline: BehaviorModelPipeline,
+        baskets: Sequence[Basket],
+        until_ms: int,
+        config: BehaviorTrainingConfig,
+        label: str,
+    ) -> None:
+        """Train and publish a behavior model, infer with it from now on, and read the latent states that it leaves."""
+        data, ids = pipeline.build_data(baskets)
+        task = self._progress.add_task(label, total=count_steps(len(data.train), config))
+        model, curve = pipeline.train(data, ids, config, progress=self._advance(task))
+        artifact: Artifact = pipeline.publish(model, ids, until_ms, curve)
+        self.system.use_behavior(artifact)
+        self.latents.load(artifact.version)
         self._phase_done("train behavior")
-        return self._publish(BEHAVIOR, until_ms, model, config, ids)
 
-    def _train_rankers(self, earlier: Sequence[Order], orders: Sequence[Order]) -> None:
-        samples = [Sample(basket, inferred) for basket, inferred in self._baskets(orders)]
+    def _train_rankers(self, earlier: Sequence[Order]) -> list[RankerSample]:
+        """Train the ranker and its ids-only control on the second block, and publish the ranker; returns all samples."""
+        schedule = self.schedule
+        pipeline = RankerPipeline(self.system.store, self.system.table, self._models_dir)
+        samples, _ = pipeline.load_samples(schedule.replay_ms)
         self._phase_done("point-in-time join")
-        table, ids, plan = self.system.table.snapshot, _trained(earlier), self.plan.ranker
-        events = [(order.time_ms, item_id) for order in earlier for item_id in order.item_ids]
-        full = RankerConfig(
-            claims=vocabulary_in_force().size,
-            items=len(ids),
-            vector_dim=self.system.encoder.dim,
-            history=RANKER_HISTORY,
-            scores=SCORES,
-        )
-        self.popularity, self.engines = Popularity(), {}
+        self.popularity, self.engines = Popularity(), dict[str, Engine]()
         for order in earlier:
             self._count(order)
-        for name, config in ((RANKER, full), (ID_ONLY, replace(full, vector_dim=0, claims=1, inferred=0, scores=0))):
-            examples = build_examples(samples, events, table, self.latents, config, plan)
-            cut = round(len(examples) * (1 - RANKER_HELD_OUT_SHARE))
-            task = self._progress.add_task(f"train the {name}", total=count_steps(cut, plan))
-            places = torch.arange(len(examples))
-            parts = examples[places[:cut]], examples[places[cut:]]
-            model, _ = ranker_training.train(*parts, table, ids, config, plan, progress=self._advance(task))
-            self.engines[name] = Engine(model, ids, name, self.system.table, self.popularity, self.latents)
+        full = replace(pipeline.config, history=RANKER_HISTORY)
+        ids_only = replace(full, vector_dim=0, claims=1, inferred=0, scores=0)
+        configs: dict[str, RankerConfig] = {RANKER: full, ID_ONLY: ids_only}
+        for name, config in configs.items():
+            data = pipeline.build_data(samples, schedule.ranker, config, since_ms=schedule.inference_ms)
+            steps = count_steps(len(data.train), schedule.ranker)
+            task = self._progress.add_task(f"train the {name}", total=steps)
+            model, _ = pipeline.train(data, schedule.ranker, progress=self._advance(task))
+            self.engines[name] = Engine(model, data.ids, name, self.system.table, self.popularity, self.latents)
             if name == RANKER:
-                self._publish(RANKER_KIND, self.plan.replay_ms, model, config, ids, features=FEATURES)
+                pipeline.publish(model, data, pipeline.measure(model, data))
         self._phase_done("train rankers")
+        return samples
 
     def _rank(self, order: Order, judge: Judge) -> None:
         started = time.perf_counter()
         user = self.system.store.read_users([order.user_id]).get(order.user_id)
         read = time.perf_counter()
         table = self.system.table.snapshot
-        # The data lists an item with its first sale: that basket could not have chosen it by what we know.
+        # The data lists an item with its first sale: nobody could have ranked it for that basket.
         on_sale = table.live & (table.listed_ms < order.time_ms)
         rows = on_sale.nonzero().squeeze(-1)
         query = ScoringQuery(user, rows, order.time_ms)
@@ -207,16 +192,16 @@ class Lifecycle:
         done = time.perf_counter()
         self.recorder.rank_s.append(done - started)
         self.recorder.score_s.append(done - read)
-        some = [table.ids[row] for row in rows[::SERVED_STEP].tolist()]
-        ask = Ask(order.user_id, some, order.time_ms, done)
-        self._served.offer(ask, Answer(ranked, "fresh", (), RANKER, user))
+        sampled = [table.ids[row] for row in rows[::SERVED_STEP].tolist()]
+        task = RankingTask(order.user_id, sampled, order.time_ms, done)
+        self._served.offer(task, RankingResult(ranked, "fresh", (), RANKER, user))
         ids_only = self.engines[ID_ONLY].score_all([query], table)[0].probabilities
         counts = self.popularity.counts(np.arange(len(table)), order.time_ms)
         scores = {RECENT: counts[:, -1], POPULAR: judge.sold(table.ids[: len(table)])}
-        for name, of_rows in ((RANKER, ranked), (ID_ONLY, ids_only)):
+        for name, probabilities in ((RANKER, ranked), (ID_ONLY, ids_only)):
             scores[name] = np.full(len(table), -np.inf, np.float32)
-            scores[name][rows] = of_rows
-        judge.judge(order, Moment(table.ids, on_sale.numpy(), counts[:, -1]), scores)
+            scores[name][rows] = probabilities
+        judge.judge(order, Shelf(table.ids, on_sale.numpy(), counts[:, -1]), scores)
         self.recorder.remember(order, user, table.ids, scores[RANKER])
 
     def _learn(self, order: Order, judge: Judge) -> None:
@@ -227,17 +212,6 @@ class Lifecycle:
         rows = self.system.table.snapshot.rows(order.item_ids).numpy()
         self.popularity.observe(rows, [order.time_ms] * len(rows))
 
-    def _publish(self, kind: str, until_ms: int, model: nn.Module, config: Any, ids: TrainedIds, **more: str) -> Artifact:
-        facts = {
-            "space_id": self.system.encoder.space_id,
-            "vector_dim": self.system.encoder.dim,
-            "vocabulary": vocabulary_in_force().version,
-            "trained_until_ms": until_ms,
-            **more,
-            "data": f"online-retail sample, {self.plan.name}",
-        }
-        return publish_model(self._models, kind, to_day(until_ms), model, config, ids, facts)
-
     def _advance(self, task: TaskID) -> Callable[[int, float], None]:
         return lambda steps, loss: self._progress.advance(task, steps)
 
@@ -247,8 +221,8 @@ class Lifecycle:
         self._clock = now
 
 
-def _without_repeats(orders: Sequence[Order]) -> Iterator[list[Order]]:
-    """Chunks in which no customer comes twice, so that the archive holds what was known before each basket."""
+def _distinct_customers(orders: Sequence[Order]) -> Iterator[list[Order]]:
+    """Chunks in which no customer appears twice, so that the archive holds what was known before each basket."""
     chunk: list[Order] = []
     customers: set[str] = set()
     for order in orders:
@@ -258,7 +232,3 @@ def _without_repeats(orders: Sequence[Order]) -> Iterator[list[Order]]:
         chunk.append(order)
         customers.add(order.user_id)
     yield chunk
-
-
-def _trained(orders: Sequence[Order]) -> TrainedIds:
-    return TrainedIds(sorted({item_id for order in orders for item_id in order.item_ids}))

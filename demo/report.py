@@ -23,7 +23,7 @@ def build_report(lifecycle: Lifecycle, judge: Judge) -> Report:
     """Everything that was measured; keys carry their unit, what could not be measured is None."""
     items = {record.item_id: record for page in lifecycle.system.store.scan_items() for record in page}
     return {
-        "variant": lifecycle.plan.name,
+        "variant": lifecycle.schedule.name,
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "torch_threads": torch.get_num_threads()},
         "phases_s": lifecycle.seconds,
         "total_s": round(sum(lifecycle.seconds.values()), 1),
@@ -57,9 +57,9 @@ def _stream(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report:
         record.knowledge.claims[0].reasoner for record in items.values() if record.knowledge and record.knowledge.claims
     )
     orders = lifecycle.retail.orders
-    live = [order for order in orders if order.time_ms >= lifecycle.plan.replay_ms]
+    live = [order for order in orders if order.time_ms >= lifecycle.schedule.replay_ms]
     return {
-        "items_onboarded_by_stage": dict(Counter(record.stage for record in items.values())),
+        "items_onboarded_by_status": dict(Counter(record.status for record in items.values())),
         "items_reasoned_by": dict(reasoners),
         "items_listed_live": len(lifecycle.live_items),
         "events": sum(len(order.events) for order in orders),
@@ -71,7 +71,7 @@ def _stream(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report:
 def _latencies(lifecycle: Lifecycle) -> Report:
     recorder = lifecycle.recorder
     timings = {
-        "event_to_servable": recorder.freshness_s.get("behavior", []),
+        "event_to_servable": recorder.freshness_s.get("history", []),
         "event_to_inferred": recorder.freshness_s.get("inference", []),
         "item_to_text": recorder.freshness_s.get("onboarding", []),
         "item_to_reasoned": recorder.freshness_s.get("reasoning", []),
@@ -85,8 +85,8 @@ def _latencies(lifecycle: Lifecycle) -> Report:
 
 def _parity(lifecycle: Lifecycle) -> Report:
     """Served rows whose every feature is what the point-in-time join tells training, and the features that are not."""
-    found = compare(lifecycle.system.store, read_served_features(lifecycle.served_folder))
-    other = Counter(verdict for of in found.verdicts.values() for verdict in of.elements() if verdict != "equal")
+    found = compare(lifecycle.system.store, read_served_features(lifecycle.served_features_dir))
+    other = Counter(result for counts in found.results.values() for result in counts.elements() if result != "equal")
     return {"rows": found.rows, "features_not_equal": dict(other)}
 
 
@@ -108,7 +108,7 @@ def _card(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report | None
         "item_id": record.item_id,
         "title": record.title,
         "price": record.price,
-        "stage": record.stage,
+        "status": record.status,
         "product_type": knowledge.product_type,
         "profile": knowledge.profile,
         "claims": claims,

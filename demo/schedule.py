@@ -8,7 +8,7 @@ from reaseq.ranker.training import RankerTrainingConfig
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """Blocks of time, each model trained on earlier blocks only.
 
     [start, inference_ms)       histories only; trains the first behavior model
@@ -26,7 +26,7 @@ class Plan:
     ranker: RankerTrainingConfig
 
 
-FULL = Plan(
+FULL = Schedule(
     name="full",
     customers_share=1.0,
     start_ms=time_ms("2010-12-01"),
@@ -36,7 +36,7 @@ FULL = Plan(
     behavior_update=BehaviorTrainingConfig(epochs=1),
     ranker=RankerTrainingConfig(batch_baskets=32),
 )
-QUICK = Plan(
+QUICK = Schedule(
     name="quick",
     customers_share=0.02,
     start_ms=time_ms("2011-07-01"),

@@ -35,11 +35,14 @@ def show(report: Report, console: Console) -> None:
 
 
 def _overview(report: Report) -> Table:
-    stages = ", ".join(f"{count} {stage}" for stage, count in sorted(report["items_onboarded_by_stage"].items()))
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(report["items_onboarded_by_status"].items()))
     reasoners = ", ".join(f"{count} {name}" for name, count in sorted(report["items_reasoned_by"].items()))
     table = Table(title="the stream", title_justify="left", show_header=False)
     rows = [
-        ("items onboarded, by stage", f"{stages} ({reasoners}); {report['items_listed_live']} listed during the live replay"),
+        (
+            "items onboarded, by status",
+            f"{statuses} ({reasoners}); {report['items_listed_live']} listed during the live replay",
+        ),
         ("events", f"{report['events']:,}, of which live {report['events_live']:,}"),
         ("dead letters", str(report["dead_letters"])),
         ("event → servable history", _pair(report, "event_to_servable")),
@@ -82,7 +85,7 @@ def _pair(report: Report, name: str) -> str:
 def _show_card(card: Report, console: Console) -> None:
     table = Table(title=f"knowledge card: {escape(card['title'])} ({card['item_id']})", title_justify="left", show_header=False)
     price = "unknown" if card["price"] is None else f"£{card['price']:.2f}"
-    table.add_row("stage, price", f"{card['stage']}, {price}")
+    table.add_row("status, price", f"{card['status']}, {price}")
     if card["profile"]:
         table.add_row("profile", escape(card["profile"]))
     for group, claims in card["claims"].items():

@@ -11,8 +11,8 @@ from torch import Tensor
 from evaluation.baselines import left_to_right
 from evaluation.baselines.item_knn import ItemKnn
 from evaluation.baselines.left_to_right import LeftToRight
-from evaluation.datasets.interaction_log import Log
-from evaluation.instances import Moment, to_times
+from evaluation.datasets.interaction_log import InteractionLog
+from evaluation.instances import RankingInstance, to_times
 from reaseq.behavior import training
 from reaseq.behavior.diffusion import Canvas, build_slots
 from reaseq.behavior.examples import build_canvas
@@ -20,7 +20,7 @@ from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.popularity import RecentSales
 from reaseq.behavior.sequence import Sequences, build_sequences
 from reaseq.behavior.token_table import MASK, build_trie
-from reaseq.behavior.training import BehaviorTrainingConfig, Material
+from reaseq.behavior.training import BehaviorTrainingConfig, BehaviorTrainingData
 from reaseq.optimizer import Optimizer
 from reaseq.ranker.latent import LatentScores
 from reaseq.representation.semantic_ids import fit
@@ -34,7 +34,7 @@ CHUNK = 256
 class CandidateScorer(Protocol):
     """Scores candidates by what it learnt of the log before its cut."""
 
-    def scores(self, moments: Sequence[Moment], rows: Tensor) -> Tensor:
+    def scores(self, instances: Sequence[RankingInstance], rows: Tensor) -> Tensor:
         """Scores (n, C, E) of rows (n, C)."""
         ...
 
@@ -42,14 +42,14 @@ class CandidateScorer(Protocol):
 class KnnScorer:
     """Item-kNN as the ranker reads it: by co-behavior, and by content."""
 
-    def __init__(self, log: Log, cut_ms: int, history: int) -> None:
+    def __init__(self, log: InteractionLog, cut_ms: int, history: int) -> None:
         self._knn, self._log, self._history = ItemKnn(log.baskets, log.table, cut_ms), log, history
 
-    def scores(self, moments: Sequence[Moment], rows: Tensor) -> Tensor:
+    def scores(self, instances: Sequence[RankingInstance], rows: Tensor) -> Tensor:
         """Both similarities, scaled to the order of one."""
         parts = []
-        for start in range(0, len(moments), CHUNK):
-            history = sequences_at(moments[start : start + CHUNK], self._log, self._history)
+        for start in range(0, len(instances), CHUNK):
+            history = sequences_at(instances[start : start + CHUNK], self._log, self._history)
             both = np.stack([np.log1p(100 * self._knn.by_behavior(history)), 3 * self._knn.by_content(history)], axis=-1)
             of = rows[start : start + CHUNK].unsqueeze(-1).expand(-1, -1, 2)
             parts.append(torch.from_numpy(both).gather(1, of))
@@ -59,24 +59,26 @@ class KnnScorer:
 class BehaviorModelScorer:
     """A behavior model or its left-to-right control as the ranker is served it: by the state that it leaves of a user."""
 
-    def __init__(self, model: BehaviorModel, data: Material, ids: TrainedIds, log: Log, sales: RecentSales) -> None:
+    def __init__(
+        self, model: BehaviorModel, data: BehaviorTrainingData, ids: TrainedIds, log: InteractionLog, sales: RecentSales
+    ) -> None:
         self.model, self._ids, self._log, self._sales = model, ids, log, sales
         with torch.inference_mode():
             self.token_table = model.token_table(data.table, data.ids, data.tree)
 
-    def scores(self, moments: Sequence[Moment], rows: Tensor) -> Tensor:
+    def scores(self, instances: Sequence[RankingInstance], rows: Tensor) -> Tensor:
         """See `reaseq.ranker.latent`."""
         latent, parts = LatentScores(self.model, self._ids), []
         with torch.inference_mode():
-            for start in range(0, len(moments), CHUNK):
-                states = self.state(self.canvas(moments[start : start + CHUNK]))
+            for start in range(0, len(instances), CHUNK):
+                states = self.state(self.canvas(instances[start : start + CHUNK]))
                 parts.append(latent.score(states, rows[start : start + CHUNK], self._log.table))
         return torch.cat(parts).clone()
 
-    def canvas(self, moments: Sequence[Moment]) -> Canvas:
-        """The moments' histories as the model reads them."""
-        times, length = to_times(moments), self.model.config.history
-        history = sequences_at(moments, self._log, length)
+    def canvas(self, instances: Sequence[RankingInstance]) -> Canvas:
+        """The instances' histories as the model reads them."""
+        times, length = to_times(instances), self.model.config.history
+        history = sequences_at(instances, self._log, length)
         return build_canvas(history, times, self.token_table, self._sales.prior(times))
 
     def state(self, canvas: Canvas) -> Tensor:
@@ -91,10 +93,10 @@ class BehaviorModelScorer:
 class Trainer:
     """Trains sources on what was before a cut."""
 
-    def __init__(self, log: Log, sales: RecentSales, config: BehaviorConfig, plan: BehaviorTrainingConfig) -> None:
+    def __init__(self, log: InteractionLog, sales: RecentSales, config: BehaviorConfig, plan: BehaviorTrainingConfig) -> None:
         self._log, self._sales, self._config, self._plan = log, sales, config, plan
 
-    def data(self, cut_ms: int, sizes: tuple[int, ...] = ()) -> tuple[Material, TrainedIds, BehaviorConfig]:
+    def data(self, cut_ms: int, sizes: tuple[int, ...] = ()) -> tuple[BehaviorTrainingData, TrainedIds, BehaviorConfig]:
         """What a model learns from; `sizes` are those of semantic IDs, where it is to write with them."""
         log, config, tree = self._log, replace(self._config, codes=sizes), None
         if sizes:
@@ -127,7 +129,7 @@ class Trainer:
 ScorerFactory = Callable[[int], CandidateScorer]  # the source that was made before a cut
 
 
-def sequences_at(moments: Sequence[Moment], log: Log, length: int) -> Sequences:
-    """The moments' histories as sequences."""
-    histories = [moment.basket.history for moment in moments]
-    return build_sequences(histories, to_times(moments).tolist(), log.table, length)
+def sequences_at(instances: Sequence[RankingInstance], log: InteractionLog, length: int) -> Sequences:
+    """The instances' histories as sequences."""
+    histories = [instance.basket.history for instance in instances]
+    return build_sequences(histories, to_times(instances).tolist(), log.table, length)

@@ -13,7 +13,7 @@ LEAST_RECALL = 0.95
 
 
 @dataclass(frozen=True)
-class Part:
+class CascadePart:
     """The curve on one kind of held-out items."""
 
     items: str
@@ -22,21 +22,21 @@ class Part:
     at_95: CascadePoint
 
 
-def cascade_report(teacher: Teacher, out: Path) -> list[Part]:
+def cascade_report(teacher: Teacher, out: Path) -> list[CascadePart]:
     """Train a student on what is not held out, and write `cascade.png` and `cascade.json` to `out`."""
-    student = teacher.student(StudentTrainingConfig())
+    student = teacher.train_student(StudentTrainingConfig())
     parts = []
     for name, places in teacher.parts.held_out.items():
         truth = build_targets([teacher.answers[place][1] for place in places], teacher.vocabulary)
         points = cascade_curve(student, teacher.vectors[places], truth, teacher.vocabulary)
-        parts.append(Part(name, len(places), points, cheapest(points, LEAST_RECALL)))
+        parts.append(CascadePart(name, len(places), points, cheapest(points, LEAST_RECALL)))
     out.mkdir(parents=True, exist_ok=True)
     (out / "cascade.json").write_text(json.dumps([asdict(part) for part in parts], indent=1))
     _draw(parts, out / "cascade.png")
     return parts
 
 
-def _draw(parts: Sequence[Part], path: Path) -> None:
+def _draw(parts: Sequence[CascadePart], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")

@@ -29,7 +29,7 @@ class Teacher:
     parts: Split
 
     @staticmethod
-    def of(answers: Sequence[Answer], vocabulary: Vocabulary, encoder: Encoder) -> "Teacher":
+    def from_answers(answers: Sequence[Answer], vocabulary: Vocabulary, encoder: Encoder) -> "Teacher":
         """Encode and split the answers. Raises CatalogError where there are too few to learn from."""
         if len(answers) < LEAST_ANSWERS:
             raise CatalogError(
@@ -38,7 +38,7 @@ class Teacher:
         vectors = encoder.encode([content.text for content, _ in answers])
         return Teacher(answers, vectors, vocabulary, encoder, split(answers))
 
-    def student(self, plan: StudentTrainingConfig, progress: Callable[[int], None] = lambda epochs: None) -> Student:
+    def train_student(self, plan: StudentTrainingConfig, progress: Callable[[int], None] = lambda epochs: None) -> Student:
         """A student of the training part."""
         places = self.parts.train
         knowledge = [self.answers[place][1] for place in places]
@@ -64,8 +64,8 @@ def examine(teacher: Teacher, student: Student) -> list[HeldOut]:
     for name, places in teacher.parts.held_out.items():
         vectors = teacher.vectors[places]
         truth = build_targets([teacher.answers[place][1] for place in places], teacher.vocabulary)
-        subjects = [ReasoningItem(teacher.answers[place][0]) for place in places]
-        zero_shot = asyncio.run(ZeroShotReasoner(teacher.encoder, teacher.vocabulary).reason(subjects, vectors))
+        items = [ReasoningItem(teacher.answers[place][0]) for place in places]
+        zero_shot = asyncio.run(ZeroShotReasoner(teacher.encoder, teacher.vocabulary).reason(items, vectors))
         rivals = {
             "student": Claimed(*student.predict(vectors)),
             "zero-shot": build_claimed(zero_shot, teacher.vocabulary),

@@ -10,22 +10,23 @@ import torch
 from torch import Tensor
 
 from evaluation.candidate_scorers import KnnScorer, ScorerFactory, Trainer
-from evaluation.candidate_sets import EACH, TARGETS, Lists, new_item_candidate_sets, repeat_candidate_sets
-from evaluation.datasets.interaction_log import SIDE, Log, amazon_beauty, encoded, online_retail, table_of
+from evaluation.candidate_sets import EACH, TARGETS, CandidateSets, new_item_candidate_sets, repeat_candidate_sets
+from evaluation.datasets.interaction_log import SIDE, InteractionLog, amazon_beauty, encoded, online_retail, table_of
 from evaluation.datasets.mind import Impression, read_mind
-from evaluation.instances import Moment, build_instances, some
+from evaluation.instances import RankingInstance, build_instances, some
 from evaluation.item_labels import ItemLabels, attributes, beside, build_item_labels, claims, student, words, zero_shot
-from evaluation.ranking import Part, RankingExperiment, Variant
+from evaluation.ranking import EvaluationPart, RankingExperiment, Variant
 from reaseq.behavior.model import BehaviorConfig
 from reaseq.behavior.popularity import RecentSales
 from reaseq.behavior.training import BehaviorTrainingConfig
 from reaseq.days import DAY_MS, time_ms
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.vocabulary import load_vocabulary, vocabulary_in_force
+from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
+RETAIL_VOCABULARY, BEAUTY_VOCABULARY, MIND_VOCABULARY = "giftware-2", "beauty-1", "content-1"
 RETAIL_DAYS = ("2011-03-15", "2011-05-01", "2011-06-15", "2011-07-25", "2011-09-01")
 BEAUTY_DAYS = ("2013-09-01", "2013-12-15", "2014-03-15")
 AGES_MS = {"0 s": 0, "1 min": 60_000, "1 h": 3_600_000, "1 day": DAY_MS, "7 days": 7 * DAY_MS}
@@ -43,7 +44,7 @@ LONGER, SEARCH = "history 200", f"history {LONG_HISTORY}, {SEARCHED} searched"
 class Experiment:
     """One data set and how it is cut. Models speak about [cuts[k], cuts[k+1]) if made before cuts[k]; the test follows."""
 
-    log: Log
+    log: InteractionLog
     cuts: tuple[int, ...]
     test: tuple[int, int]
     config: BehaviorConfig
@@ -66,7 +67,9 @@ def retail_experiment(order_lines: Path, answers: Path, encoder: Encoder, cache:
     """Online Retail: the ranker trains from March to August 2011, the test is 18 September to October."""
     cuts = tuple(time_ms(day) for day in RETAIL_DAYS)
     config = BehaviorConfig(history=min(history, 48), response=16)
-    log = online_retail(order_lines, answers, encoder, cache, known_ms=cuts[-1], history=history)
+    log = online_retail(
+        order_lines, answers, load_vocabulary(RETAIL_VOCABULARY), encoder, cache, known_ms=cuts[-1], history=history
+    )
     return Experiment(
         log=log,
         cuts=cuts,
@@ -96,7 +99,7 @@ def beauty_experiment(folder: Path, encoder: Encoder, cache: Path) -> Experiment
 
 def rank_retail(experiment: Experiment, encoder: Encoder) -> RankingExperiment:
     """Online Retail with knowledge of every sort, histories of several lengths, and features of several ages."""
-    log, vocabulary = experiment.log, vocabulary_in_force()
+    log, vocabulary = experiment.log, load_vocabulary(RETAIL_VOCABULARY)
     text = torch.from_numpy(log.text)
     said = asyncio.run(student(log.items, log.text, log.answers, vocabulary))
     guessed = asyncio.run(zero_shot(log.items, log.text, vocabulary, encoder))
@@ -137,7 +140,7 @@ def rank_beauty(experiment: Experiment, encoder: Encoder) -> RankingExperiment:
     """Amazon Beauty: brand and category as side features; nobody recorded a language model's knowledge of it."""
     log = experiment.log
     text, side = torch.from_numpy(log.text), attributes(log.items, SIDE)
-    guessed = asyncio.run(zero_shot(log.items, log.text, load_vocabulary("beauty-1"), encoder))
+    guessed = asyncio.run(zero_shot(log.items, log.text, load_vocabulary(BEAUTY_VOCABULARY), encoder))
     told = build_item_labels(side, text)
     variants = (
         Variant(IDS, price=False),
@@ -166,10 +169,13 @@ def rank_mind(folder: Path, encoder: Encoder, cache: Path) -> RankingExperiment:
     """MIND: clicks against what was shown beside them, to users who are not told apart in the test."""
     mind = read_mind(folder)
     covered = [item.title != item.item_id for item in mind.items]
-    texts = [Content.of(item.title, item.attributes).text if has else "" for item, has in zip(mind.items, covered, strict=True)]
+    texts = [
+        Content.from_listing(item.title, item.attributes).text if has else ""
+        for item, has in zip(mind.items, covered, strict=True)
+    ]
     vectors = encoded(texts, encoder, cache) * np.array(covered, np.float32)[:, None]
     text, side = torch.from_numpy(vectors), attributes(mind.items, ("category", "subcategory"))
-    guessed = asyncio.run(zero_shot(mind.items, vectors, load_vocabulary("content-1"), encoder))
+    guessed = asyncio.run(zero_shot(mind.items, vectors, load_vocabulary(MIND_VOCABULARY), encoder))
     guessed = [of if has else [] for of, has in zip(guessed, covered, strict=True)]
     told = build_item_labels(side, text)
     table = table_of(mind.items, told.contents)
@@ -200,7 +206,7 @@ def _ranking(
     experiment: Experiment, variants: tuple[Variant, ...], gains: tuple[tuple[str, str], ...], ages_ms: dict[str, int]
 ) -> RankingExperiment:
     log = experiment.log
-    sales = RecentSales.of(log.baskets, log.table)
+    sales = RecentSales.from_baskets(log.baskets, log.table)
     trainer = Trainer(log, sales, experiment.config, experiment.plan)
     train = some(build_instances(log, experiment.cuts[0], experiment.cuts[-1]), experiment.instances_limit, 1)
     test = some(build_instances(log, *experiment.test), experiment.instances_limit, 2)
@@ -212,18 +218,18 @@ def _ranking(
         }
 
     again = repeat_candidate_sets(some(train, REPEATS_LIMIT, 3), log.table, 1)
-    learnt = (Part(train, new_item_candidate_sets(train, log.table, sales, 1)), Part(*again))
+    learnt = (EvaluationPart(train, new_item_candidate_sets(train, log.table, sales, 1)), EvaluationPart(*again))
     parts = {
-        "new": Part(test, new_item_candidate_sets(test, log.table, sales, 2)),
-        "again": Part(*repeat_candidate_sets(test, log.table, 2)),
+        "new": EvaluationPart(test, new_item_candidate_sets(test, log.table, sales, 2)),
+        "again": EvaluationPart(*repeat_candidate_sets(test, log.table, 2)),
     }
     return RankingExperiment(
         log.name,
         log.table,
         [(basket.time_ms, item_id) for basket in log.baskets for item_id in basket.item_ids],
         experiment.known,
-        tuple(part for part in learnt if part.moments),
-        {name: part for name, part in parts.items() if part.moments},
+        tuple(part for part in learnt if part.instances),
+        {name: part for name, part in parts.items() if part.instances},
         variants,
         gains,
         experiment.cuts,
@@ -232,18 +238,18 @@ def _ranking(
     )
 
 
-def _shown(impressions: Sequence[Impression], table: Snapshot) -> Part:
-    """What was shown, as lists: clicks against the rest. All of it is judged, and as much as elsewhere learnt."""
+def _shown(impressions: Sequence[Impression], table: Snapshot) -> EvaluationPart:
+    """What was shown, as candidate_sets: clicks against the rest. All of it is judged, and as much as elsewhere learnt."""
     width = TARGETS + max(LEARNT, max(len(impression.shown) for impression in impressions))
     kept = [i for i in impressions if i.basket.item_ids and i.shown]
     rows, real = torch.zeros(len(kept), width, dtype=torch.long), torch.zeros(len(kept), width, dtype=torch.bool)
-    moments = []
+    instances = []
     for at, impression in enumerate(kept):
         clicked, shown = table.rows(impression.basket.item_ids[:TARGETS]), table.rows(impression.shown)
         rows[at, : len(clicked)], real[at, : len(clicked)] = clicked, True
         rows[at, TARGETS : TARGETS + len(shown)], real[at, TARGETS : TARGETS + len(shown)] = shown, True
         nothing = np.zeros(0, np.int64)
-        moments.append(Moment(impression.basket, clicked.numpy(), nothing, nothing))
+        instances.append(RankingInstance(impression.basket, clicked.numpy(), nothing, nothing))
     columns = torch.arange(TARGETS, width).expand(len(kept), -1)
     against = torch.where(real[:, TARGETS:], columns, -1).unsqueeze(1).expand(-1, TARGETS, -1)
-    return Part(moments, Lists(rows, real, {"shown": against}, LEARNT))
+    return EvaluationPart(instances, CandidateSets(rows, real, {"shown": against}, LEARNT))

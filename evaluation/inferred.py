@@ -19,7 +19,7 @@ from evaluation.baselines.item_knn import ItemKnn
 from evaluation.baselines.left_to_right import LeftToRight
 from evaluation.candidate_scorers import BehaviorModelScorer, Trainer, sequences_at
 from evaluation.experiments import Experiment
-from evaluation.instances import Moment, build_instances, open_to, some, to_times
+from evaluation.instances import RankingInstance, build_instances, open_to, some, to_times
 from evaluation.intervals import interval
 from evaluation.recall import BEST, CUTOFFS, Best, recalls
 from reaseq.behavior import diffusion
@@ -32,18 +32,18 @@ LEFT_TO_RIGHT, DIFFUSION, DIFFUSION_CODES = "left to right", "diffusion", "diffu
 
 @dataclass(frozen=True)
 class Outcome:
-    """One seed: recall of each test moment (n, 2), and of its never-trained targets, NaN where a moment has none."""
+    """One seed: recall of each test instance (n, 2), and of its never-trained targets, NaN where a instance has none."""
 
     recall: dict[str, NDArray[np.float32]]
     recall_cold: dict[str, NDArray[np.float32]]
 
 
 class Evaluation:
-    """The moments on which every source and every seed is judged."""
+    """The instances on which every source and every seed is judged."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
-        self.sales = RecentSales.of(experiment.log.baskets, experiment.log.table)
+        self.sales = RecentSales.from_baskets(experiment.log.baskets, experiment.log.table)
         self.test = some(build_instances(experiment.log, *experiment.test), experiment.instances_limit, 2)
         self._trainer = Trainer(experiment.log, self.sales, experiment.config, experiment.plan)
 
@@ -68,7 +68,7 @@ class Evaluation:
         log, length = self.experiment.log, self.experiment.config.history
         knn = ItemKnn(log.baskets, log.table, self.experiment.cuts[-1])
 
-        def best(score: Callable[[Sequence[Moment]], Tensor]) -> Best:
+        def best(score: Callable[[Sequence[RankingInstance]], Tensor]) -> Best:
             return lambda part: score(part).masked_fill(~open_to(part, log.table), -torch.inf).topk(BEST).indices
 
         yield POPULARITY, best(lambda part: self.sales.counts(to_times(part), 100_000))
@@ -80,7 +80,7 @@ class Evaluation:
         """The rows (B, BEST) that a model infers."""
         table = self.experiment.log.table
 
-        def best(part: Sequence[Moment]) -> Tensor:
+        def best(part: Sequence[RankingInstance]) -> Tensor:
             allowed, canvas = open_to(part, table), source.canvas(part)
             with torch.inference_mode():
                 if isinstance(source.model, LeftToRight):
@@ -94,7 +94,7 @@ class Evaluation:
 
 def report(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Every figure with its interval over users and seeds."""
-    users = np.unique([moment.basket.user_id for moment in evaluation.test], return_inverse=True)[1]
+    users = np.unique([instance.basket.user_id for instance in evaluation.test], return_inverse=True)[1]
     recalled = {
         name: {
             f"recall_{cutoff}{'_cold' if part == 'recall_cold' else ''}": asdict(

@@ -19,7 +19,7 @@ class Estimate:
 
 
 def interval(per_seed: Sequence[NDArray[np.float32]], users: NDArray[np.int64]) -> Estimate:
-    """Mean over seeds of values (n, …) by moment, NaN where there is none; resampled over seeds and over users at once."""
+    """Mean over seeds of values (n, …) by instance, NaN where there is none; resampled over seeds and over users at once."""
     sums = np.stack([_by_user(np.nan_to_num(values), users) for values in per_seed])  # (S, U)
     counts = np.stack([_by_user(np.isfinite(values).astype(np.float32), users) for values in per_seed])
     generator = np.random.default_rng(0)

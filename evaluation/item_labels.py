@@ -77,7 +77,7 @@ def claims(answers: Sequence[ProductKnowledge | None]) -> Labels:
 
 async def zero_shot(items: Sequence[Item], vectors: NDArray[np.float32], vocabulary: Vocabulary, encoder: Encoder) -> Labels:
     """What the zero-shot reasoner claims of text vectors (N, D)."""
-    return claims(await ZeroShotReasoner(encoder, vocabulary).reason(_subjects(items), vectors))
+    return claims(await ZeroShotReasoner(encoder, vocabulary).reason(_to_reasoning_items(items), vectors))
 
 
 async def student(
@@ -95,12 +95,12 @@ async def student(
         lessons = [answer for place in known if (answer := answers[place])]
         model = train(vectors[known], lessons, vocabulary, StudentTrainingConfig())
         asked = [place for place in range(len(items)) if fold[place] == part]
-        subjects = _subjects([items[place] for place in asked])
-        found = await Student(model, vocabulary, "evaluation").reason(subjects, vectors[asked])
+        held_out = _to_reasoning_items([items[place] for place in asked])
+        found = await Student(model, vocabulary, "evaluation").reason(held_out, vectors[asked])
         for place, answer in zip(asked, found, strict=True):
             said[place] = answer
     return claims(said)
 
 
-def _subjects(items: Sequence[Item]) -> list[ReasoningItem]:
-    return [ReasoningItem(Content.of(item.title, item.attributes), item.item_id, item.seller_id) for item in items]
+def _to_reasoning_items(items: Sequence[Item]) -> list[ReasoningItem]:
+    return [ReasoningItem(Content.from_listing(item.title, item.attributes), item.item_id, item.seller_id) for item in items]

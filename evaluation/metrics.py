@@ -19,7 +19,7 @@ def ranks(positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> NDA
 class Tally:
     """Hit rate and GAUC, gathered list by list.
 
-    GAUC is the mean over lists of the AUC within a list, weighted by its positives: the share of (positive, negative)
+    GAUC is the mean over candidate_sets of the AUC within a list, weighted by its positives: the share of (positive, negative)
     pairs of one list in the right order. Matched GAUC sets each positive only against negatives of its own bucket of
     popularity (powers of two), which takes away what popularity alone explains.
     """
@@ -32,17 +32,17 @@ class Tally:
     _auc: float = 0.0
     _matched_auc: float = 0.0
 
-    def add(self, day: int, scores: NDArray[np.float32], lists: "Lists") -> None:
+    def add(self, day: int, scores: NDArray[np.float32], candidate_sets: "CandidateList") -> None:
         """Take in one list: `scores` (N,) of all items."""
-        places = ranks(scores[lists.positives], scores[lists.negatives])
+        places = ranks(scores[candidate_sets.positives], scores[candidate_sets.negatives])
         hits = float((places <= self.cutoff).sum())
         self.targets += len(places)
         self._hits += hits
-        self._auc += float((1 - (places - 1) / lists.negatives.sum()).sum())
+        self._auc += float((1 - (places - 1) / candidate_sets.negatives.sum()).sum())
         of_day = self.by_day.setdefault(day, [0.0, 0.0])
         of_day[0] += hits
         of_day[1] += len(places)
-        for positives, negatives in lists.matched():
+        for positives, negatives in candidate_sets.matched():
             places = ranks(scores[positives], scores[negatives])
             self.matched += len(places)
             self._matched_auc += float((1 - (places - 1) / len(negatives)).sum())
@@ -64,7 +64,7 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Lists:
+class CandidateList:
     """One list: what was taken and what was not, as masks (N,) over all items, and each item's bucket of popularity (N,)."""
 
     positives: NDArray[np.bool_]

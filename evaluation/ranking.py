@@ -1,7 +1,7 @@
-"""What each thing that the ranker reads is worth: one ranker, trained and judged on the same lists, told more and more.
+"""What each thing that the ranker reads is worth: one ranker, trained and judged on the same candidate_sets, told more and more.
 
 Global time split. The ranker trains on the blocks before the test; co-behavior counts and behavior models speak about a block
-only if they were made before it began; histories, popularity and what was on sale are those strictly before the moment.
+only if they were made before it began; histories, popularity and what was on sale are those strictly before the instance.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,28 +15,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.candidate_scorers import CandidateScorer, ScorerFactory
-from evaluation.candidate_sets import TARGETS, Lists, rank_targets
-from evaluation.instances import Moment, aged, to_times
+from evaluation.candidate_sets import TARGETS, CandidateSets, rank_targets
+from evaluation.instances import RankingInstance, aged, to_times
 from evaluation.item_labels import ItemLabels
 from reaseq.ranker import training
 from reaseq.ranker.batch import build_batch
-from reaseq.ranker.model import COUNTS, Ranker, RankerConfig, Request
+from reaseq.ranker.model import COUNTS, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.training import Examples, Objective, RankerTrainingConfig
+from reaseq.ranker.training import RankerExamples, RankerLossModule, RankerTrainingConfig
 from reaseq.records import Inferred
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
-HELD_OUT_SHARE = 0.1  # of the training moments, the latest: probabilities are calibrated on them
+HELD_OUT_SHARE = 0.1  # of the training instances, the latest: probabilities are calibrated on them
 SCORING = 32
 
 
 @dataclass(frozen=True)
-class Part:
-    """Lists of one sort, each at its moment; in order of time."""
+class EvaluationPart:
+    """CandidateSets of one sort, each at its instance; in order of time."""
 
-    moments: list[Moment]
-    lists: Lists
+    instances: list[RankingInstance]
+    candidate_sets: CandidateSets
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class RankingExperiment:
     table: Snapshot
     events: Sequence[tuple[int, str]]  # (time in ms, item id) in order of time: what popularity counts
     known: TrainedIds  # the items that training knows
-    train: tuple[Part, ...]
-    test: dict[str, Part]
+    train: tuple[EvaluationPart, ...]
+    test: dict[str, EvaluationPart]
     variants: tuple[Variant, ...]
     gains: tuple[tuple[str, str], ...]  # variants to compare: the one with more, and its control
-    cuts: tuple[int, ...] = ()  # a source's scores of the moments from a cut on are of what was made before it
+    cuts: tuple[int, ...] = ()  # a source's scores of the instances from a cut on are of what was made before it
     sources: Callable[[int], dict[str, ScorerFactory]] = lambda seed: {}
     ages_ms: dict[str, int] = field(default_factory=dict)  # how old the features of the last variant are made, by name
     plan: RankerTrainingConfig = field(default_factory=RankerTrainingConfig)
@@ -74,11 +74,11 @@ Outcome = dict[str, NDArray[np.float32]]  # one seed: "variant|kind|what" to ran
 
 
 class RankingEvaluation:
-    """Runs the variants of a experiment, seed by seed, on lists that are the same for all."""
+    """Runs the variants of a experiment, seed by seed, on candidate_sets that are the same for all."""
 
     def __init__(self, experiment: RankingExperiment) -> None:
         self.experiment = experiment
-        self._requests: dict[tuple[int, int], Request] = {}
+        self._batches: dict[tuple[int, int], RankerBatch] = {}
 
     def run(
         self, seed: int, say: Callable[[str], None], known: Outcome, keep: Callable[[Outcome], None] = lambda found: None
@@ -101,11 +101,11 @@ class RankingEvaluation:
             objective = self._train(variant, slots, seed)
             for part_name, part in experiment.test.items():
                 of_slots = [slots[name][part_name] for name in variant.sources]
-                found |= self._judged(variant.name, variant, objective, part, part.moments, of_slots, 0)
+                found |= self._judged(variant.name, variant, objective, part, part.instances, of_slots, 0)
             for name, age_ms in ages.items() if variant is last else ():
-                moments = aged(first_part.moments, age_ms)
-                of_slots = [sources[of][-1].scores(moments, first_part.lists.rows) for of in variant.sources]
-                found |= self._judged(name, variant, objective, first_part, moments, of_slots, age_ms)
+                instances = aged(first_part.instances, age_ms)
+                of_slots = [sources[of][-1].scores(instances, first_part.candidate_sets.rows) for of in variant.sources]
+                found |= self._judged(name, variant, objective, first_part, instances, of_slots, age_ms)
             for name in wanted:
                 say(f"{name}: {_glance(name, found)}")
             keep(found)
@@ -114,27 +114,27 @@ class RankingEvaluation:
     def _slots(self, made: list[CandidateScorer]) -> dict[str, Tensor]:
         """A source's scores of every test part, and of the training parts under the key of their place."""
         experiment, cuts = self.experiment, self.experiment.cuts
-        slots = {of: made[-1].scores(part.moments, part.lists.rows) for of, part in experiment.test.items()}
+        slots = {of: made[-1].scores(part.instances, part.candidate_sets.rows) for of, part in experiment.test.items()}
         for place, part in enumerate(experiment.train):
-            times, blocks = to_times(part.moments), []
+            times, blocks = to_times(part.instances), []
             for source, (start_ms, end_ms) in zip(made, pairwise(cuts), strict=False):
                 at = ((times >= start_ms) & (times < end_ms)).nonzero().flatten()
                 if len(at):
-                    blocks.append(source.scores([part.moments[i] for i in at.tolist()], part.lists.rows[at]))
+                    blocks.append(source.scores([part.instances[i] for i in at.tolist()], part.candidate_sets.rows[at]))
             slots[str(place)] = torch.cat(blocks)
         return slots
 
-    def _train(self, variant: Variant, slots: dict[str, dict[str, Tensor]], seed: int) -> Objective:
+    def _train(self, variant: Variant, slots: dict[str, dict[str, Tensor]], seed: int) -> RankerLossModule:
         experiment = self.experiment
         parts = []
         for place, part in enumerate(experiment.train):
             of_slots = [slots[name][str(place)] for name in variant.sources]
-            request = self._request(variant, part.moments, part.lists.rows, of_slots, 0)
-            parts.append(_examples(request, part.lists, calibrates=place == 0))
+            batch = self._batch(variant, part.instances, part.candidate_sets.rows, of_slots, 0)
+            parts.append(_examples(batch, part.candidate_sets, calibrates=place == 0))
         first = parts[0]
         cut = round(len(first) * (1 - HELD_OUT_SHARE))
-        cut_ms = int(first.request.now_ms[cut]) if cut < len(first) else 2**62
-        learnt = _joined([part[(part.request.now_ms < cut_ms).nonzero().flatten()] for part in parts])
+        cut_ms = int(first.batch.now_ms[cut]) if cut < len(first) else 2**62
+        learnt = _joined([part[(part.batch.now_ms < cut_ms).nonzero().flatten()] for part in parts])
         held_out = first[torch.arange(cut, len(first))]
         config = RankerConfig(
             vector_dim=experiment.table.contents.vectors.shape[1] if variant.vectors else 0,
@@ -142,14 +142,14 @@ class RankingEvaluation:
             items=len(experiment.known),
             history=variant.history,
             inferred=0,
-            scores=learnt.request.scores.shape[-1],
+            scores=learnt.batch.scores.shape[-1],
             search=variant.search,
             price=variant.price,
         )
         table = self._table(variant)
         plan = replace(experiment.plan, seed=seed)
         model, _ = training.train(learnt, held_out, table, experiment.known, config, plan)
-        return Objective(model, learnt, table, experiment.known, torch.device("cpu"))
+        return RankerLossModule(model, learnt, table, experiment.known, torch.device("cpu"))
 
     def _table(self, variant: Variant) -> Snapshot:
         return replace(self.experiment.table, contents=variant.told.contents) if variant.told else self.experiment.table
@@ -158,32 +158,34 @@ class RankingEvaluation:
         self,
         name: str,
         variant: Variant,
-        objective: Objective,
-        part: Part,
-        moments: list[Moment],
+        objective: RankerLossModule,
+        part: EvaluationPart,
+        instances: list[RankingInstance],
         slots: list[Tensor],
         age_ms: int,
     ) -> Outcome:
-        request = self._request(variant, moments, part.lists.rows, slots, age_ms)
-        scores = _scores(objective, request)
+        batch = self._batch(variant, instances, part.candidate_sets.rows, slots, age_ms)
+        scores = _scores(objective, batch)
         found = Outcome()
-        for place, kind in enumerate(part.lists.against):
-            ranks, counts = rank_targets(scores, part.lists, kind)
+        for place, kind in enumerate(part.candidate_sets.against):
+            ranks, counts = rank_targets(scores, part.candidate_sets, kind)
             found[f"{name}|{kind}|rank"] = ranks.numpy()
             found[f"{name}|{kind}|rivals"] = counts.numpy().astype(np.float32)
             if place == 0:
-                told = _stated(part.lists)
+                told = _stated(part.candidate_sets)
                 p = objective.model.probability(scores)
-                found[f"{name}|{kind}|auc"] = np.float32(_pooled_auc(scores, part.lists, told))  # type: ignore[assignment]
-                found[f"{name}|{kind}|logloss"] = _log_loss(p, part.lists, told).numpy()
+                found[f"{name}|{kind}|auc"] = np.float32(_pooled_auc(scores, part.candidate_sets, told))  # type: ignore[assignment]
+                found[f"{name}|{kind}|logloss"] = _log_loss(p, part.candidate_sets, told).numpy()
         return found
 
-    def _request(self, variant: Variant, moments: list[Moment], rows: Tensor, slots: list[Tensor], age_ms: int) -> Request:
-        """Features of the lists; what all variants read alike is made once."""
+    def _batch(
+        self, variant: Variant, instances: list[RankingInstance], rows: Tensor, slots: list[Tensor], age_ms: int
+    ) -> RankerBatch:
+        """Features of the candidate_sets; what all variants read alike is made once."""
         key = (id(rows), age_ms)
-        if key not in self._requests or self._requests[key].history.rows.shape[1] < variant.history:
-            self._requests[key] = self._features(moments, rows, variant.history, age_ms)
-        base = self._requests[key]
+        if key not in self._batches or self._batches[key].history.rows.shape[1] < variant.history:
+            self._batches[key] = self._features(instances, rows, variant.history, age_ms)
+        base = self._batches[key]
         scores = torch.cat(slots, dim=-1) if slots else base.scores
         latest = replace(
             base.history,
@@ -193,11 +195,11 @@ class RankingEvaluation:
         )
         return replace(base, scores=scores, history=latest)
 
-    def _features(self, moments: list[Moment], rows: Tensor, history: int, age_ms: int) -> Request:
-        experiment, times = self.experiment, to_times(moments).tolist()
+    def _features(self, instances: list[RankingInstance], rows: Tensor, history: int, age_ms: int) -> RankerBatch:
+        experiment, times = self.experiment, to_times(instances).tolist()
         return build_batch(
-            [moment.basket.history for moment in moments],
-            [Inferred()] * len(moments),
+            [instance.basket.history for instance in instances],
+            [Inferred()] * len(instances),
             rows,
             counts_at(experiment.events, times, rows, experiment.table, age_ms),
             times,
@@ -236,53 +238,53 @@ def load_outcome(path: Path) -> Outcome:
         return {name: stored[name] for name in stored.files}
 
 
-def _examples(request: Request, lists: Lists, calibrates: bool) -> Examples:
-    kept = TARGETS + lists.learnt
-    weights = _stated(lists)[:, :kept].float() * calibrates
+def _examples(batch: RankerBatch, candidate_sets: CandidateSets, calibrates: bool) -> RankerExamples:
+    kept = TARGETS + candidate_sets.learnt
+    weights = _stated(candidate_sets)[:, :kept].float() * calibrates
     cut = replace(
-        request,
-        candidates=request.candidates[:, :kept],
-        counts=request.counts[:, :kept],
-        scores=request.scores[:, :kept],
+        batch,
+        candidates=batch.candidates[:, :kept],
+        counts=batch.counts[:, :kept],
+        scores=batch.scores[:, :kept],
     )
-    return Examples(cut, lists.real[:, :TARGETS], lists.real[:, TARGETS:kept], weights)
+    return RankerExamples(cut, candidate_sets.real[:, :TARGETS], candidate_sets.real[:, TARGETS:kept], weights)
 
 
-def _joined(parts: list[Examples]) -> Examples:
-    requests = [part.request for part in parts]
-    history = type(requests[0].history)(
-        *(torch.cat([getattr(request.history, name) for request in requests]) for name in ("rows", "types", "gaps"))
+def _joined(parts: list[RankerExamples]) -> RankerExamples:
+    batches = [part.batch for part in parts]
+    history = type(batches[0].history)(
+        *(torch.cat([getattr(batch.history, name) for batch in batches]) for name in ("rows", "types", "gaps"))
     )
     names = ("inferred", "confidences", "candidates", "counts", "now_ms", "scores")
-    columns = {name: torch.cat([getattr(request, name) for request in requests]) for name in names}
-    return Examples(
-        Request(history=history, **columns),
+    columns = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
+    return RankerExamples(
+        RankerBatch(history=history, **columns),
         torch.cat([part.positives for part in parts]),
         torch.cat([part.negatives for part in parts]),
         torch.cat([part.weights for part in parts]),
     )
 
 
-def _scores(objective: Objective, request: Request) -> Tensor:
+def _scores(objective: RankerLossModule, batch: RankerBatch) -> Tensor:
     """Scores (n, C)."""
     model: Ranker = objective.model.eval()
     with torch.inference_mode():
         items = objective.items()
-        places = torch.split(torch.arange(len(request.candidates)), SCORING)
-        return torch.cat([model(request[part], items) for part in places])
+        places = torch.split(torch.arange(len(batch.candidates)), SCORING)
+        return torch.cat([model(batch[part], items) for part in places])
 
 
-def _stated(lists: Lists) -> Tensor:
+def _stated(candidate_sets: CandidateSets) -> Tensor:
     """The columns (n, C) bool on which probabilities and the pooled AUC are judged: targets and the first kind's negatives."""
-    columns = next(iter(lists.against.values()))[:, 0]  # (n, M)
-    nowhere = lists.real.shape[1]
-    chosen = lists.real.new_zeros(len(lists), nowhere + 1)
+    columns = next(iter(candidate_sets.against.values()))[:, 0]  # (n, M)
+    nowhere = candidate_sets.real.shape[1]
+    chosen = candidate_sets.real.new_zeros(len(candidate_sets), nowhere + 1)
     chosen[:, :TARGETS] = True
     chosen.scatter_(1, torch.where(columns >= 0, columns, nowhere), True)
-    return chosen[:, :nowhere] & lists.real
+    return chosen[:, :nowhere] & candidate_sets.real
 
 
-def _log_loss(p: Tensor, lists: Lists, stated: Tensor) -> Tensor:
+def _log_loss(p: Tensor, candidate_sets: CandidateSets, stated: Tensor) -> Tensor:
     """Mean of −log p(what happened) over each list (n,)."""
     taken = torch.zeros_like(p)
     taken[:, :TARGETS] = 1
@@ -290,8 +292,8 @@ def _log_loss(p: Tensor, lists: Lists, stated: Tensor) -> Tensor:
     return (losses * stated).sum(-1) / stated.sum(-1)
 
 
-def _pooled_auc(scores: Tensor, lists: Lists, stated: Tensor) -> float:
-    """AUC over all lists at once: the share of (target, negative) pairs of whatever lists in the right order."""
+def _pooled_auc(scores: Tensor, candidate_sets: CandidateSets, stated: Tensor) -> float:
+    """AUC over all candidate_sets at once: the share of (target, negative) pairs of whatever candidate_sets in the right order."""
     targets = torch.zeros_like(stated)
     targets[:, :TARGETS] = True
     positives, negatives = scores[stated & targets].numpy(), np.sort(scores[stated & ~targets].numpy())

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from evaluation.intervals import interval
-from evaluation.ranking import Outcome, Part, RankingExperiment, compute_auc
+from evaluation.ranking import EvaluationPart, Outcome, RankingExperiment, compute_auc
 
 BUCKETS = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, 2**31)}  # times seen, both ends included
 HIT_CUTOFFS, NDCG_CUTOFF = (5, 10), 10
@@ -27,17 +27,19 @@ def report(experiment: RankingExperiment, outcomes: Sequence[Outcome]) -> dict[s
         "data": experiment.name,
         "seeds": len(outcomes),
         "items": len(experiment.table) - 1,
-        "training_lists": [len(part.lists) for part in experiment.train],
+        "training_lists": [len(part.candidate_sets) for part in experiment.train],
         "parts": {name: _part(experiment, name, part, seen, outcomes) for name, part in experiment.test.items()},
     }
 
 
 def _part(
-    experiment: RankingExperiment, name: str, part: Part, seen: torch.Tensor, outcomes: Sequence[Outcome]
+    experiment: RankingExperiment, name: str, part: EvaluationPart, seen: torch.Tensor, outcomes: Sequence[Outcome]
 ) -> dict[str, Any]:
-    users = np.unique([moment.basket.user_id for moment in part.moments], return_inverse=True)[1]
-    times = np.where(part.lists.real[:, : part.lists.targets.shape[1]], seen[part.lists.targets], -1)  # (n, TARGETS)
-    kinds = list(part.lists.against)
+    users = np.unique([instance.basket.user_id for instance in part.instances], return_inverse=True)[1]
+    times = np.where(
+        part.candidate_sets.real[:, : part.candidate_sets.targets.shape[1]], seen[part.candidate_sets.targets], -1
+    )  # (n, TARGETS)
+    kinds = list(part.candidate_sets.against)
     names = [variant.name for variant in experiment.variants]
     ages = (
         [f"{experiment.variants[-1].name}, {age} old" for age in experiment.ages_ms]
@@ -52,7 +54,7 @@ def _part(
     }
     counts = {bucket: int(((times >= low) & (times <= high)).sum()) for bucket, (low, high) in BUCKETS.items()}
     return {
-        "lists": len(part.lists),
+        "candidate_sets": len(part.candidate_sets),
         "targets": int((times >= 0).sum()),
         "targets_by_times_seen": counts,
         "variants": judged,
@@ -120,7 +122,7 @@ def _ndcg(ranks: Array) -> Array:
 
 
 def _times_seen(experiment: RankingExperiment) -> torch.Tensor:
-    """How often each row (N,) was taken before the test, or before its last training moment where nothing is cut."""
+    """How often each row (N,) was taken before the test, or before its last training instance where nothing is cut."""
     until_ms = experiment.cuts[-1] if experiment.cuts else 2**62
     rows = experiment.table.rows([item_id for time, item_id in experiment.events if time < until_ms])
     return torch.bincount(rows, minlength=len(experiment.table))

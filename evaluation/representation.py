@@ -11,9 +11,9 @@ from torch import Tensor
 
 from evaluation.baselines.item_knn import ItemKnn
 from evaluation.candidate_scorers import sequences_at
-from evaluation.datasets.interaction_log import Log
+from evaluation.datasets.interaction_log import InteractionLog
 from evaluation.experiments import Experiment
-from evaluation.instances import Moment, build_instances, open_to
+from evaluation.instances import RankingInstance, build_instances, open_to
 from evaluation.intervals import interval
 from evaluation.recall import BEST, CUTOFFS, recalls
 from reaseq.behavior.examples import build_pairs
@@ -27,18 +27,18 @@ SHAPES = ((2, 256), (3, 64), (3, 128), (3, 256), (4, 128))
 def judge(experiment: Experiment, seeds: int, say: Callable[[str], None]) -> dict[str, Any]:
     """Recall of what was new to the user by content-kNN in both spaces, and the quality of codebooks of several shapes."""
     log, cut_ms = experiment.log, experiment.cuts[-1]
-    moments = build_instances(log, *experiment.test)
-    moments = moments[:: max(1, len(moments) // experiment.instances_limit)]
-    users = np.unique([moment.basket.user_id for moment in moments], return_inverse=True)[1]
+    instances = build_instances(log, *experiment.test)
+    instances = instances[:: max(1, len(instances) // experiment.instances_limit)]
+    users = np.unique([instance.basket.user_id for instance in instances], return_inverse=True)[1]
     before = log.between(0, cut_ms)
     unseen = _unseen(log, cut_ms)
-    spaces = {"text": [_recall(log, moments, unseen)], "aligned": []}
+    spaces = {"text": [_recall(log, instances, unseen)], "aligned": []}
     for seed in range(seeds):
         head = train_head(log.table.vectors, build_pairs(before, log.table, seed), AlignmentTrainingConfig(seed=seed))
         with torch.inference_mode():
             contents = replace(log.table.contents, vectors=head(log.table.contents.vectors))
             bent = replace(log, table=replace(log.table, contents=contents))
-        spaces["aligned"].append(_recall(bent, moments, unseen))
+        spaces["aligned"].append(_recall(bent, instances, unseen))
         say(f"aligned, seed {seed}: recall@{BEST} {np.nanmean(spaces['aligned'][-1][0][:, 1]):.4f}")
     found = {
         name: {
@@ -51,24 +51,26 @@ def judge(experiment: Experiment, seeds: int, say: Callable[[str], None]) -> dic
     return {"data": log.name, "content_knn": found, "codebooks": [_codebook(log, cut_ms, *shape) for shape in SHAPES]}
 
 
-def _unseen(log: Log, cut_ms: int) -> Tensor:
+def _unseen(log: InteractionLog, cut_ms: int) -> Tensor:
     taken = torch.zeros(len(log.table), dtype=torch.bool)
     for basket in log.between(0, cut_ms):
         taken[log.table.rows(basket.item_ids)] = True
     return ~taken
 
 
-def _recall(log: Log, moments: list[Moment], unseen: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _recall(
+    log: InteractionLog, instances: list[RankingInstance], unseen: Tensor
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     knn = ItemKnn([], log.table, 0)
 
-    def best(part: Sequence[Moment]) -> Tensor:
+    def best(part: Sequence[RankingInstance]) -> Tensor:
         scores = torch.from_numpy(knn.by_content(sequences_at(part, log, HISTORY)))
         return scores.masked_fill(~open_to(part, log.table), -torch.inf).topk(BEST).indices
 
-    return recalls(best, moments, unseen)
+    return recalls(best, instances, unseen)
 
 
-def _codebook(log: Log, cut_ms: int, levels: int, codes: int) -> dict[str, Any]:
+def _codebook(log: InteractionLog, cut_ms: int, levels: int, codes: int) -> dict[str, Any]:
     vectors, listed_ms = log.table.vectors[1:].numpy(), log.table.listed_ms[1:].numpy()
     old = listed_ms < cut_ms
     book = fit(vectors[old], log.name, levels, codes)

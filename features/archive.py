@@ -22,6 +22,7 @@ from feast.types import Bytes, Float64, Int64, String
 from features.definitions import USER_KEY, VIEWS, join_key
 from features.record_mapping import Row, rows_by_view
 from reaseq.errors import ArchiveUnavailable
+from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import ItemFeatures, UserFeatures
 
 COMPACT_FILES = 64  # of a month are made fewer
@@ -37,8 +38,9 @@ _FORGOTTEN = ".forgotten.json"
 class Archive:
     """Appends records as immutable files, and makes few of many."""
 
-    def __init__(self, folder: Path, settled_s: float = SETTLED_S) -> None:
+    def __init__(self, folder: Path, vocabulary: Vocabulary, settled_s: float = SETTLED_S) -> None:
         self._folder = folder
+        self._vocabulary = vocabulary
         self._settled_s = settled_s
         self._read: dict[str, int] = {}  # who has been forgotten, as of
         self._read_ns = 0
@@ -63,7 +65,7 @@ class Archive:
                 for record in records
                 if isinstance(record, ItemFeatures) or record.event_time_ms > gone.get(record.user_id, -1)
             ]
-            for name, rows in rows_by_view(kept).items():
+            for name, rows in rows_by_view(kept, self._vocabulary).items():
                 for month, table in _by_month(_table(rows)):
                     _write(self._folder / name / month / f"part-{uuid.uuid4().hex}.parquet", table)
             if wishes:

@@ -42,7 +42,7 @@ def unpacked(
     return [(rows.read_version(row).event_time, rows.unpack(row, names)) if row else (None, None) for row in packed]
 
 
-class Placed(NamedTuple):
+class PlacedRow(NamedTuple):
     """A packed row and where it belongs."""
 
     table: FeatureView
@@ -54,7 +54,7 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
     """Feast's online-store interface over packed rows; see the module for the contract."""
 
     @abstractmethod
-    def put(self, config: RepoConfig, records: Sequence[Sequence[Placed]]) -> list[bool]:
+    def put(self, config: RepoConfig, records: Sequence[Sequence[PlacedRow]]) -> list[bool]:
         """Write records, each the rows of an entity in so many views, as many as the others: all of them at once or none.
 
         A record lands if and only if it is greater than what is there: by the order in the first view where they differ.
@@ -70,8 +70,8 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
         """The packed rows of several views, as they stand at one moment."""
 
     @abstractmethod
-    def orders(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[rows.Order | None]:
-        """The orders of the rows of `keys`, without the rows; None where there is none."""
+    def read_versions(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[rows.RowVersion | None]:
+        """The read_versions of the rows of `keys`, without the rows; None where there is none."""
 
     @abstractmethod
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
@@ -96,7 +96,7 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
     ) -> None:
         """Write a batch; older rows are kept out whatever the order and whoever writes at the same time."""
         records = [
-            [Placed(table, serialize_entity_key(key, KEY_VERSION), rows.pack(values, event_time))]
+            [PlacedRow(table, serialize_entity_key(key, KEY_VERSION), rows.pack(values, event_time))]
             for key, values, event_time, _ in data
         ]
         self.put(config, records)

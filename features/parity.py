@@ -6,7 +6,6 @@ was late, which is freshness and no difference in kind; likewise a row that was 
 served and is not archived yet cannot be judged yet.
 """
 
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,16 +24,12 @@ from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
 
 from features import definitions as views
 from features.definitions import join_key
-from features.record_mapping import to_rows
 from features.repository import FeatureRepository
 from features.row_format import REVISION
 from reaseq.errors import CatalogError
-from reaseq.records import UserFeatures
-from reaseq.representation.item_table import NO_PRICE, ItemTable, Snapshot
-from serving.degradation import Answer, Ask
+from reaseq.records import Version
 
-LOG_LIMIT_BYTES = 64 * 1024 * 1024  # of one file; the one before it is kept
-JUDGED: dict[str, dict[str, tuple[str, ...]]] = {
+AUDITED: dict[str, dict[str, tuple[str, ...]]] = {
     "user": {
         views.user_history.name: ("history",),
         views.user_inferred.name: ("inferred", "model", "as_of_ms", "events_seen", "latent"),
@@ -42,12 +37,11 @@ JUDGED: dict[str, dict[str, tuple[str, ...]]] = {
     "item": {views.item_representation.name: ("vector", "claim_ids", "claim_confidences", "price", "listed_ms")},
 }
 
-Verdict = Literal["equal", "late", "ahead", "not archived yet", "different"]
-Version = tuple[int, int]  # event time in ms, revision: which of two rows is newer
+ParityResult = Literal["equal", "late", "ahead", "not archived yet", "different"]
 Digests = dict[str, str]  # "view:feature" to digest
 
 
-class Served(msgspec.Struct, frozen=True):
+class ServedRow(msgspec.Struct, frozen=True):
     """One row as it was served: its version, and a digest of each feature."""
 
     entity: Literal["user", "item"]
@@ -59,66 +53,14 @@ class Served(msgspec.Struct, frozen=True):
 
     @property
     def version(self) -> Version:
-        """See `Version`."""
+        """Which of two rows is newer."""
         return self.event_time_ms, self.revision
 
 
-class ServedFeatureLog:
-    """Appends a sample of what is served to `<folder>/rows.jsonl`: the user's row, and the row of one of the candidates.
-
-    Which requests are drawn, and which candidate, hangs on user and moment alone.
-    """
-
-    def __init__(self, folder: Path, share: float, table: ItemTable) -> None:
-        self._file = folder / "rows.jsonl"
-        self._share = share
-        self._table = table
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def offer(self, ask: Ask, answer: Answer) -> None:
-        """Log the rows if the request is drawn and the user's was read for it."""
-        drawn = _draw(ask)
-        if answer.step != "fresh" or drawn >= self._share * 2**64:
-            return
-        rows = [served_user(answer.user, ask.now_ms)] if answer.user else []
-        item_id = ask.candidate_ids[drawn % len(ask.candidate_ids)]
-        if version := self._table.version_of(item_id):
-            rows.append(served_item(self._table.snapshot, item_id, version, ask.now_ms))
-        with self._file.open("ab") as log:
-            log.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-            full = log.tell() > LOG_LIMIT_BYTES
-        if full:
-            os.replace(self._file, self._file.with_suffix(".1.jsonl"))
-
-
-def served_user(user: UserFeatures, now_ms: int) -> Served:
-    """A user's row as the log keeps it."""
-    told = {row.view.name: row.values for row in to_rows(user)}
-    digests = {f"{view}:{name}": _digest(told[view].get(name)) for view, names in JUDGED["user"].items() for name in names}
-    return Served("user", user.user_id, now_ms, user.event_time_ms, user.revision, digests)
-
-
-def served_item(table: Snapshot, item_id: str, version: Version, now_ms: int) -> Served:
-    """An item's row as the item table holds it."""
-    row = int(table.rows([item_id])[0])
-    contents = table.contents[table.slots[row]]
-    real = contents.claims > 0
-    price = float(table.prices[row])
-    told = {
-        "vector": contents.vectors.cpu().numpy().astype(np.float16).tobytes(),
-        "claim_ids": contents.claims[real].cpu().numpy().astype(np.int32).tobytes(),
-        "claim_confidences": contents.confidences[real].cpu().numpy().astype(np.float16).tobytes(),
-        "price": None if price == NO_PRICE else price,
-        "listed_ms": int(table.listed_ms[row]),
-    }
-    view = views.item_representation.name
-    return Served("item", item_id, now_ms, *version, {f"{view}:{name}": _digest(told[name]) for name in JUDGED["item"][view]})
-
-
-def read_served_features(folder: Path) -> list[Served]:
+def read_served_features(folder: Path) -> list[ServedRow]:
     """Every logged row. Raises CatalogError where nothing was logged."""
     files = sorted(folder.rglob("rows*.jsonl"))
-    found = [msgspec.json.decode(line, type=Served) for file in files for line in file.read_bytes().splitlines()]
+    found = [msgspec.json.decode(line, type=ServedRow) for file in files for line in file.read_bytes().splitlines()]
     if not found:
         raise CatalogError(
             f"{folder} holds no served row: set REASEQ_SERVICE__SERVED_FEATURE_LOG_SHARE above 0, and let it serve"
@@ -128,18 +70,18 @@ def read_served_features(folder: Path) -> list[Served]:
 
 @dataclass
 class Parity:
-    """Of each feature, how many served rows came to which verdict."""
+    """Of each feature, how many served rows came to which result."""
 
     rows: int
-    verdicts: dict[str, Counter[Verdict]] = field(default_factory=lambda: defaultdict(Counter))
+    results: dict[str, Counter[ParityResult]] = field(default_factory=lambda: defaultdict(Counter))
     different: list[str] = field(default_factory=list)  # "feature of user … at …"
 
 
-def compare(repository: FeatureRepository, served: Sequence[Served]) -> Parity:
+def compare(repository: FeatureRepository, served: Sequence[ServedRow]) -> Parity:
     """Hold each served row against the point-in-time join at its moment, feature by feature."""
     parity = Parity(len(served))
     for view in (views.user_history, views.user_inferred, views.item_representation):
-        rows = [row for row in served if view.name in JUDGED[row.entity]]
+        rows = [row for row in served if view.name in AUDITED[row.entity]]
         if not rows:
             continue
         archived = _archived(repository, view, {row.entity_id for row in rows})
@@ -148,23 +90,25 @@ def compare(repository: FeatureRepository, served: Sequence[Served]) -> Parity:
             newest = max((version for version, told in versions.items() if told == joined), default=None)
             for key, digest in row.features.items():
                 if key.startswith(f"{view.name}:"):
-                    verdict = _verdict(row, key, digest, joined, newest, versions.get(row.version))
-                    parity.verdicts[key][verdict] += 1
-                    if verdict == "different":
+                    result = _judge(row, key, digest, joined, newest, versions.get(row.version))
+                    parity.results[key][result] += 1
+                    if result == "different":
                         parity.different.append(f"{key} of {row.entity} {row.entity_id} at {row.now_ms}")
     return parity
 
 
 def write_metrics(parity: Parity, path: Path) -> None:
-    """Write how many feature values came to which verdict, as Prometheus' textfile collector reads it."""
+    """Write how many feature values came to which result, as Prometheus' textfile collector reads it."""
     registry = CollectorRegistry()
-    values = Gauge("reaseq_parity_values", "Served values, by how the join stands to them", ["verdict"], registry=registry)
-    for verdict in get_args(Verdict):
-        values.labels(verdict).set(sum(of[verdict] for of in parity.verdicts.values()))
+    values = Gauge("reaseq_parity_values", "ServedRow values, by how the join stands to them", ["result"], registry=registry)
+    for result in get_args(ParityResult):
+        values.labels(result).set(sum(of[result] for of in parity.results.values()))
     write_to_textfile(str(path), registry)
 
 
-def _verdict(row: Served, key: str, digest: str, joined: Digests, newest: Version | None, told: Digests | None) -> Verdict:
+def _judge(
+    row: ServedRow, key: str, digest: str, joined: Digests, newest: Version | None, told: Digests | None
+) -> ParityResult:
     """`joined` is what the join says and `newest` that row's version; `told` is the archived row of the served version."""
     if joined.get(key) == digest:
         return "equal"
@@ -178,7 +122,7 @@ def _verdict(row: Served, key: str, digest: str, joined: Digests, newest: Versio
     return "late" if newest is not None and newest > row.version else "different"
 
 
-def _joined(repository: FeatureRepository, view: FeatureView, served: Sequence[Served]) -> list[Digests]:
+def _joined(repository: FeatureRepository, view: FeatureView, served: Sequence[ServedRow]) -> list[Digests]:
     """What training would know strictly before each moment; nothing where there was no row yet."""
     names, key = _names(view), join_key(view)
     entities = pd.DataFrame(
@@ -210,21 +154,16 @@ def _archived(repository: FeatureRepository, view: FeatureView, ids: set[str]) -
 
 
 def _names(view: FeatureView) -> tuple[str, ...]:
-    return next(of[view.name] for of in JUDGED.values() if view.name in of)
+    return next(of[view.name] for of in AUDITED.values() if view.name in of)
 
 
 def _digests(view: FeatureView, row: dict[str, Any]) -> Digests:
-    return {f"{view.name}:{name}": _digest(row[name]) for name in _names(view)}
+    return {f"{view.name}:{name}": digest(row[name]) for name in _names(view)}
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
     """Equal values, equal digests: a price is what a float32 can hold of it, and a whole number may come back as a float."""
     if isinstance(value, float):
         value = None if np.isnan(value) else np.float32(value).item()
     content = value if isinstance(value, bytes) else repr(float(value) if isinstance(value, int) else value).encode()
     return blake2b(content, digest_size=8).hexdigest()
-
-
-def _draw(ask: Ask) -> int:
-    drawn = blake2b(f"{ask.user_id}:{ask.now_ms}".encode(), digest_size=8).digest()
-    return int.from_bytes(drawn, "big")

@@ -8,8 +8,8 @@ from feast import FeatureView
 
 from features import definitions as views
 from features.array_codec import pack_history, pack_inferred, unpack_history, unpack_inferred
-from reaseq.knowledge.vocabulary import vocabulary_in_force
-from reaseq.records import STAGE_RANK, Inferred, ItemFeatures, ProductKnowledge, UserFeatures
+from reaseq.knowledge.vocabulary import Vocabulary
+from reaseq.records import STATUS_RANK, FeatureRecord, Inferred, ItemFeatures, ProductKnowledge, UserFeatures
 
 Value = str | int | float | bytes
 
@@ -23,24 +23,25 @@ class Row(NamedTuple):
     values: dict[str, Value]
 
 
-def to_rows(record: ItemFeatures | UserFeatures) -> list[Row]:
+def to_rows(record: FeatureRecord, vocabulary: Vocabulary) -> list[Row]:
     """The rows that a feature record writes, one a view."""
-    return _item_rows(record) if isinstance(record, ItemFeatures) else _user_rows(record)
+    return item_rows(record, vocabulary) if isinstance(record, ItemFeatures) else user_rows(record)
 
 
-def rows_by_view(records: Sequence[ItemFeatures | UserFeatures]) -> dict[str, list[Row]]:
+def rows_by_view(records: Sequence[FeatureRecord], vocabulary: Vocabulary) -> dict[str, list[Row]]:
     """The rows of several records, view by view."""
     batches: dict[str, list[Row]] = {}
     for record in records:
-        for row in to_rows(record):
+        for row in to_rows(record, vocabulary):
             batches.setdefault(row.view.name, []).append(row)
     return batches
 
 
-def _item_rows(record: ItemFeatures) -> list[Row]:
-    claim_ids, confidences = vocabulary_in_force().claim_ids(record.knowledge)
+def item_rows(record: ItemFeatures, vocabulary: Vocabulary) -> list[Row]:
+    """The rows of an item's record; claims become ids of the vocabulary."""
+    claim_ids, confidences = vocabulary.claim_ids(record.knowledge)
     representation: dict[str, Value] = {
-        "stage": record.stage,
+        "status": record.status,
         "listed_ms": record.listed_ms,
         "seller_id": record.seller_id,
         "title": record.title,
@@ -65,7 +66,8 @@ def _item_rows(record: ItemFeatures) -> list[Row]:
     ]
 
 
-def _user_rows(record: UserFeatures) -> list[Row]:
+def user_rows(record: UserFeatures) -> list[Row]:
+    """The rows of a user's record."""
     inferred = record.inferred
     inferred_values: dict[str, Value] = {
         "inferred": pack_inferred(inferred),
@@ -87,13 +89,13 @@ def item_record(
 ) -> ItemFeatures:
     """The inverse of `to_rows` for an item."""
     price = representation.get("price")
-    stage, revision = representation["stage"], representation["revision"]
+    status, revision = representation["status"], representation["revision"]
     return ItemFeatures(
         item_id=item_id,
         event_time_ms=event_time_ms,
         listed_ms=representation["listed_ms"],  # type: ignore[arg-type]
-        stage=stage,  # type: ignore[arg-type]
-        reasoned_again=revision - STAGE_RANK[stage],  # type: ignore[index, operator]
+        status=status,  # type: ignore[arg-type]
+        reasoned_again=revision - STATUS_RANK[status],  # type: ignore[index, operator]
         seller_id=representation["seller_id"],  # type: ignore[arg-type]
         title=representation["title"],  # type: ignore[arg-type]
         attributes=msgspec.json.decode(str(representation["attributes"]), type=dict[str, str]),

@@ -11,16 +11,16 @@ from pydantic import SecretStr
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from features.packed_store import PackedOnlineStore, Placed
-from features.row_format import ORDER_BYTES, Order, read_version
+from features.packed_store import PackedOnlineStore, PlacedRow
+from features.row_format import VERSION_BYTES, RowVersion, read_version
 
 SCAN_PAGE_KEYS = 1000
 PUT_CHUNK_RECORDS = 64  # Redis does nothing else while a script runs: about a third of a millisecond
 WAIT_SHARE = 0.8  # of the timeout, for the answer to come before it
 NEWEST_WINS = Path(__file__).with_name("newest_wins.lua").read_text()
-ORDERS = f"""
+READ_VERSIONS = f"""
 local heads = {{}}
-for place, key in ipairs(KEYS) do heads[place] = redis.call('GETRANGE', key, 0, {ORDER_BYTES - 1}) end
+for place, key in ipairs(KEYS) do heads[place] = redis.call('GETRANGE', key, 0, {VERSION_BYTES - 1}) end
 return heads
 """
 
@@ -40,7 +40,7 @@ class PackedRedisOnlineStore(PackedOnlineStore):
     def __init__(self) -> None:
         self._client: redis.Redis | None = None
 
-    def put(self, config: RepoConfig, records: Sequence[Sequence[Placed]]) -> list[bool]:
+    def put(self, config: RepoConfig, records: Sequence[Sequence[PlacedRow]]) -> list[bool]:
         client, settings = self._connect(config), config.online_store
         script = client.register_script(NEWEST_WINS)
         with client.pipeline(transaction=False) as pipe:
@@ -62,8 +62,8 @@ class PackedRedisOnlineStore(PackedOnlineStore):
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         return self.get_all(config, [(table, keys)])[0]
 
-    def orders(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[Order | None]:
-        script = self._connect(config).register_script(ORDERS)
+    def read_versions(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[RowVersion | None]:
+        script = self._connect(config).register_script(READ_VERSIONS)
         heads: Any = script(keys=[_key(config, table, key) for key in keys]) if keys else []
         return [read_version(head) if head else None for head in heads]
 

@@ -1,6 +1,5 @@
 """Typed reads and writes of feature records through Feast: the only door between records and the store."""
 
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,23 +18,19 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
 from features import definitions as views
-from features.packed_store import KEY_VERSION, PackedOnlineStore, Placed, entity_key, parse_entity_id, unpacked
+from features.packed_store import KEY_VERSION, PackedOnlineStore, PlacedRow, entity_key, parse_entity_id, unpacked
 from features.record_mapping import Row, item_record, to_rows, user_record
-from features.row_format import Order, pack, read_version
+from features.row_format import RowVersion, pack, read_version
 from reaseq.errors import StoreUnavailable
+from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
-
-# Importing Feast points prometheus_client to a folder of Feast's, which child processes would inherit and find gone.
-for _name in ("PROMETHEUS_MULTIPROC_DIR", "PROMETHEUS_MULTIPROCESS_DIR"):
-    if "feast_metrics_" in os.environ.get(_name, ""):
-        del os.environ[_name]
 
 FOLDER = Path(__file__).parent
 SCAN_PAGE_ITEMS = 500
 KEYS_REMEMBERED = 65_536
 
-Verdict = Literal["equal", "behind", "ahead", "different"]
+ReconcileResult = Literal["equal", "behind", "ahead", "different"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PROFILES = {"embedded": "feature_store.yaml", "production": "feature_store.production.yaml"}
 # A record's views, written and read together.
@@ -71,7 +66,8 @@ class FeatureRepository:
     def __init__(self, settings: Settings, require_complete: bool = False) -> None:
         """`require_complete`, for whoever makes new records of old ones: reads raise StoreUnavailable while it is not whole."""
         self.settings = settings
-        self._whole_only = require_complete
+        self._require_complete = require_complete
+        self.vocabulary = load_vocabulary(settings.knowledge.vocabulary)
         text = Template(profile_file(settings).read_text()).substitute(feast_variables(settings))
         self.feast = FeatureStore(config=RepoConfig(**yaml.safe_load(text), repo_path=FOLDER))
         self.config: RepoConfig = self.feast.config
@@ -79,23 +75,24 @@ class FeatureRepository:
 
     def apply(self) -> None:
         """Register entities, views and services with Feast, and create what the online store needs."""
-        self.feast.apply([views.item, views.user, *views.VIEWS, views.ranking])
+        in_archive = views.build_views(self.settings.archive_dir.resolve())
+        self.feast.apply([views.item, views.user, *in_archive, views.build_service(in_archive)])
 
     def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """ScorerFactory records servable. Older records than those in the store change nothing: these are returned.
 
         Raises StoreUnavailable, after which some of the records may be servable: write them again.
         """
-        placed = [_placed(record) for record in records]
+        placed = [self._placed(record) for record in records]
         with self._faults_named():
             kept_out = self.online.put(self.config, placed)
         return [record for record, newer in zip(records, kept_out, strict=True) if newer]
 
     def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """Those of the records that are not older than what the store holds of the same entity, in their order."""
-        held = self._orders(records, FIRST)
+        held = self._read_versions(records, FIRST)
         self._check_complete()
-        return [record for record, order in zip(records, held, strict=True) if not order or order[:2] <= _order(record)]
+        return [record for record, row in zip(records, held, strict=True) if not row or row.of_record <= record.version]
 
     def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """The records that the store holds of the same entities."""
@@ -103,22 +100,22 @@ class FeatureRepository:
         users = self.read_users([record.user_id for record in records if isinstance(record, UserFeatures)])
         return [*items.values(), *users.values()]
 
-    def verdicts(self, records: Sequence[FeatureRecord]) -> list[Verdict]:
+    def compare(self, records: Sequence[FeatureRecord]) -> list[ReconcileResult]:
         """How the store stands to each record: of its order, of an older one (or none), of a newer one, or differently."""
-        held = zip(records, self._orders(records, FIRST), self._orders(records, LAST), strict=True)
-        return [_verdict(record, [first, last]) for record, first, last in held]
+        held = zip(records, self._read_versions(records, FIRST), self._read_versions(records, LAST), strict=True)
+        return [self._compare(record, [first, last]) for record, first, last in held]
 
-    def _orders(self, records: Sequence[FeatureRecord], place: int) -> list[Order | None]:
+    def _read_versions(self, records: Sequence[FeatureRecord], place: int) -> list[RowVersion | None]:
         """What the store holds of the records' entities in the first or the last of their views."""
-        found: list[Order | None] = [None] * len(records)
+        found: list[RowVersion | None] = [None] * len(records)
         for pair in (_ITEM_VIEWS, _USER_VIEWS):
             view = pair[place]
             numbers = [number for number, record in enumerate(records) if _views(record) is pair]
-            keys = [_key(view, _entity_id(records[number])) for number in numbers]
+            keys = [_key(view, records[number].entity_id) for number in numbers]
             with self._faults_named():
-                orders = self.online.orders(self.config, view, keys) if keys else []
-            for number, order in zip(numbers, orders, strict=True):
-                found[number] = order
+                versions = self.online.read_versions(self.config, view, keys) if keys else []
+            for number, version in zip(numbers, versions, strict=True):
+                found[number] = version
         return found
 
     def is_complete(self) -> bool:
@@ -145,7 +142,7 @@ class FeatureRepository:
 
     def _check_complete(self) -> None:
         # Asked after a read: what was read before the store was emptied is good.
-        if self._whole_only and not self.is_complete():
+        if self._require_complete and not self.is_complete():
             raise StoreUnavailable("the online store is not whole, new or emptied: run `reaseq features rebuild`")
 
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
@@ -183,10 +180,17 @@ class FeatureRepository:
                 found[entity_id] = (time_ms, [_plain(values) for _, values in parts])
         return found
 
+    def _placed(self, record: FeatureRecord) -> list[PlacedRow]:
+        key = _key(_views(record)[0], record.entity_id)
+        return [PlacedRow(row.view, key, _packed(row)) for row in to_rows(record, self.vocabulary)]
 
-def _placed(record: FeatureRecord) -> list[Placed]:
-    key = _key(_views(record)[0], _entity_id(record))
-    return [Placed(row.view, key, _packed(row)) for row in to_rows(record)]
+    def _compare(self, record: FeatureRecord, held: Sequence[RowVersion | None]) -> ReconcileResult:
+        if any(row is None or row.of_record < record.version for row in held):
+            return "behind"
+        if any(row and row.of_record > record.version for row in held):
+            return "ahead"
+        written = [read_version(_packed(row)) for row in to_rows(record, self.vocabulary)]
+        return "equal" if list(held) == written else "different"
 
 
 def _key(view: FeatureView, entity_id: str) -> bytes:
@@ -201,22 +205,6 @@ def _serialized_key(join_key: str, entity_id: str) -> bytes:
 
 def _views(record: FeatureRecord) -> tuple[FeatureView, FeatureView]:
     return _ITEM_VIEWS if isinstance(record, ItemFeatures) else _USER_VIEWS
-
-
-def _verdict(record: FeatureRecord, held: Sequence[Order | None]) -> Verdict:
-    if any(order is None or order[:2] < _order(record) for order in held):
-        return "behind"
-    if any(order and order[:2] > _order(record) for order in held):
-        return "ahead"
-    return "equal" if list(held) == [read_version(_packed(row)) for row in to_rows(record)] else "different"
-
-
-def _order(record: FeatureRecord) -> tuple[int, int]:
-    return record.event_time_ms * 1000, record.revision
-
-
-def _entity_id(record: FeatureRecord) -> str:
-    return record.item_id if isinstance(record, ItemFeatures) else record.user_id
 
 
 def _packed(row: Row) -> bytes:

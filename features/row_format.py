@@ -5,7 +5,7 @@
     entry   = crc32 of the feature's name, length, and Feast's own serialised value
 
 A row wins over another when its order is greater. The event time comes first; `revision`, a feature of that name where a
-view has it, orders rows of one event time; the digest makes the outcome the same on every replica when both are equal.
+view has it, read_versions rows of one event time; the digest makes the outcome the same on every replica when both are equal.
 The integers stay below 2^53, so Lua's doubles compare them exactly.
 """
 
@@ -18,20 +18,27 @@ from typing import NamedTuple
 
 from feast.protos.feast.types.Value_pb2 import Value
 
+from reaseq.records import Version
+
 REVISION = "revision"
-_ORDER = struct.Struct(">QQQ")
-ORDER_BYTES = _ORDER.size
+_VERSION = struct.Struct(">QQQ")
+VERSION_BYTES = _VERSION.size
 _ENTRY = struct.Struct(">II")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class Order(NamedTuple):
+class RowVersion(NamedTuple):
     """Which row is newer: compare as a tuple."""
 
     event_us: int
     revision: int
     digest: int
+
+    @property
+    def of_record(self) -> Version:
+        """The version of the record that the row was written for."""
+        return self.event_us // 1000, self.revision
 
     @property
     def event_time(self) -> datetime:
@@ -50,12 +57,12 @@ def pack(values: Mapping[str, Value], event_time: datetime) -> bytes:
     event_us = (aware - _EPOCH) // _MICROSECOND
     revision = values[REVISION].int64_val if REVISION in values else 0
     digest = int.from_bytes(blake2b(payload, digest_size=6).digest(), "big")
-    return _ORDER.pack(event_us, revision, digest) + payload
+    return _VERSION.pack(event_us, revision, digest) + payload
 
 
-def read_version(row: bytes) -> Order:
+def read_version(row: bytes) -> RowVersion:
     """The order that `row` was packed with."""
-    return Order(*_ORDER.unpack_from(row))
+    return RowVersion(*_VERSION.unpack_from(row))
 
 
 def unpack(row: bytes, names: Iterable[str]) -> dict[str, Value]:
@@ -82,7 +89,7 @@ def content(row: bytes, name: str) -> bytes:
 
 def _entries(row: bytes) -> dict[int, tuple[int, int]]:
     spans = {}
-    at = _ORDER.size
+    at = _VERSION.size
     while at < len(row):
         name, size = _ENTRY.unpack_from(row, at)
         at += _ENTRY.size

@@ -10,10 +10,10 @@ from feast import Entity, FeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from features import row_format as rows
-from features.packed_store import PackedOnlineStore, Placed
+from features.packed_store import PackedOnlineStore, PlacedRow
 
 BUSY_TIMEOUT_S = 30.0
-_NOTHING = rows.Order(-1, -1, -1)
+_NOTHING = rows.RowVersion(-1, -1, -1)
 READ_CHUNK_KEYS = 500  # SQLite's oldest limit on bound parameters is 999
 
 
@@ -30,7 +30,7 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
     def __init__(self) -> None:
         self._local = threading.local()
 
-    def put(self, config: RepoConfig, records: Sequence[Sequence[Placed]]) -> list[bool]:
+    def put(self, config: RepoConfig, records: Sequence[Sequence[PlacedRow]]) -> list[bool]:
         connection = self._connection(config)
         with connection:
             connection.execute("begin immediate")
@@ -49,20 +49,20 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
                 connection.executemany(f"insert or replace into {table} values (?, ?, ?, ?, ?)", values)  # noqa: S608
         return kept_out
 
-    def _held(self, config: RepoConfig, records: Sequence[Sequence[Placed]]) -> dict[tuple[str, bytes], rows.Order]:
-        """The orders of what is there of the records' entities, by view and key."""
+    def _held(self, config: RepoConfig, records: Sequence[Sequence[PlacedRow]]) -> dict[tuple[str, bytes], rows.RowVersion]:
+        """The read_versions of what is there of the records' entities, by view and key."""
         found = {}
         tables = {placed.table.name: placed.table for record in records for placed in record}
         for name, table in tables.items():
             keys = [placed.key for record in records for placed in record if placed.table.name == name]
-            for key, order in zip(keys, self.orders(config, table, keys), strict=True):
+            for key, order in zip(keys, self.read_versions(config, table, keys), strict=True):
                 if order:
                     found[name, key] = order
         return found
 
-    def orders(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[rows.Order | None]:
+    def read_versions(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[rows.RowVersion | None]:
         found = self._select("event_us, revision, digest", config, table, keys)
-        return [rows.Order(*found[key]) if key in found else None for key in keys]
+        return [rows.RowVersion(*found[key]) if key in found else None for key in keys]
 
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         found = self._select("row", config, table, keys)

@@ -1,15 +1,11 @@
-"""What the commands about behaviors and representation work with: the catalog in the store, and the data to train on."""
+"""The behavior model: archived histories → point-in-time join → train → calibrate → publish."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from features.historical import baskets_in_archive
 from features.repository import FeatureRepository
-from pipelines.knowledge import items_in_store
 from reaseq.artifacts import Artifact, current
 from reaseq.behavior.backbone import PRESETS
 from reaseq.behavior.examples import Basket
@@ -17,88 +13,96 @@ from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.llada import load_backbone, read_config
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.token_table import build_trie
-from reaseq.behavior.training import HELD_OUT_SHARE, Material, build_training_data
+from reaseq.behavior.training import (
+    HELD_OUT_SHARE,
+    BehaviorTrainingConfig,
+    BehaviorTrainingData,
+    build_training_data,
+    train,
+)
 from reaseq.days import to_day
-from reaseq.errors import CatalogError
-from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.errors import ReaSeqError
 from reaseq.model_artifacts import publish_model
-from reaseq.records import ItemFeatures
-from reaseq.representation.item_table import ItemTable, Snapshot
+from reaseq.representation.item_table import ItemTable
 from reaseq.representation.semantic_ids import KIND as SEMANTIC_IDS
 from reaseq.representation.semantic_ids import Codebook
 from reaseq.representation.trained_ids import TrainedIds
-from reaseq.settings import Settings
-from reaseq.training_loop import Curve
-
-
-def load_catalog(repository: FeatureRepository) -> tuple[ItemTable, list[ItemFeatures]]:
-    """Every listed item of the feature store, as a table and as records. Raises CatalogError where there is none."""
-    records = list(items_in_store(repository))
-    if not records:
-        settings = repository.settings
-        raise CatalogError(f"the {settings.store.profile} feature store of {settings.state_dir} holds no item")
-    space_id, dim = records[0].space_id, len(records[0].vector) // 2
-    table = ItemTable(vocabulary_in_force(), space_id, dim)
-    table.apply(records)
-    return table, records
-
-
-def stack_vectors(records: Sequence[ItemFeatures]) -> NDArray[np.float32]:
-    """The items' vectors (N, D)."""
-    return np.stack([np.frombuffer(record.vector, np.float16).astype(np.float32) for record in records])
+from reaseq.training_loop import Curve, Progress
 
 
 def split_blocks(baskets: list[Basket], blocks: int) -> Iterator[tuple[int, list[Basket]]]:
-    """The ends of so many blocks of time, each with as many baskets, and what lies before each end."""
+    """The end of each of so many blocks of time, equal in baskets, and the baskets before it."""
     for block in range(1, blocks + 1):
         end = round(len(baskets) * block / blocks)
         yield baskets[end - 1].time_ms + 1, baskets[:end]
 
 
 class BehaviorModelPipeline:
-    """Trains and publishes behavior models from what the archive and the store hold."""
+    """Trains and publishes behavior models on what the archive and the store hold."""
 
-    def __init__(self, settings: Settings, preset: str, init: Path | None, codes: bool) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        repository: FeatureRepository,
+        items: ItemTable,
+        models_dir: Path,
+        preset: str = "tiny",
+        init: Path | None = None,
+        codes: bool = False,
+    ) -> None:
+        """`init` is the folder of a LLaDA checkpoint to start the backbone from; with `codes`, behaviors are written as semantic
+        IDs. Raises ReaSeqError if there is no such preset."""
+        if preset not in PRESETS:
+            raise ReaSeqError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+        self._repository = repository
+        self._models_dir = models_dir
+        self._space_id = items.space_id
         self._init = init
-        self.repository = FeatureRepository(settings)
-        items, records = load_catalog(self.repository)
-        self._space_id = records[0].space_id
-        self.table: Snapshot = items.snapshot.by_id()
-        self._codebook = Codebook.load(current(settings.models_dir, SEMANTIC_IDS)) if codes else None
-        self._tree = build_trie(self._codebook, self.table.vectors, self._space_id) if self._codebook else None
+        self._table = items.snapshot.by_id()
+        self._codebook = Codebook.load(current(models_dir, SEMANTIC_IDS)) if codes else None
+        self._trie = build_trie(self._codebook, self._table.vectors, self._space_id) if self._codebook else None
         self._config = BehaviorConfig(
-            vector_dim=self.table.vectors.shape[1],
-            claims=vocabulary_in_force().size,
+            vector_dim=self._table.vectors.shape[1],
+            claims=repository.vocabulary.size,
             codes=self._codebook.sizes if self._codebook else (),
             backbone=read_config(init) if init else PRESETS[preset],
         )
 
-    def baskets(self, until_ms: int) -> list[Basket]:
-        """What the archive tells of, before `until_ms`."""
-        return baskets_in_archive(self.repository, until_ms)
+    def load_baskets(self, until_ms: int) -> list[Basket]:
+        """The archived baskets before `until_ms`, each with what was known before it."""
+        return baskets_in_archive(self._repository, until_ms)
 
-    def data(self, baskets: list[Basket]) -> tuple[Material, TrainedIds, BehaviorConfig]:
-        """What a model learns from, and its sizes."""
-        data, ids = build_training_data(baskets, self.table, self._config, HELD_OUT_SHARE, self._tree)
-        return data, ids, replace(self._config, items=len(ids))
+    def build_data(self, baskets: Sequence[Basket]) -> tuple[BehaviorTrainingData, TrainedIds]:
+        """What a model learns from: examples, a held-out tail, and the items that training knows."""
+        return build_training_data(baskets, self._table, self._config, HELD_OUT_SHARE, self._trie)
 
-    def new_model(self, config: BehaviorConfig) -> BehaviorModel | None:
-        """The model to start from, where a checkpoint gives its backbone."""
-        if not self._init:
-            return None
-        model = BehaviorModel(config)
-        model.backbone = load_backbone(self._init)
-        return model
+    def train(
+        self,
+        data: BehaviorTrainingData,
+        ids: TrainedIds,
+        config: BehaviorTrainingConfig,
+        checkpoint: Path | None = None,
+        progress: Progress = lambda steps, loss: None,
+    ) -> tuple[BehaviorModel, Curve]:
+        """A trained and calibrated model, and its learning curve."""
+        sizes = replace(self._config, items=len(ids))
+        return train(data, sizes, config, checkpoint, progress, self._initial_model(sizes))
 
     def publish(self, model: BehaviorModel, ids: TrainedIds, until_ms: int, curve: Curve) -> Artifact:
-        """Publish a model that saw what came before `until_ms`."""
+        """Publish a model that saw only baskets before `until_ms`."""
         facts = {
             "space_id": self._space_id,
             "vector_dim": model.config.vector_dim,
-            "vocabulary": vocabulary_in_force().version,
+            "vocabulary": self._repository.vocabulary.version,
             "trained_until_ms": until_ms,
             "held_out_loss": curve.held_out[-1],
             **({"codebook": self._codebook.version} if self._codebook else {}),
         }
-        return publish_model(self._settings.models_dir, BEHAVIOR, to_day(until_ms), model, model.config, ids, facts)
+        return publish_model(self._models_dir, BEHAVIOR, to_day(until_ms), model, model.config, ids, facts)
+
+    def _initial_model(self, sizes: BehaviorConfig) -> BehaviorModel | None:
+        """The model to start from, if a checkpoint gives its backbone."""
+        if not self._init:
+            return None
+        model = BehaviorModel(sizes)
+        model.backbone = load_backbone(self._init)
+        return model

@@ -1,18 +1,19 @@
-"""What the commands about the ranker work with: data out of the archive, and the engine on what the store holds."""
+"""The ranker: archived features → point-in-time join → train → measure on the latest baskets → publish."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from features.historical import events_in_archive, instances_in_archive
 from features.repository import FeatureRepository
-from pipelines.behavior_model import load_catalog
-from reaseq.artifacts import Artifact, current, version_of
+from pipelines.catalog import load_item_table
+from reaseq.artifacts import Artifact, current, is_published, load_version
 from reaseq.behavior.calibration import expected_error
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.days import to_day
 from reaseq.errors import ArtifactError, CatalogError
-from reaseq.knowledge.vocabulary import vocabulary_in_force
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES
 from reaseq.ranker.engine import KIND as RANKER
@@ -20,130 +21,158 @@ from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.ranker.popularity import Popularity
-from reaseq.ranker.training import Examples, Objective, RankerTrainingConfig, Sample, build_examples, score
+from reaseq.ranker.training import (
+    RankerExamples,
+    RankerLossModule,
+    RankerSample,
+    RankerTrainingConfig,
+    build_examples,
+    score,
+    train,
+)
 from reaseq.records import Inferred
-from reaseq.representation.item_table import Snapshot
+from reaseq.representation.item_table import ItemTable
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
+from reaseq.training_loop import Curve, Progress
 
 HELD_OUT_SHARE = 0.1  # of the baskets, the latest: to calibrate and to measure on
+NEVER_MS = 2**62
 
 
 @dataclass(frozen=True)
-class Material:
-    """What a ranker learns from: baskets point in time, and later ones to measure it on."""
+class RankerTrainingData:
+    """What a ranker learns from: baskets with point-in-time features, and later ones to measure it on."""
 
-    examples: Examples
-    held_out: Examples
+    train: RankerExamples
+    held_out: RankerExamples
     ids: TrainedIds
     config: RankerConfig
     until_ms: int
-    rejected: int  # baskets whose inferred behaviors came from a model of later time
+    dropped_inferences: int  # baskets whose inferred behaviors came from a model that had seen later time
     behavior_models: list[str]
 
 
 class RankerPipeline:
-    """Trains and publishes rankers from what the archive and the store hold."""
+    """Trains and publishes rankers on what the archive and the store hold."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.repository = FeatureRepository(settings)
-        items, records = load_catalog(self.repository)
-        self._space_id = records[0].space_id
-        self.table: Snapshot = items.snapshot.by_id()
+    def __init__(self, repository: FeatureRepository, items: ItemTable, models_dir: Path) -> None:
+        self._repository = repository
+        self._models_dir = models_dir
+        self._space_id = items.space_id
+        self._table = items.snapshot.by_id()
+        self.config = RankerConfig(vector_dim=self._table.vectors.shape[1], claims=repository.vocabulary.size, scores=SCORES)
 
-    def data(self, until_ms: int, plan: RankerTrainingConfig) -> Material:
-        """Material of the baskets before `until_ms`."""
-        samples, rejected = self._samples(until_ms)
-        until_ms = samples[-1].basket.time_ms + 1
-        cut_ms = samples[round((len(samples) - 1) * (1 - HELD_OUT_SHARE))].basket.time_ms
+    def load_samples(self, until_ms: int) -> tuple[list[RankerSample], int]:
+        """The archived baskets before `until_ms` with what had been inferred before each.
+
+        An inference by a model that had seen later time is dropped; returns how many were.
+        """
+        samples, dropped, trained_until = [], 0, dict[str, int]()
+        for basket, inferred in instances_in_archive(self._repository, until_ms):
+            if inferred.model:
+                seen_ms = trained_until.setdefault(inferred.model, self._trained_until(inferred.model))
+                if seen_ms > basket.time_ms:
+                    inferred, dropped = Inferred(), dropped + 1
+            samples.append(RankerSample(basket, inferred))
+        return samples, dropped
+
+    def build_data(
+        self,
+        samples: Sequence[RankerSample],
+        training: RankerTrainingConfig,
+        config: RankerConfig,
+        since_ms: int = 0,
+        dropped_inferences: int = 0,
+    ) -> RankerTrainingData:
+        """Examples of the baskets from `since_ms` on; popularity counts all samples, trained ids all but the held-out ones.
+
+        Raises CatalogError if there are too few baskets to train on and to measure on.
+        """
+        chosen = [sample for sample in samples if sample.basket.time_ms >= since_ms]
+        if not chosen:
+            raise CatalogError("the archive holds no basket of that time")
+        cut_ms = chosen[round((len(chosen) - 1) * (1 - HELD_OUT_SHARE))].basket.time_ms
         earlier = (sample.basket for sample in samples if sample.basket.time_ms < cut_ms)
         ids = TrainedIds(sorted({item_id for basket in earlier for item_id in basket.item_ids}))
-        config = RankerConfig(
-            vector_dim=self.table.contents.vectors.shape[1],
-            claims=vocabulary_in_force().size,
-            items=len(ids),
-            scores=SCORES,
-        )
         events = [(sample.basket.time_ms, item_id) for sample in samples for item_id in sample.basket.item_ids]
-        latents = LatentModels(self._settings.models_dir)
-        examples = build_examples(samples, events, self.table, latents, config, plan)
-        before = examples.request.now_ms < cut_ms
-        parts = [examples[of.nonzero().flatten()] for of in (before, ~before)]
-        if not all(map(len, parts)):
-            raise CatalogError(f"{len(samples)} baskets in the archive are too few to train a ranker and to measure it")
-        models = sorted({sample.inferred.model for sample in samples if sample.inferred.model})
-        return Material(parts[0], parts[1], ids, config, until_ms, rejected, models)
+        sizes = replace(config, items=len(ids))
+        examples = build_examples(chosen, events, self._table, LatentModels(self._models_dir), sizes, training)
+        before = examples.batch.now_ms < cut_ms
+        train_part, held_out = (examples[chosen_part.nonzero().flatten()] for chosen_part in (before, ~before))
+        if not len(train_part) or not len(held_out):
+            raise CatalogError(f"{len(chosen)} baskets in the archive are too few to train a ranker and to measure it")
+        models = sorted({sample.inferred.model for sample in chosen if sample.inferred.model})
+        until_ms = chosen[-1].basket.time_ms + 1
+        return RankerTrainingData(train_part, held_out, ids, sizes, until_ms, dropped_inferences, models)
 
-    def publish(self, model: Ranker, data: Material) -> tuple[Artifact, dict[str, dict[str, float]]]:
-        """Measure a trained ranker on the latest baskets, and publish it; returns the figures beside popularity's."""
-        measured = measure(model, data, self.table)
+    def train(
+        self,
+        data: RankerTrainingData,
+        config: RankerTrainingConfig,
+        checkpoint: Path | None = None,
+        progress: Progress = lambda steps, loss: None,
+    ) -> tuple[Ranker, Curve]:
+        """A trained and calibrated ranker, and its learning curve."""
+        return train(data.train, data.held_out, self._table, data.ids, data.config, config, checkpoint, progress)
+
+    def measure(self, model: Ranker, data: RankerTrainingData) -> dict[str, dict[str, float]]:
+        """Figures of the ranker and of recent popularity on the held-out baskets, among evenly drawn negatives."""
+        held_out = data.held_out
+        scores = score(RankerLossModule(model, held_out, self._table, data.ids, torch.device("cpu")), held_out)
+        kept = held_out.weights > 0
+        p, taken = model.probability(scores)[kept], held_out.taken[kept]
+        calibration_error = round(expected_error(p, taken, held_out.weights[kept]), 6)
+        return {
+            "ranker": _rank_figures(scores, held_out) | {"calibration_error": calibration_error},
+            "recent popularity": _rank_figures(held_out.batch.counts[..., -1], held_out),
+        }
+
+    def publish(self, model: Ranker, data: RankerTrainingData, measured: dict[str, dict[str, float]]) -> Artifact:
+        """Publish a trained ranker with what was measured of it."""
         facts = {
             "space_id": self._space_id,
             "vector_dim": model.config.vector_dim,
-            "vocabulary": vocabulary_in_force().version,
+            "vocabulary": self._repository.vocabulary.version,
             "features": FEATURES,
             "trained_until_ms": data.until_ms,
             "behavior_models": data.behavior_models,
             "held_out": measured,
         }
-        label = to_day(data.until_ms)
-        models = self._settings.models_dir
-        return publish_model(models, RANKER, label, model, model.config, data.ids, facts), measured
-
-    def _samples(self, until_ms: int) -> tuple[list[Sample], int]:
-        """Baskets with what was inferred before each, unless its model knew later time: then it is not told."""
-        samples, rejected, known_until = [], 0, dict[str, int]()
-        for basket, inferred in instances_in_archive(self.repository, until_ms):
-            if inferred.model:
-                trained_ms = known_until.setdefault(inferred.model, self._trained_until(inferred.model))
-                if trained_ms > basket.time_ms:
-                    inferred, rejected = Inferred(), rejected + 1
-            samples.append(Sample(basket, inferred))
-        return samples, rejected
+        return publish_model(self._models_dir, RANKER, to_day(data.until_ms), model, model.config, data.ids, facts)
 
     def _trained_until(self, version: str) -> int:
-        """When what a behavior model learnt from ends; of one that is not published here, never: it cannot be trusted."""
+        """Where a behavior model's training data ends; never, if it is not published here: it cannot be trusted."""
         try:
-            return int(version_of(self._settings.models_dir, BEHAVIOR, version).facts["trained_until_ms"])
+            return int(load_version(self._models_dir, BEHAVIOR, version).facts["trained_until_ms"])
         except ArtifactError:
-            return 2**62
+            return NEVER_MS
 
 
-def measure(model: Ranker, data: Material, table: Snapshot) -> dict[str, dict[str, float]]:
-    """Figures of the ranker and of recent popularity on the held-out baskets, among negatives that were drawn evenly."""
-    held_out = data.held_out
-    scores = score(Objective(model, held_out, table, data.ids, torch.device("cpu")), held_out)
-    kept = held_out.weights > 0
-    p, taken = model.probability(scores)[kept], held_out.taken[kept]
-    of_ranker = _ranked(scores, held_out) | {"calibration_error": round(expected_error(p, taken, held_out.weights[kept]), 6)}
-    return {"ranker": of_ranker, "recent popularity": _ranked(held_out.request.counts[..., -1], held_out)}
-
-
-def _ranked(scores: torch.Tensor, examples: Examples) -> dict[str, float]:
-    """GAUC and HR@10 of the real positives against the evenly drawn negatives."""
+def _rank_figures(scores: torch.Tensor, examples: RankerExamples) -> dict[str, float]:
+    """GAUC and HR@10 of the positives against the evenly drawn negatives."""
     count = examples.positives.shape[1]
     even = (examples.weights[:, count:] > 0) & examples.negatives
     aucs, hits = [], []
-    for row, real, rivals in zip(scores, examples.positives, even, strict=True):
-        against = row[count:][rivals]
-        above = (against > row[:count][real].unsqueeze(-1)).sum(-1) + 0.5 * (against == row[:count][real].unsqueeze(-1)).sum(-1)
-        aucs.append(1 - above / max(1, len(against)))
+    for row, real, chosen in zip(scores, examples.positives, even, strict=True):
+        negatives, positives = row[count:][chosen], row[:count][real].unsqueeze(-1)
+        above = (negatives > positives).sum(-1) + 0.5 * (negatives == positives).sum(-1)
+        aucs.append(1 - above / max(1, len(negatives)))
         hits.append((above < 10).float())
     return {"gauc": round(float(torch.cat(aucs).mean()), 4), "hr_10": round(float(torch.cat(hits).mean()), 4)}
 
 
-def engine_on_store(settings: Settings) -> tuple[Engine, FeatureRepository]:
-    """The published ranker on the items of the feature store, with popularity out of the archive."""
+def load_engine(settings: Settings) -> tuple[Engine, FeatureRepository]:
+    """The published ranker on the items of the feature store, with popularity from the archive."""
     repository = FeatureRepository(settings)
-    items, records = load_catalog(repository)
+    items = load_item_table(repository)
     artifact = current(settings.models_dir, RANKER)
-    artifact.require(vocabulary=vocabulary_in_force().version, space_id=records[0].space_id)
+    artifact.require(vocabulary=repository.vocabulary.version, space_id=items.space_id)
     events = sorted({(time_ms, key, item_id) for _, time_ms, key, item_id in events_in_archive(repository)})
     popularity = Popularity()
     rows = items.snapshot.rows([item_id for _, _, item_id in events])
     popularity.observe(rows.numpy(), [time_ms for time_ms, _, _ in events])
     latents = LatentModels(settings.models_dir)
-    if (settings.models_dir / BEHAVIOR).exists():
+    if is_published(settings.models_dir, BEHAVIOR):
         latents.load(current(settings.models_dir, BEHAVIOR).version)
     return Engine.load(artifact, items, popularity, latents), repository

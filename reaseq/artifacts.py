@@ -64,10 +64,10 @@ def current(models: Path, kind: str) -> Artifact:
     pointer = models / kind / POINTER
     if not is_published(models, kind):
         raise ArtifactError(f"no {kind} model is published in {models}: run `reaseq demo` or `reaseq train` first")
-    return version_of(models, kind, pointer.read_text().strip())
+    return load_version(models, kind, pointer.read_text().strip())
 
 
-def version_of(models: Path, kind: str, version: str) -> Artifact:
+def load_version(models: Path, kind: str, version: str) -> Artifact:
     """A certain version. Raises ArtifactError when it is not whole."""
     folder = models / kind / version
     if not (folder / MANIFEST).exists():

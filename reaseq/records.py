@@ -18,10 +18,11 @@ Id = Annotated[str, Meta(min_length=1, max_length=ID_LIMIT_CHARS)]
 TimeMs = Annotated[int, Meta(ge=0, le=TIME_LIMIT_MS)]
 Count = Annotated[int, Meta(ge=0, le=2**50)]  # twice that still orders rows exactly: see features/row_format.py
 EventType = Literal["view", "click", "cart", "purchase"]
-Stage = Literal["text", "reasoned", "delisted"]
+Status = Literal["text", "reasoned", "delisted"]
+Version = tuple[int, int]  # event time in ms, revision: the greater of two records of an entity is the newer
 
 EVENT_TYPES: tuple[EventType, ...] = ("view", "click", "cart", "purchase")
-STAGE_RANK: dict[Stage, int] = {"text": 0, "reasoned": 1, "delisted": 1 << 20}  # a million times reasoned come between
+STATUS_RANK: dict[Status, int] = {"text": 0, "reasoned": 1, "delisted": 1 << 20}  # a million times reasoned come between
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="item.1"):
@@ -80,7 +81,7 @@ class ProductKnowledge(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(claim.value for claim in self.claims if claim.group == group)
 
 
-class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="item-features.1"):
+class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="item-features.2"):
     """The enriched item representation. Newest wins by (event time, stage rank, content of the row).
 
     `vector` is float16, little endian, of unit length in the space `space_id`. `content` is the hash of the text that
@@ -92,7 +93,7 @@ class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     item_id: str
     event_time_ms: TimeMs
     listed_ms: TimeMs
-    stage: Stage
+    status: Status
     title: str = ""
     attributes: dict[str, str] = msgspec.field(default_factory=dict)
     price: float | None = None
@@ -102,12 +103,22 @@ class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     fingerprint: str = ""
     knowledge: ProductKnowledge | None = None
     seller_id: str = ""
-    reasoned_again: Annotated[int, Meta(ge=0, lt=STAGE_RANK["delisted"])] = 0
+    reasoned_again: Annotated[int, Meta(ge=0, lt=STATUS_RANK["delisted"])] = 0
 
     @property
     def revision(self) -> int:
         """Order among records of the same event time."""
-        return STAGE_RANK[self.stage] + self.reasoned_again
+        return STATUS_RANK[self.status] + self.reasoned_again
+
+    @property
+    def version(self) -> Version:
+        """Which of two records of the item is newer."""
+        return self.event_time_ms, self.revision
+
+    @property
+    def entity_id(self) -> str:
+        """The item's id."""
+        return self.item_id
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +164,16 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     def revision(self) -> int:
         """Order among records of the same event time: more events, then behaviors inferred from all of them."""
         return 2 * self.events_seen + (self.inferred.events_seen == self.events_seen)
+
+    @property
+    def version(self) -> Version:
+        """Which of two records of the user is newer."""
+        return self.event_time_ms, self.revision
+
+    @property
+    def entity_id(self) -> str:
+        """The user's id."""
+        return self.user_id
 
 
 FeatureRecord = ItemFeatures | UserFeatures

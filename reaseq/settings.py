@@ -265,6 +265,11 @@ class Settings(BaseSettings):
         return self.state_dir / "archive"
 
     @property
+    def served_features_dir(self) -> Path:
+        """The served-feature log: a sample of the rows that rankings were served with."""
+        return self.state_dir / "served-features"
+
+    @property
     def ledger_file(self) -> Path:
         """Every answer of the language model, and what it cost."""
         return (self.knowledge.ledger_dir or self.state_dir) / "knowledge.db"

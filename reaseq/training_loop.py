@@ -24,7 +24,7 @@ Progress = Callable[[int, float], None]
 SEED_STRIDE = 1_000_003  # each step draws from a seed of its own, so that a resumed run draws what it would have drawn
 
 
-class Plan(Protocol):
+class TrainingConfig(Protocol):
     """How long and how fast to train."""
 
     @property
@@ -49,14 +49,14 @@ class Curve:
 
 def fit(
     model: nn.Module,
-    objective: nn.Module,
+    loss_module: nn.Module,
     examples: int,
-    plan: Plan,
+    config: TrainingConfig,
     held_out: Callable[[], float],
     checkpoint: Path | None = None,
     progress: Progress = lambda steps, loss: None,
 ) -> Curve:
-    """Train `model` by `objective`, which says the loss of the examples at places (B,); returns the learning curve.
+    """Train `model` by `loss_module`, which says the loss of the examples at places (B,); returns the learning curve.
 
     With a `checkpoint`, a run that was stopped goes on after its last whole epoch and ends as if it had not been. Under
     torchrun each process takes its share of every batch. `held_out` is measured after each epoch; `progress` hears finished
@@ -64,17 +64,17 @@ def fit(
     """
     rank, world = rank_and_world()
     device = device_to_train_on()
-    parallel: nn.Module = DistributedDataParallel(objective) if world > 1 else objective
-    optimizer = Optimizer(model, plan.learning_rate, plan.weight_decay, count_steps(examples, plan))
+    parallel: nn.Module = DistributedDataParallel(loss_module) if world > 1 else loss_module
+    optimizer = Optimizer(model, config.learning_rate, config.weight_decay, count_steps(examples, config))
     curve, first = Curve(), 0
     if checkpoint and checkpoint.exists():
         curve, first = _restore(checkpoint, model, optimizer)
         progress(len(curve.train), curve.train[-1])
-    for epoch in range(first, plan.epochs):
+    for epoch in range(first, config.epochs):
         model.train()
-        order = torch.randperm(examples, generator=torch.Generator().manual_seed(plan.seed * SEED_STRIDE + epoch))
-        for places in torch.split(order, plan.batch_baskets):
-            torch.manual_seed((plan.seed * SEED_STRIDE + len(curve.train)) * world + rank)
+        order = torch.randperm(examples, generator=torch.Generator().manual_seed(config.seed * SEED_STRIDE + epoch))
+        for places in torch.split(order, config.batch_baskets):
+            torch.manual_seed((config.seed * SEED_STRIDE + len(curve.train)) * world + rank)
             with _precision(device):
                 loss = parallel(places[rank::world] if len(places) >= world else places)
             curve.train.append(optimizer.step(loss))
@@ -85,9 +85,9 @@ def fit(
     return curve
 
 
-def count_steps(examples: int, plan: Plan) -> int:
+def count_steps(examples: int, config: TrainingConfig) -> int:
     """Optimiser steps that training on so many examples takes."""
-    return plan.epochs * math.ceil(examples / plan.batch_baskets)
+    return config.epochs * math.ceil(examples / config.batch_baskets)
 
 
 def join_processes() -> int:

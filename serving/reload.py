@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
-from prometheus_client import Counter
 
 from reaseq.artifacts import Artifact, current, is_published
 from reaseq.behavior.inference import KIND as BEHAVIOR
@@ -16,13 +15,10 @@ from reaseq.errors import ReaSeqError
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
-from serving.degradation import Ranking
+from serving.degradation import DegradingRanker
+from serving.metrics import RELOADS
 
 log = structlog.get_logger()
-
-RELOADS = Counter("reaseq_rank_reloads", "Published rankers taken over, or rejected", ["outcome"])
-for _outcome in ("taken_over", "rejected"):  # from the start, so that the first is an increase
-    RELOADS.labels(_outcome)
 
 
 class Reloader:
@@ -31,7 +27,7 @@ class Reloader:
     def __init__(
         self,
         models_dir: Path,
-        ranking: Ranking,
+        ranking: DegradingRanker,
         latents: Sequence[LatentModels],
         load: Callable[[Artifact], Engine],
         interval_s: float,

@@ -16,12 +16,11 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from features.parity import ServedFeatureLog
 from features.repository import FeatureRepository
-from reaseq.artifacts import Artifact, current, version_of
+from reaseq.artifacts import Artifact, current, load_version
 from reaseq.behavior.history import event_key
 from reaseq.days import DAY_MS
-from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
@@ -29,11 +28,12 @@ from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
 from reaseq.records import Event, ItemFeatures
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
-from serving.app import Service, create_app
-from serving.degradation import Ranking
+from serving.app import AppState, create_app
+from serving.degradation import DegradingRanker
 from serving.reload import Reloader
+from serving.served_feature_log import ServedFeatureLog
 from serving.shadow import Shadow
-from serving.user_cache import Users
+from serving.user_cache import UserCache
 from streams.contract.messages import RawRecord
 from streams.contract.topics import EVENTS, ITEM_FEATURES
 from streams.runtime.kafka_clients import TopicTailer
@@ -45,21 +45,21 @@ SHADOW_SEED = 0
 ACTIVE_USERS = 200
 
 
-class Serving:
+class RankingService:
     """Everything that one ranking service holds, but for its web server."""
 
     def __init__(self, settings: Settings) -> None:
         service = settings.service
         torch.set_num_threads(service.threads)
         self.settings = settings
-        self.vocabulary = vocabulary_in_force()
+        self.vocabulary = load_vocabulary(settings.knowledge.vocabulary)
         artifact = current(settings.models_dir, RANKER)
         # The model says which space it was trained on; the table rejects items of any other, as do later models.
         self._space_id = artifact.facts["space_id"]
         self.table = ItemTable(self.vocabulary, self._space_id, artifact.facts["vector_dim"], service.device)
         self.popularity = Popularity()
         latents = LatentModels(settings.models_dir)
-        self.ranking = Ranking(self._engine(latents, artifact), self._users())
+        self.ranking = DegradingRanker(self._engine(latents, artifact), self._users())
         self.shadow = self._shadow() if service.shadow_version else None
         read = [latents, self.shadow.engine.latents] if self.shadow else [latents]
         self.reloader = Reloader(
@@ -101,12 +101,10 @@ class Serving:
                 return name
         return None
 
-    def service(self) -> Service:
+    def app_state(self) -> AppState:
         """What the web service works with."""
-        served = ServedFeatureLog(
-            self.settings.state_dir / "served", self.settings.service.served_feature_log_share, self.table
-        )
-        return Service(self.ranking, self.settings.service, self.waiting_for, self.shadow, served.offer)
+        served = ServedFeatureLog(self.settings.served_features_dir, self.settings.service.served_feature_log_share, self.table)
+        return AppState(self.ranking, self.settings.service, self.waiting_for, self.shadow, served.offer)
 
     def active_users(self) -> list[str]:
         """The users whose events came last, newest first."""
@@ -116,17 +114,17 @@ class Serving:
         artifact.require(vocabulary=self.vocabulary.version, space_id=self._space_id)
         return Engine.load(artifact, self.table, self.popularity, latents)
 
-    def _users(self) -> Users:
+    def _users(self) -> UserCache:
         """Reads that give up early: the budget of a request is short."""
         service = self.settings.service
         settings = self.settings.model_copy(deep=True)
         settings.store.redis_timeout_s = service.store_timeout_ms / 1000
-        return Users(FeatureRepository(settings), service.remembered_users, service.store_pause_s)
+        return UserCache(FeatureRepository(settings), service.remembered_users, service.store_pause_s)
 
     def _shadow(self) -> Shadow:
         service, models = self.settings.service, self.settings.models_dir
         latents = LatentModels(models)
-        engine = self._engine(latents, version_of(models, RANKER, service.shadow_version))
+        engine = self._engine(latents, load_version(models, RANKER, service.shadow_version))
         return Shadow(engine, service.shadow_share, random.Random(SHADOW_SEED).random)  # noqa: S311  a sample, no secret
 
     def _take_items(self, records: Sequence[RawRecord]) -> None:
@@ -150,7 +148,7 @@ class Serving:
 class _Server(uvicorn.Server):
     """Says that it is not ready for a while before it stops to listen, so that no balancer sends it what it would refuse."""
 
-    def __init__(self, config: uvicorn.Config, serving: Serving, drain_s: float) -> None:
+    def __init__(self, config: uvicorn.Config, serving: RankingService, drain_s: float) -> None:
         super().__init__(config)
         self._serving, self._drain_s = serving, drain_s
 
@@ -163,11 +161,11 @@ class _Server(uvicorn.Server):
         threading.Timer(self._drain_s, super().handle_exit, (sig, None)).start()
 
 
-def run_service(settings: Settings, beside: Callable[[FastAPI, Serving], None]) -> None:
+def run_service(settings: Settings, beside: Callable[[FastAPI, RankingService], None]) -> None:
     """Serve rankings until SIGTERM; then answer what was asked, and end. `beside` adds what else the web service has."""
-    serving = Serving(settings)
+    serving = RankingService(settings)
     serving.start()
     service = settings.service
-    beside(app := create_app(serving.service()), serving)
+    beside(app := create_app(serving.app_state()), serving)
     config = uvicorn.Config(app, host=service.host, port=service.port, log_level="warning")
     asyncio.run(_Server(config, serving, service.drain_s).serve())

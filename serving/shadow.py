@@ -1,16 +1,18 @@
-"""A second model beside the one that serves: it scores a share of the same questions, and the two are compared."""
+"""Shadow scoring: a second model scores a share of the same tasks, and the two are compared."""
 
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from reaseq.ranker.engine import Engine, ScoringQuery
-from serving.degradation import Answer, Ask
+from serving.degradation import RankingResult, RankingTask
 
 TOP = 10
 WAITING_LIMIT = 16
@@ -19,88 +21,99 @@ KEPT_TIMES = 1000
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of the questions that both models scored: how alike the answers are, and what the second one took."""
+    """How similarly both models rank the tasks that both scored, and how long the shadow took."""
 
     model: str
     shadow: str
-    questions: int
-    dropped: int  # came while the shadow was busy
-    top_10_overlap_mean: float  # share of the best ten that both name
-    rank_correlation_mean: float  # Spearman's, over the candidates of a question
-    score_difference_mean: float  # of the probabilities, shadow less model
+    tasks: int
+    dropped: int  # arrived while the shadow was busy
+    top_10_overlap_mean: float  # share of the ten best that both models name
+    rank_correlation_mean: float  # Spearman's, over the candidates of a task; tasks with tied scores only are left out
+    score_difference_mean: float  # of the probabilities, shadow minus model
     shadow_p50_ms: float
     shadow_p99_ms: float
 
 
 class Shadow:
-    """Scores what the serving model has answered, on a thread of its own; a question that finds it busy is dropped."""
+    """Scores tasks that the serving model has answered, on its own thread; a task that finds it busy is dropped."""
 
     def __init__(self, engine: Engine, share: float, draw: Callable[[], float]) -> None:
         self.engine = engine
         self._share = share
         self._draw = draw
-        self._waiting: queue.Queue[tuple[Ask, Answer]] = queue.Queue(WAITING_LIMIT)
+        self._waiting: queue.Queue[tuple[RankingTask, RankingResult]] = queue.Queue(WAITING_LIMIT)
         self._lock = threading.Lock()
-        self._model = ""
-        self._questions = self._dropped = 0
-        self._sums = np.zeros(3)
-        self._times_s: list[float] = []
+        self._dropped = 0
+        self._reset("")
         threading.Thread(target=self._run, name="shadow", daemon=True).start()
 
-    def offer(self, ask: Ask, answer: Answer) -> None:
-        """Take a question for comparison if it is drawn, was answered by the model, and there is time."""
-        if answer.step in ("fresh", "last_known") and self._draw() < self._share:
+    def offer(self, task: RankingTask, result: RankingResult) -> None:
+        """Take a task for comparison if it is drawn, was ranked by the model, and the queue has room."""
+        if result.fallback_level in ("fresh", "last_known") and self._draw() < self._share:
             try:
-                self._waiting.put_nowait((ask, answer))
+                self._waiting.put_nowait((task, result))
             except queue.Full:
                 self._dropped += 1
 
     def report(self) -> Comparison:
         """The comparison so far."""
         with self._lock:
-            counted = max(1, self._questions)
             p50, p99 = np.percentile(self._times_s or [0.0], [50, 99]) * 1000
-            overlap, correlation, difference = (self._sums / counted).round(4).tolist()
             return Comparison(
-                self._model,
-                self.engine.version,
-                self._questions,
-                self._dropped,
-                overlap,
-                correlation,
-                difference,
-                round(float(p50), 3),
-                round(float(p99), 3),
+                model=self._model,
+                shadow=self.engine.version,
+                tasks=self._tasks,
+                dropped=self._dropped,
+                top_10_overlap_mean=_mean(self._overlap_sum, self._tasks),
+                rank_correlation_mean=_mean(self._correlation_sum, self._correlated),
+                score_difference_mean=_mean(self._difference_sum, self._tasks),
+                shadow_p50_ms=round(float(p50), 3),
+                shadow_p99_ms=round(float(p99), 3),
             )
+
+    def _reset(self, model: str) -> None:
+        """Start over: what was compared so far belongs to another serving model."""
+        self._model = model
+        self._tasks = self._correlated = 0
+        self._overlap_sum = self._correlation_sum = self._difference_sum = 0.0
+        self._times_s: deque[float] = deque(maxlen=KEPT_TIMES)
 
     def _run(self) -> None:
         while True:
             self._compare(*self._waiting.get())
 
-    def _compare(self, ask: Ask, answer: Answer) -> None:
+    def _compare(self, task: RankingTask, result: RankingResult) -> None:
         table = self.engine.table.snapshot
         started = time.perf_counter()
-        scored = self.engine.score_all([ScoringQuery(answer.user, table.rows(ask.candidate_ids), ask.now_ms)], table)
+        scored = self.engine.score_all([ScoringQuery(result.user, table.rows(task.candidate_ids), task.now_ms)], table)
         took_s = time.perf_counter() - started
-        ours, theirs = answer.scores, scored[0].probabilities
+        ours, theirs = result.scores, scored[0].probabilities
+        rank_correlation = correlation(ours, theirs)
         with self._lock:
-            if answer.model != self._model:  # the serving model was exchanged: what was compared is of another pair
-                self._model, self._questions, self._sums[:] = answer.model, 0, 0.0
-            self._questions += 1
-            self._sums += (overlap(ours, theirs), correlation(ours, theirs), float((theirs - ours).mean()))
-            self._times_s = [*self._times_s[-KEPT_TIMES + 1 :], took_s]
+            if result.model != self._model:
+                self._reset(result.model)
+            self._tasks += 1
+            self._overlap_sum += overlap(ours, theirs)
+            self._difference_sum += float((theirs - ours).mean())
+            if rank_correlation is not None:
+                self._correlated += 1
+                self._correlation_sum += rank_correlation
+            self._times_s.append(took_s)
 
 
 def overlap(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Share of the best TOP that both name."""
+    """Share of the TOP best that both models name."""
     count = min(TOP, len(ours))
-    best = [set(np.argsort(-of, kind="stable")[:count].tolist()) for of in (ours, theirs)]
+    best = [set(np.argsort(-scores, kind="stable")[:count].tolist()) for scores in (ours, theirs)]
     return len(best[0] & best[1]) / count
 
 
-def correlation(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    """Spearman's rank correlation; 1 of a single candidate."""
-    if len(ours) < 2:
-        return 1.0
-    first, second = (np.argsort(np.argsort(of, kind="stable")).astype(np.float64) for of in (ours, theirs))
-    return float(np.corrcoef(first, second)[0, 1])
+def correlation(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float | None:
+    """Spearman's rank correlation with average ranks for ties; None where it is undefined: constant scores, one candidate."""
+    if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+        return None
+    return float(spearmanr(ours, theirs).statistic)
+
+
+def _mean(total: float, count: int) -> float:
+    return round(total / max(1, count), 4)

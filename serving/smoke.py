@@ -9,7 +9,8 @@ from features.repository import FeatureRepository
 from reaseq.errors import BrokerUnavailable, DeliveryError
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
-from serving.client import Question, RankingClient, RankingUnavailable
+from serving.api import RankingRequest
+from serving.client import RankingClient, RankingUnavailable
 from streams.contract.messages import RawRecord
 from streams.contract.topics import EVENTS, ITEMS
 from streams.runtime.kafka_clients import Producer
@@ -44,15 +45,19 @@ def smoke(settings: Settings, url: str, timeout_s: float) -> Iterator[tuple[str,
 
 
 def _is_reasoned(store: FeatureRepository, name: str) -> bool:
-    return store.read_items([name])[name].stage == "reasoned"
+    return store.read_items([name])[name].status == "reasoned"
 
 
 def _is_ranked(client: RankingClient, name: str) -> bool:
     try:
-        answer = client.rank(Question(name, [name]))
+        answer = client.rank(RankingRequest(user_id=name, candidate_ids=[name]))
     except RankingUnavailable:
         return False
-    return answer.step == "fresh" and bool(answer.model) and not {"unknown_user", "unknown_candidates"} & set(answer.degraded)
+    return (
+        answer.fallback_level == "fresh"
+        and bool(answer.model)
+        and not {"unknown_user", "unknown_candidates"} & set(answer.degraded)
+    )
 
 
 def _wait(met: Callable[[], bool], timeout_s: float, stage: str) -> float:

@@ -19,7 +19,7 @@ from reaseq.knowledge.reasoner import FirstAnswer, Reasoner
 from reaseq.knowledge.recorded import RecordedReasoner
 from reaseq.knowledge.student import KIND as STUDENT
 from reaseq.knowledge.student import Student
-from reaseq.knowledge.vocabulary import Vocabulary, vocabulary_in_force
+from reaseq.knowledge.vocabulary import Vocabulary, load_vocabulary
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.records import ItemFeatures
 from reaseq.representation.encoder import Encoder
@@ -29,10 +29,10 @@ from streams.contract.messages import RawRecord
 from streams.contract.stage import BatchPolicy, Stage
 from streams.contract.topics import ITEM_FEATURES, USER_FEATURES
 from streams.stages.archive import ArchiveStage, Forget
-from streams.stages.behavior_inference import Inference
+from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
 from streams.stages.onboarding import OnboardingStage
-from streams.stages.reasoning import Reasoning
+from streams.stages.reasoning import ReasoningStage
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,11 @@ class System:
     """Everything that the stages of one process share."""
 
     settings: Settings
+    vocabulary: Vocabulary
     encoder: Encoder
     store: FeatureRepository
     table: ItemTable
-    inference: Inference
+    inference: BehaviorInferenceStage
     stages: tuple[Stage, ...]
 
     def apply_item_records(self, records: Sequence[RawRecord]) -> None:
@@ -52,7 +53,7 @@ class System:
 
     def use_behavior(self, artifact: Artifact) -> None:
         """Infer behaviors with a published model from the next batch on."""
-        artifact.require(space_id=self.encoder.space_id, vocabulary=vocabulary_in_force().version)
+        artifact.require(space_id=self.encoder.space_id, vocabulary=self.vocabulary.version)
         sampler = self.settings.behavior.sampler
         self.inference.model = BehaviorInference.load(artifact, self.settings.models_dir, self.table, sampler)
 
@@ -64,10 +65,10 @@ def assemble(
 
     `forget` hears of users who ask to be forgotten, for what keeps something of them beside store and archive.
     """
-    vocabulary = vocabulary_in_force()
+    vocabulary = load_vocabulary(settings.knowledge.vocabulary)
     encoder = Encoder(settings.encoder)
     store = FeatureRepository(settings, require_complete=True)
-    archive = Archive(settings.archive_dir)
+    archive = Archive(settings.archive_dir, vocabulary)
     archive.create()
     store.apply()
     table = ItemTable(vocabulary, encoder.space_id, encoder.dim)
@@ -78,15 +79,15 @@ def assemble(
     reasoning = BatchPolicy(knowledge.items_per_batch, batch.wait_s, knowledge.batches_in_flight) if waiting else batch
     stages: tuple[Stage, ...] = (
         OnboardingStage(store, encoder, batch),
-        Reasoning(store, reasoner, encoder, vocabulary.version, reasoning),
+        ReasoningStage(store, reasoner, encoder, vocabulary.version, reasoning),
         HistoryStage(store, table, settings.behavior, batch),
-        inference := Inference(store, table, None, settings.behavior, batch),
+        inference := BehaviorInferenceStage(store, table, None, settings.behavior, batch),
         ArchiveStage(ITEM_FEATURES, archive, archive_batch, forget),
         ArchiveStage(USER_FEATURES, archive, archive_batch, forget),
     )
     if settings.behavior.words.llm.base_url:
         inference.model = build_text_diffusion(settings, encoder, store, table)
-    return System(settings, encoder, store, table, inference, stages)
+    return System(settings, vocabulary, encoder, store, table, inference, stages)
 
 
 def build_reasoners(settings: Settings, vocabulary: Vocabulary, encoder: Encoder) -> list[Reasoner]:

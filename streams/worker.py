@@ -14,13 +14,13 @@ from reaseq.errors import ArtifactError
 from reaseq.settings import Settings
 from streams.assembly import System, assemble
 from streams.contract.delivery import Delivery
+from streams.contract.key_locks import KeyLocks
 from streams.contract.stage import BatchPolicy
 from streams.contract.topics import ITEM_FEATURES
 from streams.contract.tracing import export_traces
 from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.reconcile import Reconciler
 from streams.runtime.faust_runtime import KafkaRecordProducer, assigned_to, build_app
-from streams.runtime.in_flight import KeyLocks
 from streams.runtime.kafka_clients import Role, TopicTailer, consumer_group
 from streams.runtime.probe import serve_probe
 from streams.runtime.watchdog import Watchdog

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from reaseq.behavior.diffusion import TO_COME, Canvas
-from reaseq.behavior.examples import Examples, build_canvas
+from reaseq.behavior.examples import BehaviorExamples, build_canvas
 from reaseq.behavior.model import BehaviorModel
 from reaseq.behavior.popularity import RecentSales
 from reaseq.behavior.token_table import ABSENT, TokenTable
@@ -23,7 +23,9 @@ class LeftToRight(BehaviorModel):
         return self.backbone(self.dropout(x), causal, canvas.positions)  # type: ignore[no-any-return]
 
 
-def loss(model: LeftToRight, examples: Examples, token_table: TokenTable, sales: RecentSales, history_share: float) -> Tensor:
+def loss(
+    model: LeftToRight, examples: BehaviorExamples, token_table: TokenTable, sales: RecentSales, history_share: float
+) -> Tensor:
     """Cross-entropy of each behavior given those before it: what was new in the basket, and a random share of the history."""
     history = build_canvas(examples.history, examples.times_ms, token_table, None)
     length = examples.history.rows.shape[1]

@@ -17,7 +17,7 @@ from reaseq.behavior.history import Behavior, build_history
 from reaseq.knowledge.content import Content, digest
 from reaseq.knowledge.guard import enrich
 from reaseq.knowledge.recorded import read_answers
-from reaseq.knowledge.vocabulary import CLAIMS_LIMIT, vocabulary_in_force
+from reaseq.knowledge.vocabulary import CLAIMS_LIMIT, Vocabulary
 from reaseq.records import Item, ProductKnowledge
 from reaseq.representation.contents import Contents
 from reaseq.representation.encoder import Encoder
@@ -27,7 +27,7 @@ SIDE = ("brand", "category")  # attributes that are shared ids without any reaso
 
 
 @dataclass(frozen=True)
-class Log:
+class InteractionLog:
     """What was on sale and what was taken. Row 0 of the table is no item; rows are in order of item id, like `items`."""
 
     name: str
@@ -43,13 +43,14 @@ class Log:
         return tuple(basket for basket in self.baskets if start_ms <= basket.time_ms < end_ms)
 
 
-def online_retail(order_lines: Path, answers: Path, encoder: Encoder, cache: Path, known_ms: int, history: int) -> Log:
+def online_retail(
+    order_lines: Path, answers: Path, vocabulary: Vocabulary, encoder: Encoder, cache: Path, known_ms: int, history: int
+) -> InteractionLog:
     """Online Retail with a language model's recorded claims. An item's text is the newest by `known_ms`, else its first."""
     retail = read_retail(order_lines)
-    vocabulary = vocabulary_in_force()
     recorded = {content.hash: knowledge for content, knowledge in read_answers(answers, vocabulary)}
     items = _by_id(_latest_listings(retail.items, known_ms))
-    contents = [Content.of(item.title, item.attributes) for item in items]
+    contents = [Content.from_listing(item.title, item.attributes) for item in items]
     knowledge = tuple(recorded.get(content.hash) for content in contents)
     text = encoded([content.text for content in contents], encoder, cache)
     profile = encoded([_profile(answer) for answer in knowledge], encoder, cache)
@@ -60,17 +61,17 @@ def online_retail(order_lines: Path, answers: Path, encoder: Encoder, cache: Pat
         ids[row, : len(said)] = torch.from_numpy(said.astype(np.int64))
     build_contents = Contents(torch.from_numpy(np.concatenate([np.zeros_like(vectors[:1]), vectors])), ids, (ids > 0).float())
     table = table_of(items, build_contents)
-    return Log("online-retail", table, vocabulary.size, _baskets(retail, history), items, text, knowledge)
+    return InteractionLog("online-retail", table, vocabulary.size, _baskets(retail, history), items, text, knowledge)
 
 
-def amazon_beauty(folder: Path, encoder: Encoder, cache: Path, since_ms: int, history: int) -> Log:
+def amazon_beauty(folder: Path, encoder: Encoder, cache: Path, since_ms: int, history: int) -> InteractionLog:
     """Amazon Beauty from `since_ms` on, with brand and categories in the place of claims."""
     beauty = read_beauty(folder)
     items = _by_id(beauty.items)
-    text = encoded([Content.of(item.title, item.attributes).text for item in items], encoder, cache)
+    text = encoded([Content.from_listing(item.title, item.attributes).text for item in items], encoder, cache)
     told = build_item_labels(attributes(items, SIDE), torch.from_numpy(text))
     baskets = tuple(basket for basket in _baskets(beauty, history) if basket.time_ms >= since_ms)
-    return Log("amazon-beauty", table_of(items, told.contents), told.claims, baskets, items, text)
+    return InteractionLog("amazon-beauty", table_of(items, told.contents), told.claims, baskets, items, text)
 
 
 def _by_id(items: Sequence[Item]) -> tuple[Item, ...]:

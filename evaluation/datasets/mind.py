@@ -23,7 +23,7 @@ CLICK = 2  # the code of the event type
 
 @dataclass(frozen=True)
 class Impression:
-    """What was shown to a user at one moment: a basket of what was clicked, and what was not."""
+    """What was shown to a user at one instance: a basket of what was clicked, and what was not."""
 
     basket: Basket
     shown: tuple[str, ...]

@@ -1,6 +1,6 @@
 """UCI Online Retail as a catalog and a stream of events (Chen, Sain and Guo 2012, CC BY 4.0).
 
-An item is listed when its first order line appears. The data knows no earlier moment, so that first sale cannot be foreseen
+An item is listed when its first order line appears. The data knows no earlier instance, so that first sale cannot be foreseen
 and is not judged, nor is an item's age a fair feature here. An item's title is the most frequent description so far, so a
 product whose description changes for good is listed again with new content.
 """

@@ -41,23 +41,19 @@ STREAM = (
     Panel("Lag", "short", {"{{topic}}": "sum by (topic) (reaseq_lag_records)"}),
     Panel("Nothing committed for", "s", {"{{instance}} {{topic}}": "reaseq_commit_stalled_seconds"}),
     Panel("Waits", "ops", {"{{stage}} {{reason}}": "sum by (stage, reason) (rate(reaseq_waits_total[5m]))"}),
-    Panel(
-        "Dead letters", "ops", {"{{stage}} {{reason}}": "sum by (stage, reason) (rate(reaseq_dead_letters_total[5m]))"}
-    ),
+    Panel("Dead letters", "ops", {"{{stage}} {{reason}}": "sum by (stage, reason) (rate(reaseq_dead_letters_total[5m]))"}),
     Panel("One batch", "s", _quantiles("reaseq_batch_seconds", "stage")),
     Panel("Feature records written", "ops", {"{{stage}}": "sum by (stage) (rate(reaseq_feature_records_total[5m]))"}),
-    Panel(
-        "Noticed on the way", "ops", {"{{stage}} {{what}}": "sum by (stage, what) (rate(reaseq_outcomes_total[5m]))"}
-    ),
+    Panel("Noticed on the way", "ops", {"{{stage}} {{what}}": "sum by (stage, what) (rate(reaseq_outcomes_total[5m]))"}),
     Panel(
         "Store beside topics, sampled",
         "short",
-        {"{{topic}} {{verdict}}": "sum by (topic, verdict) (increase(reaseq_reconciled_records_total[1h]))"},
+        {"{{topic}} {{result}}": "sum by (topic, result) (increase(reaseq_reconciled_records_total[1h]))"},
     ),
     Panel("Last batch finished", "s", {"{{instance}} {{stage}}": "time() - reaseq_last_progress_timestamp_seconds"}),
 )
 RANKING = (
-    Panel("Rankings", "ops", {"{{step}}": "sum by (step) (rate(reaseq_rank_requests_total[5m]))"}),
+    Panel("Rankings", "ops", {"{{fallback_level}}": "sum by (fallback_level) (rate(reaseq_rank_requests_total[5m]))"}),
     Panel("Time to rank", "s", _quantiles("reaseq_rank_seconds", "")),
     Panel(
         "Share without fresh features or without the model", "percentunit", {"degraded": "reaseq:rank_degraded:ratio_rate5m"}
@@ -68,7 +64,7 @@ RANKING = (
     Panel("The table takes", "bytes", {"{{instance}}": "reaseq_item_table_bytes"}),
     Panel("Published rankers", "short", {"{{instance}} {{outcome}}": "reaseq_rank_reloads_total"}),
     Panel("Item records followed", "short", {"{{instance}} {{topic}}": "reaseq_tailed_records"}),
-    Panel("Served values beside the point-in-time join", "short", {"{{verdict}}": "reaseq_parity_values"}),
+    Panel("Served values beside the point-in-time join", "short", {"{{result}}": "reaseq_parity_values"}),
 )
 REASONING = (
     Panel("Calls", "ops", {"{{agent}} {{outcome}}": "sum by (agent, outcome) (rate(reaseq_llm_calls_total[5m]))"}),
@@ -76,9 +72,7 @@ REASONING = (
     Panel("One call", "s", _quantiles("reaseq_llm_call_seconds", "agent")),
     Panel("Calls under way", "short", {"{{instance}}": "reaseq_llm_calls_in_flight"}),
     Panel("Endpoint left alone", "bool", {"{{instance}}": "reaseq_llm_breaker_open"}),
-    Panel(
-        "TokenLimits used up", "short", {"{{budget}}": "sum by (budget) (increase(reaseq_llm_budget_rejections_total[1h]))"}
-    ),
+    Panel("TokenLimits used up", "short", {"{{budget}}": "sum by (budget) (increase(reaseq_llm_budget_rejections_total[1h]))"}),
     Panel(
         "Claims dropped", "ops", {"{{speaker}} {{reason}}": "sum by (speaker, reason) (rate(reaseq_claims_dropped_total[5m]))"}
     ),

@@ -66,11 +66,11 @@ def make_tiny_model(folder: Path) -> Path:
 def _texts() -> Iterator[str]:
     import pyarrow.parquet as pq
 
-    from demo import ANSWERS
+    from demo import ANSWERS, VOCABULARY
     from reaseq.knowledge.agents.prompts import make_agents
-    from reaseq.knowledge.vocabulary import vocabulary_in_force
+    from reaseq.knowledge.vocabulary import load_vocabulary
 
-    for agent in make_agents(vocabulary_in_force(), reasoning_limit_chars=200).values():
+    for agent in make_agents(load_vocabulary(VOCABULARY), reasoning_limit_chars=200).values():
         yield agent.system
     for answer in pq.read_table(ANSWERS, columns=["description", "profile"]).to_pylist():
         yield from answer.values()

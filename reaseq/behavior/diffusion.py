@@ -202,7 +202,7 @@ def denoise(
 def _pick(ranked: Tensor, most: int, quota: Tensor, room: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The best items over all slots, each once, as many as the user's quota (B,) and the slots' room (B, Q) allow.
 
-    ranked (B, Q, N), −inf where an item is out of the question. Returns items, their slots, and which of the M are taken,
+    ranked (B, Q, N), −inf where an item is out of the request. Returns items, their slots, and which of the M are taken,
     (B, M) each, best first. Of each slot only its best M items can be among them, M being `most`, whatever the quotas are:
     which of two equals comes first must not hang on other users.
     """

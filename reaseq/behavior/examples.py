@@ -26,22 +26,22 @@ class Basket:
 
 
 @dataclass(frozen=True)
-class Examples:
+class BehaviorExamples:
     """n baskets as tensors."""
 
     history: Sequences  # (n, H)
     response: Tensor  # (n, K) rows of what was new in the basket, ABSENT where it had fewer
     times_ms: Tensor  # (n,)
 
-    def __getitem__(self, places: Tensor) -> "Examples":
-        return Examples(self.history[places], self.response[places], self.times_ms[places])
+    def __getitem__(self, places: Tensor) -> "BehaviorExamples":
+        return BehaviorExamples(self.history[places], self.response[places], self.times_ms[places])
 
     def __len__(self) -> int:
         return len(self.response)
 
-    def to(self, device: torch.device) -> "Examples":
+    def to(self, device: torch.device) -> "BehaviorExamples":
         """The same on a device."""
-        return Examples(self.history.to(device), self.response.to(device), self.times_ms.to(device))
+        return BehaviorExamples(self.history.to(device), self.response.to(device), self.times_ms.to(device))
 
 
 def new_items(basket: Basket) -> list[str]:
@@ -55,7 +55,7 @@ def trainable(baskets: Sequence[Basket]) -> list[Basket]:
     return [basket for basket in baskets if basket.history.item_ids and new_items(basket)]
 
 
-def build_examples(baskets: Sequence[Basket], table: Snapshot, history: int, response: int, seed: int = 0) -> Examples:
+def build_examples(baskets: Sequence[Basket], table: Snapshot, history: int, response: int, seed: int = 0) -> BehaviorExamples:
     """Baskets as tensors, of histories the latest `history` behaviors; of a large basket a random part."""
     generator = torch.Generator().manual_seed(seed)
     times_ms = [basket.time_ms for basket in baskets]
@@ -66,7 +66,7 @@ def build_examples(baskets: Sequence[Basket], table: Snapshot, history: int, res
         rows = rows[rows > 0]
         rows = rows[torch.randperm(len(rows), generator=generator)][:response]
         rows_to_come[place, : len(rows)] = rows
-    return Examples(sequences, rows_to_come, torch.tensor(times_ms, dtype=torch.long))
+    return BehaviorExamples(sequences, rows_to_come, torch.tensor(times_ms, dtype=torch.long))
 
 
 def build_pairs(baskets: Sequence[Basket], table: Snapshot, seed: int) -> Tensor:

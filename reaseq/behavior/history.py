@@ -93,7 +93,7 @@ class HistoryFold:
 
 
 @dataclass(frozen=True)
-class Question:
+class InferenceRequest:
     """What to infer from: a user's history as of the event that made inference due."""
 
     history: History

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reaseq.artifacts import Artifact, version_of
+from reaseq import float16
+from reaseq.artifacts import Artifact, load_version
 from reaseq.behavior import calibration, diffusion
 from reaseq.behavior.diffusion import Draw, Sampling, Slots, build_slots
 from reaseq.behavior.examples import build_canvas
-from reaseq.behavior.history import Question
+from reaseq.behavior.history import InferenceRequest
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.sequence import build_sequences
 from reaseq.behavior.token_table import TokenTable, build_trie
@@ -65,22 +66,22 @@ class BehaviorInference:
         model = load_weights(artifact, BehaviorModel(msgspec.convert(load_sizes(artifact), BehaviorConfig)))
         codebook = None
         if model.config.codes:
-            codebook = Codebook.load(version_of(models, SEMANTIC_IDS, artifact.facts["codebook"]))
+            codebook = Codebook.load(load_version(models, SEMANTIC_IDS, artifact.facts["codebook"]))
         return BehaviorInference(model, load_trained_ids(artifact), artifact.version, table, settings, codebook)
 
-    async def answer(self, questions: Sequence[Question]) -> list[Inferred | None]:
+    async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
         """The same as `infer`, off the event loop."""
-        return [*await asyncio.to_thread(self.infer, questions)]
+        return [*await asyncio.to_thread(self.infer, requests)]
 
-    def infer(self, questions: Sequence[Question]) -> list[Inferred]:
-        """Answers in order, each from its own question alone."""
+    def infer(self, requests: Sequence[InferenceRequest]) -> list[Inferred]:
+        """Answers in order, each from its own request alone."""
         answers = []
         size = self._settings.batch_users  # of every forward pass, so a user's result does not depend on the batch
         with torch.inference_mode():
             catalog = self._catalog()
-            for start in range(0, len(questions), size):
-                part = questions[start : start + size]
-                padding = [Question(History(), 0, 0)] * (size - len(part))
+            for start in range(0, len(requests), size):
+                part = requests[start : start + size]
+                padding = [InferenceRequest(History(), 0, 0)] * (size - len(part))
                 answers += self._batch([*part, *padding], catalog)[: len(part)]
         return answers
 
@@ -88,20 +89,20 @@ class BehaviorInference:
         newest = self._table.snapshot
         if self._read is None or self._read.source is not newest:
             table = newest.by_id()
-            numbers = self._ids.of(table)
+            numbers = self._ids.number(table)
             # The table holds vectors of one space only, the one that the artifact was required to be of.
             tree = build_trie(self._codebook, table.vectors, self._codebook.space_id) if self._codebook else None
             prior = torch.log1p(self._model.sales[numbers])
             self._read = _Catalog(newest, table, self._model.token_table(table, numbers, tree), prior)
         return self._read
 
-    def _batch(self, questions: Sequence[Question], catalog: _Catalog) -> list[Inferred]:
+    def _batch(self, requests: Sequence[InferenceRequest], catalog: _Catalog) -> list[Inferred]:
         table, settings = catalog.table, self._settings
-        as_of_ms = [question.as_of_ms for question in questions]
-        histories = [question.history for question in questions]
+        as_of_ms = [request.as_of_ms for request in requests]
+        histories = [request.history for request in requests]
         sequences = build_sequences(histories, as_of_ms, table, self._model.config.history)
         times_ms = torch.tensor(as_of_ms)
-        canvas = build_canvas(sequences, times_ms, catalog.token_table, catalog.prior.expand(len(questions), -1))
+        canvas = build_canvas(sequences, times_ms, catalog.token_table, catalog.prior.expand(len(requests), -1))
         allowed = table.live & (table.listed_ms <= times_ms[:, None])  # (B, N)
         for user, history in enumerate(histories):
             allowed[user, table.rows(history.item_ids)] = False  # what the log has is not to be inferred
@@ -109,26 +110,25 @@ class BehaviorInference:
         sampling = Sampling(settings.behaviors, settings.steps, settings.temperature, settings.tolerance)
         draws = []
         for sample in range(settings.samples):
-            noise = _gumbel(questions, slots, len(table), sample) if settings.temperature else None
+            noise = _gumbel(requests, slots, len(table), sample) if settings.temperature else None
             draws.append(diffusion.denoise(self._model, canvas, catalog.token_table, allowed, slots, sampling, noise))
-        return self._answers(questions, table, merge(draws, settings.behaviors), draws[0].latent)
+        return self._answers(requests, table, merge(draws, settings.behaviors), draws[0].latent)
 
     def _answers(
-        self, questions: Sequence[Question], table: Snapshot, merged: tuple[Tensor, Tensor], latent: Tensor
+        self, requests: Sequence[InferenceRequest], table: Snapshot, merged: tuple[Tensor, Tensor], latent: Tensor
     ) -> list[Inferred]:
         rows, p = merged
         confidences = calibration.apply(self._model.calibration, p).numpy().astype(np.float16)
-        states = latent.numpy().astype(np.float16)
         return [
             Inferred(
                 item_ids=tuple(table.ids[row] for row, sure in zip(rows[user].tolist(), p[user].tolist(), strict=True) if sure),
                 confidences=tuple(confidences[user][p[user].numpy() > 0].tolist()),
                 model=self.version,
-                as_of_ms=question.as_of_ms,
-                events_seen=question.events_seen,
-                latent=states[user].tobytes(),
+                as_of_ms=request.as_of_ms,
+                events_seen=request.events_seen,
+                latent=float16.pack(latent[user].numpy()),
             )
-            for user, question in enumerate(questions)
+            for user, request in enumerate(requests)
         ]
 
 
@@ -146,10 +146,10 @@ def merge(draws: Sequence[Draw], behaviors: int) -> tuple[Tensor, Tensor]:
     return rows.gather(1, order)[:, :behaviors], best[:, :behaviors]
 
 
-def _gumbel(questions: Sequence[Question], slots: Slots, items: int, sample: int) -> Tensor:
-    """Noise (B, Q, N) that hangs on each user's question and on the sample alone."""
-    noise = torch.empty(len(questions), slots.positions.shape[1], items)
-    for place, question in enumerate(questions):
-        seed = hash((question.as_of_ms, question.events_seen, question.history.event_keys[-1:], sample))
+def _gumbel(requests: Sequence[InferenceRequest], slots: Slots, items: int, sample: int) -> Tensor:
+    """Noise (B, Q, N) that hangs on each user's request and on the sample alone."""
+    noise = torch.empty(len(requests), slots.positions.shape[1], items)
+    for place, request in enumerate(requests):
+        seed = hash((request.as_of_ms, request.events_seen, request.history.event_keys[-1:], sample))
         noise[place].exponential_(generator=torch.Generator().manual_seed(seed % 2**63))
     return -noise.log()

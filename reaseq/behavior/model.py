@@ -43,7 +43,7 @@ class ContentEmbedding(nn.Module):
         self.claims = nn.EmbeddingBag(config.claims, config.backbone.width, mode="sum", padding_idx=0)
         nn.init.normal_(self.claims.weight, std=0.02)
 
-    def of(self, contents: Contents) -> Tensor:
+    def forward(self, contents: Contents) -> Tensor:
         """Embeddings (S, d)."""
         claims = self.claims(contents.claims, per_sample_weights=contents.claim_shares)
         return self.content(contents.vectors) + claims  # type: ignore[no-any-return]
@@ -54,7 +54,7 @@ class ItemTokens(nn.Module):
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
-        self.meaning = ContentEmbedding(config)
+        self.content_embedding = ContentEmbedding(config)
         self.ids = nn.Embedding(config.items, config.backbone.width, padding_idx=0)
         self.bias = nn.Embedding(config.items, 1, padding_idx=0)
         self.id_dropout = config.id_dropout
@@ -65,7 +65,9 @@ class ItemTokens(nn.Module):
         """Every row of the table; `ids` (N,) are the rows' trained ids."""
         if self.training:
             ids = ids * (torch.rand(ids.shape, device=ids.device) >= self.id_dropout)
-        return build_item_token_table(self.meaning.of(table.contents[table.slots]) + self.ids(ids), self.bias(ids).squeeze(-1))
+        return build_item_token_table(
+            self.content_embedding(table.contents[table.slots]) + self.ids(ids), self.bias(ids).squeeze(-1)
+        )
 
 
 class CodeTokens(nn.Module):
@@ -74,14 +76,14 @@ class CodeTokens(nn.Module):
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
         width = config.backbone.width
-        self.meaning = ContentEmbedding(config)
+        self.content_embedding = ContentEmbedding(config)
         self.own = nn.ParameterList(nn.Parameter(torch.randn(size, width) * 0.02) for size in config.codes)
         self.project = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in config.codes)
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in config.codes)
 
     def forward(self, table: Snapshot, tree: SemanticIdTrie) -> TokenTable:
         """Every row of the table, written as the tree says."""
-        meaning = self.meaning.of(table.contents[table.slots])  # (N, d)
+        meaning = self.content_embedding(table.contents[table.slots])  # (N, d)
         tables = []
         for digit, (own, project) in enumerate(zip(self.own, self.project, strict=True)):
             of = tree.codes[:, digit]

@@ -26,7 +26,7 @@ class RecentSales:
         self._before = daily.cumsum(0, dtype=np.int32)  # (days, N): row k holds what was before day k
 
     @staticmethod
-    def of(baskets: Sequence[Basket], table: Snapshot) -> "RecentSales":
+    def from_baskets(baskets: Sequence[Basket], table: Snapshot) -> "RecentSales":
         """The sales that baskets tell of."""
         return RecentSales([(basket.time_ms, item_id) for basket in baskets for item_id in basket.item_ids], table)
 

@@ -13,14 +13,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from reaseq.behavior.history import Question
+from reaseq.behavior.history import InferenceRequest
 from reaseq.days import DAY_MS
 from reaseq.knowledge import metrics
 from reaseq.knowledge.content import clean
-from reaseq.knowledge.llm.call import Call, Completion
+from reaseq.knowledge.llm.call import Completion, LlmRequest
 from reaseq.knowledge.llm.quoting import as_data
+from reaseq.readers import ItemReader, TextEncoder
 from reaseq.records import EVENT_TYPES, Inferred, ItemFeatures
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.settings import TextDiffusionSettings
@@ -40,22 +40,10 @@ Answer with a JSON list of strings and nothing else. Each string names one produ
 would. Most plausible first. Name no product that stands in the history, and none twice."""
 
 
-class ItemReader(Protocol):
-    """Where the present records of items are read."""
-
-    def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]: ...
-
-
-class TextEncoder(Protocol):
-    """Texts to unit vectors (N, D)."""
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
-
-
 class Completer(Protocol):
     """What completes calls; see `reaseq.knowledge.llm.endpoint`."""
 
-    async def complete(self, call: Call) -> Completion: ...
+    async def complete(self, call: LlmRequest) -> Completion: ...
 
 
 class TextDiffusionBackend:
@@ -79,32 +67,32 @@ class TextDiffusionBackend:
         self._settings = settings
         self._behaviors = behaviors
 
-    async def answer(self, questions: Sequence[Question]) -> list[Inferred | None]:
+    async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
         """Answers in order; None where the model's answer was rejected or held nothing that is on sale.
 
         Raises EndpointUnavailable when the endpoint answers nobody.
         """
-        shown = {item_id for question in questions for item_id in self._recent(question)}
+        shown = {item_id for request in requests for item_id in self._recent(request)}
         known = await asyncio.to_thread(self._items.read_items, sorted(shown))
-        texts = await asyncio.gather(*(self._ask(question, known) for question in questions))
-        return await asyncio.to_thread(self._ground, questions, texts)
+        texts = await asyncio.gather(*(self._ask(request, known) for request in requests))
+        return await asyncio.to_thread(self._ground, requests, texts)
 
-    def _recent(self, question: Question) -> tuple[str, ...]:
-        return question.history.item_ids[-self._settings.history_behaviors :]
+    def _recent(self, request: InferenceRequest) -> tuple[str, ...]:
+        return request.history.item_ids[-self._settings.history_behaviors :]
 
-    async def _ask(self, question: Question, known: dict[str, ItemFeatures]) -> list[str]:
-        completion = await self._endpoint.complete(self._call(question, known))
+    async def _ask(self, request: InferenceRequest, known: dict[str, ItemFeatures]) -> list[str]:
+        completion = await self._endpoint.complete(self._call(request, known))
         metrics.CALLS.labels(AGENT, completion.rejected or "answered").inc()
         if completion.rejected not in ("", TRUNCATED):
             return []
         phrases = parse_phrases(completion.text, self._behaviors)
         return phrases[:-1] if completion.rejected else phrases  # where the text was cut, its last phrase may be half of one
 
-    def _call(self, question: Question, known: dict[str, ItemFeatures]) -> Call:
-        history, count = question.history, self._settings.history_behaviors
+    def _call(self, request: InferenceRequest, known: dict[str, ItemFeatures]) -> LlmRequest:
+        history, count = request.history, self._settings.history_behaviors
         behaviors = [
             {
-                "days_ago": (question.as_of_ms - time_ms) // DAY_MS,
+                "days_ago": (request.as_of_ms - time_ms) // DAY_MS,
                 "done": EVENT_TYPES[code - 1],
                 "product": known[item_id].title,
             }
@@ -113,20 +101,20 @@ class TextDiffusionBackend:
             )
             if item_id in known and known[item_id].title
         ]
-        today = datetime.fromtimestamp(question.as_of_ms / 1000, UTC).date().isoformat()
+        today = datetime.fromtimestamp(request.as_of_ms / 1000, UTC).date().isoformat()
         body = {"today": today, "count": self._behaviors, "history": behaviors}
-        return Call(AGENT, SYSTEM, as_data(body), schema="")
+        return LlmRequest(AGENT, SYSTEM, as_data(body), schema="")
 
-    def _ground(self, questions: Sequence[Question], texts: Sequence[list[str]]) -> list[Inferred | None]:
+    def _ground(self, requests: Sequence[InferenceRequest], texts: Sequence[list[str]]) -> list[Inferred | None]:
         phrases = [phrase for said in texts for phrase in said]
         vectors = torch.split(torch.from_numpy(self._encoder.encode(phrases)), [len(said) for said in texts])
         table = self._table.snapshot.by_id()
-        return [self._grounded(question, of, table) for question, of in zip(questions, vectors, strict=True)]
+        return [self._grounded(request, of, table) for request, of in zip(requests, vectors, strict=True)]
 
-    def _grounded(self, question: Question, phrases: torch.Tensor, table: Snapshot) -> Inferred | None:
+    def _grounded(self, request: InferenceRequest, phrases: torch.Tensor, table: Snapshot) -> Inferred | None:
         """Each phrase (P, D) to its closest item on sale that the log does not have, an item for its closest phrase only."""
-        allowed = table.live & (table.listed_ms <= question.as_of_ms)  # (N,)
-        allowed[table.rows(question.history.item_ids)] = False
+        allowed = table.live & (table.listed_ms <= request.as_of_ms)  # (N,)
+        allowed[table.rows(request.history.item_ids)] = False
         if not len(phrases) or not allowed.any():
             return None
         cosine, rows = (phrases @ table.vectors.T).masked_fill(~allowed, -1.0).max(-1)  # (P,) each
@@ -141,8 +129,8 @@ class TextDiffusionBackend:
             item_ids=tuple(table.ids[row] for row in ranked),
             confidences=tuple(float(np.float16(closest[row])) for row in ranked),
             model=self.version,
-            as_of_ms=question.as_of_ms,
-            events_seen=question.events_seen,
+            as_of_ms=request.as_of_ms,
+            events_seen=request.events_seen,
         )
 
 

@@ -77,7 +77,7 @@ class SemanticIdTrie:
     prefixes: tuple[Tensor, ...]
 
     @staticmethod
-    def of(codes: Tensor, sizes: Sequence[int]) -> "SemanticIdTrie":
+    def from_codes(codes: Tensor, sizes: Sequence[int]) -> "SemanticIdTrie":
         """The tree of `codes` (N, D), whose digits have so many codes each."""
         parent = torch.zeros(len(codes), dtype=torch.long)
         paths, children, prefixes = [], [], []
@@ -106,4 +106,4 @@ class SemanticIdTrie:
 
 def build_trie(codebook: Codebook, vectors: Tensor, space_id: str) -> SemanticIdTrie:
     """The semantic IDs of vectors (N, D). Raises SpaceMismatch where they are of another space than the codebook."""
-    return SemanticIdTrie.of(torch.from_numpy(codebook.encode(vectors.numpy(), space_id)), codebook.sizes)
+    return SemanticIdTrie.from_codes(torch.from_numpy(codebook.encode(vectors.numpy(), space_id)), codebook.sizes)

@@ -1,4 +1,4 @@
-"""Training of the behavior model: what it learns from, its objective, and what inference needs beside its weights."""
+"""Training of the behavior model: what it learns from, its loss_module, and what inference needs beside its weights."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reaseq.behavior import calibration, diffusion
 from reaseq.behavior.diffusion import TO_COME, Sampling, build_slots
-from reaseq.behavior.examples import Basket, Examples, build_canvas, build_examples, trainable
+from reaseq.behavior.examples import Basket, BehaviorExamples, build_canvas, build_examples, trainable
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.popularity import RecentSales
 from reaseq.behavior.token_table import SemanticIdTrie
@@ -37,11 +37,11 @@ class BehaviorTrainingConfig:
 
 
 @dataclass(frozen=True)
-class Material:
+class BehaviorTrainingData:
     """What is learned from: baskets before the cut, later ones to measure and calibrate on, and the catalog."""
 
-    train: Examples
-    held_out: Examples
+    train: BehaviorExamples
+    held_out: BehaviorExamples
     table: Snapshot
     ids: Tensor  # (N,) trained ids of the table's rows
     sales: RecentSales
@@ -54,8 +54,8 @@ def build_training_data(
     config: BehaviorConfig,
     held_out_share: float = 0.0,
     tree: SemanticIdTrie | None = None,
-) -> tuple[Material, TrainedIds]:
-    """Material out of baskets in order of time, of which the last share is held out, and the items that training knows.
+) -> tuple[BehaviorTrainingData, TrainedIds]:
+    """BehaviorTrainingData out of baskets in order of time, of which the last share is held out, and the items that training knows.
 
     Recent sales are counted over all of the baskets: each example sees those of the days before its own. Raises CatalogError
     where no basket teaches anything.
@@ -67,14 +67,14 @@ def build_training_data(
     )
     if not len(train):
         raise CatalogError(f"of {cut} baskets to learn from, none has a history and holds something new: send a longer log")
-    sales = RecentSales.of(baskets, table)
-    return Material(train, held_out, table, known.of(table), sales, tree), known
+    sales = RecentSales.from_baskets(baskets, table)
+    return BehaviorTrainingData(train, held_out, table, known.number(table), sales, tree), known
 
 
-class Objective(nn.Module):
+class BehaviorLossModule(nn.Module):
     """The diffusion loss of a batch as a module, which is what distributed training wraps."""
 
-    def __init__(self, model: BehaviorModel, data: Material, infill_share: float, device: torch.device) -> None:
+    def __init__(self, model: BehaviorModel, data: BehaviorTrainingData, infill_share: float, device: torch.device) -> None:
         super().__init__()
         self.model = model.to(device)
         self._device = device
@@ -88,7 +88,7 @@ class Objective(nn.Module):
         """The loss of the training examples at places (B,)."""
         return self.loss(self._train[places])
 
-    def loss(self, examples: Examples) -> Tensor:
+    def loss(self, examples: BehaviorExamples) -> Tensor:
         """The loss, masked anew at every call."""
         prior = self._sales.prior(examples.times_ms).to(self._device)
         examples = examples.to(self._device)
@@ -105,7 +105,7 @@ class Objective(nn.Module):
 
 
 def train(
-    data: Material,
+    data: BehaviorTrainingData,
     config: BehaviorConfig,
     plan: BehaviorTrainingConfig,
     checkpoint: Path | None = None,
@@ -118,26 +118,26 @@ def train(
     """
     torch.manual_seed(plan.seed)
     model = model or BehaviorModel(config)
-    objective = Objective(model, data, plan.infill_share, device_to_train_on())
-    held_out = partial(held_out_loss, objective, data.held_out, plan.seed)
-    curve = fit(model, objective, len(data.train), plan, held_out, checkpoint, progress)
+    loss_module = BehaviorLossModule(model, data, plan.infill_share, device_to_train_on())
+    held_out = partial(held_out_loss, loss_module, data.held_out, plan.seed)
+    curve = fit(model, loss_module, len(data.train), plan, held_out, checkpoint, progress)
     model.eval().cpu()
     _finish(model, data)
     return model, curve
 
 
-def held_out_loss(objective: Objective, examples: Examples, seed: int) -> float:
+def held_out_loss(loss_module: BehaviorLossModule, examples: BehaviorExamples, seed: int) -> float:
     """The loss on examples that are not trained on, under the same masks at every call; NaN of none."""
     if not len(examples):
         return math.nan
-    objective.eval()
+    loss_module.eval()
     torch.manual_seed(seed)
     with torch.inference_mode():
         parts = torch.split(torch.arange(len(examples)), CALIBRATION_BATCH)
-        return sum(float(objective.loss(examples[part])) * len(part) for part in parts) / len(examples)
+        return sum(float(loss_module.loss(examples[part])) * len(part) for part in parts) / len(examples)
 
 
-def _finish(model: BehaviorModel, data: Material) -> None:
+def _finish(model: BehaviorModel, data: BehaviorTrainingData) -> None:
     """Give the model what inference needs beside weights: what its confidences mean, and recent sales."""
     parts = (data.train, data.held_out)
     cut_ms, end_ms = (1 + max(int(part.times_ms.max()) for part in some if len(part)) for some in (parts[:1], parts))
@@ -147,12 +147,12 @@ def _finish(model: BehaviorModel, data: Material) -> None:
     _take_sales(model, data, end_ms)
 
 
-def _take_sales(model: BehaviorModel, data: Material, time_ms: int) -> None:
+def _take_sales(model: BehaviorModel, data: BehaviorTrainingData, time_ms: int) -> None:
     model.sales[data.ids] = data.sales.counts(torch.tensor([time_ms]))[0]
     model.sales[0] = 0  # all that training does not know
 
 
-def infer_held_out(model: BehaviorModel, data: Material, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def infer_held_out(model: BehaviorModel, data: BehaviorTrainingData, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """What is inferred for the held-out baskets as it would be served: probabilities (M,), and which came true (M,)."""
     found, truth = [], []
     with torch.inference_mode():

@@ -29,18 +29,18 @@ class Cascade:
         self._agent_by_group = {group.name: group.agent for group in vocabulary.groups}
         self.identity = f"cascade:{threshold}({student.identity} | {model.identity})"
 
-    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """Knowledge of each item, each claim with the name of who made it; None where the agents' answers were rejected."""
         p, claimed = await asyncio.to_thread(self._student.predict, vectors)
         sure = (self._student.expectations(p, claimed) >= self._threshold).tolist()  # (N, A)
-        answers: Answers = [None] * len(subjects)
+        answers: Answers = [None] * len(items)
         asked, places = [], []
-        for place, subject in enumerate(subjects):
+        for place, item in enumerate(items):
             asking = {agent for agent, is_sure in zip(DRAFTING, sure[place], strict=True) if not is_sure}
-            claims = self._student.claims(subject, p[place], claimed[place])
+            claims = self._student.claims(item, p[place], claimed[place])
             given = tuple(claim for claim in claims if self._agent_by_group[claim.group] not in asking)
             if asking:
-                asked.append((subject, asking, given))
+                asked.append((item, asking, given))
                 places.append(place)
             else:
                 answers[place] = ProductKnowledge(vocabulary=self._vocabulary.version, claims=given)

@@ -17,7 +17,7 @@ class Content:
     attributes: tuple[tuple[str, str], ...] = ()
 
     @staticmethod
-    def of(title: str, attributes: Mapping[str, str]) -> "Content":
+    def from_listing(title: str, attributes: Mapping[str, str]) -> "Content":
         """Canonical form: Unicode NFKC, no control or format characters, single spaces, attributes by name."""
         return Content(clean(title), tuple(sorted((clean(name), clean(text)) for name, text in attributes.items())))
 

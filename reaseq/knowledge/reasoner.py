@@ -29,7 +29,7 @@ class Reasoner(Protocol):
     @property
     def identity(self) -> str: ...
 
-    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """Knowledge of each item, in order; None where this reasoner has no answer. `vectors` (N, D): their text vectors.
 
         Raises Unavailable where the answers must be waited for.
@@ -44,14 +44,14 @@ class FirstAnswer:
         self._reasoners = reasoners
         self.identity = " > ".join(reasoner.identity for reasoner in reasoners)
 
-    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """The first answer to each item; None where nobody has one."""
-        answers: Answers = [None] * len(subjects)
+        answers: Answers = [None] * len(items)
         for reasoner in self._reasoners:
             unanswered = [place for place, answer in enumerate(answers) if answer is None]
             if not unanswered:
                 break
-            given = await reasoner.reason([subjects[place] for place in unanswered], vectors[unanswered])
+            given = await reasoner.reason([items[place] for place in unanswered], vectors[unanswered])
             for place, answer in zip(unanswered, given, strict=True):
                 answers[place] = answer
         return answers

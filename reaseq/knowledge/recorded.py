@@ -36,9 +36,9 @@ class RecordedReasoner:
             answers.setdefault(content.hash, knowledge)
         return RecordedReasoner(answers, path.stem)
 
-    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """The recorded answer to each item's content, if there is one."""
-        return [self._answers.get(subject.content.hash) for subject in subjects]
+        return [self._answers.get(item.content.hash) for item in items]
 
 
 def read_answers(path: Path, vocabulary: Vocabulary) -> Iterator[tuple[Content, ProductKnowledge]]:
@@ -50,7 +50,7 @@ def read_answers(path: Path, vocabulary: Vocabulary) -> Iterator[tuple[Content, 
     table = pq.read_table(path)
     spoken = (table.schema.metadata or {}).get(VOCABULARY_KEY, VOCABULARY.encode()).decode()
     for answer in table.to_pylist():
-        content = Content.of(answer["description"], {})
+        content = Content.from_listing(answer["description"], {})
         yield content, _knowledge(answer, content, spoken, vocabulary)
 
 

@@ -217,21 +217,21 @@ class Student:
     def _knows(self, agent: str) -> bool:
         return all(self._model.taught[piece.start] for piece in self._slices if piece.group.agent == agent)
 
-    def claims(self, subject: ReasoningItem, p: Tensor, claimed: Tensor) -> tuple[Claim, ...]:
+    def claims(self, item: ReasoningItem, p: Tensor, claimed: Tensor) -> tuple[Claim, ...]:
         """The claims about one item from its row of `predict` (V,), checked like everybody's."""
         made = (
             Claim(group, value, round(float(p[column]), 4), self.identity)
             for column, (group, value) in enumerate(self._values)
             if claimed[column]
         )
-        return admit(made, self._vocabulary, subject.content, KIND)
+        return admit(made, self._vocabulary, item.content, KIND)
 
-    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """Claims about each item; no free texts."""
         p, claimed = await asyncio.to_thread(self.predict, vectors)
         return [
-            ProductKnowledge(vocabulary=self._vocabulary.version, claims=self.claims(subject, p[row], claimed[row]))
-            for row, subject in enumerate(subjects)
+            ProductKnowledge(vocabulary=self._vocabulary.version, claims=self.claims(item, p[row], claimed[row]))
+            for row, item in enumerate(items)
         ]
 
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from reaseq.errors import VocabularyError
 from reaseq.records import Claim, ProductKnowledge
-from reaseq.settings import Settings
 
 VOCABULARIES = Path(__file__).with_name("vocabularies")
 DEFINITION_LIMIT_CHARS = 160
@@ -157,12 +156,6 @@ def load_vocabulary(name: str) -> Vocabulary:
             if (group_name, value) not in vocabulary:
                 raise VocabularyError(f"{path}: migrates to {group_name}={value}, which the vocabulary lacks")
     return vocabulary
-
-
-@cache
-def vocabulary_in_force() -> Vocabulary:
-    """The vocabulary of this deployment, `REASEQ_KNOWLEDGE__VOCABULARY`."""
-    return load_vocabulary(Settings().knowledge.vocabulary)
 
 
 def _merged(path: Path, name: str, group: _Group, base: Group | None) -> Group:

@@ -28,7 +28,7 @@ class ZeroShotReasoner:
         self._prompts: dict[str, NDArray[np.float32]] = {}
         self.identity = f"{ZERO_SHOT}:{encoder.space_id}:{TEMPERATURE}:{LIFT}"
 
-    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
+    async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """Knowledge of each item from its text vector (N, D)."""
         return await asyncio.to_thread(lambda: [self._knowledge(vector) for vector in vectors])
 

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq.behavior.sequence import build_sequences
-from reaseq.ranker.model import RankerConfig, Request
+from reaseq.ranker.model import RankerBatch, RankerConfig
 from reaseq.records import History, Inferred
 from reaseq.representation.item_table import Snapshot
 
-FEATURES = "ranker-features.2"  # changes with whatever a request holds: a model reads what it was trained on
+FEATURES = "ranker-features.2"  # changes with whatever a batch holds: a model reads what it was trained on
 
 
 def build_batch(
@@ -24,7 +24,7 @@ def build_batch(
     scores: Tensor,
     table: Snapshot,
     config: RankerConfig,
-) -> Request:
+) -> RankerBatch:
     """Features of B users with candidates' rows (B, C), their counts (B, C, COUNTS) and scores (B, C, config.scores)."""
     rows = torch.zeros(len(inferred), config.inferred, dtype=torch.long)
     confidences = torch.zeros(len(inferred), config.inferred)
@@ -33,7 +33,7 @@ def build_batch(
         rows[place, :count] = table.rows(behaviors.item_ids[:count]).cpu()
         confidences[place, :count] = torch.tensor(behaviors.confidences[:count])
     device = candidates.device
-    return Request(
+    return RankerBatch(
         history=build_sequences(histories, now_ms, table, config.history).to(device),
         inferred=rows.to(device),
         confidences=(confidences * (rows > 0)).to(device),

@@ -1,4 +1,4 @@
-"""The scoring engine: users' features and candidates in, scores out, several requests in one forward pass."""
+"""The scoring engine: users' features and candidates in, scores out, several batches in one forward pass."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -13,7 +13,7 @@ from reaseq.artifacts import Artifact
 from reaseq.model_artifacts import load_sizes, load_trained_ids, load_weights
 from reaseq.ranker.batch import FEATURES, build_batch
 from reaseq.ranker.latent import LatentModels
-from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
+from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.popularity import Popularity
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.representation.derived import DerivedTensors
@@ -77,8 +77,8 @@ class Engine:
 
     def score_all(self, queries: Sequence[ScoringQuery], table: Snapshot) -> list[ScoringResult]:
         """Several queries on one snapshot in one forward pass, each as if it were alone."""
-        request, read = self.request(queries, table)
-        probabilities = self.score_request(request, table).cpu().numpy()
+        batch, read = self.batch(queries, table)
+        probabilities = self.score_batch(batch, table).cpu().numpy()
         return [
             ScoringResult(of[: len(query.rows)], latent) for of, query, latent in zip(probabilities, queries, read, strict=True)
         ]
@@ -88,13 +88,13 @@ class Engine:
         with torch.inference_mode(), self._precision():
             self.items(self.table.snapshot)
 
-    def score_request(self, request: Request, table: Snapshot) -> Tensor:
-        """Probabilities (B, C) of a request that stands already."""
+    def score_batch(self, batch: RankerBatch, table: Snapshot) -> Tensor:
+        """Probabilities (B, C) of a batch that stands already."""
         with torch.inference_mode(), self._precision():
-            return self._model.probability(self._model(request, self.items(table)).float())
+            return self._model.probability(self._model(batch, self.items(table)).float())
 
     @torch.inference_mode()
-    def request(self, queries: Sequence[ScoringQuery], table: Snapshot) -> tuple[Request, list[bool]]:
+    def batch(self, queries: Sequence[ScoringQuery], table: Snapshot) -> tuple[RankerBatch, list[bool]]:
         """The features of several queries, candidates padded with the unknown item, and whose latent state could be read."""
         width = max(len(query.rows) for query in queries)
         candidates = torch.zeros(len(queries), width, dtype=torch.long, device=self._device)
@@ -106,7 +106,7 @@ class Engine:
         scores, read = candidates.new_zeros(*candidates.shape, 0, dtype=torch.float), [True] * len(queries)
         if self._model.config.scores:
             scores, read = self.latents.scores(inferred, candidates, table)
-        request = build_batch(
+        batch = build_batch(
             [query.user.history if query.user else History() for query in queries],
             inferred,
             candidates,
@@ -116,11 +116,11 @@ class Engine:
             table,
             self._model.config,
         )
-        return request, read
+        return batch, read
 
     def items(self, table: Snapshot) -> Embedded:
         """The snapshot as the model sees it. What has not changed since the last one is not computed again."""
-        ids, content_embeddings = self._embedded.of(table).tensors
+        ids, content_embeddings = self._embedded.get(table).tensors
         return Embedded(table.slots, table.prices, table.contents, ids, content_embeddings)
 
     def _precision(self) -> AbstractContextManager[object]:

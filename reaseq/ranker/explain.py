@@ -11,7 +11,7 @@ import torch
 from msgspec.structs import replace as changed_struct
 
 from reaseq.ranker.engine import Engine, ScoringQuery
-from reaseq.ranker.model import Request
+from reaseq.ranker.model import RankerBatch
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.representation.item_table import Snapshot
 
@@ -54,13 +54,13 @@ def explain(engine: Engine, user: UserFeatures | None, item_ids: Sequence[str], 
         changed_struct(known, history=History()),
         changed_struct(known, inferred=Inferred(latent=guessed.latent, model=guessed.model)),
     ]
-    request, _ = engine.request([ScoringQuery(one, rows, now_ms) for one in changed], table)
-    first = request[torch.tensor([0])]
+    batch, _ = engine.batch([ScoringQuery(one, rows, now_ms) for one in changed], table)
+    first = batch[torch.tensor([0])]
     ablated = {
         "latent state": replace(first, scores=torch.zeros_like(first.scores)),
         "recent popularity": replace(first, counts=torch.zeros_like(first.counts)),
     }
-    odds = _log_odds(engine, request, table)  # (changed, C)
+    odds = _log_odds(engine, batch, table)  # (changed, C)
     losses = (odds[0] - odds[1:]).T.tolist()  # (C, changes)
     others = {name: (odds[0] - _log_odds(engine, of, table)[0]).tolist() for name, of in ablated.items()}
     real = [(item_id, time, 1.0) for item_id, time in zip(past.item_ids, past.times_ms, strict=True)]
@@ -87,8 +87,8 @@ def explain(engine: Engine, user: UserFeatures | None, item_ids: Sequence[str], 
     return found
 
 
-def _log_odds(engine: Engine, request: Request, table: Snapshot) -> torch.Tensor:
-    return torch.logit(engine.score_request(request, table).double().clamp(1e-12, 1 - 1e-12))
+def _log_odds(engine: Engine, batch: RankerBatch, table: Snapshot) -> torch.Tensor:
+    return torch.logit(engine.score_batch(batch, table).double().clamp(1e-12, 1 - 1e-12))
 
 
 def _without_behavior(user: UserFeatures, place: int) -> UserFeatures:

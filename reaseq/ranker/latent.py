@@ -11,12 +11,12 @@ ranker sees it fresh. Twice: with the ids that training knew, and by what items 
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reaseq.artifacts import Artifact, version_of
+from reaseq import float16
+from reaseq.artifacts import Artifact, load_version
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel, ItemTokens
 from reaseq.errors import ArtifactError
@@ -51,7 +51,7 @@ class LatentScores:
     def score(self, latents: Tensor, candidates: Tensor, table: Snapshot) -> Tensor:
         """Scores (B, C, SCORES) of candidates' rows (B, C) for users' states (B, w)."""
         with torch.inference_mode():
-            items = self._items.of(table)
+            items = self._items.get(table)
         tokens, biases = items.tensors  # (S, SCORES · w), (S, SCORES)
         mean, level = (of / max(1, len(tokens) - 1) for of in items.sums)  # (SCORES · w,), (SCORES,)
         slots = table.slots[candidates]  # (B, C)
@@ -65,7 +65,7 @@ class LatentScores:
 
     def _written(self, contents: Contents, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (n, SCORES · w) and biases (n, SCORES) of items as the model writes them."""
-        meaning = self._tokens.meaning.of(contents)  # (n, w)
+        meaning = self._tokens.content_embedding(contents)  # (n, w)
         known = meaning + self._tokens.ids(numbers)
         bias = self._tokens.bias(numbers)  # (n, 1)
         return torch.cat([known, meaning], dim=1), torch.cat([bias, torch.zeros_like(bias)], dim=1)
@@ -86,7 +86,7 @@ class LatentModels:
             while len(self._held) >= MODELS_LIMIT:
                 self._held.pop(next(iter(self._held)))
             try:
-                self._held[version] = LatentScores.load(version_of(self._models_dir, BEHAVIOR, version))
+                self._held[version] = LatentScores.load(load_version(self._models_dir, BEHAVIOR, version))
             except ArtifactError:
                 self._held[version] = None
 
@@ -107,7 +107,7 @@ class LatentModels:
                 self._wanted.add(version)
             elif model := self._held[version]:
                 users = [place for place, of in enumerate(inferred) if of.latent and of.model == version]
-                states = np.stack([np.frombuffer(inferred[user].latent, np.float16) for user in users]).astype(np.float32)
+                states = float16.unpack_rows([inferred[user].latent for user in users])
                 of_users = torch.from_numpy(states).to(candidates.device)
                 if len(users) == len(inferred):
                     return model.score(of_users, candidates, table), [True] * len(users)

@@ -41,7 +41,7 @@ class RankerConfig:
 
 
 @dataclass(frozen=True)
-class Request:
+class RankerBatch:
     """B users with C candidates each."""
 
     history: Sequences  # (B, H)
@@ -52,8 +52,8 @@ class Request:
     now_ms: Tensor  # (B,)
     scores: Tensor  # (B, C, scores)
 
-    def __getitem__(self, places: Tensor) -> "Request":
-        return Request(
+    def __getitem__(self, places: Tensor) -> "RankerBatch":
+        return RankerBatch(
             history=self.history[places],
             inferred=self.inferred[places],
             confidences=self.confidences[places],
@@ -63,9 +63,9 @@ class Request:
             scores=self.scores[places],
         )
 
-    def to(self, device: torch.device) -> "Request":
+    def to(self, device: torch.device) -> "RankerBatch":
         """The same on a device."""
-        return Request(
+        return RankerBatch(
             history=self.history.to(device),
             inferred=self.inferred.to(device),
             confidences=self.confidences.to(device),
@@ -150,19 +150,19 @@ class Ranker(nn.Module):
             )
         return ids, content_embeddings
 
-    def forward(self, request: Request, items: Embedded) -> Tensor:
+    def forward(self, batch: RankerBatch, items: Embedded) -> Tensor:
         """Scores (B, C)."""
-        history = request.history
+        history = batch.history
         known = (history.rows > 0).float()  # (B, H)
-        slots, past = items.slots[request.candidates], items.slots[history.rows]  # (B, C), (B, H)
+        slots, past = items.slots[batch.candidates], items.slots[history.rows]  # (B, C), (B, H)
         when = self.types(history.types) + self.gaps(history.gaps)  # (B, H, d)
-        same = (request.candidates.unsqueeze(-1) == history.rows.unsqueeze(1)) * known.unsqueeze(1)  # (B, C, H)
+        same = (batch.candidates.unsqueeze(-1) == history.rows.unsqueeze(1)) * known.unsqueeze(1)  # (B, C, H)
         cosine = _cosine(items, slots, past) if self.config.vector_dim else None  # (B, C, H)
         places = self._search(cosine, known)
         ids, content_embeddings = F.embedding(slots, items.ids), F.embedding(slots, items.content_embeddings)  # (B, C, d)
         features = [ids, self.id_attention(ids, F.embedding(past, items.ids) + when, known, places)]
-        features += [self._repeats(history, same), self._side(request, items, same), request.scores]
-        features.append(self._calendar(request.now_ms, content_embeddings))
+        features += [self._repeats(history, same), self._side(batch, items, same), batch.scores]
+        features.append(self._calendar(batch.now_ms, content_embeddings))
         if self._has_content:
             features += [
                 content_embeddings,
@@ -174,7 +174,7 @@ class Ranker(nn.Module):
             tiers, summary = _similarity(cosine, known)
             features += [torch.log1p(tiers), summary]
         if self.config.inferred:
-            features += self._by_inferred(request, items, slots, content_embeddings)
+            features += self._by_inferred(batch, items, slots, content_embeddings)
         return self.head(torch.cat(features, dim=-1)).squeeze(-1)  # type: ignore[no-any-return]
 
     def probability(self, scores: Tensor) -> Tensor:
@@ -192,11 +192,11 @@ class Ranker(nn.Module):
         latest = torch.where(same > 0, history.gaps.unsqueeze(1), GAP_BUCKETS).amin(-1)  # (B, C)
         return self.repeat(latest)  # type: ignore[no-any-return]
 
-    def _side(self, request: Request, items: Embedded, same: Tensor) -> Tensor:
+    def _side(self, batch: RankerBatch, items: Embedded, same: Tensor) -> Tensor:
         """Recent popularity, repeats and price (B, C, …)."""
-        columns = [request.counts, same.sum(-1, keepdim=True)]
+        columns = [batch.counts, same.sum(-1, keepdim=True)]
         if self.config.price:
-            columns.append(items.prices[request.candidates].clamp(min=0).unsqueeze(-1))
+            columns.append(items.prices[batch.candidates].clamp(min=0).unsqueeze(-1))
         return torch.log1p(torch.cat(columns, dim=-1))
 
     def _calendar(self, now_ms: Tensor, content_embeddings: Tensor) -> Tensor:
@@ -223,11 +223,11 @@ class Ranker(nn.Module):
         mean = (of_each * sure).sum(-1) / sure.sum(-1).clamp(min=1e-6)
         return torch.stack([weighted, mean, of_each.amax(-1)], dim=-1)
 
-    def _by_inferred(self, request: Request, items: Embedded, slots: Tensor, content_embeddings: Tensor) -> list[Tensor]:
+    def _by_inferred(self, batch: RankerBatch, items: Embedded, slots: Tensor, content_embeddings: Tensor) -> list[Tensor]:
         """The same over inferred behaviors, gated by their confidence."""
-        confidences, inferred = request.confidences, items.slots[request.inferred]  # (B, K) each
+        confidences, inferred = batch.confidences, items.slots[batch.inferred]  # (B, K) each
         attended = self.inferred_attention(content_embeddings, items.content_embeddings[inferred], confidences)
-        same = request.candidates.unsqueeze(-1) == request.inferred.unsqueeze(1)  # (B, C, K)
+        same = batch.candidates.unsqueeze(-1) == batch.inferred.unsqueeze(1)  # (B, C, K)
         own = (same * confidences.unsqueeze(1)).sum(-1, keepdim=True)  # (B, C, 1)
         features = [attended, own.sqrt(), torch.log(own + 1e-4) / 10]
         if self.config.vector_dim:

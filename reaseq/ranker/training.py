@@ -20,7 +20,7 @@ from reaseq.behavior.examples import Basket
 from reaseq.errors import CatalogError
 from reaseq.ranker.batch import build_batch
 from reaseq.ranker.latent import LatentModels
-from reaseq.ranker.model import Embedded, Ranker, RankerConfig, Request
+from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.popularity import Popularity
 from reaseq.records import Inferred
 from reaseq.representation.item_table import Snapshot
@@ -45,7 +45,7 @@ class RankerTrainingConfig:
 
 
 @dataclass(frozen=True)
-class Sample:
+class RankerSample:
     """A basket with what was inferred for its user before it."""
 
     basket: Basket
@@ -53,24 +53,24 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Examples:
+class RankerExamples:
     """Requests of P positives followed by negatives; of fewer, the rest of the places is padding."""
 
-    request: Request
+    batch: RankerBatch
     positives: Tensor  # (B, P) bool
     negatives: Tensor  # (B, C - P) bool
     weights: Tensor  # (B, C) what each candidate stands for where probabilities are measured
 
-    def __getitem__(self, places: Tensor) -> "Examples":
-        return Examples(self.request[places], self.positives[places], self.negatives[places], self.weights[places])
+    def __getitem__(self, places: Tensor) -> "RankerExamples":
+        return RankerExamples(self.batch[places], self.positives[places], self.negatives[places], self.weights[places])
 
     def __len__(self) -> int:
         return len(self.positives)
 
-    def to(self, device: torch.device) -> "Examples":
+    def to(self, device: torch.device) -> "RankerExamples":
         """The same on a device."""
         parts = (self.positives.to(device), self.negatives.to(device), self.weights.to(device))
-        return Examples(self.request.to(device), *parts)
+        return RankerExamples(self.batch.to(device), *parts)
 
     @property
     def taken(self) -> Tensor:
@@ -79,14 +79,14 @@ class Examples:
 
 
 def build_examples(
-    samples: Sequence[Sample],
+    samples: Sequence[RankerSample],
     events: Iterable[tuple[int, str]],
     table: Snapshot,
     latents: LatentModels,
     config: RankerConfig,
     plan: RankerTrainingConfig,
-) -> Examples:
-    """Examples of samples in order of time. `events` are (time in ms, item) of the log, from its start: popularity at each
+) -> RankerExamples:
+    """RankerExamples of samples in order of time. `events` are (time in ms, item) of the log, from its start: popularity at each
     basket counts those strictly before it. A basket that held nothing which was listed before it teaches nothing, and is left
     out. Raises CatalogError where none remains.
     """
@@ -111,7 +111,7 @@ def build_examples(
     rows, counts, real, weights = (np.stack(column) for column in zip(*drawn, strict=True))
     candidates = torch.from_numpy(rows)
     inferred = [sample.inferred for sample in told]
-    request = build_batch(
+    batch = build_batch(
         [sample.basket.history for sample in told],
         inferred,
         candidates,
@@ -122,7 +122,7 @@ def build_examples(
         config,
     )
     negatives = torch.ones(len(told), plan.negatives, dtype=torch.bool)
-    return Examples(request, torch.from_numpy(real), negatives, torch.from_numpy(weights))
+    return RankerExamples(batch, torch.from_numpy(real), negatives, torch.from_numpy(weights))
 
 
 def latent_scores(
@@ -182,20 +182,20 @@ class _Lists:
         return rows, popularity.counts(rows, basket.time_ms), real, weights
 
 
-class Objective(nn.Module):
+class RankerLossModule(nn.Module):
     """The ranker's loss on a batch as a module, which is what distributed training wraps."""
 
-    def __init__(self, model: Ranker, examples: Examples, table: Snapshot, ids: TrainedIds, device: torch.device) -> None:
+    def __init__(self, model: Ranker, examples: RankerExamples, table: Snapshot, ids: TrainedIds, device: torch.device) -> None:
         super().__init__()
         self.model = model.to(device)
         self._examples, self._device = examples, device
         self._table = table.to(device)
-        self._numbers = ids.of_rows(table, table.rows_of_slots).to(device)
+        self._numbers = ids.number_rows(table, table.rows_of_slots).to(device)
 
     def forward(self, places: Tensor) -> Tensor:
         """The loss of the examples at places (B,)."""
         examples = self._examples[places].to(self._device)
-        return sampled_softmax(self.model(examples.request, self.items()), examples)
+        return sampled_softmax(self.model(examples.batch, self.items()), examples)
 
     def items(self) -> Embedded:
         """The table as the model sees it now."""
@@ -209,8 +209,8 @@ def embedded(model: Ranker, table: Snapshot, numbers: Tensor) -> Embedded:
 
 
 def train(
-    examples: Examples,
-    held_out: Examples | None,
+    examples: RankerExamples,
+    held_out: RankerExamples | None,
     table: Snapshot,
     ids: TrainedIds,
     config: RankerConfig,
@@ -225,27 +225,27 @@ def train(
     torch.manual_seed(plan.seed)
     model = Ranker(config)
     model.claim_rates.copy_(_claim_rates(table, config.claims))
-    objective = Objective(model, examples, table, ids, device_to_train_on())
-    curve = fit(model, objective, len(examples), plan, partial(_held_out_loss, objective, held_out), checkpoint, progress)
+    loss_module = RankerLossModule(model, examples, table, ids, device_to_train_on())
+    curve = fit(model, loss_module, len(examples), plan, partial(_held_out_loss, loss_module, held_out), checkpoint, progress)
     model.eval()
     if held_out is not None and len(held_out):
         kept = held_out.weights > 0
-        p = torch.sigmoid(score(objective, held_out))[kept]
+        p = torch.sigmoid(score(loss_module, held_out))[kept]
         model.calibration.copy_(calibration.fit(p, held_out.taken[kept], held_out.weights[kept]))
     return model.cpu(), curve
 
 
-def score(objective: Objective, examples: Examples) -> Tensor:
+def score(loss_module: RankerLossModule, examples: RankerExamples) -> Tensor:
     """Scores (B, C) of examples, on the CPU."""
     device = device_to_train_on()
-    objective.eval()
+    loss_module.eval()
     with torch.inference_mode():
-        items = objective.items()
+        items = loss_module.items()
         parts = torch.split(torch.arange(len(examples)), SCORING_BATCH)
-        return torch.cat([objective.model(examples.request[part].to(device), items).float().cpu() for part in parts])
+        return torch.cat([loss_module.model(examples.batch[part].to(device), items).float().cpu() for part in parts])
 
 
-def sampled_softmax(scores: Tensor, examples: Examples) -> Tensor:
+def sampled_softmax(scores: Tensor, examples: RankerExamples) -> Tensor:
     """Mean over positives p of −log( e^p / (e^p + Σ e^n) ) = softplus( logΣe^n − p ); scores (B, C)."""
     count = examples.positives.shape[1]
     rivals = scores[:, count:].masked_fill(~examples.negatives, -torch.inf)
@@ -262,5 +262,7 @@ def _claim_rates(table: Snapshot, claims: int) -> Tensor:
     return rates if claims > 1 else rates.new_zeros(claims)
 
 
-def _held_out_loss(objective: Objective, held_out: Examples | None) -> float:
-    return float(sampled_softmax(score(objective, held_out), held_out)) if held_out is not None and len(held_out) else math.nan
+def _held_out_loss(loss_module: RankerLossModule, held_out: RankerExamples | None) -> float:
+    return (
+        float(sampled_softmax(score(loss_module, held_out), held_out)) if held_out is not None and len(held_out) else math.nan
+    )

@@ -32,12 +32,12 @@ class DerivedTensors:
         self._held: tuple[GrowableTensors, Derivation] | None = None
         self._lock = threading.Lock()
 
-    def of(self, table: Snapshot) -> Derivation:
+    def get(self, table: Snapshot) -> Derivation:
         """The tensors of a snapshot. Threads may ask at once."""
         with self._lock:
-            return self._of(table)
+            return self._get(table)
 
-    def _of(self, table: Snapshot) -> Derivation:
+    def _get(self, table: Snapshot) -> Derivation:
         held = self._held
         if held and table.grows_into(held[1].table):
             return held[1]  # the slots of an older snapshot stand at the same places
@@ -54,4 +54,4 @@ class DerivedTensors:
         return held[1]
 
     def _made(self, table: Snapshot, start: int) -> tuple[Tensor, ...]:
-        return self._derive(table.contents[start:], self._ids.of_rows(table, table.rows_of_slots[start:]))
+        return self._derive(table.contents[start:], self._ids.number_rows(table, table.rows_of_slots[start:]))

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reaseq import float16
 from reaseq.errors import SpaceMismatch
 from reaseq.knowledge.vocabulary import CLAIMS_LIMIT, Vocabulary
-from reaseq.records import ItemFeatures
+from reaseq.records import ItemFeatures, Version
 from reaseq.representation.contents import Contents, GrowableTensors
 
 NO_PRICE = -1.0
@@ -104,7 +105,7 @@ class ItemTable:
         self._vocabulary = vocabulary
         self.space_id = space_id
         self._lock = threading.Lock()
-        self._order: dict[str, tuple[int, int]] = {}
+        self._versions: dict[str, Version] = {}
         self._slots = GrowableTensors(
             torch.zeros(1, dim, device=device),
             torch.zeros(1, CLAIMS_LIMIT, dtype=torch.long, device=device),
@@ -138,9 +139,9 @@ class ItemTable:
         """Whether the item has been onboarded."""
         return item_id in self._snapshot.index
 
-    def version_of(self, item_id: str) -> tuple[int, int] | None:
+    def version(self, item_id: str) -> Version | None:
         """Event time and revision of the record that the table holds of an item."""
-        return self._order.get(item_id)
+        return self._versions.get(item_id)
 
     def cosine(self, some: Sequence[str], others: Sequence[str]) -> float:
         """Cosine of the mean vectors of two groups of items; 1 where either has none that is known."""
@@ -160,17 +161,16 @@ class ItemTable:
         with self._lock:
             fresh: dict[str, ItemFeatures] = {}
             for record in records:
-                order = (record.event_time_ms, record.revision)
-                if order > self._order.get(record.item_id, (-1, -1)):
+                if record.version > self._versions.get(record.item_id, (-1, -1)):
                     self._check_space(record)
-                    self._order[record.item_id] = order
+                    self._versions[record.item_id] = record.version
                     fresh[record.item_id] = record
             if fresh:
                 self._snapshot = self._with(list(fresh.values()))
             return len(fresh)
 
     def _check_space(self, record: ItemFeatures) -> None:
-        if record.stage != "delisted" and record.space_id != self.space_id:
+        if record.status != "delisted" and record.space_id != self.space_id:
             raise SpaceMismatch(
                 f"item {record.item_id}: vector of space {record.space_id!r} in a table of space {self.space_id!r}"
             )
@@ -183,10 +183,10 @@ class ItemTable:
                 old.ids.append(record.item_id)
         rows = torch.tensor([old.index[record.item_id] for record in records], device=old.live.device)
         slots, generation = _grown(old.slots, len(old.ids)), old.generation
-        written = [record for record in records if record.stage != "delisted"]
+        written = [record for record in records if record.status != "delisted"]
         if self._slots.room < len(written) and len(self._slots) > 2 * len(old):
             slots, generation = self._compacted(slots), generation + 1
-        kept = torch.tensor([record.stage != "delisted" for record in records], device=old.live.device)
+        kept = torch.tensor([record.status != "delisted" for record in records], device=old.live.device)
         slots[rows[kept]] = torch.arange(len(self._slots), len(self._slots) + len(written), device=slots.device)
         if written:
             self._slots.append(*self._build_contents(written), rows[kept])
@@ -208,7 +208,7 @@ class ItemTable:
         return Contents(vectors, claims, confidences), rows
 
     def _build_contents(self, records: list[ItemFeatures]) -> tuple[Tensor, Tensor, Tensor]:
-        vectors = np.stack([np.frombuffer(record.vector, np.float16).astype(np.float32) for record in records])
+        vectors = float16.unpack_rows([record.vector for record in records])
         claims = np.zeros((len(records), CLAIMS_LIMIT), np.int64)
         confidences = np.zeros((len(records), CLAIMS_LIMIT), np.float32)
         for place, record in enumerate(records):

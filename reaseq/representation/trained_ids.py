@@ -18,11 +18,11 @@ class TrainedIds:
     def __len__(self) -> int:
         return len(self.item_ids) + 1
 
-    def of(self, table: Snapshot) -> Tensor:
+    def number(self, table: Snapshot) -> Tensor:
         """The number of each row's item (N,)."""
-        return self.of_rows(table, torch.arange(len(table), device=table.live.device))
+        return self.number_rows(table, torch.arange(len(table), device=table.live.device))
 
-    def of_rows(self, table: Snapshot, rows: Tensor) -> Tensor:
+    def number_rows(self, table: Snapshot, rows: Tensor) -> Tensor:
         """The numbers of some rows (M,)."""
         numbers = [self._numbers.get(table.ids[row], 0) for row in rows.tolist()]
         return torch.tensor(numbers, dtype=torch.long, device=rows.device)

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from features.repository import FeatureRepository
+from reaseq import float16
 from reaseq.artifacts import current, is_published
 from reaseq.knowledge.agents.agent_pipeline import thinking
 from reaseq.knowledge.llm.ledger import Entry, look_up
@@ -20,7 +19,7 @@ NEIGHBORS = 10
 
 
 @dataclass(frozen=True)
-class ToldClaim:
+class DefinedClaim:
     """A claim, and what its value means in the vocabulary."""
 
     claim: Claim
@@ -38,7 +37,7 @@ class Neighbor:
 
 
 @dataclass(frozen=True)
-class Call:
+class LedgerCall:
     """One answered call of the language model about the item's text."""
 
     agent: str
@@ -57,7 +56,7 @@ class ItemCard:
     """Everything that is known of an item. `calls` is None where no ledger can be read here."""
 
     item_id: str
-    stage: str
+    status: str
     title: str
     attributes: dict[str, str]
     price: float | None
@@ -72,15 +71,15 @@ class ItemCard:
     profile: str
     complements: tuple[str, ...]
     substitutes: tuple[str, ...]
-    claims: tuple[ToldClaim, ...]
+    claims: tuple[DefinedClaim, ...]
     semantic_id: str  # empty: no codebook is published for this space
     served: bool  # the ranking service has it in its table
     neighbors: tuple[Neighbor, ...]
-    calls: tuple[Call, ...] | None
+    calls: tuple[LedgerCall, ...] | None
 
 
 @dataclass(frozen=True)
-class Items:
+class ItemCards:
     """Reads cards. `read` raises StoreUnavailable."""
 
     store: FeatureRepository
@@ -97,7 +96,7 @@ class Items:
         knowledge = record.knowledge or ProductKnowledge(vocabulary="", claims=())
         return ItemCard(
             item_id=record.item_id,
-            stage=record.stage,
+            status=record.status,
             title=record.title,
             attributes=record.attributes,
             price=record.price,
@@ -112,7 +111,7 @@ class Items:
             profile=knowledge.profile,
             complements=knowledge.complements,
             substitutes=knowledge.substitutes,
-            claims=tuple(ToldClaim(claim, self._definition(claim)) for claim in knowledge.claims),
+            claims=tuple(DefinedClaim(claim, self._definition(claim)) for claim in knowledge.claims),
             semantic_id=self._semantic_id(record),
             served=self.table.knows(item_id),
             neighbors=self._neighbors(item_id),
@@ -141,16 +140,16 @@ class Items:
         codebook = Codebook.load(current(self.models_dir, SEMANTIC_IDS))
         if codebook.space_id != record.space_id:
             return ""
-        vector = np.frombuffer(record.vector, np.float16).astype(np.float32)
+        vector = float16.unpack(record.vector)
         return written(semantic_id(record.item_id, codebook.encode(vector[None], record.space_id)[0]))
 
-    def _calls(self, content: str) -> tuple[Call, ...] | None:
+    def _calls(self, content: str) -> tuple[LedgerCall, ...] | None:
         entries = look_up(self.ledger_file, content)
         return None if entries is None else tuple(map(_call, entries))
 
 
-def _call(entry: Entry) -> Call:
+def _call(entry: Entry) -> LedgerCall:
     usage, rejected = entry.completion.usage, entry.completion.rejected
     reasoning = "" if rejected else thinking(entry.completion.text)
     counts = (usage.tokens_in, usage.tokens_cached, usage.tokens_out, usage.seconds)
-    return Call(entry.agent, entry.model, reasoning, rejected, *counts, entry.answered_ms)
+    return LedgerCall(entry.agent, entry.model, reasoning, rejected, *counts, entry.answered_ms)

@@ -12,14 +12,15 @@ from fastapi.staticfiles import StaticFiles
 from features.repository import FeatureRepository
 from reaseq.errors import ReaSeqError, Unavailable
 from reaseq.records import ID_LIMIT_CHARS
-from serving.app import json_response, key_check
-from serving.console.items import Items
+from serving.access import require_api_key
+from serving.api import json_response
+from serving.console.items import ItemCards
 from serving.console.models import published
 from serving.console.search import Search
 from serving.console.stream import StreamWatch
 from serving.console.titles import read_titles
-from serving.console.users import Users
-from serving.service import Serving
+from serving.console.users import UserViews
+from serving.service import RankingService
 
 log = structlog.get_logger()
 
@@ -35,9 +36,9 @@ HEADERS = {
 }
 
 
-def add_console(app: FastAPI, serving: Serving) -> None:
+def add_console(app: FastAPI, serving: RankingService) -> None:
     """Serve the console beside the ranking service, under the same keys."""
-    app.include_router(_routes(serving), dependencies=[Depends(key_check(serving.settings.service))])
+    app.include_router(_routes(serving), dependencies=[Depends(require_api_key(serving.settings.service))])
     app.mount("/console", _Page(directory=PAGE, html=True))
     app.add_exception_handler(ReaSeqError, _told)
 
@@ -46,12 +47,12 @@ def add_console(app: FastAPI, serving: Serving) -> None:
         return RedirectResponse("/console/")
 
 
-def _routes(serving: Serving) -> APIRouter:
+def _routes(serving: RankingService) -> APIRouter:
     routes = APIRouter(prefix="/v1", tags=["console"])
     settings, store, watch = serving.settings, FeatureRepository(serving.settings), StreamWatch(serving.settings)
-    users = Users(store)
+    users = UserViews(store)
     turn = threading.Lock()  # what takes a while is done for one after the other: rankings share the machine
-    items = Items(store, serving.table, serving.vocabulary, settings.models_dir, settings.ledger_file)
+    items = ItemCards(store, serving.table, serving.vocabulary, settings.models_dir, settings.ledger_file)
     search = Search(settings.encoder, serving.table, store)
 
     @routes.get("/stream")
@@ -82,8 +83,8 @@ def _routes(serving: Serving) -> APIRouter:
         """The titles of items, by id."""
         return json_response(read_titles(store, item_id))
 
-    @routes.get("/lately")
-    def lately() -> Response:
+    @routes.get("/recent")
+    def recent() -> Response:
         """Somewhere to begin: the items that are taken most, and the users who did something last."""
         popular = serving.ranking.popular(SHOWN)
         titles = read_titles(store, popular)

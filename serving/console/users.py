@@ -9,7 +9,7 @@ from serving.console.titles import read_titles
 
 
 @dataclass(frozen=True)
-class Behavior:
+class BehaviorView:
     """Something the user did."""
 
     item_id: str
@@ -19,7 +19,7 @@ class Behavior:
 
 
 @dataclass(frozen=True)
-class InferredBehavior:
+class InferredBehaviorView:
     """Something the user plausibly did or will do, which no log saw."""
 
     item_id: str
@@ -34,8 +34,8 @@ class UserView:
     user_id: str
     event_time_ms: int
     events_seen: int
-    history: tuple[Behavior, ...]
-    inferred: tuple[InferredBehavior, ...]
+    history: tuple[BehaviorView, ...]
+    inferred: tuple[InferredBehaviorView, ...]
     inferred_by: str
     inferred_as_of_ms: int
     behind_events: int
@@ -44,7 +44,7 @@ class UserView:
 
 
 @dataclass(frozen=True)
-class Users:
+class UserViews:
     """Reads users. Raises StoreUnavailable."""
 
     store: FeatureRepository
@@ -58,11 +58,11 @@ class Users:
         titles = read_titles(self.store, list({*past.item_ids, *guessed.item_ids}))
         type_by_code = {code: name for name, code in TYPE_CODES.items()}
         history = [
-            Behavior(item_id, titles.get(item_id, ""), type_by_code[kind], time_ms)
+            BehaviorView(item_id, titles.get(item_id, ""), type_by_code[kind], time_ms)
             for item_id, kind, time_ms in zip(past.item_ids, past.types, past.times_ms, strict=True)
         ]
         inferred = [
-            InferredBehavior(item_id, titles.get(item_id, ""), confidence)
+            InferredBehaviorView(item_id, titles.get(item_id, ""), confidence)
             for item_id, confidence in zip(guessed.item_ids, guessed.confidences, strict=True)
         ]
         return UserView(

@@ -28,11 +28,11 @@ from reaseq.errors import InvalidRecord, ReaSeqError, Unavailable
 from reaseq.records import FeatureRecord
 from streams.contract import metrics
 from streams.contract.dead_letters import to_dead_letter
+from streams.contract.key_locks import KeyLocks
 from streams.contract.messages import Decoder, Message, RawRecord, encode
 from streams.contract.stage import Effects, Stage
 from streams.contract.topics import TOPIC_OF
 from streams.contract.tracing import Spans, trace_id
-from streams.runtime.in_flight import KeyLocks
 
 log = structlog.get_logger()
 
@@ -43,7 +43,7 @@ Observer = Callable[[str, Message, float], None]
 _NEVER_MS = 1 << 62
 
 
-class Log(Protocol):
+class RecordProducer(Protocol):
     """Where records are produced to."""
 
     async def produce(self, records: Sequence[RawRecord]) -> None:
@@ -90,7 +90,7 @@ class Delivery:
     def __init__(
         self,
         stage: Stage,
-        destination: Log,
+        producer: RecordProducer,
         store: FeatureWriter,
         future_limit_s: float,
         observe: Observer | None = None,
@@ -99,7 +99,7 @@ class Delivery:
     ) -> None:
         """`locks` are shared by stages of one process that write the same topics."""
         self.stage = stage
-        self._log = destination
+        self._log = producer
         self._store = store
         self._decoder = Decoder(stage.source, future_limit_s)
         self._observe = observe

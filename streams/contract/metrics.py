@@ -22,5 +22,5 @@ STALLED = Gauge("reaseq_commit_stalled_seconds", "For how long nothing was commi
 LAG = Gauge("reaseq_lag_records", "Records that a worker's partitions of a topic hold and it has not committed", ["topic"])
 TAILED = Gauge("reaseq_tailed_records", "How far a process has followed a topic, over all partitions", ["topic"])
 RECONCILED = Counter(
-    "reaseq_reconciled_records", "Sampled records of a topic, by how the store stands to them", ["topic", "verdict"]
+    "reaseq_reconciled_records", "Sampled records of a topic, by how the store stands to them", ["topic", "result"]
 )

@@ -34,7 +34,7 @@ _UNREADABLE = (pa.ArrowInvalid, OSError, UnicodeDecodeError, csv.Error)
 Row = dict[str, Any]
 
 
-class Table(ABC):
+class SourceFile(ABC):
     """The rows of a parquet file, or of a CSV file with a line of names, as messages of a topic.
 
     `names` says which column stands for which field, where it is called otherwise. An event time is in `event_time_ms`, in
@@ -105,7 +105,7 @@ class Table(ABC):
             yield from batch.to_pylist()
 
 
-class Catalog(Table):
+class CatalogFile(SourceFile):
     """Items: `item_id`, `title`, and where it has them `price`, `seller_id` and an event time.
 
     Every further column becomes an attribute of that name. Without an event time an item has been listed since `listed_ms`,
@@ -140,7 +140,7 @@ class Catalog(Table):
         return {"schema": "item.1", "event_time_ms": _event_time_ms(row, self._listed_ms), **message, "attributes": attributes}
 
 
-class EventLog(Table):
+class EventLogFile(SourceFile):
     """Events: `user_id`, `item_id`, an event time, and where it has them `type` (else a purchase), `quantity` and `event_id`.
 
     Without `event_id` it is made of the rest, so that equal rows are one event, however often they are read.
@@ -174,7 +174,9 @@ class EventLog(Table):
         return {"schema": "event.1", **message}
 
 
-def backfill(table: Table, producer: Producer, progress_file: Path, rate_per_s: float, progress: Callable[[int], None]) -> int:
+def backfill(
+    table: SourceFile, producer: Producer, progress_file: Path, rate_per_s: float, progress: Callable[[int], None]
+) -> int:
     """Produce a table's rows to its topic, at most so many a second; goes on where an earlier run was stopped.
 
     A row that is not valid is produced as it is: the stream buries it with the reason. Returns how many were produced.

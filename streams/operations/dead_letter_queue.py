@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
-from typing import Protocol
 
 import msgspec
 
 from reaseq.errors import BrokerUnavailable, DeliveryError, ReaSeqError
+from reaseq.readers import FeatureReader
 from reaseq.records import ItemFeatures, UserFeatures
 from reaseq.settings import KafkaSettings
 from streams.contract import dead_letters
@@ -21,14 +21,6 @@ from streams.contract.topics import DEAD_LETTERS, ITEM_FEATURES, USER_FEATURES
 from streams.runtime.kafka_clients import Producer, read_all
 
 PAGE_LETTERS = 500
-
-
-class RecordReader(Protocol):
-    """Where the present feature records are read."""
-
-    def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]: ...
-
-    def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ class DeadLetterQueue:
     def replay(
         self,
         which: Filter,
-        present: RecordReader,
+        present: FeatureReader,
         quarantined: bool = False,
         progress: Callable[[int], None] = lambda met: None,
     ) -> Replayed:
@@ -139,7 +131,7 @@ class DeadLetterQueue:
             producer.close()
 
 
-def _newest(letter: DeadLetter, present: RecordReader) -> RawRecord:
+def _newest(letter: DeadLetter, present: FeatureReader) -> RawRecord:
     """What to produce in a letter's place: of a feature record, the newest of its entity.
 
     An older one must not become the last of a compacted topic.
@@ -159,7 +151,7 @@ def _newest(letter: DeadLetter, present: RecordReader) -> RawRecord:
     except msgspec.DecodeError as error:
         raise ReaSeqError(f"{letter.id} is no feature record and cannot be replayed (discard it): {error}") from error
     for record in held.values():
-        if (record.event_time_ms, record.revision) > (told.event_time_ms, told.revision):
+        if record.version > told.version:
             return again._replace(value=encode(record, again.timestamp_ms).value)
     return again
 

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 FEATURES = (ITEM_FEATURES, USER_FEATURES)
 
 
-class Store(Protocol):
+class RebuildTarget(Protocol):
     """What is filled."""
 
     def write(self, records: list[FeatureRecord]) -> object: ...
@@ -35,7 +35,7 @@ def records_to_read(settings: Settings) -> int:
 
 def rebuild(
     settings: Settings,
-    store: Store,
+    store: RebuildTarget,
     rate_records_per_s: float = float("inf"),
     progress: Callable[[int], None] = lambda read: None,
 ) -> Counter[str]:

@@ -9,7 +9,7 @@ from typing import Protocol, get_args
 
 import structlog
 
-from features.repository import Verdict
+from features.repository import ReconcileResult
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
 from streams.contract import metrics
@@ -20,22 +20,22 @@ from streams.runtime.kafka_clients import sample
 log = structlog.get_logger()
 
 for _topic in FEATURES:  # from the start, so that the first difference is an increase
-    for _verdict in get_args(Verdict):
-        metrics.RECONCILED.labels(_topic.name, _verdict)
+    for _compare in get_args(ReconcileResult):
+        metrics.RECONCILED.labels(_topic.name, _compare)
 
 GRACE_S = 2.0  # between a record's confirmation by its topic and its write to the store
 
 
-class Store(Protocol):
+class ReconciledStore(Protocol):
     """What is compared with the topics."""
 
-    def verdicts(self, records: Sequence[FeatureRecord]) -> list[Verdict]: ...
+    def compare(self, records: Sequence[FeatureRecord]) -> list[ReconcileResult]: ...
 
     def write(self, records: Sequence[FeatureRecord]) -> object: ...
 
 
-def reconcile(settings: Settings, store: Store, records: int, generator: random.Random) -> dict[str, Counter[str]]:
-    """Compare about so many records of each topic with the store; by topic, how many there are of each verdict.
+def reconcile(settings: Settings, store: ReconciledStore, records: int, generator: random.Random) -> dict[str, Counter[str]]:
+    """Compare about so many records of each topic with the store; by topic, how many there are of each result.
 
     A record in the topic is the truth of its time, so the store is right with the same or a newer one (`ahead`). Where it is
     `behind`, a write was lost; the record is written again. Raises StoreUnavailable.
@@ -43,25 +43,27 @@ def reconcile(settings: Settings, store: Store, records: int, generator: random.
     return {topic.name: _reconcile(settings, store, topic, records, generator) for topic in FEATURES}
 
 
-def _reconcile(settings: Settings, store: Store, topic: Topic, records: int, generator: random.Random) -> Counter[str]:
+def _reconcile(
+    settings: Settings, store: ReconciledStore, topic: Topic, records: int, generator: random.Random
+) -> Counter[str]:
     sampled = valid(settings, topic, sample(settings.kafka, topic, records, generator), Counter())
     found = {message.key: message.body for message in sampled}  # the last of each key
-    held = dict(zip(found, store.verdicts(list(found.values())), strict=True))
-    if late := [key for key, verdict in held.items() if verdict == "behind"]:
+    held = dict(zip(found, store.compare(list(found.values())), strict=True))
+    if late := [key for key, result in held.items() if result == "behind"]:
         time.sleep(GRACE_S)
-        held |= zip(late, store.verdicts([found[key] for key in late]), strict=True)
+        held |= zip(late, store.compare([found[key] for key in late]), strict=True)
         store.write([found[key] for key in late if held[key] == "behind"])
-    for key, verdict in held.items():
-        metrics.RECONCILED.labels(topic.name, verdict).inc()
-        if verdict in ("behind", "different"):
-            log.warning("store_differs", topic=topic.name, key=key, verdict=verdict)
+    for key, result in held.items():
+        metrics.RECONCILED.labels(topic.name, result).inc()
+        if result in ("behind", "different"):
+            log.warning("store_differs", topic=topic.name, key=key, result=result)
     return Counter(held.values())
 
 
 class Reconciler:
     """Reconciles every now and then, in a thread of its own."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: ReconciledStore) -> None:
         self._settings = settings
         self._store = store
         self._generator = random.Random()  # noqa: S311  which records are looked at is no secret

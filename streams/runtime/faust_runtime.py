@@ -80,9 +80,9 @@ class KafkaRecordProducer:
 
 
 def build_app(
-    settings: Settings, group_id: str, deliveries: Sequence[Delivery], destination: KafkaRecordProducer, data_dir: str
+    settings: Settings, group_id: str, deliveries: Sequence[Delivery], producer: KafkaRecordProducer, data_dir: str
 ) -> faust.App:
-    """A Faust application that runs the stages, each in a task of its own, and delivers to `destination`."""
+    """A Faust application that runs the stages, each in a task of its own, and delivers to `producer`."""
     logging.getLogger("aiokafka").setLevel(logging.INFO)  # else a line is made for each record, and thrown away
     app = faust.App(
         group_id,
@@ -107,7 +107,7 @@ def build_app(
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
     async def close(_: object, **__: object) -> None:
         await runtime.end()
-        await destination.close()
+        await producer.close()
 
     @app.timer(COMMIT_INTERVAL_S)  # type: ignore[untyped-decorator]
     async def commit() -> None:

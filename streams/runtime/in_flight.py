@@ -1,12 +1,8 @@
-"""Work on several keys at once, and never twice on the same: within a stage, and between stages that write one topic.
-
-Two records of one entity at the same time could leave the older one last in a compacted topic.
-"""
+"""Batches in flight: several at once, but never two that share a key."""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 
 from streams.contract.messages import RawRecord
 
@@ -50,24 +46,3 @@ class InFlight:
         for task in done:
             if not task.cancelled():
                 task.result()
-
-
-class KeyLocks:
-    """Which records are being written, over all stages of a process. Belongs to one event loop."""
-
-    def __init__(self) -> None:
-        self._held: set[str] = set()
-        self._released = asyncio.Condition()
-
-    @asynccontextmanager
-    async def holding(self, keys: set[str]) -> AsyncIterator[None]:
-        """Have the keys for oneself; waits while somebody else has one of them."""
-        async with self._released:
-            await self._released.wait_for(lambda: self._held.isdisjoint(keys))
-            self._held |= keys
-        try:
-            yield
-        finally:
-            async with self._released:
-                self._held -= keys
-                self._released.notify_all()

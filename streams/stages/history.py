@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from reaseq.behavior.history import HistoryFold
+from reaseq.readers import UserReader
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
 from streams.contract.messages import Message
@@ -12,29 +13,23 @@ from streams.contract.stage import BatchPolicy, Effects
 from streams.contract.topics import EVENTS
 
 
-class UserReader(Protocol):
-    """Where the present records of users are read."""
-
-    def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]: ...
-
-
-class Catalog(Protocol):
+class ItemLookup(Protocol):
     """Which items have been onboarded."""
 
     def knows(self, item_id: str) -> bool: ...
 
 
 class HistoryStage:
-    """Events to histories, at once. What was inferred before stays beside the history until `Inference` renews it.
+    """Events to histories, at once. What was inferred before stays beside the history until `BehaviorInferenceStage` renews it.
 
     A null is a user's wish to be forgotten. What is left is the moment of the wish, so that no event from before it, whenever
     it arrives, brings anything back.
     """
 
-    name = "behavior"
+    name = "history"
     source = EVENTS
 
-    def __init__(self, store: UserReader, catalog: Catalog, settings: BehaviorSettings, batch: BatchPolicy) -> None:
+    def __init__(self, store: UserReader, catalog: ItemLookup, settings: BehaviorSettings, batch: BatchPolicy) -> None:
         self.batch = batch
         self._store = store
         self._catalog = catalog

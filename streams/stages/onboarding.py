@@ -1,32 +1,17 @@
-"""OnboardingStage: an item of the catalog becomes servable at once, by its text."""
+"""Onboarding: an item of the catalog becomes servable at once, by its text."""
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
+from reaseq import float16
 from reaseq.knowledge.content import Content
+from reaseq.readers import ItemReader, TextEncoder
 from reaseq.records import Item, ItemFeatures
 from streams.contract.messages import Message
 from streams.contract.stage import BatchPolicy, Effects
 from streams.contract.topics import ITEMS
-
-
-class ItemReader(Protocol):
-    """Where the present records of items are read."""
-
-    def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]: ...
-
-
-class TextEncoder(Protocol):
-    """Texts to unit vectors (N, D) of one space."""
-
-    space_id: str
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 
 class OnboardingStage:
@@ -60,12 +45,12 @@ class OnboardingStage:
         """The record of an item as listed now; None when the catalog said so before or has said something newer."""
         if before and item.event_time_ms <= before.event_time_ms:
             return None
-        content = Content.of(item.title, item.attributes)
+        content = Content.from_listing(item.title, item.attributes)
         record = ItemFeatures(
             item_id=item.item_id,
             event_time_ms=item.event_time_ms,
             listed_ms=before.listed_ms if before else item.event_time_ms,
-            stage="text",
+            status="text",
             title=content.title,
             attributes=dict(content.attributes),
             price=item.price,
@@ -77,7 +62,7 @@ class OnboardingStage:
             return record
         return msgspec.structs.replace(
             record,
-            stage=before.stage,
+            status=before.status,
             vector=before.vector,
             fingerprint=before.fingerprint,
             knowledge=before.knowledge,
@@ -85,10 +70,10 @@ class OnboardingStage:
         )
 
     def _with_vectors(self, records: list[ItemFeatures]) -> list[ItemFeatures]:
-        bare = [record for record in records if record.stage == "text" and not record.vector]
-        vectors = self._encoder.encode([Content.of(record.title, record.attributes).text for record in bare])
+        bare = [record for record in records if record.status == "text" and not record.vector]
+        vectors = self._encoder.encode([Content.from_listing(record.title, record.attributes).text for record in bare])
         encoded = {
-            record.item_id: msgspec.structs.replace(record, vector=vector.astype(np.float16).tobytes())
+            record.item_id: msgspec.structs.replace(record, vector=float16.pack(vector))
             for record, vector in zip(bare, vectors, strict=True)
         }
         return [encoded.get(record.item_id, record) for record in records]
@@ -96,8 +81,8 @@ class OnboardingStage:
 
 def _delisted(before: ItemFeatures | None) -> ItemFeatures | None:
     """The mark that a delisted item leaves; its event time is that of the listing it ends, so a later listing wins."""
-    if before is None or before.stage == "delisted":
+    if before is None or before.status == "delisted":
         return None
     return ItemFeatures(
-        item_id=before.item_id, event_time_ms=before.event_time_ms, listed_ms=before.listed_ms, stage="delisted"
+        item_id=before.item_id, event_time_ms=before.event_time_ms, listed_ms=before.listed_ms, status="delisted"
     )

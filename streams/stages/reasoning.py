@@ -7,19 +7,20 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from reaseq import float16
 from reaseq.knowledge.content import Content, fingerprint
 from reaseq.knowledge.guard import enrich
 from reaseq.knowledge.reasoner import Reasoner, ReasoningItem
+from reaseq.readers import ItemReader, TextEncoder
 from reaseq.records import ItemFeatures, ProductKnowledge
 from streams.contract.messages import Message
 from streams.contract.stage import BatchPolicy, Effects
 from streams.contract.topics import ITEM_FEATURES
-from streams.stages.onboarding import ItemReader, TextEncoder
 
 NAME = "reasoning"
 
 
-class Reasoning:
+class ReasoningStage:
     """Follows `item-features`: what arrives there without the knowledge of the present reasoner leaves with it.
 
     That is every record at the text stage, and one that was reasoned about under another fingerprint (a changed prompt, model
@@ -51,13 +52,13 @@ class Reasoning:
         effects.counts["superseded"] += len(asked) - len(due)
         if not due:
             return effects
-        subjects = [
+        items = [
             ReasoningItem(Content(record.title, tuple(sorted(record.attributes.items()))), record.item_id, record.seller_id)
             for record in due
         ]
         async with self._encoding:
-            vectors = await asyncio.to_thread(self._text_vectors, due, subjects)  # (N, D)
-        answers = await self._reasoner.reason(subjects, vectors)
+            vectors = await asyncio.to_thread(self._text_vectors, due, items)  # (N, D)
+        answers = await self._reasoner.reason(items, vectors)
         async with self._encoding:
             enriched = await asyncio.to_thread(self._enrich, vectors, answers)
         current = {record.item_id for record in await self._still_due(due)}  # reasoning takes its time
@@ -66,11 +67,11 @@ class Reasoning:
         effects.records.extend(
             msgspec.structs.replace(
                 record,
-                stage="reasoned",
+                status="reasoned",
                 knowledge=answer,
-                vector=vector.astype(np.float16).tobytes(),
+                vector=float16.pack(vector),
                 fingerprint=self._fingerprint(record),
-                reasoned_again=record.reasoned_again + (record.stage == "reasoned"),
+                reasoned_again=record.reasoned_again + (record.status == "reasoned"),
             )
             for record, answer, vector in zip(due, answers, enriched, strict=True)
             if answer is not None and record.item_id in current
@@ -82,16 +83,16 @@ class Reasoning:
         return [record for record in records if not _superseded(record, known.get(record.item_id))]
 
     def _is_due(self, record: ItemFeatures) -> bool:
-        return record.stage == "text" or (record.stage == "reasoned" and record.fingerprint != self._fingerprint(record))
+        return record.status == "text" or (record.status == "reasoned" and record.fingerprint != self._fingerprint(record))
 
     def _fingerprint(self, record: ItemFeatures) -> str:
         return fingerprint(record.content, self._vocabulary, self._reasoner.identity)
 
-    def _text_vectors(self, records: Sequence[ItemFeatures], subjects: Sequence[ReasoningItem]) -> NDArray[np.float32]:
+    def _text_vectors(self, records: Sequence[ItemFeatures], items: Sequence[ReasoningItem]) -> NDArray[np.float32]:
         """The vectors of the items' texts; one that was reasoned about has an enriched vector and is encoded anew."""
-        vectors = np.stack([np.frombuffer(record.vector, np.float16) for record in records]).astype(np.float32)
-        again = [place for place, record in enumerate(records) if record.stage == "reasoned"]
-        vectors[again] = self._encoder.encode([subjects[place].content.text for place in again]).astype(np.float16)
+        vectors = float16.unpack_rows([record.vector for record in records])
+        again = [place for place, record in enumerate(records) if record.status == "reasoned"]
+        vectors[again] = self._encoder.encode([items[place].content.text for place in again]).astype(float16.FLOAT16)
         return vectors
 
     def _enrich(self, vectors: NDArray[np.float32], answers: Sequence[ProductKnowledge | None]) -> NDArray[np.float32]:
@@ -105,6 +106,4 @@ class Reasoning:
 
 
 def _superseded(asked: ItemFeatures, known: ItemFeatures | None) -> bool:
-    if known is None:
-        return False
-    return (known.event_time_ms, known.revision) > (asked.event_time_ms, asked.revision)
+    return known is not None and known.version > asked.version

@@ -14,11 +14,11 @@ from features.array_codec import unpack_inferred
 from features.definitions import user_inferred
 from features.historical import baskets_in_archive, users_before
 from features.repository import FeatureRepository
-from pipelines.behavior_model import load_catalog
+from pipelines.catalog import load_item_table
 from reaseq.behavior.examples import build_examples, build_pairs
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.training import RankerTrainingConfig, Sample
+from reaseq.ranker.training import RankerSample, RankerTrainingConfig
 from reaseq.ranker.training import build_examples as build_ranker_examples
 from reaseq.settings import BehaviorSettings, Settings
 from tests.acceptance.demo_state import make_copy, reaseq
@@ -69,8 +69,7 @@ def test_nothing_that_learns_takes_an_inferred_behavior_for_a_real_one(repositor
     told = [(basket.user_id, basket.time_ms, item_id) for basket in baskets for item_id in basket.item_ids]
     assert len(told) == len(set(told)) and {(u, t, i) for u, of in log.items() for t, i in of} == set(told)
 
-    items, _ = load_catalog(repository)
-    table = items.snapshot
+    table = load_item_table(repository).snapshot
     known = users_before(repository, [b.user_id for b in baskets], [b.time_ms for b in baskets])
     only_inferred = 0
     for basket, (history, inferred) in zip(baskets, known, strict=True):
@@ -84,9 +83,9 @@ def test_nothing_that_learns_takes_an_inferred_behavior_for_a_real_one(repositor
         assert {table.ids[row] for row in past if row} <= set(basket.history.item_ids)
         assert {table.ids[row] for row in to_come if row >= 0} <= set(basket.item_ids)
     latest = slice(-50, None)
-    samples = [Sample(basket, inferred) for basket, (_, inferred) in zip(baskets[latest], known[latest], strict=True)]
+    samples = [RankerSample(basket, inferred) for basket, (_, inferred) in zip(baskets[latest], known[latest], strict=True)]
     ranked = build_ranker_examples(samples, [], table, LatentModels(Path()), RankerConfig(), RankerTrainingConfig())
-    for basket, rows, real in zip(baskets[latest], ranked.request.candidates.tolist(), ranked.positives.tolist(), strict=True):
+    for basket, rows, real in zip(baskets[latest], ranked.batch.candidates.tolist(), ranked.positives.tolist(), strict=True):
         assert {table.ids[row] for row, yes in zip(rows, real, strict=False) if yes} <= set(basket.item_ids)
     real_items = {item_id for _, _, item_id in told}
     assert {table.ids[row] for row in build_pairs(baskets, table, 0).flatten().tolist()} <= real_items

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 def test_the_demo_reports_what_it_did(quick_demo: Path) -> None:
     report = json.loads((quick_demo / "out" / "report.json").read_text())
 
-    assert report["items_onboarded_by_stage"]["reasoned"] > 0
+    assert report["items_onboarded_by_status"]["reasoned"] > 0
     assert report["dead_letters"] == 0
     assert report["baskets"] > 0
     assert 0 < report["event_to_servable_p50_ms"] <= report["event_to_servable_p99_ms"]

@@ -7,13 +7,14 @@ import msgspec
 import pytest
 
 from features.definitions import user_history
-from features.parity import served_user
 from features.repository import FeatureRepository
-from pipelines.ranker import RankerPipeline
+from pipelines.catalog import load_item_table
+from pipelines.ranker import RankerPipeline, RankerTrainingData
 from reaseq.artifacts import current
 from reaseq.ranker.batch import FEATURES
 from reaseq.ranker.training import RankerTrainingConfig
 from reaseq.settings import Settings
+from serving.served_feature_log import served_user
 from tests.acceptance.demo_state import make_copy, reaseq
 
 pytestmark = pytest.mark.slow
@@ -30,7 +31,7 @@ def test_a_ranker_is_trained_from_the_archive_measured_published_and_not_anew_wh
     said = reaseq(state, "train", "ranker", "--epochs", "1")
 
     artifact = current(state / "models", "ranker")
-    assert f"published: ranker {artifact.version}" in said and "0 are not told" in said
+    assert f"published: ranker {artifact.version}" in said and "0 without inferred behaviors" in said
     facts = artifact.facts
     assert facts["features"] == FEATURES and facts["behavior_models"] and facts["space_id"] and facts["vocabulary"]
     assert 0 < facts["held_out"]["ranker"]["calibration_error"] < 0.05
@@ -40,9 +41,16 @@ def test_a_ranker_is_trained_from_the_archive_measured_published_and_not_anew_wh
     assert artifact.version in again  # from the checkpoint: equal models are one version
 
 
-def test_what_a_model_of_later_time_inferred_is_not_told(state: Path) -> None:
+def load_data(settings: Settings) -> RankerTrainingData:
+    repository = FeatureRepository(settings)
+    pipeline = RankerPipeline(repository, load_item_table(repository), settings.models_dir)
+    samples, dropped = pipeline.load_samples(2**53)
+    return pipeline.build_data(samples, PLAN, pipeline.config, dropped_inferences=dropped)
+
+
+def test_an_inference_by_a_model_of_later_time_is_dropped(state: Path) -> None:
     settings = Settings(state_dir=state)
-    before = RankerPipeline(settings).data(2**53, PLAN)
+    before = load_data(settings)
     manifests = sorted((state / "models" / "behavior").glob("*/manifest.json"))
     kept = [manifest.read_text() for manifest in manifests]
     for manifest, text in zip(manifests, kept, strict=True):
@@ -50,13 +58,14 @@ def test_what_a_model_of_later_time_inferred_is_not_told(state: Path) -> None:
         told["facts"]["trained_until_ms"] = 2**52
         manifest.write_text(json.dumps(told))
 
-    after = RankerPipeline(settings).data(2**53, PLAN)
+    after = load_data(settings)
 
     for manifest, text in zip(manifests, kept, strict=True):
         manifest.write_text(text)
-    build_item_labels = [bool(of.examples.request.confidences.any()) for of in (before, after)]
-    scores = [bool(of.examples.request.scores.any()) for of in (before, after)]
-    assert before.rejected == 0 < after.rejected and build_item_labels == [True, False] and scores == [True, False]
+    confidences = [bool(data.train.batch.confidences.any()) for data in (before, after)]
+    scores = [bool(data.train.batch.scores.any()) for data in (before, after)]
+    assert before.dropped_inferences == 0 < after.dropped_inferences
+    assert confidences == scores == [True, False]
     assert after.behavior_models == []
 
 

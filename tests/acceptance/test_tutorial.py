@@ -87,5 +87,5 @@ def test_the_tutorial_ends_in_a_served_ranking(settings: Settings, events: list[
     ranking = json.loads(
         run(settings, ask, **names, **{":8080": f":{settings.service.port}", '"time_ms"': '"budget_ms": 5000, "time_ms"'})
     )
-    assert ranking["step"] == "fresh" and ranking["model"] and not ranking["degraded"]
+    assert ranking["fallback_level"] == "fresh" and ranking["model"] and not ranking["degraded"]
     assert {of["item_id"] for of in ranking["ranked"]} == set(items)

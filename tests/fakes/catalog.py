@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from reaseq.behavior.history import Question
+from reaseq.behavior.history import InferenceRequest
 from reaseq.days import DAY_MS
-from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import Claim, History, ItemFeatures, ProductKnowledge
 from reaseq.representation.item_table import ItemTable
 
 DIM, ITEMS, NOW_MS = 16, 300, 1_000 * DAY_MS
-VOCABULARY = vocabulary_in_force()
+VOCABULARY = load_vocabulary("giftware-2")
 
 
 def item(number: int, **changes: object) -> ItemFeatures:
@@ -20,7 +20,7 @@ def item(number: int, **changes: object) -> ItemFeatures:
     fields = {
         "event_time_ms": 1,
         "listed_ms": 1,
-        "stage": "reasoned",
+        "status": "reasoned",
         "space_id": "s",
         "vector": (vector / np.linalg.norm(vector)).astype(np.float16).tobytes(),
         "knowledge": ProductKnowledge(vocabulary=VOCABULARY.version, claims=(claim,)),
@@ -35,14 +35,14 @@ def table_of(*items: ItemFeatures) -> ItemTable:
     return table
 
 
-def question(seed: int) -> Question:
+def request(seed: int) -> InferenceRequest:
     """A user with a history of 1 to 20 random items, a day apart, asked about now."""
     rows = np.random.default_rng(seed).choice(ITEMS, size=seed % 20 + 1, replace=False)
     times = tuple(NOW_MS - DAY_MS * back for back in range(len(rows), 0, -1))
     history = History(
         item_ids=tuple(f"i{row}" for row in rows), types=(4,) * len(rows), times_ms=times, event_keys=tuple(range(len(rows)))
     )
-    return Question(history, NOW_MS, len(rows))
+    return InferenceRequest(history, NOW_MS, len(rows))
 
 
 CATALOG = table_of(*(item(number) for number in range(ITEMS)))

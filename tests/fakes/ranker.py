@@ -21,7 +21,7 @@ from reaseq.ranker.popularity import Popularity
 from reaseq.records import Inferred, UserFeatures
 from reaseq.representation.item_table import ItemTable
 from reaseq.representation.trained_ids import TrainedIds
-from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, question
+from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, request
 
 WIDTH = 32
 IDS = TrainedIds([f"i{number}" for number in range(ITEMS - 50)])
@@ -29,7 +29,7 @@ USER = UserFeatures(
     user_id="u",
     event_time_ms=1,
     events_seen=1,
-    history=question(9).history,
+    history=request(9).history,
     inferred=Inferred(item_ids=("i5", "i6"), confidences=(0.4, 0.1)),
 )
 

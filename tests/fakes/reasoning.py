@@ -6,7 +6,7 @@ from typing import Any
 
 from reaseq.knowledge.agents.agent_pipeline import AgentPipeline
 from reaseq.knowledge.agents.prompts import make_agents
-from reaseq.knowledge.llm.call import Call, Completion, Model, Usage
+from reaseq.knowledge.llm.call import Completion, LlmRequest, Model, Usage
 from reaseq.knowledge.vocabulary import Group, Vocabulary
 
 USAGE = Usage(tokens_in=100, tokens_cached=80, tokens_out=20, seconds=0.5)
@@ -19,7 +19,7 @@ VOCABULARY = Vocabulary(
         Group("season", "relation", "When?", 1, 1, False, {"winter": "Cold.", "summer": "Warm."}),
     ),
 )
-PANEL = AgentPipeline(make_agents(VOCABULARY, 200), VOCABULARY, "llm:stand-in", 2000)
+PIPELINE = AgentPipeline(make_agents(VOCABULARY, 200), VOCABULARY, "llm:stand-in", 2000)
 
 GOOD: dict[str, dict[str, Any]] = {
     "attribute": {
@@ -44,9 +44,9 @@ class ScriptedModel:
 
     def __init__(self, **answers: Any) -> None:
         self._answers = {**GOOD, **answers}
-        self.calls: list[Call] = []
+        self.calls: list[LlmRequest] = []
 
-    async def __call__(self, call: Call) -> Completion:
+    async def __call__(self, call: LlmRequest) -> Completion:
         self.calls.append(call)
         answer = self._answers[call.agent]
         if isinstance(answer, list):

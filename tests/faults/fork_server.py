@@ -1,4 +1,4 @@
-"""StartOffsets workers by forking a process that has imported everything: real processes, up in seconds rather than half a minute.
+"""Starts workers by forking a process that has imported everything: real processes, up in seconds rather than half a minute.
 
 Reads a line of JSON for each worker from its input, and answers with the process id.
 """

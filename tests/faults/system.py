@@ -24,7 +24,7 @@ from infra.scratch import settings_on_free_ports, start_empty
 from infra.vllm.server import SERVED_NAME_OF_TINY, start_vllm
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
-from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.model_artifacts import publish_model
 from reaseq.records import Event
 from reaseq.representation.encoder import Encoder
@@ -225,7 +225,11 @@ class FaultySystem:
 
     def _publish_model(self, item_ids: Sequence[str]) -> None:
         """A behavior model with random weights: it infers nonsense, always the same."""
-        ids, encoder, vocabulary = TrainedIds(item_ids), Encoder(self.settings.encoder), vocabulary_in_force()
+        ids, encoder, vocabulary = (
+            TrainedIds(item_ids),
+            Encoder(self.settings.encoder),
+            load_vocabulary(self.settings.knowledge.vocabulary),
+        )
         facts = {"space_id": encoder.space_id, "vocabulary": vocabulary.version}
         config = BehaviorConfig(vector_dim=encoder.dim, claims=vocabulary.size, items=len(ids))
         publish_model(self.settings.models_dir, BEHAVIOR, "random", BehaviorModel(config), config, ids, facts)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree, which
 
-import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -21,11 +20,11 @@ from evaluation.datasets.online_retail import read_retail
 from features.repository import FeatureRepository
 from infra import local, process
 from infra.scratch import settings_on_free_ports, start_empty
-from pipelines.behavior_model import load_catalog, stack_vectors
+from pipelines.catalog import load_item_table
+from pipelines.semantic_ids import SemanticIdPipeline
 from reaseq.knowledge.llm.call import Completion, Usage
 from reaseq.knowledge.llm.ledger import Entry, Ledger
 from reaseq.records import Event, Item, ItemFeatures, UserFeatures
-from reaseq.representation.semantic_ids import examine, fit
 from reaseq.settings import Settings
 from streams.contract.messages import RawRecord
 from streams.contract.topics import EVENTS, ITEMS
@@ -96,7 +95,7 @@ def _wait(met: Callable[[], bool], what: str) -> None:
 
 
 def _reasoned(repository: FeatureRepository) -> int:
-    return sum(item.stage == "reasoned" for page in repository.scan_items() for item in page)
+    return sum(item.status == "reasoned" for page in repository.scan_items() for item in page)
 
 
 def _is_settled(settings: Settings) -> bool:
@@ -114,10 +113,8 @@ def _build_labels(items: list[Item], events: list[Event]) -> str:
 
 
 def _publish_codebook(settings: Settings, repository: FeatureRepository) -> None:
-    _, records = load_catalog(repository)
-    vectors = stack_vectors(records)
-    codebook = fit(vectors, records[0].space_id, 2, 16, 0)
-    codebook.publish(settings.models_dir, "2x16", examine(codebook, vectors, np.array([of.listed_ms for of in records]), 0))
+    pipeline = SemanticIdPipeline(load_item_table(repository), settings.models_dir)
+    pipeline.publish(*pipeline.fit(levels=2, codes=16, seed=0))
 
 
 def _answer_once(settings: Settings, item: ItemFeatures) -> None:
@@ -168,7 +165,7 @@ def test_the_stream_page_shows_lag_rates_freshness_dead_letters_and_workers(page
 
     topics = {row[0]: row for row in rows(page, "Topics")}
     assert int(topics["events"][2].replace(",", "")) == EVENT_COUNT and topics["events"][3] == "0"
-    assert {row[0] for row in rows(page, "Upper bounds since the workers started")} >= {"onboarding", "behavior", "reasoning"}
+    assert {row[0] for row in rows(page, "Upper bounds since the workers started")} >= {"onboarding", "history", "reasoning"}
     assert DeadLetterQueue(shop.settings.kafka, 3).counts() == {("onboarding", "malformed_json"): 1}
     assert rows(page, "Records that could not be processed") == [["onboarding", "malformed_json", "1"]]
     assert [row[1] for row in rows(page, "What each says of itself")] == ["ready"]

@@ -22,9 +22,7 @@ LIMIT_BYTES = 1_000_000
 
 def dead(topic: Topic, key: str, offset: int, reason: str = "failed", value: bytes = b"{}") -> RawRecord:
     raw = RawRecord(topic.name, key.encode(), value, 1, (("trace", b"7"),), 0, offset)
-    return to_dead_letter(
-        raw, "behavior" if topic is EVENTS else "onboarding", reason, "what went wrong", now_ms(), LIMIT_BYTES
-    )
+    return to_dead_letter(raw, "history" if topic is EVENTS else "onboarding", reason, "what went wrong", now_ms(), LIMIT_BYTES)
 
 
 def now_ms() -> int:
@@ -50,7 +48,7 @@ def test_a_letter_is_open_once_until_it_is_replayed(services: Settings, box: Dea
     store = FeatureRepository(services)
     letters = [dead(EVENTS, "u1", 10), dead(EVENTS, "u1", 10), dead(EVENTS, "u2", 11), dead(ITEMS, "i1", 12, "invalid_field")]
     produce(services, *letters)
-    assert box.counts() == Counter({("behavior", "failed"): 2, ("onboarding", "invalid_field"): 1})
+    assert box.counts() == Counter({("history", "failed"): 2, ("onboarding", "invalid_field"): 1})
 
     assert box.replay(Filter(key="u1"), store) == Replayed(1, 0)
 
@@ -58,7 +56,7 @@ def test_a_letter_is_open_once_until_it_is_replayed(services: Settings, box: Dea
     assert again.value == b"{}" and ("trace", b"7") in again.headers
     assert [letter.record.key for letter in box.open(Filter(topic="events"))] == [b"u2"]
     assert box.replay(Filter(reason="invalid_*"), store) == Replayed(1, 0)
-    assert box.counts() == Counter({("behavior", "failed"): 1})
+    assert box.counts() == Counter({("history", "failed"): 1})
 
 
 def test_a_letter_that_failed_again_and_again_stays_in_quarantine(services: Settings, box: DeadLetterQueue) -> None:
@@ -68,7 +66,7 @@ def test_a_letter_that_failed_again_and_again_stays_in_quarantine(services: Sett
         (letter,) = box.open()
         assert box.replay(Filter(), store) == Replayed(1, 0)
         failed = to_dead_letter(
-            letter.again(now_ms())._replace(offset=offset), "behavior", "failed", "again", now_ms(), LIMIT_BYTES
+            letter.again(now_ms())._replace(offset=offset), "history", "failed", "again", now_ms(), LIMIT_BYTES
         )
     produce(services, failed)
 
@@ -107,7 +105,7 @@ def test_a_feature_record_that_is_none_cannot_be_replayed_but_dropped(services: 
 
 def test_of_a_record_that_is_too_large_the_beginning_is_kept_and_not_replayed(services: Settings, box: DeadLetterQueue) -> None:
     large = RawRecord(EVENTS.name, b"u6" * 5_000, b"{" * LIMIT_BYTES, 1, (("trace", b"7"), ("empty", None)), 0, 50)  # type: ignore[arg-type]
-    produce(services, to_dead_letter(large, "behavior", "malformed_json", "", now_ms(), LIMIT_BYTES))
+    produce(services, to_dead_letter(large, "history", "malformed_json", "", now_ms(), LIMIT_BYTES))
 
     (letter,) = box.open()
 

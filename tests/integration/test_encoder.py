@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from demo import VOCABULARY
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.reasoner import ReasoningItem
-from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.representation.encoder import Encoder
 from reaseq.settings import EncoderSettings
@@ -38,10 +39,12 @@ def test_a_texts_vector_is_the_same_bit_for_bit_whatever_it_is_batched_with(enco
 
 
 async def test_the_zero_shot_reasoner_claims_something_for_each_group_that_asks_for_it(encoder: Encoder) -> None:
-    vocabulary = vocabulary_in_force()
-    subjects = [ReasoningItem(Content.of(title, {})) for title in ("PACK OF 12 RED CHRISTMAS CRACKERS", "BLUE CERAMIC TEAPOT")]
+    vocabulary = load_vocabulary(VOCABULARY)
+    items = [
+        ReasoningItem(Content.from_listing(title, {})) for title in ("PACK OF 12 RED CHRISTMAS CRACKERS", "BLUE CERAMIC TEAPOT")
+    ]
 
-    answers = await ZeroShotReasoner(encoder, vocabulary).reason(subjects, encoder.encode([s.content.text for s in subjects]))
+    answers = await ZeroShotReasoner(encoder, vocabulary).reason(items, encoder.encode([s.content.text for s in items]))
 
     for answer in answers:
         assert answer

@@ -37,7 +37,8 @@ from reaseq.artifacts import current, publish
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
-from serving.client import Question, RankingClient, RankingRejected
+from serving.api import RankingRequest
+from serving.client import RankingClient, RankingRejected
 from streams.contract.messages import RawRecord, encode
 from streams.contract.topics import EVENTS
 from streams.operations.rebuild import rebuild
@@ -100,7 +101,9 @@ class Observed:
     def rank(self) -> None:
         """One ranking of a user who has a history, or is new."""
         with RankingClient(f"http://127.0.0.1:{self.ranker.ports[0]}", budget_ms=1000.0) as client:
-            client.rank(Question(next(self.events).user_id, [item.item_id for item in self.items[:100]]))
+            client.rank(
+                RankingRequest(user_id=next(self.events).user_id, candidate_ids=[item.item_id for item in self.items[:100]])
+            )
 
     def _wait(self, met: Callable[[], bool], what: str, meanwhile: Callable[[], object]) -> None:
         deadline = time.monotonic() + TIMEOUT_S
@@ -320,7 +323,7 @@ def test_a_token_budget_that_is_used_up_is_told(observed: Observed) -> None:
 
 def test_every_curve_of_the_dashboards_has_something_to_show(observed: Observed) -> None:
     with RankingClient(f"http://127.0.0.1:{observed.ranker.ports[0]}") as client, pytest.raises(RankingRejected):
-        client.rank(Question("u", ["i"] * (observed.settings.service.candidates_limit + 1)))
+        client.rank(RankingRequest(user_id="u", candidate_ids=["i"] * (observed.settings.service.candidates_limit + 1)))
 
     wait_for_data(observed.prometheus, [*STREAM, *RANKING])
 
@@ -340,11 +343,11 @@ def test_a_trace_follows_an_event_into_the_store_and_the_archive(observed: Obser
     while not collect_spans("archive-user-features") and time.monotonic() < deadline:
         time.sleep(0.2)
 
-    [behavior] = collect_spans("behavior")
-    assert behavior.parent_span_id == parent_id
-    assert {value.key: value.value.string_value for value in behavior.attributes}["reaseq.entity"] == event.user_id
+    [history] = collect_spans("history")
+    assert history.parent_span_id == parent_id
+    assert {value.key: value.value.string_value for value in history.attributes}["reaseq.entity"] == event.user_id
     # What is inferred of the user since is archived under the same trace.
-    assert behavior.span_id in {span.parent_span_id for span in collect_spans("archive-user-features")}
+    assert history.span_id in {span.parent_span_id for span in collect_spans("archive-user-features")}
 
 
 def test_a_worker_that_is_gone_is_told(observed: Observed) -> None:

@@ -19,7 +19,7 @@ from features import definitions as views
 from features import row_format as rows
 from features.archive import Archive
 from features.packed_store import entity_key, parse_entity_id
-from features.repository import FeatureRepository, _placed, feast_variables, profile_file
+from features.repository import FeatureRepository, feast_variables, profile_file
 from infra import process
 from infra.redis import start_redis
 from reaseq.errors import StoreUnavailable
@@ -77,7 +77,7 @@ def test_a_record_comes_back_as_it_was_written(repository: FeatureRepository) ->
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_the_newest_wins_whatever_the_order(repository: FeatureRepository, order: tuple[int, ...]) -> None:
-    records = [item("a", 900, stage="reasoned"), item("a", 1000), item("a", 1000, stage="reasoned"), item("a", 800)]
+    records = [item("a", 900, status="reasoned"), item("a", 1000), item("a", 1000, status="reasoned"), item("a", 800)]
 
     for place in order:
         repository.write([records[place]])
@@ -108,7 +108,7 @@ def test_a_tie_is_settled_by_content_and_the_same_in_every_order(repository: Fea
 
 def test_what_is_older_than_the_store_is_told_from_what_is_not(repository: FeatureRepository) -> None:
     repository.write([item("a", 1000), user("a", events_seen=3)])
-    older, equal, newer = item("a", 999), item("a", 1000), item("a", 1000, stage="reasoned")
+    older, equal, newer = item("a", 999), item("a", 1000), item("a", 1000, status="reasoned")
     unknown = item("b", 1)
 
     kept = repository.drop_stale([older, equal, unknown, newer, user("a", events_seen=2), user("a", events_seen=4)])
@@ -138,7 +138,7 @@ def test_a_record_is_there_in_all_its_views_or_in_none(repository: FeatureReposi
     writer = context.Process(target=_write_rounds, args=(_build_settings(repository), 0))
     writer.start()
     item_views = [views.item_representation, views.item_knowledge]
-    keys = [_placed(item(f"k{key}"))[0].key for key in range(KEYS)]
+    keys = [repository._placed(item(f"k{key}"))[0].key for key in range(KEYS)]
     seen = set()
     while writer.is_alive():
         both = repository.online.get_all(repository.config, [(view, keys) for view in item_views])
@@ -150,14 +150,14 @@ def test_a_record_is_there_in_all_its_views_or_in_none(repository: FeatureReposi
 
 
 def test_a_record_that_was_half_written_is_written_whole_when_it_comes_again(repository: FeatureRepository) -> None:
-    record = item("a", 1000, stage="reasoned", fingerprint="f")
+    record = item("a", 1000, status="reasoned", fingerprint="f")
     repository.write([item("a", 900)])
-    representation, _ = _placed(record)
+    representation, _ = repository._placed(record)
     repository.online.put(repository.config, [[representation]])
-    assert repository.verdicts([record]) == ["behind"]
+    assert repository.compare([record]) == ["behind"]
 
     assert repository.write([record]) == []
-    assert repository.verdicts([record]) == ["equal"]
+    assert repository.compare([record]) == ["equal"]
 
 
 def _build_settings(repository: FeatureRepository) -> Settings:
@@ -225,7 +225,7 @@ def test_feasts_own_read_works_on_it(repository: FeatureRepository) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # Feast's and ibis's own
 def test_feasts_materialize_brings_the_archive_and_keeps_what_is_newer(repository: FeatureRepository) -> None:
-    archive = Archive(_archive_folder())
+    archive = Archive(repository.settings.archive_dir, repository.vocabulary)
     archive.create()
     old, new = item("from archive", 1_000), item("newer online", 1_000)
     archive.append([old, new])
@@ -236,11 +236,6 @@ def test_feasts_materialize_brings_the_archive_and_keeps_what_is_newer(repositor
     items = repository.read_items(["from archive", "newer online"])
     assert items["from archive"].event_time_ms == 1_000
     assert items["newer online"].event_time_ms == 2_000
-
-
-def _archive_folder() -> Path:
-    # Feast was told where the archive is when the definitions were imported.
-    return Path(views.item_representation.batch_source.path).parents[2]
 
 
 def test_feasts_command_line_works_on_it(repository: FeatureRepository) -> None:

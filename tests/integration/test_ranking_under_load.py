@@ -20,11 +20,12 @@ from infra.redis import start_redis
 from reaseq.records import UserFeatures
 from reaseq.settings import Settings
 from serving import degradation as steps
-from serving.app import Service, create_app
-from serving.client import Question, Ranking, RankingClient
-from serving.degradation import Ranking as Answering
-from serving.user_cache import Users
-from tests.fakes.catalog import ITEMS, NOW_MS, item, question, table_of
+from serving.api import RankingRequest, RankingResponse
+from serving.app import AppState, create_app
+from serving.client import RankingClient
+from serving.degradation import DegradingRanker
+from serving.user_cache import UserCache
+from tests.fakes.catalog import ITEMS, NOW_MS, item, request, table_of
 from tests.fakes.ranker import engine
 
 pytestmark = pytest.mark.integration
@@ -41,7 +42,7 @@ class System:
 
     settings: Settings
     url: str
-    answers: list[tuple[float, Ranking]] = field(default_factory=list)
+    answers: list[tuple[float, RankingResponse]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     ending: threading.Event = field(default_factory=threading.Event)
 
@@ -52,13 +53,13 @@ class System:
             while not self.ending.is_set():
                 user = f"u{generator.integers(USERS + UNSEEN)}"
                 try:
-                    answer = client.rank(Question(user, CANDIDATES, NOW_MS))
+                    answer = client.rank(RankingRequest(user_id=user, candidate_ids=CANDIDATES, time_ms=NOW_MS))
                 except Exception as error:  # whatever it is, a caller got no ranking
                     self.failures.append(repr(error))
                 else:
                     self.answers.append((time.monotonic(), answer))
 
-    def between(self, start_s: float, end_s: float) -> list[Ranking]:
+    def between(self, start_s: float, end_s: float) -> list[RankingResponse]:
         """The answers of that time."""
         return [answer for at, answer in self.answers if start_s <= at < end_s]
 
@@ -77,10 +78,10 @@ def system(tmp_path: Path) -> Iterator[System]:
     repository.write([_user(f"u{number}", number) for number in range(USERS)])
     table = table_of(*repository.read_items(list(repository.scan_ids(views.item_representation))).values())
     settings.store.redis_timeout_s = 0.1
-    users = Users(FeatureRepository(settings), remembered=1000, leave_alone_s=settings.service.store_pause_s)
-    answering = Answering(engine(table), users)
-    answering.warm_up(len(CANDIDATES))
-    server = uvicorn.Server(uvicorn.Config(create_app(Service(answering, settings.service)), port=0, log_level="error"))
+    users = UserCache(FeatureRepository(settings), limit_users=1000, pause_s=settings.service.store_pause_s)
+    ranker = DegradingRanker(engine(table), users)
+    ranker.warm_up(len(CANDIDATES))
+    server = uvicorn.Server(uvicorn.Config(create_app(AppState(ranker, settings.service)), port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -118,19 +119,21 @@ def test_redis_fails_under_load_and_no_request_does(system: System, fault: str, 
     time.sleep(2.0)
     system.ending.set()
 
-    before = Counter(answer.step for answer in system.between(0, failed_s))
+    before = Counter(answer.fallback_level for answer in system.between(0, failed_s))
     meanwhile = system.between(failed_s + 0.5, failed_s + 1.9)
-    after = Counter(answer.step for answer in system.between(back_s + 1.0, back_s + 9))
+    after = Counter(answer.fallback_level for answer in system.between(back_s + 1.0, back_s + 9))
     assert not system.failures
     assert before["fresh"] > MANY and before["fresh"] >= MOSTLY * before.total()
-    assert {answer.step for answer in meanwhile} <= {"last_known", "popularity"} and len(meanwhile) > MANY
+    assert {answer.fallback_level for answer in meanwhile} <= {"last_known", "popularity"} and len(meanwhile) > MANY
     assert all(steps.NO_STORE in answer.degraded for answer in meanwhile)
-    assert {answer.step for answer in meanwhile if answer.user_id == "u1"} == {"last_known"}  # it had been read before
+    assert {answer.fallback_level for answer in meanwhile if answer.user_id == "u1"} == {
+        "last_known"
+    }  # it had been read before
     assert after["fresh"] > MANY and after["fresh"] >= MOSTLY * after.total()  # nobody helped it
     took_ms = [answer.took_ms for _, answer in system.answers]
     assert np.percentile(took_ms, 99) <= KEPT_MS
 
 
 def _user(user_id: str, seed: int) -> UserFeatures:
-    history = question(seed).history
+    history = request(seed).history
     return UserFeatures(user_id=user_id, event_time_ms=history.times_ms[-1], events_seen=len(history.item_ids), history=history)

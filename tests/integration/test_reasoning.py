@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import JsonValue
 
-from demo import ANSWERS
+from demo import ANSWERS, VOCABULARY
 from features.repository import FeatureRepository
 from infra import local, process
 from infra.grafana.dashboards import REASONING
@@ -31,7 +31,7 @@ from pipelines.knowledge import build_agents, to_reasoning_item
 from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.agents.pending import export_batch, import_batch
 from reaseq.knowledge.llm.ledger import Ledger
-from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import Event, Item, UserFeatures
 from reaseq.settings import Settings
 from streams.contract.topics import ITEM_FEATURES
@@ -124,7 +124,7 @@ def test_every_item_is_reasoned_about_once_and_none_is_lost(reasoned: Reasoned) 
     records = FeatureRepository(reasoned.settings).read_items([item.item_id for item in reasoned.items])
 
     assert len(records) == TITLES
-    assert {record.stage for record in records.values()} == {"reasoned"}
+    assert {record.status for record in records.values()} == {"reasoned"}
     assert {record.reasoned_again for record in records.values()} == {0}
     assert not DeadLetterQueue(reasoned.settings.kafka, 3).counts()
 
@@ -156,7 +156,7 @@ def test_every_answer_fits_its_schema_or_was_refused_with_a_reason(reasoned: Rea
     outcomes: Counter[str] = Counter()
     for item in reasoned.items:
         for entry in agents.ledger.entries(to_reasoning_item(item).content.hash):
-            answer, reason = parse(agents.panel.agents[entry.agent].answer, entry.completion.text)
+            answer, reason = parse(agents.pipeline.agents[entry.agent].answer, entry.completion.text)
             outcomes[entry.completion.rejected or reason or "accepted"] += 1
             assert answer or reason
 
@@ -165,7 +165,7 @@ def test_every_answer_fits_its_schema_or_was_refused_with_a_reason(reasoned: Rea
 
 
 def test_claims_are_in_the_vocabulary_and_rest_on_words_that_are_there(reasoned: Reasoned) -> None:
-    vocabulary = vocabulary_in_force()
+    vocabulary = load_vocabulary(VOCABULARY)
     speakers: Counter[str] = Counter()
     for record in FeatureRepository(reasoned.settings).read_items([item.item_id for item in reasoned.items]).values():
         assert record.knowledge
@@ -227,24 +227,24 @@ def test_a_full_replay_asks_the_model_nothing(reasoned: Reasoned) -> None:
     assert server_counts(reasoned.server) == before
     assert calls_in_ledger(reasoned.settings) == calls
     record = FeatureRepository(reasoned.settings).read_items(["i7"])["i7"]
-    assert (record.price, record.stage, record.event_time_ms) == (9.5, "reasoned", 2)
+    assert (record.price, record.status, record.event_time_ms) == (9.5, "reasoned", 2)
 
 
 async def test_a_batch_file_runs_through_vllm_as_it_is(reasoned: Reasoned, tmp_path: Path) -> None:
     settings = reasoned.settings.model_copy(update={"state_dir": tmp_path}, deep=True)
     agents = build_agents(settings)
-    subjects = [to_reasoning_item(item) for item in reasoned.items[:6]]
+    items = [to_reasoning_item(item) for item in reasoned.items[:6]]
     requests, answers = tmp_path / "round-1.jsonl", tmp_path / "answers-1.jsonl"
-    counts = await export_batch(agents, subjects, requests)
+    counts = await export_batch(agents, items, requests)
     assert counts == {"demand": 6, "attribute": 6, "relation": 6}
 
     python, on_cpu = python_with_vllm(settings.state_dir)
     assert on_cpu
     run_batch(python, requests, answers, make_tiny_model(reasoned.settings.state_dir / "vllm" / "models" / "tiny"))
 
-    outcomes = await import_batch(agents, subjects, answers)
+    outcomes = await import_batch(agents, items, answers)
     assert outcomes["accepted"] >= 16 and outcomes.total() == 18
-    following = await export_batch(agents, subjects, tmp_path / "round-2.jsonl")
+    following = await export_batch(agents, items, tmp_path / "round-2.jsonl")
     assert following["critic"] >= 5 and set(following) == {"critic"}
 
 
@@ -282,7 +282,7 @@ def calls_in_ledger(settings: Settings) -> int:
 
 def stages(settings: Settings) -> Counter[str]:
     ids = [f"i{place}" for place in range(TITLES)]
-    return Counter(record.stage for record in FeatureRepository(settings).read_items(ids).values())
+    return Counter(record.status for record in FeatureRepository(settings).read_items(ids).values())
 
 
 def event_times(settings: Settings) -> set[int]:

@@ -30,7 +30,7 @@ def records() -> list[FeatureRecord]:
     for version in range(1, VERSIONS + 1):
         vector = np.full(8, version, np.float16).tobytes()
         found += [
-            ItemFeatures(item_id=f"i{n}", event_time_ms=version, listed_ms=1, stage="text", title=f"{n}", vector=vector)
+            ItemFeatures(item_id=f"i{n}", event_time_ms=version, listed_ms=1, status="text", title=f"{n}", vector=vector)
             for n in range(ITEMS)
         ]
         history = History(item_ids=("i1",) * version, types=(1,) * version, times_ms=(1,) * version, event_keys=(1,) * version)

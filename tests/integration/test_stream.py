@@ -209,7 +209,7 @@ def test_the_ranking_service_ranks_what_the_stream_brought(after_the_kill: Runni
     assert sorted(ranked["item_id"] for ranked in answer["ranked"]) == sorted(candidates)
     scores = [ranked["score"] for ranked in answer["ranked"]]
     assert scores == sorted(scores, reverse=True) and len(set(scores)) > 100
-    assert (answer["step"], answer["degraded"]) == ("fresh", [])
+    assert (answer["fallback_level"], answer["degraded"]) == ("fresh", [])
     assert answer["features_time_ms"] == last.event_time_ms
 
 
@@ -256,7 +256,7 @@ def test_the_smoke_check_finds_everything_in_order(after_the_kill: Running) -> N
     gone = [
         record for page in FeatureRepository(settings).scan_items() for record in page if record.item_id.startswith("smoke-")
     ]
-    assert [record.stage for record in gone] == ["delisted"]
+    assert [record.status for record in gone] == ["delisted"]
 
 
 def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: Running) -> None:
@@ -328,11 +328,11 @@ def test_one_wish_removes_all_that_is_known_of_a_user(after_the_kill: Running) -
     assert before[user_id].history.item_ids and before[user_id].inferred.item_ids
     assert user_id in _archived(settings)
     letters = DeadLetterQueue(settings.kafka, 3)
-    of_others = letters.counts()["behavior", "malformed_json"]
+    of_others = letters.counts()["history", "malformed_json"]
     producer = Producer(settings.kafka)
     producer.send_raw([RawRecord(EVENTS.name, user_id.encode(), b"{broken", int(time.time() * 1000))])
     after_the_kill.settle()
-    assert letters.counts()["behavior", "malformed_json"] == of_others + 1
+    assert letters.counts()["history", "malformed_json"] == of_others + 1
 
     _command(settings, "forget", user_id)
     after_the_kill.settle()
@@ -346,7 +346,7 @@ def test_one_wish_removes_all_that_is_known_of_a_user(after_the_kill: Running) -
     [last] = {raw.key: raw.value for raw in read_all(settings.kafka, USER_FEATURES) if raw.key == user_id.encode()}.values()
     assert msgspec.json.decode(last or b"", type=UserFeatures) == left[user_id]
     assert user_id not in _archived(settings) and other in _archived(settings)
-    assert letters.counts()["behavior", "malformed_json"] == of_others
+    assert letters.counts()["history", "malformed_json"] == of_others
 
 
 def test_a_service_that_is_told_to_end_first_says_so_and_still_answers(after_the_kill: Running) -> None:
@@ -359,7 +359,7 @@ def test_a_service_that_is_told_to_end_first_says_so_and_still_answers(after_the
         time.sleep(0.02)
 
     answer = _rank(after_the_kill, "nobody", [after_the_kill.items[0].item_id], 1_323_000_000_000)
-    assert answer["step"] == "fresh"
+    assert answer["fallback_level"] == "fresh"
     while ranker.alive and time.monotonic() < deadline + 10:
         time.sleep(0.05)
     assert not ranker.alive

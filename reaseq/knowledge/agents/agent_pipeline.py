@@ -1,6 +1,6 @@
-"""The panel: demand ∥ attribute ∥ relation → critic → one repair round → synthesis, for one item at a time.
+"""The pipeline: demand ∥ attribute ∥ relation → critic → one repair round → synthesis, for one item at a time.
 
-It asks through an `Ask`, which decides where answers come from: an endpoint, the ledger alone, or a batch file.
+It asks through an `LlmCall`, which decides where answers come from: an endpoint, the ledger alone, or a batch file.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from reaseq.knowledge.agents.answers import CONFIDENCES, Strict, parse
 from reaseq.knowledge.agents.prompts import DRAFTING, Agent
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.guard import admit, admit_phrases, admit_profile
-from reaseq.knowledge.llm.call import Call, Completion
+from reaseq.knowledge.llm.call import Completion, LlmRequest
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 
-Ask = Callable[[Call], Awaitable[Completion]]
+LlmCall = Callable[[LlmRequest], Awaitable[Completion]]
 
 
 class Rejected(Exception):
@@ -50,7 +50,7 @@ class AgentPipeline:
     text_limit_chars: int
 
     async def run(
-        self, content: Content, ask: Ask, drafting: Collection[str] = DRAFTING, given: tuple[Claim, ...] = ()
+        self, content: Content, ask: LlmCall, drafting: Collection[str] = DRAFTING, given: tuple[Claim, ...] = ()
     ) -> ProductKnowledge:
         """Knowledge of one item. `drafting` are the agents that are asked, `given` the claims that others made for the rest.
 
@@ -71,7 +71,7 @@ class AgentPipeline:
             substitutes=draft.substitutes,
         )
 
-    async def _draft(self, content: Content, ask: Ask, drafting: Collection[str]) -> Draft:
+    async def _draft(self, content: Content, ask: LlmCall, drafting: Collection[str]) -> Draft:
         names = [name for name in DRAFTING if name in drafting]
         answers = await asyncio.gather(*(self._answer(ask, name, content) for name in names), return_exceptions=True)
         _raise_others(answers)
@@ -102,7 +102,7 @@ class AgentPipeline:
         )
         return admit(made, self.vocabulary, content, name, quoting=True)
 
-    async def _review(self, content: Content, ask: Ask, draft: Draft) -> dict[str, list[dict[str, str]]]:
+    async def _review(self, content: Content, ask: LlmCall, draft: Draft) -> dict[str, list[dict[str, str]]]:
         """Drops the claims that the critic found wrong; returns, by agent, those to be revised and why."""
         if not draft.claims:
             return {}
@@ -122,7 +122,7 @@ class AgentPipeline:
         draft.claims = standing
         return revise
 
-    async def _repair(self, content: Content, ask: Ask, draft: Draft, objections: dict[str, list[dict[str, str]]]) -> None:
+    async def _repair(self, content: Content, ask: LlmCall, draft: Draft, objections: dict[str, list[dict[str, str]]]) -> None:
         """Asks the agents whose claims were sent back once more, and takes their answers for the groups in question."""
         names = [name for name in DRAFTING if name in objections]
         answers = await asyncio.gather(
@@ -137,7 +137,7 @@ class AgentPipeline:
                 repaired = [claim for claim in again if (claim.group, claim.value) not in faulty]
                 draft.claims = list(admit([*draft.claims, *repaired], self.vocabulary, content, name))
 
-    async def _synthesize(self, content: Content, ask: Ask, claims: tuple[Claim, ...]) -> str:
+    async def _synthesize(self, content: Content, ask: LlmCall, claims: tuple[Claim, ...]) -> str:
         if not claims:
             return ""
         try:
@@ -146,7 +146,7 @@ class AgentPipeline:
             return ""  # the claims stand without it: the item keeps the vector of its text
         return admit_profile(answer.model_dump()["profile"])
 
-    async def _answer(self, ask: Ask, name: str, content: Content, **more: Any) -> Strict:
+    async def _answer(self, ask: LlmCall, name: str, content: Content, **more: Any) -> Strict:
         agent = self.agents[name]
         completion = await ask(agent.ask(content, self.text_limit_chars, **more))
         reason = completion.rejected

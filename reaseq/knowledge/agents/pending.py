@@ -16,7 +16,7 @@ from reaseq.knowledge.agents.agent_pipeline import AgentPipeline, Rejected
 from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.agents.reasoner import build_identity
-from reaseq.knowledge.llm.call import Call, Completion, Model
+from reaseq.knowledge.llm.call import Completion, LlmRequest, Model
 from reaseq.knowledge.llm.endpoint import parse_completion
 from reaseq.knowledge.llm.ledger import Entry, Ledger
 from reaseq.knowledge.reasoner import ReasoningItem
@@ -31,25 +31,25 @@ FOLLOWING = ("critic", "synthesis")
 class Agents:
     """The agents, the model that speaks for them, and what was asked of them before."""
 
-    panel: AgentPipeline
+    pipeline: AgentPipeline
     model: Model
     ledger: Ledger
 
     @property
     def identity(self) -> str:
         """What a fingerprint says of them."""
-        return build_identity(self.panel, self.model)
+        return build_identity(self.pipeline, self.model)
 
 
 class _NotAsked(Exception):
     """The ledger has no answer to a call."""
 
 
-async def pending_calls(agents: Agents, subject: ReasoningItem) -> list[Call]:
+async def pending_calls(agents: Agents, item: ReasoningItem) -> list[LlmRequest]:
     """The calls of the next round for an item: none where everything it needs has been answered."""
-    missing: list[Call] = []
+    missing: list[LlmRequest] = []
 
-    async def ask(call: Call) -> Completion:
+    async def ask(call: LlmRequest) -> Completion:
         known = agents.ledger.find(call.fingerprint(agents.model))
         if known is None:
             missing.append(call)
@@ -57,7 +57,7 @@ async def pending_calls(agents: Agents, subject: ReasoningItem) -> list[Call]:
         return known
 
     try:
-        await agents.panel.run(subject.content, ask)
+        await agents.pipeline.run(item.content, ask)
     except (Rejected, _NotAsked):
         pass
     return missing
@@ -83,13 +83,13 @@ class Forecaster:
         self.total = Forecast()
         self.basis = "as such calls took before" if self._past else "a rough guess: no call was ever made"
 
-    async def add(self, subjects: Iterable[ReasoningItem]) -> None:
+    async def add(self, items: Iterable[ReasoningItem]) -> None:
         """Count items."""
-        for subject in subjects:
-            await self._add(subject)
+        for item in items:
+            await self._add(item)
 
-    async def _add(self, subject: ReasoningItem) -> None:
-        calls = await pending_calls(self._agents, subject)
+    async def _add(self, item: ReasoningItem) -> None:
+        calls = await pending_calls(self._agents, item)
         if not calls:
             return
         self.total.items += 1
@@ -97,7 +97,7 @@ class Forecaster:
             self._count(call.agent, len(call.system) + len(call.user))
         if calls[0].agent in DRAFTING:
             for agent in FOLLOWING:
-                self._count(agent, len(self._agents.panel.agents[agent].system) + ANSWER_CHARS)
+                self._count(agent, len(self._agents.pipeline.agents[agent].system) + ANSWER_CHARS)
 
     def _count(self, agent: str, prompt_chars: int) -> None:
         past = self._past.get(agent)
@@ -107,14 +107,14 @@ class Forecaster:
         self.total.tokens_out += past.tokens_out / past.calls if past else ANSWER_CHARS / CHARS_PER_TOKEN
 
 
-async def export_batch(agents: Agents, subjects: Iterable[ReasoningItem], path: Path) -> Counter[str]:
+async def export_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> Counter[str]:
     """Write the pending calls of the next round to a file; returns how many each agent has. Equal calls are written once."""
     counts: Counter[str] = Counter()
     written: set[str] = set()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        for subject in subjects:
-            for call in await pending_calls(agents, subject):
+        for item in items:
+            for call in await pending_calls(agents, item):
                 fingerprint = call.fingerprint(agents.model)
                 if fingerprint not in written:
                     written.add(fingerprint)
@@ -124,7 +124,7 @@ async def export_batch(agents: Agents, subjects: Iterable[ReasoningItem], path: 
     return counts
 
 
-async def import_batch(agents: Agents, subjects: Iterable[ReasoningItem], path: Path) -> Counter[str]:
+async def import_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> Counter[str]:
     """Take the answers of a batch into the ledger; returns how many were accepted, and how many rejected for which reason.
 
     An answer counts only where its item still asks for it: whatever else stands in the file changes nothing. Raises
@@ -133,14 +133,14 @@ async def import_batch(agents: Agents, subjects: Iterable[ReasoningItem], path: 
     answers = _read_answers(path)
     outcomes: Counter[str] = Counter()
     entries: dict[str, Entry] = {}
-    for subject in subjects:
-        for call in await pending_calls(agents, subject):
+    for item in items:
+        for call in await pending_calls(agents, item):
             fingerprint = call.fingerprint(agents.model)
             completion = answers.get(fingerprint)
             if completion and fingerprint not in entries:
-                rejected = completion.rejected or parse(agents.panel.agents[call.agent].answer, completion.text)[1]
+                rejected = completion.rejected or parse(agents.pipeline.agents[call.agent].answer, completion.text)[1]
                 outcomes[rejected or "accepted"] += 1
-                origin = (subject.item_id, subject.seller_id, subject.content.hash)
+                origin = (item.item_id, item.seller_id, item.content.hash)
                 entries[fingerprint] = Entry(fingerprint, call.agent, agents.model.identity, *origin, completion, "batch")
     outcomes["not_asked"] = len(answers.keys() - entries.keys())
     agents.ledger.enter(list(entries.values()))

@@ -9,7 +9,7 @@ from typing import Any
 
 from reaseq.knowledge.agents.answers import Strict, critic_model, draft_model, grammar, synthesis_model
 from reaseq.knowledge.content import Content, digest
-from reaseq.knowledge.llm.call import Call
+from reaseq.knowledge.llm.call import LlmRequest
 from reaseq.knowledge.llm.quoting import as_data
 from reaseq.knowledge.vocabulary import Group, Vocabulary
 
@@ -27,10 +27,10 @@ class Agent:
     answer: type[Strict]
     schema: str
 
-    def ask(self, content: Content, text_limit_chars: int, **more: Any) -> Call:
+    def ask(self, content: Content, text_limit_chars: int, **more: Any) -> LlmRequest:
         """The call about one item; `more` are further fields of the user's JSON, after the item."""
         urgency = AGENTS.index(self.name) + len(more)  # the later the agent, and a repair later than a draft
-        return Call(self.name, self.system, _user(content, text_limit_chars, more), self.schema, urgency)
+        return LlmRequest(self.name, self.system, _user(content, text_limit_chars, more), self.schema, urgency)
 
 
 def make_agents(vocabulary: Vocabulary, reasoning_limit_chars: int) -> dict[str, Agent]:

@@ -26,21 +26,21 @@ class TokenBudget:
         self._ledger = ledger
         self._sums: dict[str | None, tuple[float, int]] = {}
 
-    def exhausted(self, subject: ReasoningItem) -> str:
+    def exhausted(self, item: ReasoningItem) -> str:
         """The name of the budget that is used up; empty where a call may be made."""
         limits = self._budgets
-        if limits.item_tokens is not None and self._ledger.tokens_of_item(subject.item_id) >= limits.item_tokens:
+        if limits.item_tokens is not None and self._ledger.tokens_of_item(item.item_id) >= limits.item_tokens:
             return "item"
-        if limits.seller_day_tokens is not None and subject.seller_id:
-            if self._day(subject.seller_id) >= limits.seller_day_tokens:
+        if limits.seller_day_tokens is not None and item.seller_id:
+            if self._day(item.seller_id) >= limits.seller_day_tokens:
                 return "seller_day"
         if limits.day_tokens is not None and self._day(None) >= limits.day_tokens:
             return "day"
         return ""
 
-    def spend(self, subject: ReasoningItem, tokens: int) -> None:
+    def spend(self, item: ReasoningItem, tokens: int) -> None:
         """Count tokens at once, before the next sum over the ledger sees them."""
-        for key in (subject.seller_id, None):
+        for key in (item.seller_id, None):
             if key in self._sums:
                 summed_at, spent = self._sums[key]
                 self._sums[key] = (summed_at, spent + tokens)

@@ -27,7 +27,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Call:
+class LlmRequest:
     """What one agent asks: the same `system` bytes for every item, so that the server computes their prefix once.
 
     `urgency` says how far its item has come; an answer does not depend on it.

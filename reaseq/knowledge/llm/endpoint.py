@@ -12,8 +12,8 @@ import structlog
 
 from reaseq.errors import EndpointUnavailable
 from reaseq.knowledge import metrics
-from reaseq.knowledge.llm.call import Call, Completion, Model, Usage
-from reaseq.knowledge.llm.priority_semaphore import Slots
+from reaseq.knowledge.llm.call import Completion, LlmRequest, Model, Usage
+from reaseq.knowledge.llm.priority_semaphore import PrioritySemaphore
 from reaseq.knowledge.llm.retries import CircuitBreaker, RetryPolicy, Timeouts
 from reaseq.settings import LlmSettings
 
@@ -35,16 +35,16 @@ class Endpoint:
         self._timeouts = Timeouts(settings.connect_timeout_s, settings.answer_timeout_s)
         self._retries = RetryPolicy(settings.attempts_limit, settings.retry_first_s, settings.retry_limit_s)
         self._breaker = CircuitBreaker(settings.breaker_failures, settings.breaker_open_s)
-        self._slots = Slots(settings.concurrency_limit_calls)
+        self._semaphore = PrioritySemaphore(settings.concurrency_limit_calls)
         self._draw = random.Random()  # noqa: S311  jitter, not a secret
         self._session: aiohttp.ClientSession | None = None
 
-    async def complete(self, call: Call) -> Completion:
+    async def complete(self, call: LlmRequest) -> Completion:
         """The answer, or a completion that says why there is none.
 
         Raises EndpointUnavailable when the endpoint answers nobody; the same call may succeed later.
         """
-        async with self._slots.taken(call.urgency):
+        async with self._semaphore.acquired(call.urgency):
             started = time.perf_counter()
             for attempt in range(self._retries.attempts):
                 if not self._breaker.admit():
@@ -65,7 +65,7 @@ class Endpoint:
         if self._session:
             await self._session.close()
 
-    async def _attempt(self, call: Call, started: float, attempt: int) -> Completion | None:
+    async def _attempt(self, call: LlmRequest, started: float, attempt: int) -> Completion | None:
         try:
             status, payload = await self._post(call.body(self.model))
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -112,7 +112,7 @@ class Endpoint:
             )
         return self._session
 
-    def _failed(self, call: Call, fault: str) -> None:
+    def _failed(self, call: LlmRequest, fault: str) -> None:
         was_open = self._breaker.is_open
         self._breaker.failed()
         metrics.CALLS.labels(call.agent, "failed_attempt").inc()

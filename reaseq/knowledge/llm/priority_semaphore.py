@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 
 
-class Slots:
+class PrioritySemaphore:
     """A semaphore with priorities: a free slot goes to the greatest urgency, and among equals to who has waited longest.
 
     Calls of an item that is nearly done go first, so items are finished rather than all begun. Belongs to one event loop.
@@ -19,7 +19,7 @@ class Slots:
         self._order = count()
 
     @asynccontextmanager
-    async def taken(self, urgency: int) -> AsyncIterator[None]:
+    async def acquired(self, urgency: int) -> AsyncIterator[None]:
         """Hold a slot for the length of the context."""
         await self._take(urgency)
         try:

@@ -13,7 +13,7 @@ export async function item(id) {
   }
   return [
     heading(card.title || card.item_id),
-    element("p", { class: "of" }, `Item ${card.item_id}, ${STAGES[card.stage]}${card.served ? "" : "; not in the ranking service's table"}.`),
+    element("p", { class: "of" }, `Item ${card.item_id}, ${STATUSES[card.status]}${card.served ? "" : "; not in the ranking service's table"}.`),
     item.form(),
     element("div", { class: "columns" }, element("section", {}, element("h2", {}, "What its listing says"), listing(card)), element("section", {}, element("h2", {}, "What is known of it"), known(card))),
     element("h2", {}, "Claims"), claims(card),
@@ -35,7 +35,7 @@ async function alike(words) {
   ];
 }
 
-const STAGES = { text: "served by its text: nobody has reasoned about it yet", reasoned: "served with its knowledge", delisted: "no longer on sale" };
+const STATUSES = { text: "served by its text: nobody has reasoned about it yet", reasoned: "served with its knowledge", delisted: "no longer on sale" };
 
 const listing = (card) => facts([
   ["price", card.price === null ? "" : String(card.price)], ["seller", card.seller_id], ...Object.entries(card.attributes),

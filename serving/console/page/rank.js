@@ -3,7 +3,7 @@ import { go } from "./search.js";
 import { ask, Refused } from "./service.js";
 
 const SHOWN_BEHAVIORS = 6;
-const STEPS = {
+const FALLBACK_LEVELS = {
   fresh: "by the model, on features read just now",
   last_known: "by the model, on the features that were last read of the user",
   semantic: "without the model, by likeness to the history",
@@ -59,9 +59,9 @@ function field(name, label, attributes, hint) {
 }
 
 const summary = (answer) => element("p", {}, `${count(answer.candidates)} candidates at ${time(answer.time_ms)} in ${answer.took_ms.toFixed(1)} ms, `,
-  element("strong", {}, STEPS[answer.step]), answer.model ? ` (ranker ${answer.model})` : "", answer.features_time_ms ? `; newest behavior ${time(answer.features_time_ms)}.` : ".");
+  element("strong", {}, FALLBACK_LEVELS[answer.fallback_level]), answer.model ? ` (ranker ${answer.model})` : "", answer.features_time_ms ? `; newest behavior ${time(answer.features_time_ms)}.` : ".");
 
-const degraded = (answer) => answer.degraded.length ? element("div", { class: "note" }, element("p", {}, `Step ${answer.step}, because:`), element("ul", {}, answer.degraded.map((reason) => element("li", {}, `${REASONS[reason]} (${reason})`)))) : null;
+const degraded = (answer) => answer.degraded.length ? element("div", { class: "note" }, element("p", {}, `Fallback level ${answer.fallback_level}, because:`), element("ul", {}, answer.degraded.map((reason) => element("li", {}, `${REASONS[reason]} (${reason})`)))) : null;
 
 function list(answer, titles) {
   const why = new Map(answer.explanations.map((of) => [of.item_id, of]));

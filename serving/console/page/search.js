@@ -20,9 +20,9 @@ export function go(hash) {
 
 // Somewhere to begin, for who knows no id.
 export async function begin(page) {
-  const lately = await ask("/v1/lately");
-  const items = lately.items.map(([id, title]) => [link("item", id, title), ` ${id}`]);
-  const found = page === "item" ? items : lately.users.map((id) => [link("user", id)]);
-  const title = page === "item" ? "Taken most lately" : "Active last";
+  const recent = await ask("/v1/recent");
+  const items = recent.items.map(([id, title]) => [link("item", id, title), ` ${id}`]);
+  const found = page === "item" ? items : recent.users.map((id) => [link("user", id)]);
+  const title = page === "item" ? "Most popular" : "Active recently";
   return [element("h2", {}, title), found.length ? element("ul", {}, found.map((of) => element("li", {}, of))) : element("p", { class: "empty" }, "Nothing yet.")];
 }

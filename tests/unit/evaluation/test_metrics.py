@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo import ANSWERS, ORDER_LINES
+from demo import ANSWERS, ORDER_LINES, VOCABULARY
 from evaluation.datasets.online_retail import read_retail
-from evaluation.metrics import Lists, Tally, ranks
+from evaluation.metrics import CandidateList, Tally, ranks
 from reaseq.artifacts import current, publish
 from reaseq.errors import ArtifactError
 from reaseq.knowledge.content import Content, fingerprint
 from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.knowledge.recorded import RecordedReasoner
-from reaseq.knowledge.vocabulary import vocabulary_in_force
+from reaseq.knowledge.vocabulary import load_vocabulary
 
 scores = st.lists(st.integers(0, 5), min_size=1, max_size=8).map(lambda values: np.array(values, np.float32))
 
@@ -31,7 +31,7 @@ def test_a_tally_is_the_mean_over_targets_and_matches_popularity() -> None:
     tally = Tally(cutoff=1)
     values = np.array([3.0, 1.0, 2.0, 0.0], np.float32)
 
-    tally.add(0, values, Lists(np.array([1, 1, 0, 0], bool), np.array([0, 0, 1, 1], bool), np.array([0, 1, 1, 0])))
+    tally.add(0, values, CandidateList(np.array([1, 1, 0, 0], bool), np.array([0, 0, 1, 1], bool), np.array([0, 1, 1, 0])))
 
     assert tally.hit_rate == 0.5
     assert tally.gauc == 0.75
@@ -62,10 +62,10 @@ def test_a_missing_unfinished_or_damaged_model_is_refused(tmp_path: Path) -> Non
 
 
 def test_content_ignores_what_only_looks_different() -> None:
-    plain = Content.of("Red Lantern", {"b": "2", "a": "1"})
+    plain = Content.from_listing("Red Lantern", {"b": "2", "a": "1"})
 
-    assert Content.of("Ｒed\u200b \u202eLantern\x00 ", {"a": "1", "b": "2"}) == plain
-    assert Content.of("Red Lantern", {}).hash != plain.hash
+    assert Content.from_listing("Ｒed\u200b \u202eLantern\x00 ", {"a": "1", "b": "2"}) == plain
+    assert Content.from_listing("Red Lantern", {}).hash != plain.hash
     assert plain.text == "Red Lantern. a: 1. b: 2"
 
 
@@ -78,11 +78,13 @@ def test_a_fingerprint_names_content_vocabulary_and_reasoner() -> None:
 
 
 async def test_recorded_answers_are_found_by_content_and_hold_to_the_vocabulary() -> None:
-    vocabulary = vocabulary_in_force()
+    vocabulary = load_vocabulary(VOCABULARY)
     reasoner = RecordedReasoner.from_parquet(ANSWERS, vocabulary)
-    subjects = [ReasoningItem(Content.of(title, {})) for title in ("WHITE  HANGING HEART T-LIGHT HOLDER", "nobody sells this")]
+    items = [
+        ReasoningItem(Content.from_listing(title, {})) for title in ("WHITE  HANGING HEART T-LIGHT HOLDER", "nobody sells this")
+    ]
 
-    answer, nothing = await reasoner.reason(subjects, np.zeros((2, 4), np.float32))
+    answer, nothing = await reasoner.reason(items, np.zeros((2, 4), np.float32))
 
     assert nothing is None
     assert answer and answer.profile

@@ -14,26 +14,26 @@ from torch import Tensor
 from evaluation.baselines.item_knn import ItemKnn
 from evaluation.candidate_scorers import KnnScorer, ScorerFactory, sequences_at
 from evaluation.candidate_sets import (
-    AGAIN,
     EACH,
     MATCHED,
-    MATCHING,
-    POPULAR,
+    POPULARITY_MATCHED,
+    POPULARITY_SAMPLED,
+    REPEATS,
     TARGETS,
     UNIFORM,
-    Lists,
+    CandidateSets,
     new_item_candidate_sets,
     rank_targets,
     repeat_candidate_sets,
 )
-from evaluation.datasets.interaction_log import Log
+from evaluation.datasets.interaction_log import InteractionLog
 from evaluation.datasets.mind import TEST_DAY, read_mind
-from evaluation.instances import Moment, aged, build_instances, open_to, to_times
+from evaluation.instances import RankingInstance, aged, build_instances, open_to, to_times
 from evaluation.intervals import interval
 from evaluation.item_labels import attributes, beside, build_item_labels, claims, words
 from evaluation.ranking import (
+    EvaluationPart,
     Outcome,
-    Part,
     RankingEvaluation,
     RankingExperiment,
     Variant,
@@ -55,7 +55,7 @@ from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY
 TABLE = CATALOG.snapshot.by_id()
 
 
-def build_log(users: int = 30, days: int = 40) -> Log:
+def build_log(users: int = 30, days: int = 40) -> InteractionLog:
     """Users who buy two random items every other day, each basket with the history before it."""
     generator = np.random.default_rng(0)
     baskets = []
@@ -74,12 +74,12 @@ def build_log(users: int = 30, days: int = 40) -> Log:
             baskets.append(Basket(f"u{user}", time_ms, item_ids, history))
             before += [(item_id, time_ms) for item_id in item_ids]
     items = tuple(Item(item_id=item_id, title=f"thing {item_id}", event_time_ms=1) for item_id in TABLE.ids[1:])
-    return Log("made up", TABLE, VOCABULARY.size, tuple(baskets), items, np.zeros((ITEMS, DIM), np.float32))
+    return InteractionLog("made up", TABLE, VOCABULARY.size, tuple(baskets), items, np.zeros((ITEMS, DIM), np.float32))
 
 
 LOG = build_log()
 CUT_MS = NOW_MS + 20 * DAY_MS
-SALES = RecentSales.of(LOG.baskets, TABLE)
+SALES = RecentSales.from_baskets(LOG.baskets, TABLE)
 EVENTS = [(b.time_ms, i) for b in LOG.baskets for i in b.item_ids]
 MOMENTS = build_instances(LOG, CUT_MS, NOW_MS + 30 * DAY_MS)
 
@@ -92,47 +92,49 @@ def test_targets_are_new_to_the_user_and_were_on_sale() -> None:
         bought[basket.user_id] |= set(basket.item_ids)
 
     assert len(MOMENTS) > 50
-    for moment in MOMENTS:
-        found = {TABLE.ids[row] for row in moment.targets}
-        assert found == wanted[moment.basket.user_id, moment.basket.time_ms]
-        assert max(moment.basket.history.times_ms) < moment.basket.time_ms
+    for instance in MOMENTS:
+        found = {TABLE.ids[row] for row in instance.targets}
+        assert found == wanted[instance.basket.user_id, instance.basket.time_ms]
+        assert max(instance.basket.history.times_ms) < instance.basket.time_ms
 
 
 def test_what_may_be_given_is_on_sale_and_not_had_before() -> None:
     allowed = open_to(MOMENTS, TABLE)
 
-    for row, moment in zip(allowed, MOMENTS, strict=True):
-        assert not row[0] and not row[torch.from_numpy(moment.bought)].any() and row[torch.from_numpy(moment.targets)].all()
+    for row, instance in zip(allowed, MOMENTS, strict=True):
+        assert not row[0] and not row[torch.from_numpy(instance.bought)].any() and row[torch.from_numpy(instance.targets)].all()
 
 
 def test_negatives_were_not_bought_and_matched_ones_sold_as_often() -> None:
-    lists = new_item_candidate_sets(MOMENTS, TABLE, SALES, seed=1)
+    candidate_sets = new_item_candidate_sets(MOMENTS, TABLE, SALES, seed=1)
 
-    for place, (moment, rows, real) in enumerate(zip(MOMENTS, lists.rows, lists.real, strict=True)):
-        assert set(rows[:TARGETS][real[:TARGETS]].tolist()) == set(moment.targets.tolist())
+    for place, (instance, rows, real) in enumerate(zip(MOMENTS, candidate_sets.rows, candidate_sets.real, strict=True)):
+        assert set(rows[:TARGETS][real[:TARGETS]].tolist()) == set(instance.targets.tolist())
         negatives = set(rows[TARGETS:][real[TARGETS:]].tolist())
-        assert not negatives & (set(moment.targets.tolist()) | set(moment.bought.tolist()) | {0})
-        sold = SALES.counts(to_times([moment]))[0]
+        assert not negatives & (set(instance.targets.tolist()) | set(instance.bought.tolist()) | {0})
+        sold = SALES.counts(to_times([instance]))[0]
         for target in real[:TARGETS].nonzero().flatten().tolist():
-            assert all((lists.against[kind][place, target] >= 0).sum() == EACH for kind in (UNIFORM, POPULAR))
-            columns = lists.against[MATCHING][place, target]
+            assert all(
+                (candidate_sets.against[kind][place, target] >= 0).sum() == EACH for kind in (UNIFORM, POPULARITY_SAMPLED)
+            )
+            columns = candidate_sets.against[POPULARITY_MATCHED][place, target]
             matched = rows[columns[columns >= 0]]
             assert len(matched) in (0, MATCHED)
             assert (torch.log2(sold[matched] + 1).long() == torch.log2(sold[rows[target]] + 1).long()).all()
 
 
 def test_a_repeat_competes_with_what_was_bought_before_and_is_not_bought_now() -> None:
-    chosen, lists = repeat_candidate_sets(MOMENTS, TABLE, seed=1)
+    chosen, candidate_sets = repeat_candidate_sets(MOMENTS, TABLE, seed=1)
 
-    assert len(chosen) == len(lists) > 10
-    for place, moment in enumerate(chosen):
-        targets = set(lists.targets[place].tolist()) - {0}
-        assert targets == set(moment.repeats.tolist()[:TARGETS]) and targets <= set(moment.bought.tolist())
-        columns = lists.against[AGAIN][place, 0]
-        rivals = set(lists.rows[place, columns[columns >= 0]].tolist())
-        assert rivals and rivals <= set(moment.bought.tolist()) - set(moment.repeats.tolist())
-        learnt = set(lists.rows[place, TARGETS:].tolist())
-        assert not learnt & (set(moment.targets.tolist()) | set(moment.repeats.tolist()))
+    assert len(chosen) == len(candidate_sets) > 10
+    for place, instance in enumerate(chosen):
+        targets = set(candidate_sets.targets[place].tolist()) - {0}
+        assert targets == set(instance.repeats.tolist()[:TARGETS]) and targets <= set(instance.bought.tolist())
+        columns = candidate_sets.against[REPEATS][place, 0]
+        rivals = set(candidate_sets.rows[place, columns[columns >= 0]].tolist())
+        assert rivals and rivals <= set(instance.bought.tolist()) - set(instance.repeats.tolist())
+        learnt = set(candidate_sets.rows[place, TARGETS:].tolist())
+        assert not learnt & (set(instance.targets.tolist()) | set(instance.repeats.tolist()))
 
 
 def test_ranks_are_counted_by_hand() -> None:
@@ -140,15 +142,15 @@ def test_ranks_are_counted_by_hand() -> None:
     real[0, 2:TARGETS] = False
     columns = torch.tensor([TARGETS, TARGETS + 1, TARGETS + 2]).expand(1, TARGETS, -1).clone()
     columns[0, 1, 2] = -1
-    lists = Lists(torch.arange(TARGETS + 3).unsqueeze(0), real, {UNIFORM: columns}, 3)
+    candidate_sets = CandidateSets(torch.arange(TARGETS + 3).unsqueeze(0), real, {UNIFORM: columns}, 3)
     scores = torch.tensor([[0.5, 0.1, *[9.0] * (TARGETS - 2), 0.7, 0.5, 0.2]])
 
-    ranks, counts = rank_targets(scores, lists, UNIFORM)
+    ranks, counts = rank_targets(scores, candidate_sets, UNIFORM)
 
     assert ranks[0, :2].tolist() == [2.5, 3.0] and ranks[0, 2:].isnan().all() and counts[0, :2].tolist() == [3, 2]
 
 
-def changed_log(from_ms: int) -> Log:
+def changed_log(from_ms: int) -> InteractionLog:
     """The same log until then, and another one after it."""
     baskets = (b if b.time_ms < from_ms else Basket(b.user_id, b.time_ms, ("i7", "i9"), b.history) for b in LOG.baskets)
     return replace(LOG, baskets=tuple(baskets))
@@ -156,31 +158,33 @@ def changed_log(from_ms: int) -> Log:
 
 @pytest.mark.parametrize("changed", ["later baskets", "the basket itself"])
 def test_no_feature_of_a_moment_changes_with_what_came_later(changed: str) -> None:
-    moment = MOMENTS[0]
-    other = changed_log(moment.basket.time_ms + (1 if changed == "later baskets" else 0))
-    lists = new_item_candidate_sets([moment], TABLE, SALES, seed=1)
-    times = [moment.basket.time_ms]
+    instance = MOMENTS[0]
+    other = changed_log(instance.basket.time_ms + (1 if changed == "later baskets" else 0))
+    candidate_sets = new_item_candidate_sets([instance], TABLE, SALES, seed=1)
+    times = [instance.basket.time_ms]
 
     events = [(b.time_ms, i) for b in other.baskets for i in b.item_ids]
-    before, after = (counts_at(of, times, lists.rows, TABLE, 0) for of in (EVENTS, events))
-    again = build_instances(other, CUT_MS, NOW_MS + 30 * DAY_MS)[0] if changed == "later baskets" else moment
+    before, after = (counts_at(of, times, candidate_sets.rows, TABLE, 0) for of in (EVENTS, events))
+    again = build_instances(other, CUT_MS, NOW_MS + 30 * DAY_MS)[0] if changed == "later baskets" else instance
 
     assert np.array_equal(before, after) and before.any()
-    assert again.basket.history == moment.basket.history and again.bought.tolist() == moment.bought.tolist()
+    assert again.basket.history == instance.basket.history and again.bought.tolist() == instance.bought.tolist()
 
 
 def test_features_of_an_age_know_nothing_that_is_younger() -> None:
     age_ms = 3 * DAY_MS
-    lists = new_item_candidate_sets(MOMENTS, TABLE, SALES, seed=1)
+    candidate_sets = new_item_candidate_sets(MOMENTS, TABLE, SALES, seed=1)
     old = aged(MOMENTS, age_ms)
     times = to_times(MOMENTS).tolist()
 
     assert any(len(a.basket.history.item_ids) < len(b.basket.history.item_ids) for a, b in zip(old, MOMENTS, strict=True))
-    for moment, was in zip(MOMENTS, old, strict=True):
-        until_ms = moment.basket.time_ms - age_ms
-        kept = [i for i, t in zip(moment.basket.history.item_ids, moment.basket.history.times_ms, strict=True) if t < until_ms]
-        assert was.basket.history.item_ids == tuple(kept) and was.basket.time_ms == moment.basket.time_ms
-    one = lists[torch.tensor([5])]
+    for instance, was in zip(MOMENTS, old, strict=True):
+        until_ms = instance.basket.time_ms - age_ms
+        kept = [
+            i for i, t in zip(instance.basket.history.item_ids, instance.basket.history.times_ms, strict=True) if t < until_ms
+        ]
+        assert was.basket.history.item_ids == tuple(kept) and was.basket.time_ms == instance.basket.time_ms
+    one = candidate_sets[torch.tensor([5])]
     until_ms = times[5] - age_ms
     seen = [(time, item_id) for time, item_id in EVENTS if time < until_ms]
     assert np.array_equal(
@@ -273,9 +277,9 @@ class Oracle:
         self.cut_ms = cut_ms
         self.asked: list[int] = []
 
-    def scores(self, moments: Sequence[Moment], rows: Tensor) -> Tensor:
-        self.asked += [moment.basket.time_ms for moment in moments]
-        told = torch.stack([torch.isin(row, torch.from_numpy(m.targets)) for row, m in zip(rows, moments, strict=True)])
+    def scores(self, instances: Sequence[RankingInstance], rows: Tensor) -> Tensor:
+        self.asked += [instance.basket.time_ms for instance in instances]
+        told = torch.stack([torch.isin(row, torch.from_numpy(m.targets)) for row, m in zip(rows, instances, strict=True)])
         return told.float().unsqueeze(-1) * 3
 
 
@@ -288,10 +292,13 @@ def experiment(sources: dict[str, ScorerFactory], ages_ms: dict[str, int] | None
         TABLE,
         EVENTS,
         TrainedIds(sorted({i for b in LOG.between(0, cuts[-1]) for i in b.item_ids})),
-        (Part(train, new_item_candidate_sets(train, TABLE, SALES, 1)), Part(*repeat_candidate_sets(train, TABLE, 1))),
+        (
+            EvaluationPart(train, new_item_candidate_sets(train, TABLE, SALES, 1)),
+            EvaluationPart(*repeat_candidate_sets(train, TABLE, 1)),
+        ),
         {
-            "new": Part(MOMENTS, new_item_candidate_sets(MOMENTS, TABLE, SALES, 2)),
-            "again": Part(*repeat_candidate_sets(again, TABLE, 2)),
+            "new": EvaluationPart(MOMENTS, new_item_candidate_sets(MOMENTS, TABLE, SALES, 2)),
+            "again": EvaluationPart(*repeat_candidate_sets(again, TABLE, 2)),
         },
         (Variant("ids", price=False), Variant("told", told, vectors=True, sources=tuple(sources))),
         (("told", "ids"),),
@@ -328,13 +335,13 @@ def test_a_source_speaks_only_of_what_came_after_its_cut_and_what_it_knows_shows
     assert new["gains"]["told over ids"][UNIFORM]["gauc"]["low"] > 0.05
     assert new["variants"]["told, 0 s old"] == new["variants"]["told"]
     assert sum(new["targets_by_times_seen"].values()) == new["targets"]
-    assert set(figures["parts"]["again"]["variants"]["ids"]) == {AGAIN}
+    assert set(figures["parts"]["again"]["variants"]["ids"]) == {REPEATS}
     assert again.keys() == outcome.keys() == kept[0].keys()
     assert len(said) == 5 and said[0].startswith("ids: uniform 0.")
 
 
 def test_the_same_seed_gives_the_same_outcome_and_what_came_after_the_test_changes_nothing() -> None:
-    def run(log: Log) -> Outcome:
+    def run(log: InteractionLog) -> Outcome:
         judged = experiment({"item-kNN": lambda cut_ms: KnnScorer(log, cut_ms, 48)})
         return RankingEvaluation(replace(judged, events=[(b.time_ms, i) for b in log.baskets for i in b.item_ids])).run(
             0, lambda line: None, {}

@@ -9,6 +9,7 @@ import pytest
 from features.archive import Archive
 from reaseq.errors import ArchiveUnavailable
 from reaseq.records import History, Inferred, UserFeatures
+from tests.fakes.catalog import VOCABULARY
 
 FEBRUARY_MS = 32 * 86_400_000
 
@@ -33,7 +34,7 @@ def rows(folder: Path, view: str = "user_history") -> list[tuple[str, int]]:
 
 
 def test_nothing_is_left_of_a_user_who_asks_to_be_forgotten(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = Archive(tmp_path, VOCABULARY)
     archive.create()
     archive.append([user("u", 1000), user("v", 1000)])
     archive.append([user("u", 2000), user("v", 6000)])
@@ -49,7 +50,7 @@ def test_nothing_is_left_of_a_user_who_asks_to_be_forgotten(tmp_path: Path) -> N
 
 
 def test_the_wish_of_who_is_back_at_once_is_not_lost(tmp_path: Path) -> None:
-    archive = Archive(tmp_path)
+    archive = Archive(tmp_path, VOCABULARY)
     archive.create()
     archive.append([user("u", 1000)])
 
@@ -61,7 +62,7 @@ def test_the_wish_of_who_is_back_at_once_is_not_lost(tmp_path: Path) -> None:
 def test_a_disk_without_space_is_waited_for_and_leaves_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = Archive(tmp_path)
+    archive = Archive(tmp_path, VOCABULARY)
     archive.create()
 
     with monkeypatch.context() as patch:
@@ -86,7 +87,7 @@ def test_a_disk_without_space_is_waited_for_and_leaves_nothing_half_written(
 
 
 def test_few_files_are_made_of_many_with_one_of_each_row(tmp_path: Path) -> None:
-    archive = Archive(tmp_path, settled_s=0)
+    archive = Archive(tmp_path, VOCABULARY, settled_s=0)
     archive.create()
     for time_ms in (3000, 1000, 2000, 1000):  # the last: delivered again
         archive.append([user("u", time_ms), user("v", FEBRUARY_MS + time_ms)])
@@ -104,7 +105,7 @@ def test_few_files_are_made_of_many_with_one_of_each_row(tmp_path: Path) -> None
 
 
 def test_who_reads_meanwhile_finds_every_file_that_he_has_seen(tmp_path: Path) -> None:
-    archive = Archive(tmp_path, settled_s=3600)
+    archive = Archive(tmp_path, VOCABULARY, settled_s=3600)
     archive.create()
     for time_ms in (1000, 2000):
         archive.append([user("u", time_ms)])
@@ -120,7 +121,7 @@ def test_who_reads_meanwhile_finds_every_file_that_he_has_seen(tmp_path: Path) -
 def test_a_crash_between_the_new_file_and_the_note_of_what_it_replaces_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = Archive(tmp_path, settled_s=0)
+    archive = Archive(tmp_path, VOCABULARY, settled_s=0)
     archive.create()
     for time_ms in (1000, 2000):
         archive.append([user("u", time_ms)])
@@ -139,7 +140,7 @@ def test_a_crash_between_the_new_file_and_the_note_of_what_it_replaces_loses_not
 
 
 def test_who_asks_to_be_forgotten_is_gone_from_compacted_and_replaced_files_too(tmp_path: Path) -> None:
-    archive = Archive(tmp_path, settled_s=3600)
+    archive = Archive(tmp_path, VOCABULARY, settled_s=3600)
     archive.create()
     for time_ms in (1000, 2000):
         archive.append([user("u", time_ms), user("v", time_ms)])

@@ -15,12 +15,12 @@ from reaseq.behavior.examples import build_canvas
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.sequence import build_sequences
 from reaseq.behavior.token_table import ABSENT, MASK, SemanticIdTrie, TokenTable, build_item_token_table
-from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, question
+from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, request
 
 SIZES = (6, 6, 6)
 TABLE = CATALOG.snapshot
 CODES = torch.randint(6, (len(TABLE), 3), generator=torch.Generator().manual_seed(3))
-TREE = SemanticIdTrie.of(CODES, SIZES)
+TREE = SemanticIdTrie.from_codes(CODES, SIZES)
 
 
 def canvas(tokens: Tensor) -> Canvas:
@@ -60,7 +60,7 @@ def sample(
     slots: Slots | None = None,
     **more: Tensor,
 ) -> Draw:
-    asked = [question(seed) for seed in seeds]
+    asked = [request(seed) for seed in seeds]
     history = build_sequences([q.history for q in asked], [NOW_MS] * len(asked), TABLE, 12)
     with torch.inference_mode():
         read = build_canvas(history, torch.tensor([NOW_MS] * len(asked)), token_table, None)
@@ -207,7 +207,7 @@ def test_infilled_behaviors_stand_at_their_moment_each_slot_taking_what_it_has_r
     assert torch.bincount(draw.slots[0]).tolist() == [4, 1, 1]
     alone = sample(model, token_table, [19], Sampling(1, 1), Slots(positions[:, 1:2], gaps[:, 1:2], torch.tensor([[1]])))
     to_come = sample(model, token_table, [19], Sampling(1, 1))
-    assert alone.confidences[0, 0] != to_come.confidences[0, 0]  # a moment in the past is another question
+    assert alone.confidences[0, 0] != to_come.confidences[0, 0]  # a moment in the past is another request
 
 
 def test_a_canvas_tells_no_type_of_what_it_masks() -> None:

@@ -1,4 +1,4 @@
-"""Inference with a published model: what it may infer, and that neither batch nor order of arrival shows."""
+"""BehaviorInferenceStage with a published model: what it may infer, and that neither batch nor order of arrival shows."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from reaseq.behavior import calibration
 from reaseq.behavior.backbone import BackboneConfig
 from reaseq.behavior.diffusion import Draw
-from reaseq.behavior.history import Question
+from reaseq.behavior.history import InferenceRequest
 from reaseq.behavior.inference import BehaviorInference, merge
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.records import History
@@ -15,7 +15,7 @@ from reaseq.representation.item_table import ItemTable
 from reaseq.representation.semantic_ids import fit
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import SamplerSettings
-from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, item, question, table_of
+from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, item, request, table_of
 
 CODEBOOK = fit(CATALOG.snapshot.vectors[1:].numpy(), "s", levels=2, codes=8)
 VARIANTS = {
@@ -47,10 +47,10 @@ def inference(table: ItemTable, variant: str = "items", **changes: int) -> Behav
 def test_inferred_are_items_on_sale_that_the_log_does_not_have_each_once(variant: str) -> None:
     table = table_of(
         *(item(number) for number in range(40)),
-        item(40, stage="delisted"),
+        item(40, status="delisted"),
         item(41, listed_ms=NOW_MS + 1),
     )
-    asked = Question(History(item_ids=("i1", "i2"), types=(4, 4), times_ms=(1, 2), event_keys=(1, 2)), NOW_MS, 2)
+    asked = InferenceRequest(History(item_ids=("i1", "i2"), types=(4, 4), times_ms=(1, 2), event_keys=(1, 2)), NOW_MS, 2)
 
     (answer,) = inference(table, variant, behaviors=60, samples=1).infer([asked])
 
@@ -61,7 +61,7 @@ def test_inferred_are_items_on_sale_that_the_log_does_not_have_each_once(variant
 
 
 def test_an_empty_catalog_infers_nothing() -> None:
-    (answer,) = inference(table_of()).infer([question(1)])
+    (answer,) = inference(table_of()).infer([request(1)])
 
     assert answer.item_ids == ()
 
@@ -69,24 +69,24 @@ def test_an_empty_catalog_infers_nothing() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_users_result_does_not_depend_on_the_batch(variant: str) -> None:
     model = inference(CATALOG, variant)
-    questions = [question(seed) for seed in range(3 * SamplerSettings().batch_users + 1)]
+    requests = [request(seed) for seed in range(3 * SamplerSettings().batch_users + 1)]
 
-    alone = [model.infer([one])[0] for one in questions]
+    alone = [model.infer([one])[0] for one in requests]
 
-    assert model.infer(questions) == alone
-    assert model.infer(questions[::-1])[::-1] == alone
+    assert model.infer(requests) == alone
+    assert model.infer(requests[::-1])[::-1] == alone
 
 
 def test_nor_on_the_order_in_which_items_arrived() -> None:
     shuffled = [item(int(number)) for number in np.random.default_rng(1).permutation(ITEMS)]
 
-    assert inference(table_of(*shuffled)).infer([question(7)]) == inference(CATALOG).infer([question(7)])
+    assert inference(table_of(*shuffled)).infer([request(7)]) == inference(CATALOG).infer([request(7)])
 
 
 def test_an_item_that_training_never_saw_is_inferred_on_its_first_day() -> None:
     table = table_of(*(item(number) for number in range(ITEMS)), item(999, listed_ms=NOW_MS))
 
-    (answer,) = inference(table, behaviors=ITEMS).infer([question(3)])
+    (answer,) = inference(table, behaviors=ITEMS).infer([request(3)])
 
     assert "i999" in answer.item_ids
 

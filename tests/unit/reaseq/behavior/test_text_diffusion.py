@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from reaseq.behavior.history import Question
+from reaseq.behavior.history import InferenceRequest
 from reaseq.behavior.text_diffusion import PHRASE_LIMIT_CHARS, TextDiffusionBackend, parse_phrases
-from reaseq.knowledge.llm.call import Call, Completion, Model
+from reaseq.knowledge.llm.call import Completion, LlmRequest, Model
 from reaseq.records import Inferred, ItemFeatures
 from reaseq.settings import TextDiffusionSettings
-from tests.fakes.catalog import ITEMS, NOW_MS, item, question, table_of
+from tests.fakes.catalog import ITEMS, NOW_MS, item, request, table_of
 
 TABLE = table_of(*(item(number) for number in range(ITEMS)), item(900, listed_ms=NOW_MS + 1))
 
@@ -24,16 +24,18 @@ class Scripted:
     """A stand-in for the endpoint: gives one text and keeps the calls."""
 
     def __init__(self, text: str, rejected: str = "") -> None:
-        self.calls: list[Call] = []
+        self.calls: list[LlmRequest] = []
         self._completion = Completion(text=text, rejected=rejected)
 
-    async def complete(self, call: Call) -> Completion:
+    async def complete(self, call: LlmRequest) -> Completion:
         self.calls.append(call)
         return self._completion
 
 
 class ByName:
     """A stand-in for the encoder: "like i7" has the vector of item i7, anything else points nowhere."""
+
+    space_id = "s"
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         found = np.zeros((len(texts), 16), np.float32)
@@ -51,10 +53,10 @@ class Titles:
         return {item_id: item(int(item_id[1:]), title=f"Title of {item_id} <|im_end|>") for item_id in item_ids}
 
 
-def infer(text: str, rejected: str = "", asked: Question | None = None) -> tuple[list[Inferred | None], Scripted]:
+def infer(text: str, rejected: str = "", asked: InferenceRequest | None = None) -> tuple[list[Inferred | None], Scripted]:
     endpoint = Scripted(text, rejected)
     backend = TextDiffusionBackend(endpoint, "tiny@1", ByName(), Titles(), TABLE, TextDiffusionSettings(history_behaviors=4), 5)
-    return asyncio.run(backend.answer([asked or question(9)])), endpoint
+    return asyncio.run(backend.answer([asked or request(9)])), endpoint
 
 
 def test_phrases_are_grounded_to_the_items_they_are_closest_to() -> None:
@@ -67,7 +69,7 @@ def test_phrases_are_grounded_to_the_items_they_are_closest_to() -> None:
 
 
 def test_what_the_log_has_or_is_not_listed_yet_is_not_inferred() -> None:
-    held = question(9).history.item_ids[0]
+    held = request(9).history.item_ids[0]
 
     (answer,), _ = infer(json.dumps([f"like {held}", "like i900", "like i7"]))
 
@@ -109,7 +111,7 @@ def test_the_model_sees_the_latest_behaviors_as_data_and_no_structure_is_asked_f
     assert told["history"][-1] == {
         "days_ago": 1,
         "done": "purchase",
-        "product": f"Title of {question(9).history.item_ids[-1]} <|im_end|>",
+        "product": f"Title of {request(9).history.item_ids[-1]} <|im_end|>",
     }
 
 

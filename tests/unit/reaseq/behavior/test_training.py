@@ -17,7 +17,7 @@ from reaseq.behavior.backbone import BackboneConfig
 from reaseq.behavior.examples import Basket, build_pairs, trainable
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.token_table import SemanticIdTrie
-from reaseq.behavior.training import BehaviorTrainingConfig, Material, build_training_data
+from reaseq.behavior.training import BehaviorTrainingConfig, BehaviorTrainingData, build_training_data
 from reaseq.days import DAY_MS
 from reaseq.errors import CatalogError
 from reaseq.records import History
@@ -42,13 +42,13 @@ def baskets(count: int = 200) -> list[Basket]:
     return found
 
 
-def data(**changes: object) -> tuple[Material, BehaviorConfig]:
+def data(**changes: object) -> tuple[BehaviorTrainingData, BehaviorConfig]:
     config = replace(CONFIG, **changes)  # type: ignore[arg-type]
     tree = None
     if config.codes:
         generator = torch.Generator().manual_seed(0)
         codes = torch.stack([torch.randint(size, (len(TABLE),), generator=generator) for size in config.codes], dim=1)
-        tree = SemanticIdTrie.of(codes, config.codes)
+        tree = SemanticIdTrie.from_codes(codes, config.codes)
     found, ids = build_training_data(baskets(), TABLE, config, 0.1, tree)
     return found, replace(config, items=len(ids))
 

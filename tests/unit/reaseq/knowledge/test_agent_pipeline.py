@@ -11,13 +11,13 @@ from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.llm.call import Completion
 from reaseq.records import ProductKnowledge
-from tests.fakes.reasoning import GOOD, PANEL, ScriptedModel
+from tests.fakes.reasoning import GOOD, PIPELINE, ScriptedModel
 
-MUG = Content.of("RED MUG", {"size": "large"})
+MUG = Content.from_listing("RED MUG", {"size": "large"})
 
 
 def run(model: ScriptedModel, content: Content = MUG) -> Any:
-    return PANEL.run(content, model)
+    return PIPELINE.run(content, model)
 
 
 def values(knowledge: ProductKnowledge) -> set[str]:
@@ -116,7 +116,7 @@ async def test_a_synthesis_without_a_usable_answer_leaves_the_profile_empty() ->
     ],
 )
 def test_garbage_becomes_a_reason(text: str, reason: str) -> None:
-    assert parse(PANEL.agents["demand"].answer, text) == (None, reason)
+    assert parse(PIPELINE.agents["demand"].answer, text) == (None, reason)
 
 
 @pytest.mark.parametrize("reason", ["truncated", "empty_answer", "garbage_response", "too_large", "http_400", "no_answer"])
@@ -155,7 +155,7 @@ async def test_what_is_too_much_or_said_twice_is_cut() -> None:
 async def test_the_system_prompt_is_the_same_bytes_for_every_item() -> None:
     one, other = ScriptedModel(), ScriptedModel()
     await run(one)
-    await run(other, Content.of("A LAMP", {}))
+    await run(other, Content.from_listing("A LAMP", {}))
 
     assert [call.system for call in one.calls] == [call.system for call in other.calls]
     assert [call.schema for call in one.calls] == [call.schema for call in other.calls]
@@ -163,7 +163,7 @@ async def test_the_system_prompt_is_the_same_bytes_for_every_item() -> None:
 
 
 def test_the_grammar_asks_for_the_thinking_first_and_knows_the_vocabulary() -> None:
-    schema = json.loads(PANEL.agents["demand"].schema)
+    schema = json.loads(PIPELINE.agents["demand"].schema)
 
     assert list(schema["properties"]) == ["reasoning", "needs"]
     assert schema["properties"]["reasoning"]["maxLength"] == 200
@@ -173,9 +173,9 @@ def test_the_grammar_asks_for_the_thinking_first_and_knows_the_vocabulary() -> N
 
 
 def test_long_text_is_cut_before_it_is_paid_for() -> None:
-    long = Content.of("t" * 1000, {f"a{place}": "x" * 1000 for place in range(32)})
+    long = Content.from_listing("t" * 1000, {f"a{place}": "x" * 1000 for place in range(32)})
 
-    call = PANEL.agents["demand"].ask(long, text_limit_chars=1500)
+    call = PIPELINE.agents["demand"].ask(long, text_limit_chars=1500)
 
     item = json.loads(call.user)["item"]
     assert len(item["title"]) + sum(len(name) + len(value) for name, value in item["attributes"].items()) <= 1500

@@ -12,12 +12,12 @@ import pytest
 from pydantic import SecretStr
 
 from reaseq.errors import EndpointUnavailable
-from reaseq.knowledge.llm.call import Call, Completion
+from reaseq.knowledge.llm.call import Completion, LlmRequest
 from reaseq.knowledge.llm.endpoint import Endpoint
 from reaseq.knowledge.llm.retries import CircuitBreaker, RetryPolicy
 from reaseq.settings import LlmSettings
 
-CALL = Call("demand", "system", '{"item":{}}', '{"type":"object"}')
+CALL = LlmRequest("demand", "system", '{"item":{}}', '{"type":"object"}')
 CHOICE = {"message": {"content": '{"a":1}'}, "finish_reason": "stop"}
 ANSWER = {
     "choices": [CHOICE],

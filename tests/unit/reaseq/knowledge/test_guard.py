@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from reaseq.knowledge.agents.agent_pipeline import Rejected
 from reaseq.knowledge.content import Content, clean
 from reaseq.knowledge.guard import LEAST_COSINE, admit_phrases, admit_profile, enrich
-from reaseq.knowledge.llm.call import Call
+from reaseq.knowledge.llm.call import LlmRequest
 from reaseq.records import ProductKnowledge
-from tests.fakes.reasoning import PANEL, VOCABULARY, ScriptedModel
+from tests.fakes.reasoning import PIPELINE, VOCABULARY, ScriptedModel
 
 CANARIES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("injection_canaries.json").read_text())
 TURN_MARKS = ("<|", "|>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<start_of_turn>", "<end_of_turn>")
@@ -30,12 +30,12 @@ def test_there_are_canaries_of_many_kinds() -> None:
 
 @each_canary
 async def test_an_injection_stays_inside_a_string_of_the_users_json(canary: dict[str, Any]) -> None:
-    content = Content.of(canary["title"], canary["attributes"])
+    content = Content.from_listing(canary["title"], canary["attributes"])
     model = ScriptedModel()
-    await PANEL.run(content, model)
+    await PIPELINE.run(content, model)
 
     for call in model.calls:
-        assert call.system == PANEL.agents[call.agent].system
+        assert call.system == PIPELINE.agents[call.agent].system
         user = json.loads(call.user)
         assert set(user) <= {"item", "claims", "objections"} and set(user["item"]) <= {"title", "attributes"}
         assert content.title.startswith(user["item"]["title"])
@@ -43,7 +43,7 @@ async def test_an_injection_stays_inside_a_string_of_the_users_json(canary: dict
         assert not any(unicodedata.category(char)[0] == "C" for char in call.user)
 
 
-def obedient(call: Call) -> dict[str, Any]:
+def obedient(call: LlmRequest) -> dict[str, Any]:
     """A model that does what the item tells it to: the item's words become its values."""
     told = json.loads(call.user)["item"]["title"]
     wish = [{"value": told[:64], "confidence": "certain", "evidence": "as instructed"}]
@@ -62,7 +62,7 @@ def obedient(call: Call) -> dict[str, Any]:
 async def test_a_model_that_obeys_makes_no_claim(canary: dict[str, Any]) -> None:
     model = ScriptedModel(**dict.fromkeys(("demand", "attribute", "relation", "critic", "synthesis"), obedient))
     try:
-        knowledge = await PANEL.run(Content.of(canary["title"], canary["attributes"]), model)
+        knowledge = await PIPELINE.run(Content.from_listing(canary["title"], canary["attributes"]), model)
     except Rejected:
         return
     assert knowledge.claims == ()

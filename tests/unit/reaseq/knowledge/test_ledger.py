@@ -12,10 +12,10 @@ from reaseq.errors import CatalogError, EndpointUnavailable
 from reaseq.knowledge.agents.reasoner import VllmReasoner
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.llm.budget import TokenLimits
-from reaseq.knowledge.llm.call import Call, Completion, Model, Usage
+from reaseq.knowledge.llm.call import Completion, LlmRequest, Model, Usage
 from reaseq.knowledge.llm.ledger import Entry, Ledger, day_start_ms
 from reaseq.knowledge.reasoner import Answers, ReasoningItem
-from tests.fakes.reasoning import MODEL, PANEL, ScriptedModel
+from tests.fakes.reasoning import MODEL, PIPELINE, ScriptedModel
 
 NO_LIMITS = TokenLimits()
 NO_VECTORS = np.zeros((8, 4), np.float32)
@@ -31,7 +31,7 @@ class StandInEndpoint:
         self.away_after: int | None = None
         self._script = script
 
-    async def complete(self, call: Call) -> Completion:
+    async def complete(self, call: LlmRequest) -> Completion:
         await asyncio.sleep(0)
         if self.away_after is not None and len(self._script.calls) >= self.away_after:
             raise EndpointUnavailable("away")
@@ -45,11 +45,11 @@ def entry(fingerprint: str, **changes: object) -> Entry:
 
 
 def reasoner(ledger: Ledger, script: ScriptedModel, budgets: TokenLimits = NO_LIMITS, model: Model = MODEL) -> VllmReasoner:
-    return VllmReasoner(PANEL, StandInEndpoint(script, model), ledger, budgets)  # type: ignore[arg-type]
+    return VllmReasoner(PIPELINE, StandInEndpoint(script, model), ledger, budgets)  # type: ignore[arg-type]
 
 
-def subjects(*titles: str, seller: str = "") -> list[ReasoningItem]:
-    return [ReasoningItem(Content.of(title, {}), f"item-{title}", seller) for title in titles]
+def items(*titles: str, seller: str = "") -> list[ReasoningItem]:
+    return [ReasoningItem(Content.from_listing(title, {}), f"item-{title}", seller) for title in titles]
 
 
 async def reason(who: VllmReasoner, asked: list[ReasoningItem]) -> Answers:
@@ -114,7 +114,7 @@ def test_costs_are_summed_the_dearest_first(tmp_path: Path) -> None:
 
 
 async def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
-    script, asked = ScriptedModel(), subjects("MUG A", "MUG B")
+    script, asked = ScriptedModel(), items("MUG A", "MUG B")
     first = await reason(reasoner(Ledger(tmp_path / "l.db"), script), asked)
     second = await reason(reasoner(Ledger(tmp_path / "l.db"), script), asked)
 
@@ -124,7 +124,7 @@ async def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
 
 async def test_items_with_the_same_text_are_asked_about_once_even_at_the_same_time(tmp_path: Path) -> None:
     script, ledger = ScriptedModel(), Ledger(tmp_path / "l.db")
-    twins = [ReasoningItem(Content.of("MUG", {}), f"i{number}") for number in range(8)]
+    twins = [ReasoningItem(Content.from_listing("MUG", {}), f"i{number}") for number in range(8)]
 
     answers = await reason(reasoner(ledger, script), twins)
 
@@ -136,7 +136,7 @@ async def test_another_model_or_decoding_asks_anew(tmp_path: Path) -> None:
     script, ledger = ScriptedModel(), Ledger(tmp_path / "l.db")
     models = [Model("m"), Model("n"), Model("m", "r2"), Model("m", temperature=0.5), Model("m", extra={"top_k": 3})]
     for model in models:
-        await reason(reasoner(ledger, script, model=model), subjects("MUG"))
+        await reason(reasoner(ledger, script, model=model), items("MUG"))
 
     assert len(script.calls) == len(models) * CALLS_OF_AN_ITEM
     assert len({reasoner(ledger, script, model=model).identity for model in models}) == len(models)
@@ -148,10 +148,10 @@ async def test_when_the_endpoint_goes_away_what_was_answered_is_not_asked_again(
     endpoint: StandInEndpoint = who._endpoint  # type: ignore[assignment]
     endpoint.away_after = 8
     with pytest.raises(EndpointUnavailable):
-        await reason(who, subjects("MUG A", "MUG B", "MUG C"))
+        await reason(who, items("MUG A", "MUG B", "MUG C"))
     endpoint.away_after = None
 
-    assert all(await reason(who, subjects("MUG A", "MUG B", "MUG C")))
+    assert all(await reason(who, items("MUG A", "MUG B", "MUG C")))
     assert len(script.calls) == 3 * CALLS_OF_AN_ITEM
 
 
@@ -160,7 +160,7 @@ async def test_a_refused_answer_is_kept_and_not_asked_for_again(tmp_path: Path) 
     script = ScriptedModel(demand=truncated, attribute=truncated, relation="garbage")
     who = reasoner(Ledger(tmp_path / "l.db"), script)
 
-    assert await reason(who, subjects("MUG")) == await reason(who, subjects("MUG")) == [None]
+    assert await reason(who, items("MUG")) == await reason(who, items("MUG")) == [None]
     assert len(script.calls) == 3
 
 
@@ -177,9 +177,9 @@ async def test_a_refused_answer_is_kept_and_not_asked_for_again(tmp_path: Path) 
 )
 async def test_budgets_end_the_asking(tmp_path: Path, budgets: TokenLimits, answered: int) -> None:
     who = reasoner(Ledger(tmp_path / "l.db"), ScriptedModel(), budgets)
-    asked = [*subjects("MUG A", "MUG B", seller="one"), *subjects("MUG C", "MUG D", seller="two")]
+    asked = [*items("MUG A", "MUG B", seller="one"), *items("MUG C", "MUG D", seller="two")]
 
-    answers = [(await reason(who, [subject]))[0] for subject in asked]
+    answers = [(await reason(who, [item]))[0] for item in asked]
 
     assert sum(answer is not None for answer in answers) == answered
 

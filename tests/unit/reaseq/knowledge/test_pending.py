@@ -13,10 +13,10 @@ from reaseq.knowledge.content import Content
 from reaseq.knowledge.llm.call import Model
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.reasoner import ReasoningItem
-from tests.fakes.reasoning import GOOD, MODEL, PANEL, ScriptedModel
+from tests.fakes.reasoning import GOOD, MODEL, PIPELINE, ScriptedModel
 from tests.unit.reaseq.knowledge.test_ledger import reason, reasoner
 
-SUBJECTS = [ReasoningItem(Content.of(f"MUG {letter}", {}), letter) for letter in "ABC"]
+SUBJECTS = [ReasoningItem(Content.from_listing(f"MUG {letter}", {}), letter) for letter in "ABC"]
 
 
 def answered(line: str, content: str | None = None, **changes: Any) -> str:
@@ -30,11 +30,11 @@ def answered(line: str, content: str | None = None, **changes: Any) -> str:
 
 
 async def export(ledger: Ledger, path: Path) -> dict[str, int]:
-    return dict(await export_batch(Agents(PANEL, MODEL, ledger), SUBJECTS, path))
+    return dict(await export_batch(Agents(PIPELINE, MODEL, ledger), SUBJECTS, path))
 
 
 async def take(ledger: Ledger, path: Path) -> dict[str, int]:
-    return dict(await import_batch(Agents(PANEL, MODEL, ledger), SUBJECTS, path))
+    return dict(await import_batch(Agents(PIPELINE, MODEL, ledger), SUBJECTS, path))
 
 
 async def test_a_catalog_is_reasoned_about_round_by_round(tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ async def test_a_request_is_what_a_batch_service_expects(tmp_path: Path) -> None
 
 
 async def test_equal_texts_are_written_once(tmp_path: Path) -> None:
-    twins = [ReasoningItem(Content.of("MUG", {}), name) for name in "ab"]
+    twins = [ReasoningItem(Content.from_listing("MUG", {}), name) for name in "ab"]
 
-    counts = await export_batch(Agents(PANEL, MODEL, Ledger(tmp_path / "l.db")), twins, tmp_path / "in.jsonl")
+    counts = await export_batch(Agents(PIPELINE, MODEL, Ledger(tmp_path / "l.db")), twins, tmp_path / "in.jsonl")
 
     assert counts.total() == 3
 
@@ -103,9 +103,9 @@ async def test_a_file_that_no_batch_service_writes_is_refused_with_the_line(tmp_
 async def test_a_changed_title_concerns_that_item_alone(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
     await reason(reasoner(ledger, ScriptedModel()), SUBJECTS)
-    changed = ReasoningItem(Content.of("MUG A, LARGE", {}), "A")
+    changed = ReasoningItem(Content.from_listing("MUG A, LARGE", {}), "A")
 
-    missing = [await pending_calls(Agents(PANEL, MODEL, ledger), subject) for subject in (changed, *SUBJECTS[1:])]
+    missing = [await pending_calls(Agents(PIPELINE, MODEL, ledger), item) for item in (changed, *SUBJECTS[1:])]
 
     assert [len(calls) for calls in missing] == [3, 0, 0]
 
@@ -114,8 +114,8 @@ async def test_a_forecast_prices_a_change_before_it_is_made(tmp_path: Path) -> N
     ledger = Ledger(tmp_path / "l.db")
     await reason(reasoner(ledger, ScriptedModel()), SUBJECTS)
 
-    same = Forecaster(Agents(PANEL, MODEL, ledger))
-    other = Forecaster(Agents(PANEL, Model("stand-in", "r2"), ledger))
+    same = Forecaster(Agents(PIPELINE, MODEL, ledger))
+    other = Forecaster(Agents(PIPELINE, Model("stand-in", "r2"), ledger))
     await same.add(SUBJECTS)
     await other.add(SUBJECTS)
 
@@ -127,7 +127,7 @@ async def test_a_forecast_prices_a_change_before_it_is_made(tmp_path: Path) -> N
 async def test_a_changed_prompt_asks_only_what_it_touches(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
     await reason(reasoner(ledger, ScriptedModel()), SUBJECTS[:1])
-    relation = replace(PANEL.agents["relation"], system=PANEL.agents["relation"].system + "\nBe brief.")
-    changed = replace(PANEL, agents={**PANEL.agents, "relation": relation})
+    relation = replace(PIPELINE.agents["relation"], system=PIPELINE.agents["relation"].system + "\nBe brief.")
+    changed = replace(PIPELINE, agents={**PIPELINE.agents, "relation": relation})
 
     assert [call.agent for call in await pending_calls(Agents(changed, MODEL, ledger), SUBJECTS[0])] == ["relation"]

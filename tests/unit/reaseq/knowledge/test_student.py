@@ -79,7 +79,7 @@ def test_its_confidences_are_calibrated(student: Student) -> None:
 async def test_its_claims_bear_its_name_and_keep_to_the_bounds(student: Student) -> None:
     vectors, _ = world(3, 50)
 
-    answers = await student.reason([ReasoningItem(Content.of("x", {}))] * 50, vectors)
+    answers = await student.reason([ReasoningItem(Content.from_listing("x", {}))] * 50, vectors)
 
     for answer in answers:
         assert answer
@@ -129,7 +129,7 @@ async def test_the_cascade_asks_only_the_agents_whose_claims_the_student_is_not_
     vector[0, :2] = 0.7  # far on the side of the mug that one drinks from
     cascade = Cascade(student, reasoner(Ledger(tmp_path / "l.db"), script), VOCABULARY, threshold)
 
-    (answer,) = await cascade.reason([ReasoningItem(Content.of("MUG", {}), "i")], vector)
+    (answer,) = await cascade.reason([ReasoningItem(Content.from_listing("MUG", {}), "i")], vector)
 
     assert set(script.asked) == asked
     assert answer
@@ -145,7 +145,7 @@ async def test_a_group_that_the_teacher_never_spoke_of_is_left_to_the_model(tmp_
     script = ScriptedModel()
 
     (answer,) = await Cascade(student, reasoner(Ledger(tmp_path / "l.db"), script), VOCABULARY, 0.01).reason(
-        [ReasoningItem(Content.of("MUG", {}))], vectors[:1]
+        [ReasoningItem(Content.from_listing("MUG", {}))], vectors[:1]
     )
 
     assert script.asked == ["relation", "critic", "synthesis"]
@@ -158,7 +158,9 @@ async def test_a_cascade_whose_model_has_no_answer_has_none(student: Student, tm
     broke = reasoner(Ledger(tmp_path / "l.db"), ScriptedModel(), TokenLimits(day_tokens=0))
     vectors, _ = world(5, 3)
 
-    answers = await Cascade(student, broke, VOCABULARY, 1.1).reason([ReasoningItem(Content.of("MUG", {}))] * 3, vectors)
+    answers = await Cascade(student, broke, VOCABULARY, 1.1).reason(
+        [ReasoningItem(Content.from_listing("MUG", {}))] * 3, vectors
+    )
 
     assert answers == [None] * 3
 
@@ -176,7 +178,10 @@ def test_the_curve_goes_from_the_student_alone_to_the_teacher(student: Student) 
 
 def test_held_out_items_are_the_same_in_any_order_and_types_stay_whole() -> None:
     answers = [
-        (Content.of(f"THING {n}", {}), ProductKnowledge(vocabulary="v", claims=(), product_type=f"size {n % 7} kind{n % 60}"))
+        (
+            Content.from_listing(f"THING {n}", {}),
+            ProductKnowledge(vocabulary="v", claims=(), product_type=f"size {n % 7} kind{n % 60}"),
+        )
         for n in range(600)
     ]
     parts, reversed_parts = split(answers), split(answers[::-1])

@@ -34,8 +34,8 @@ def test_a_bundled_vocabulary_defines_every_value_and_asks_every_agent(name: str
 def test_there_are_two_bases_and_two_packs() -> None:
     assert {"retail-1", "content-1", "giftware-2", "beauty-1"} <= set(BUNDLED)
     retail, giftware = load_vocabulary("retail-1"), load_vocabulary("giftware-2")
-    inherited = {group.name: group for group in retail.groups}["colors"]
-    assert {group.name: group for group in giftware.groups}["colors"] == inherited
+    inherited = {group.name: group for group in retail.groups}["colours"]
+    assert {group.name: group for group in giftware.groups}["colours"] == inherited
 
 
 def test_a_pack_replaces_adds_and_inherits(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_pack_replaces_adds_and_inherits(tmp_path: Path) -> None:
     groups = {group.name: group for group in pack.groups}
     assert list(groups["category"].values) == ["red_wine", "white_wine"]
     assert {"tasting", "birthday"} <= set(groups["occasions"].values)
-    assert groups["colors"] == {group.name: group for group in load_vocabulary("retail-1").groups}["colors"]
+    assert groups["colours"] == {group.name: group for group in load_vocabulary("retail-1").groups}["colours"]
 
 
 def test_knowledge_of_an_earlier_version_is_migrated_step_by_step(tmp_path: Path) -> None:

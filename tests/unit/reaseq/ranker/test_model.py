@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reaseq.artifacts import current, version_of
+from reaseq.artifacts import current, load_version
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
@@ -24,7 +24,7 @@ from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import TargetAttention
 from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
 from reaseq.records import History, Inferred, UserFeatures
-from tests.fakes.catalog import CATALOG, ITEMS, NOW_MS, item, question, table_of
+from tests.fakes.catalog import CATALOG, ITEMS, NOW_MS, item, request, table_of
 from tests.fakes.ranker import IDS, USER, WIDTH, engine, popularity, publish_behavior, publish_ranker
 
 ASKED = ["i1", "i5", "i290", "nobody"]
@@ -76,7 +76,7 @@ def test_an_inferred_item_that_the_table_does_not_know_says_nothing() -> None:
 
 
 def test_searching_as_many_behaviors_as_there_are_is_attending_to_all_of_them() -> None:
-    behaviors = len(question(9).history.item_ids)
+    behaviors = len(request(9).history.item_ids)
 
     everything, searched = engine(history=behaviors + 5), engine(history=behaviors + 5, search=behaviors)
     few = engine(history=behaviors + 5, search=1)
@@ -108,9 +108,9 @@ def test_what_a_history_shares_with_a_candidates_claims_is_by_hand_what_the_mode
         # A claim hangs on the number modulo the values of the first group: i1 and i1 again bear the same one.
         history=History(item_ids=("i1", "i2"), types=(4, 4), times_ms=(NOW_MS - DAY_MS,) * 2, event_keys=(1, 2)),
     )
-    request, _ = ranker.request([ScoringQuery(user, table.rows(["i1", "i290"]), NOW_MS)], table)
+    batch, _ = ranker.batch([ScoringQuery(user, table.rows(["i1", "i290"]), NOW_MS)], table)
     items = ranker.items(table)
-    found = model._by_claims(request.history, items, items.slots[request.candidates], items.slots[request.history.rows])
+    found = model._by_claims(batch.history, items, items.slots[batch.candidates], items.slots[batch.history.rows])
 
     claim = int(table.contents.claims[table.slots[table.rows(["i1"])[0]], 0])
     lift = math.log((0.5 + 0.01) / (float(model.claim_rates[claim]) + 0.01))  # half of the history bears it
@@ -154,7 +154,7 @@ def test_who_asks_with_an_older_table_has_nothing_embedded_anew(monkeypatch: pyt
 
 def test_latent_scores_are_how_much_more_likely_items_are_than_on_average(tmp_path: Path) -> None:
     version = publish_behavior(tmp_path)
-    artifact = version_of(tmp_path, BEHAVIOR, version)
+    artifact = load_version(tmp_path, BEHAVIOR, version)
     model = load_weights(artifact, BehaviorModel(msgspec.convert(load_sizes(artifact), BehaviorConfig)))
     table = CATALOG.snapshot
     state = np.random.default_rng(0).normal(size=WIDTH).astype(np.float16)
@@ -165,7 +165,7 @@ def test_latent_scores_are_how_much_more_likely_items_are_than_on_average(tmp_pa
     found, read = latents.scores([Inferred(model=version, latent=state.tobytes())], rows, table)
 
     assert read == [True]
-    for column, numbers in enumerate((IDS.of(table), torch.zeros(len(table), dtype=torch.long))):
+    for column, numbers in enumerate((IDS.number(table), torch.zeros(len(table), dtype=torch.long))):
         with torch.inference_mode():
             hidden = torch.from_numpy(state).float()
             p = torch.log_softmax(model.logits(hidden, model.token_table(table, numbers), 0, None)[1:], dim=-1)

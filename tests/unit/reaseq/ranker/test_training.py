@@ -13,39 +13,39 @@ from reaseq.days import DAY_MS
 from reaseq.errors import CatalogError
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.training import Examples, RankerTrainingConfig, Sample, build_examples, sampled_softmax, train
+from reaseq.ranker.training import RankerExamples, RankerSample, RankerTrainingConfig, build_examples, sampled_softmax, train
 from reaseq.records import History, Inferred
 from reaseq.representation.trained_ids import TrainedIds
-from tests.fakes.catalog import DIM, NOW_MS, VOCABULARY, item, question, table_of
+from tests.fakes.catalog import DIM, NOW_MS, VOCABULARY, item, request, table_of
 from tests.fakes.ranker import WIDTH, publish_behavior
 
 ITEMS = 80
 TABLE = table_of(
     *(item(number) for number in range(ITEMS)),
     item(80, listed_ms=NOW_MS + 5 * DAY_MS),  # listed in the midst of the log
-    item(81, stage="delisted"),
+    item(81, status="delisted"),
 ).snapshot.by_id()
 IDS = TrainedIds([f"i{number}" for number in range(60)])
 CONFIG = RankerConfig(vector_dim=DIM, claims=VOCABULARY.size, items=len(IDS), width=16, history=20)
 PLAN = RankerTrainingConfig(epochs=2, positives=4, negatives=20)
 
 
-def samples(count: int = 64) -> list[Sample]:
+def samples(count: int = 64) -> list[RankerSample]:
     """Users who take, every third of a day, an item whose number follows on their last one's."""
     found = []
     for place in range(count):
-        history = question(place).history
+        history = request(place).history
         last = int(history.item_ids[-1][1:])
         taken = (f"i{(last + 1) % ITEMS}", f"i{place % ITEMS}", "i80", "nobody")
-        found.append(Sample(Basket(f"u{place}", NOW_MS + place * DAY_MS // 3, taken, history), Inferred()))
+        found.append(RankerSample(Basket(f"u{place}", NOW_MS + place * DAY_MS // 3, taken, history), Inferred()))
     return found
 
 
-def events(some: list[Sample]) -> list[tuple[int, str]]:
+def events(some: list[RankerSample]) -> list[tuple[int, str]]:
     return [(sample.basket.time_ms, item_id) for sample in some for item_id in sample.basket.item_ids]
 
 
-def examples(some: list[Sample], models: Path = Path(), config: RankerConfig = CONFIG) -> Examples:
+def examples(some: list[RankerSample], models: Path = Path(), config: RankerConfig = CONFIG) -> RankerExamples:
     return build_examples(some, events(some), TABLE, LatentModels(models), config, PLAN)
 
 
@@ -54,7 +54,7 @@ def test_positives_were_taken_and_listed_before_negatives_listed_before_and_not_
     found = examples(some)
 
     late, gone = TABLE.rows(["i80", "i81"]).tolist()
-    for sample, rows, real, weights in zip(some, found.request.candidates, found.positives, found.weights, strict=True):
+    for sample, rows, real, weights in zip(some, found.batch.candidates, found.positives, found.weights, strict=True):
         taken = set(TABLE.rows(sample.basket.item_ids).tolist()) - {0}
         if sample.basket.time_ms <= NOW_MS + 5 * DAY_MS:
             taken -= {late}
@@ -74,16 +74,16 @@ def test_popularity_counts_what_was_strictly_before() -> None:
     cut = 20
     changed = [
         *some[:cut],
-        *(Sample(Basket(s.basket.user_id, s.basket.time_ms, ("i3",), History()), Inferred()) for s in some[cut:]),
+        *(RankerSample(Basket(s.basket.user_id, s.basket.time_ms, ("i3",), History()), Inferred()) for s in some[cut:]),
     ]
 
-    assert torch.equal(examples(changed).request.counts[:cut], whole.request.counts[:cut])
-    first = whole.request.counts[0]
-    assert (first == 0).all() and whole.request.counts[30].any()
+    assert torch.equal(examples(changed).batch.counts[:cut], whole.batch.counts[:cut])
+    first = whole.batch.counts[0]
+    assert (first == 0).all() and whole.batch.counts[30].any()
 
 
 def test_a_basket_of_nothing_that_was_listed_before_is_left_out_and_none_at_all_is_said() -> None:
-    first = Sample(Basket("u", NOW_MS, ("i80", "nobody"), History()), Inferred())
+    first = RankerSample(Basket("u", NOW_MS, ("i80", "nobody"), History()), Inferred())
 
     assert len(examples([first, *samples(3)])) == 3
     with pytest.raises(CatalogError, match="none of 1 baskets"):
@@ -95,15 +95,15 @@ def test_states_are_read_by_the_model_that_left_them(tmp_path: Path) -> None:
     state = np.ones(WIDTH, np.float16).tobytes()
     config = RankerConfig(vector_dim=DIM, claims=VOCABULARY.size, items=len(IDS), width=16, scores=SCORES)
     some = [
-        Sample(sample.basket, Inferred(model=versions[place % 2], latent=state) if place else Inferred())
+        RankerSample(sample.basket, Inferred(model=versions[place % 2], latent=state) if place else Inferred())
         for place, sample in enumerate(samples(5))
     ]
 
-    found = examples(some, tmp_path, config).request.scores
-    same = [Sample(samples(5)[0].basket, Inferred(model=version, latent=state)) for version in versions]
+    found = examples(some, tmp_path, config).batch.scores
+    same = [RankerSample(samples(5)[0].basket, Inferred(model=version, latent=state)) for version in versions]
 
     assert (found[0] == 0).all() and all((found[place] != 0).any() for place in range(1, 5))
-    one, other = examples(same, tmp_path, config).request.scores
+    one, other = examples(same, tmp_path, config).batch.scores
     assert not torch.allclose(one, other)
 
 
@@ -140,7 +140,9 @@ class Stop(Exception):
     """A stand-in for a machine that goes away."""
 
 
-def _stopped_after_an_epoch(parts: tuple[Examples, Examples], plan: RankerTrainingConfig, checkpoint: Path) -> list[float]:
+def _stopped_after_an_epoch(
+    parts: tuple[RankerExamples, RankerExamples], plan: RankerTrainingConfig, checkpoint: Path
+) -> list[float]:
     seen: list[float] = []
 
     def progress(steps: int, loss: float) -> None:

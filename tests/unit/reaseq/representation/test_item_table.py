@@ -10,14 +10,14 @@ from reaseq.behavior.sequence import build_sequences
 from reaseq.errors import SpaceMismatch
 from reaseq.ranker.model import TargetAttention
 from reaseq.records import ItemFeatures
-from tests.fakes.catalog import CATALOG, ITEMS, NOW_MS, item, question, table_of
+from tests.fakes.catalog import CATALOG, ITEMS, NOW_MS, item, request, table_of
 
 
 def test_the_table_keeps_the_newest_of_each_item() -> None:
     table = table_of(item(1, event_time_ms=5, price=5.0))
 
-    assert table.apply([item(1, event_time_ms=4, price=4.0), item(1, event_time_ms=5, stage="text")]) == 0
-    assert table.apply([item(1, event_time_ms=5, stage="delisted")]) == 1
+    assert table.apply([item(1, event_time_ms=4, price=4.0), item(1, event_time_ms=5, status="text")]) == 0
+    assert table.apply([item(1, event_time_ms=5, status="delisted")]) == 1
     assert table.snapshot.prices[1] == 5.0
     assert not table.snapshot.live[1]
 
@@ -56,7 +56,7 @@ def test_whatever_is_updated_listed_or_delisted_the_table_is_what_the_newest_rec
     seen = []
     for batch in batches:
         records = [
-            item(number, event_time_ms=time_ms, price=float(time_ms), stage="delisted" if gone else "reasoned")
+            item(number, event_time_ms=time_ms, price=float(time_ms), status="delisted" if gone else "reasoned")
             for number, time_ms, gone in batch
         ]
         table.apply(records)
@@ -69,11 +69,11 @@ def test_whatever_is_updated_listed_or_delisted_the_table_is_what_the_newest_rec
 
     snapshot = table.snapshot
     assert {snapshot.ids[row] for row in snapshot.live.nonzero().flatten().tolist()} == {
-        record.item_id for record in newest.values() if record.stage != "delisted"
+        record.item_id for record in newest.values() if record.status != "delisted"
     }
     for record in newest.values():
         row = int(snapshot.rows([record.item_id])[0])
-        if record.stage != "delisted":
+        if record.status != "delisted":
             assert snapshot.prices[row] == record.price
             expected = np.frombuffer(record.vector, np.float16).astype(np.float32)
             assert np.array_equal(snapshot.contents.vectors[snapshot.slots[row]].numpy(), expected)
@@ -95,7 +95,7 @@ def test_groups_of_items_are_as_alike_as_their_mean_vectors() -> None:
 
 
 def test_the_nearest_are_on_sale_and_an_item_is_no_neighbor_of_its_own() -> None:
-    table = table_of(*(item(number) for number in range(20)), item(20, stage="delisted")).snapshot
+    table = table_of(*(item(number) for number in range(20)), item(20, status="delisted")).snapshot
     row = table.index["i3"]
     vector = table.vectors[row]
     by_hand = (table.vectors @ vector)[1:21].argsort(descending=True) + 1  # the delisted one is the last
@@ -115,10 +115,10 @@ def test_spaces_are_not_mixed() -> None:
 
 
 def test_sequences_hold_the_latest_behaviors_on_the_right() -> None:
-    sequences = build_sequences([question(3).history], [NOW_MS], CATALOG.snapshot, length=6)
+    sequences = build_sequences([request(3).history], [NOW_MS], CATALOG.snapshot, length=6)
 
     assert sequences.rows[0, :2].tolist() == [0, 0]
-    assert sequences.rows[0, 2:].tolist() == CATALOG.snapshot.rows(question(3).history.item_ids).tolist()
+    assert sequences.rows[0, 2:].tolist() == CATALOG.snapshot.rows(request(3).history.item_ids).tolist()
     assert sequences.gaps[0].tolist() == [0, 0, 7, 7, 6, 5]  # four, three, two and one day in hours, by powers of two
 
 

@@ -114,7 +114,7 @@ def test_a_published_codebook_comes_back_whole_and_a_changed_one_not_at_all(tmp_
 def test_the_tree_has_the_ids_that_exist_and_no_others() -> None:
     codes = torch.tensor([[0, 0], [0, 1], [2, 1], [2, 1]])
 
-    tree = SemanticIdTrie.of(codes, (3, 2))
+    tree = SemanticIdTrie.from_codes(codes, (3, 2))
 
     assert tree.children[0].tolist() == [[0, -1, 1]]
     assert tree.children[1].tolist() == [[0, 1], [-1, 2]]
@@ -166,6 +166,6 @@ def test_an_encoder_from_a_hub_must_be_pinned() -> None:
 
 
 def test_faiss_is_loaded_only_to_fit() -> None:
-    """Serving processes neither wait for its libraries nor need them."""
+    """RankingService processes neither wait for its libraries nor need them."""
     code = "import sys; import reaseq.representation.semantic_ids; sys.exit('faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -25,10 +25,10 @@ from streams.contract.delivery import Delivery
 from streams.contract.messages import RawRecord, encode
 from streams.contract.stage import BatchPolicy, Stage
 from streams.contract.topics import DEAD_LETTERS, EVENTS
-from streams.stages.behavior_inference import Inference
+from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
 from streams.stages.onboarding import OnboardingStage
-from streams.stages.reasoning import Reasoning
+from streams.stages.reasoning import ReasoningStage
 from tests.unit.streams.stages.test_user_stages import Echo, Everything
 
 BATCH = BatchPolicy(100, 0)
@@ -123,9 +123,9 @@ class Worker:
         policy = BehaviorSettings(history_limit_events=LIMIT)
         stages: tuple[Stage, ...] = (
             OnboardingStage(world, Letters(), BATCH),
-            Reasoning(world, Parrot(), Letters(), "v", BATCH),
+            ReasoningStage(world, Parrot(), Letters(), "v", BATCH),
             HistoryStage(world, Everything(), policy, BATCH),
-            Inference(world, Everything(), Echo(), policy, BATCH),
+            BehaviorInferenceStage(world, Everything(), Echo(), policy, BATCH),
         )
         self.deliveries = [Delivery(stage, world, world, 300.0) for stage in stages]
         self.acknowledged = [0] * len(stages)

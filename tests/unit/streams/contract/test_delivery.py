@@ -11,9 +11,9 @@ from reaseq.errors import DeliveryError
 from reaseq.records import UserFeatures
 from streams.contract import dead_letters
 from streams.contract.delivery import Delivery
+from streams.contract.key_locks import KeyLocks
 from streams.contract.messages import ORIGIN_HEADER, RawRecord
 from streams.contract.topics import USER_FEATURES
-from streams.runtime.in_flight import KeyLocks
 from tests.fakes.delivery import CountEvents, Journal, deliver, raw
 
 

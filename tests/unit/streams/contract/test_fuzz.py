@@ -52,7 +52,7 @@ VALID: dict[Topic, dict[str, object]] = {
         "event_time_ms": 1,
         "quantity": 2,
     },
-    ITEM_FEATURES: {"schema": "item-features.1", "item_id": "k", "event_time_ms": 1, "listed_ms": 1, "stage": "text"},
+    ITEM_FEATURES: {"schema": "item-features.2", "item_id": "k", "event_time_ms": 1, "listed_ms": 1, "status": "text"},
     USER_FEATURES: {
         "schema": "user-features.1",
         "user_id": "k",

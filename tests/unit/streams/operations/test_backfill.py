@@ -13,7 +13,7 @@ import pytest
 from reaseq.errors import CatalogError
 from reaseq.records import Event
 from streams.contract.messages import RawRecord
-from streams.operations.backfill import Catalog, EventLog, backfill
+from streams.operations.backfill import CatalogFile, EventLogFile, backfill
 
 
 class StandInProducer:
@@ -37,7 +37,7 @@ def written(path: Path, **columns: Sequence[object]) -> Path:
 
 def send(path: Path, producer: StandInProducer, state: Path, rate: float = 1e6) -> tuple[int, int]:
     seen: list[int] = []
-    produced = backfill(Catalog(path), producer, state, rate, seen.append)  # type: ignore[arg-type]
+    produced = backfill(CatalogFile(path), producer, state, rate, seen.append)  # type: ignore[arg-type]
     return produced, sum(seen)
 
 
@@ -52,7 +52,7 @@ def test_columns_become_fields_and_the_rest_attributes(tmp_path: Path) -> None:
         size=[3, 4],
     )
 
-    mug, lamp = Catalog(path).items()
+    mug, lamp = CatalogFile(path).items()
 
     assert (mug.title, mug.price, mug.seller_id, mug.attributes) == ("A mug", 2.5, "s", {"brand": "Acme", "size": "3"})
     assert (lamp.price, lamp.seller_id, lamp.attributes) == (None, "", {"size": "4"})
@@ -63,7 +63,7 @@ def test_a_csv_is_a_table_as_well(tmp_path: Path) -> None:
     path = tmp_path / "c.CSV"
     path.write_text('\ufeffsku,name,price,color\n007,"A mug, blue",2.5,blue\n8,A lamp,,\n', encoding="utf-8")
 
-    table = Catalog(path, {"item_id": "sku", "title": "name"})
+    table = CatalogFile(path, {"item_id": "sku", "title": "name"})
     mug, lamp = table.items()
 
     assert len(table) == 2
@@ -74,7 +74,7 @@ def test_a_csv_is_a_table_as_well(tmp_path: Path) -> None:
 def test_lists_become_one_text(tmp_path: Path) -> None:
     path = written(tmp_path / "c.parquet", item_id=["1"], title=["A mug"], categories=[["Home", "Kitchen"]])
 
-    assert next(Catalog(path).items()).attributes == {"categories": "Home > Kitchen"}
+    assert next(CatalogFile(path).items()).attributes == {"categories": "Home > Kitchen"}
 
 
 AT_NOON_MS = 1_318_939_200_000
@@ -93,7 +93,7 @@ AT_NOON_MS = 1_318_939_200_000
 def test_an_event_is_a_row_with_a_time_however_it_is_written(tmp_path: Path, column: str, value: object) -> None:
     path = written(tmp_path / "e.parquet", user=["u", "u"], item_id=[7, 7], **{column: [value, value]})
 
-    first, second = (msgspec.convert(message, Event) for message in EventLog(path, {"user_id": "user"}).messages())
+    first, second = (msgspec.convert(message, Event) for message in EventLogFile(path, {"user_id": "user"}).messages())
 
     assert (first.user_id, first.item_id, first.type, first.event_time_ms) == ("u", "7", "purchase", AT_NOON_MS)
     assert first.event_id == second.event_id, "equal rows are one event"
@@ -103,31 +103,31 @@ def test_what_a_log_says_of_its_events_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "e.csv"
     path.write_text("event_id,user_id,item_id,type,quantity,event_time_s\ne1,u,i,view,2,1318939200.5\n")
 
-    (event,) = (msgspec.convert(message, Event) for message in EventLog(path).messages())
+    (event,) = (msgspec.convert(message, Event) for message in EventLogFile(path).messages())
 
     assert (event.event_id, event.type, event.quantity, event.event_time_ms) == ("e1", "view", 2.0, AT_NOON_MS + 500)
 
 
 def test_a_log_without_a_time_is_refused_and_a_wrong_one_is_left_to_the_stream(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no column event_time"):
-        EventLog(written(tmp_path / "e.parquet", user_id=["u"], item_id=["i"], when=[1]))
-    (message,) = EventLog(written(tmp_path / "f.parquet", user_id=["u"], item_id=["i"], event_time=["soon"])).messages()
+        EventLogFile(written(tmp_path / "e.parquet", user_id=["u"], item_id=["i"], when=[1]))
+    (message,) = EventLogFile(written(tmp_path / "f.parquet", user_id=["u"], item_id=["i"], event_time=["soon"])).messages()
     assert message["event_time_ms"] == "soon"
 
 
 def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no column title"):
-        Catalog(written(tmp_path / "c.parquet", item_id=["1"], name=["x"]))
+        CatalogFile(written(tmp_path / "c.parquet", item_id=["1"], name=["x"]))
     (tmp_path / "t.parquet").write_text("no parquet")
     with pytest.raises(CatalogError, match=r"t\.parquet"):
-        Catalog(tmp_path / "t.parquet")
+        CatalogFile(tmp_path / "t.parquet")
 
 
 def test_a_row_that_is_no_item_is_named(tmp_path: Path) -> None:
     path = written(tmp_path / "c.parquet", item_id=["1", "2"], title=["A mug", ""])
 
     with pytest.raises(CatalogError, match=r"row 1: .*title"):
-        list(Catalog(path).items())
+        list(CatalogFile(path).items())
 
 
 def test_a_backfill_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
@@ -169,32 +169,32 @@ def test_events_come_in_order_of_time_and_end_before_the_day_that_was_named(tmp_
         event_time=["2014-01-02", "2014-01-01", "2013-12-31", "never"],
     )
 
-    def items(log: EventLog) -> list[str]:
+    def items(log: EventLogFile) -> list[str]:
         return [message["item_id"] for message in log.messages()]
 
-    assert items(EventLog(path)) == ["4", "3", "2", "1"], "what has no time comes first, for the stream to to_dead_letter"
-    until = EventLog(path, until_ms=1_388_534_400_000)  # 2014-01-01
+    assert items(EventLogFile(path)) == ["4", "3", "2", "1"], "what has no time comes first, for the stream to to_dead_letter"
+    until = EventLogFile(path, until_ms=1_388_534_400_000)  # 2014-01-01
     assert items(until) == ["4", "3"] and len(until) == 2
-    assert until.identity == EventLog(path).identity, "a later call goes on"
+    assert until.identity == EventLogFile(path).identity, "a later call goes on"
 
 
 def test_items_without_a_time_are_listed_since_a_day_that_may_be_named(tmp_path: Path) -> None:
     path = written(tmp_path / "c.parquet", item_id=["1", "2"], title=["A mug", "A lamp"], event_time_ms=[5, None])
 
-    assert [item.event_time_ms for item in Catalog(path, listed_ms=1000).items()] == [5, 1000]
-    assert Catalog(path, listed_ms=1000).identity != Catalog(path).identity
+    assert [item.event_time_ms for item in CatalogFile(path, listed_ms=1000).items()] == [5, 1000]
+    assert CatalogFile(path, listed_ms=1000).identity != CatalogFile(path).identity
 
 
 def test_a_file_that_is_read_with_other_names_is_sent_anew(tmp_path: Path) -> None:
     path = written(tmp_path / "c.parquet", item_id=["1"], title=["A mug"], name=["Mug"])
 
-    assert Catalog(path).identity != Catalog(path, {"title": "name"}).identity
+    assert CatalogFile(path).identity != CatalogFile(path, {"title": "name"}).identity
 
 
 def test_what_is_no_number_is_not_there(tmp_path: Path) -> None:
     path = written(tmp_path / "c.parquet", item_id=["1"], title=["A mug"], price=[float("nan")])
 
-    assert next(Catalog(path).items()).price is None
+    assert next(CatalogFile(path).items()).price is None
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_column_called_attributes_is_taken_as_what_it_is(tmp_path: Path, value
     column = pa.array([value], pa.map_(pa.string(), pa.string()) if isinstance(value, list) else None)
     pq.write_table(pa.table({"item_id": ["1"], "title": ["A mug"], "attributes": column}), tmp_path / "c.parquet")
 
-    assert next(Catalog(tmp_path / "c.parquet").items()).attributes == attributes
+    assert next(CatalogFile(tmp_path / "c.parquet").items()).attributes == attributes
 
 
 def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:
@@ -217,11 +217,11 @@ def test_a_file_that_breaks_off_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"item_id,title\n" + b"1,A mug\n" * 5000 + b"2,\xff\xfe\n")
 
     with pytest.raises(CatalogError, match=r"c\.csv"):
-        list(Catalog(path).items())
+        list(CatalogFile(path).items())
 
 
 def test_events_that_differ_in_quantity_are_two(tmp_path: Path) -> None:
     path = written(tmp_path / "e.parquet", user_id=["u", "u"], item_id=["i", "i"], event_time_s=[1, 1], quantity=[1, 2])
 
-    first, second = EventLog(path).messages()
+    first, second = EventLogFile(path).messages()
     assert first["event_id"] != second["event_id"]

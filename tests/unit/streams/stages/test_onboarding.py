@@ -12,7 +12,7 @@ from reaseq.records import Claim, Item, ItemFeatures, ProductKnowledge
 from streams.contract.messages import Message
 from streams.contract.stage import BatchPolicy
 from streams.stages.onboarding import OnboardingStage
-from streams.stages.reasoning import Reasoning
+from streams.stages.reasoning import ReasoningStage
 
 BATCH = BatchPolicy(10, 0)
 KNOWLEDGE = ProductKnowledge(vocabulary="v", claims=(Claim("tier", "everyday", 1.0, "stand-in"),), profile="a profile")
@@ -53,9 +53,9 @@ class OneAnswer:
         self.asked = 0
         self._answer = answer
 
-    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
-        self.asked += len(subjects)
-        return [self._answer] * len(subjects)
+    async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
+        self.asked += len(items)
+        return [self._answer] * len(items)
 
 
 def listing(title: str = "a lantern", time_ms: int = 10, price: float = 1.0) -> Message:
@@ -73,7 +73,7 @@ def onboard(store: MemoryStore, *messages: Message, encoder: HashEncoder | None 
 
 
 def reason(store: MemoryStore, *records: ItemFeatures, reasoner: OneAnswer) -> list[ItemFeatures]:
-    stage = Reasoning(store, reasoner, HashEncoder(), "v", BATCH)
+    stage = ReasoningStage(store, reasoner, HashEncoder(), "v", BATCH)
     effects = asyncio.run(stage.process([Message(record.item_id, record, 0) for record in records]))
     reasoned = [record for record in effects.records if isinstance(record, ItemFeatures)]
     store.items |= {record.item_id: record for record in reasoned}
@@ -83,7 +83,7 @@ def reason(store: MemoryStore, *records: ItemFeatures, reasoner: OneAnswer) -> l
 def test_an_item_is_servable_by_its_text_at_once() -> None:
     (record,) = onboard(MemoryStore(), listing(title="a \u200b lantern\n"))
 
-    assert (record.stage, record.title, record.listed_ms) == ("text", "a lantern", 10)
+    assert (record.status, record.title, record.listed_ms) == ("text", "a lantern", 10)
     assert np.linalg.norm(np.frombuffer(record.vector, np.float16).astype(float)) > 0.99
 
 
@@ -93,7 +93,7 @@ def test_knowledge_follows_and_draws_the_vector_to_the_profile() -> None:
 
     (reasoned,) = reason(store, text, reasoner=OneAnswer())
 
-    assert (reasoned.stage, reasoned.knowledge) == ("reasoned", KNOWLEDGE)
+    assert (reasoned.status, reasoned.knowledge) == ("reasoned", KNOWLEDGE)
     assert reasoned.vector != text.vector
     assert abs(np.linalg.norm(np.frombuffer(reasoned.vector, np.float16).astype(float)) - 1) < 1e-2
     assert reasoned.fingerprint
@@ -116,7 +116,7 @@ def test_a_new_title_starts_again_from_the_text_and_keeps_the_listing_date() -> 
 
     (record,) = onboard(store, listing(title="a candle", time_ms=20))
 
-    assert (record.stage, record.knowledge, record.listed_ms) == ("text", None, 10)
+    assert (record.status, record.knowledge, record.listed_ms) == ("text", None, 10)
 
 
 def test_what_is_not_newer_changes_nothing() -> None:
@@ -136,16 +136,16 @@ def test_delisting_leaves_a_mark_that_an_older_listing_cannot_undo() -> None:
     store = MemoryStore()
     onboard(store, listing())
 
-    assert [record.stage for record in onboard(store, GONE)] == ["delisted"]
+    assert [record.status for record in onboard(store, GONE)] == ["delisted"]
     assert onboard(store, listing()) == []
     assert onboard(store, GONE) == []
-    assert [record.stage for record in onboard(store, listing(time_ms=20))] == ["text"]
+    assert [record.status for record in onboard(store, listing(time_ms=20))] == ["text"]
 
 
 def test_listing_and_delisting_in_one_batch_ends_delisted() -> None:
     (record,) = onboard(MemoryStore(), listing(), GONE)
 
-    assert record.stage == "delisted"
+    assert record.status == "delisted"
 
 
 def test_delisting_an_unknown_item_is_accepted_and_counted() -> None:
@@ -170,7 +170,7 @@ def test_without_an_answer_the_item_stays_at_its_text() -> None:
     store = MemoryStore()
 
     assert reason(store, *onboard(store, listing()), reasoner=OneAnswer(answer=None)) == []
-    assert store.items["i"].stage == "text"
+    assert store.items["i"].status == "text"
 
 
 def test_another_reasoner_reasons_anew_from_the_text_and_wins_over_the_record_before() -> None:
@@ -191,7 +191,7 @@ def test_another_reasoner_reasons_anew_from_the_text_and_wins_over_the_record_be
 
 def test_a_delisting_wins_over_any_number_of_reasonings() -> None:
     record = onboard(MemoryStore(), listing())[0]
-    often = msgspec.structs.replace(record, stage="reasoned", reasoned_again=1000)
+    often = msgspec.structs.replace(record, status="reasoned", reasoned_again=1000)
 
     (mark,) = onboard(MemoryStore(often), GONE)
 
@@ -203,10 +203,8 @@ def test_what_is_overtaken_while_it_is_reasoned_about_is_not_written() -> None:
     (text,) = onboard(store, listing())
 
     class Slow(OneAnswer):
-        async def reason(
-            self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]
-        ) -> list[ProductKnowledge | None]:
+        async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
             store.items["i"] = msgspec.structs.replace(text, event_time_ms=20, title="a candle")
-            return await super().reason(subjects, vectors)
+            return await super().reason(items, vectors)
 
     assert reason(store, text, reasoner=Slow()) == []

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reaseq.behavior.history import HistoryFold, Question
+from reaseq.behavior.history import HistoryFold, InferenceRequest
 from reaseq.errors import EndpointUnavailable
 from reaseq.records import Event, History, Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
 from streams.contract.messages import Message
 from streams.contract.stage import BatchPolicy
-from streams.stages.behavior_inference import Inference
+from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
 
 BATCH = BatchPolicy(100, 0)
@@ -40,24 +40,24 @@ class MemoryStore:
 
 
 class Echo:
-    """A stand-in for the behavior model: its answer is the question."""
+    """A stand-in for the behavior model: its answer is the request."""
 
     def __init__(self) -> None:
-        self.asked: list[Question] = []
+        self.asked: list[InferenceRequest] = []
 
-    async def answer(self, questions: Sequence[Question]) -> list[Inferred | None]:
-        self.asked += questions
+    async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
+        self.asked += requests
         return [
             Inferred(item_ids=q.history.item_ids, model="echo", as_of_ms=q.as_of_ms, events_seen=q.events_seen)
-            for q in questions
+            for q in requests
         ]
 
 
 class Nobody:
     """A stand-in for a model that has no answer."""
 
-    async def answer(self, questions: Sequence[Question]) -> list[Inferred | None]:
-        return [None] * len(questions)
+    async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
+        return [None] * len(requests)
 
 
 class Everything:
@@ -77,7 +77,7 @@ class Stream:
     def __init__(self, model: Echo | Nobody | None, policy: BehaviorSettings) -> None:
         self.store = MemoryStore()
         self.behavior = HistoryStage(self.store, Everything(), policy, BATCH)
-        self.inference = Inference(self.store, Everything(), model, policy, BATCH)
+        self.inference = BehaviorInferenceStage(self.store, Everything(), model, policy, BATCH)
         self.topic: list[Message] = []
 
     def absorb(self, arrivals: Sequence[Event]) -> dict[str, int]:
@@ -93,7 +93,7 @@ class Stream:
         batch, self.topic = self.topic[:count], self.topic[count:]
         return self._run(self.inference, batch)
 
-    def _run(self, stage: HistoryStage | Inference, batch: list[Message]) -> dict[str, int]:
+    def _run(self, stage: HistoryStage | BehaviorInferenceStage, batch: list[Message]) -> dict[str, int]:
         effects = asyncio.run(stage.process(batch))
         for record in effects.records:
             assert isinstance(record, UserFeatures)
@@ -151,7 +151,7 @@ def test_within_a_batch_a_user_is_inferred_once_from_the_newest_record() -> None
         stream.absorb([event(number, number)])
 
     assert stream.infer()["inferred"] == 1
-    assert [question.events_seen for question in model.asked] == [9]
+    assert [request.events_seen for request in model.asked] == [9]
 
 
 def test_a_record_that_was_overtaken_is_left_to_the_newer_one() -> None:
@@ -163,7 +163,7 @@ def test_a_record_that_was_overtaken_is_left_to_the_newer_one() -> None:
     assert stream.infer(1)["superseded"] == 1
     assert not model.asked
     stream.infer()
-    assert [question.events_seen for question in model.asked] == [2]
+    assert [request.events_seen for request in model.asked] == [2]
 
 
 def test_the_newest_record_of_a_batch_need_not_be_its_last() -> None:
@@ -226,11 +226,11 @@ def test_a_redelivered_batch_changes_nothing() -> None:
 def test_an_answer_that_a_crash_kept_out_of_the_store_is_given_again() -> None:
     stream = Stream(Echo(), BehaviorSettings())
     stream.absorb([event(1, 1)])
-    question, without = stream.topic[0], dict(stream.store.users)
+    request, without = stream.topic[0], dict(stream.store.users)
     stream.infer()
     after, stream.store.users = dict(stream.store.users), without
 
-    stream.topic = [question, *stream.topic]  # neither was acknowledged, so both come again
+    stream.topic = [request, *stream.topic]  # neither was acknowledged, so both come again
     stream.infer()
 
     assert stream.store.users == after
@@ -290,7 +290,7 @@ def test_a_wish_to_be_forgotten_reaches_behaviors_that_are_ahead_of_the_clock() 
 
 def test_a_model_that_is_away_is_waited_for_with_nothing_written() -> None:
     class Away:
-        async def answer(self, questions: Sequence[Question]) -> list[Inferred | None]:
+        async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
             raise EndpointUnavailable("away")
 
     stream = Stream(None, BehaviorSettings())

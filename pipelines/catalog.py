@@ -1,0 +1,25 @@
+"""The catalog as training reads it: every listed item of the feature store."""
+
+from collections.abc import Iterator
+
+from features.repository import FeatureRepository
+from reaseq import float16
+from reaseq.errors import CatalogError
+from reaseq.records import ItemFeatures
+from reaseq.representation.item_table import ItemTable
+
+
+def scan_listed_items(repository: FeatureRepository) -> Iterator[ItemFeatures]:
+    """Every listed item that the feature store serves."""
+    return (record for page in repository.scan_items() for record in page if record.status != "delisted")
+
+
+def load_item_table(repository: FeatureRepository) -> ItemTable:
+    """The listed items as a table. Raises CatalogError if there is none."""
+    records = list(scan_listed_items(repository))
+    if not records:
+        settings = repository.settings
+        raise CatalogError(f"the {settings.store.profile} feature store of {settings.state_dir} holds no item")
+    table = ItemTable(repository.vocabulary, records[0].space_id, len(float16.unpack(records[0].vector)))
+    table.apply(records)
+    return table

@@ -1,0 +1,49 @@
+"""Semantic IDs: the store's vectors → fit a codebook → examine → publish; and drift since."""
+
+from pathlib import Path
+
+from reaseq.artifacts import Artifact, current
+from reaseq.errors import CatalogError
+from reaseq.representation.item_table import ItemTable
+from reaseq.representation.semantic_ids import (
+    KIND,
+    Codebook,
+    Drift,
+    Fitted,
+    Quality,
+    drift,
+    examine,
+    fit,
+    load_fitted,
+)
+
+
+class SemanticIdPipeline:
+    """Fits and publishes codebooks on the listed items of the store."""
+
+    def __init__(self, items: ItemTable, models_dir: Path) -> None:
+        table = items.snapshot.by_id()
+        listed = table.live.nonzero().flatten()
+        self._models_dir = models_dir
+        self._space_id = items.space_id
+        self._vectors = table.vectors[listed].numpy()  # (N, D)
+        self._listed_ms = table.listed_ms[listed].numpy()  # (N,)
+
+    def fit(self, levels: int, codes: int, seed: int) -> tuple[Codebook, Fitted]:
+        """A codebook, and how well it writes its items. Raises CatalogError if there are fewer items than codes."""
+        if len(self._vectors) < codes:
+            raise CatalogError(f"{len(self._vectors)} items are too few for {codes} codes a digit: set --codes lower")
+        codebook = fit(self._vectors, self._space_id, levels, codes, seed)
+        return codebook, examine(codebook, self._vectors, self._listed_ms, seed)
+
+    def publish(self, codebook: Codebook, fitted: Fitted) -> Artifact:
+        """Publish a fitted codebook."""
+        levels, codes = len(codebook.sizes), codebook.sizes[0]
+        return codebook.publish(self._models_dir, f"{levels}x{codes}", fitted)
+
+    def check(self) -> tuple[Quality, Drift]:
+        """How the published codebook writes the items of today, and how far they have drifted."""
+        artifact = current(self._models_dir, KIND)
+        codebook, fitted = Codebook.load(artifact), load_fitted(artifact)
+        quality = codebook.quality(self._vectors, self._space_id)
+        return quality, drift(fitted, codebook, self._vectors, self._listed_ms, self._space_id)

@@ -1,0 +1,49 @@
+"""Who may ask, and how much: API keys and the limit on request bodies."""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import Depends, HTTPException
+from fastapi.security import APIKeyHeader
+
+from reaseq.settings import ServiceSettings
+from serving.metrics import REJECTED
+
+
+def require_api_key(settings: ServiceSettings) -> Callable[..., Awaitable[None]]:
+    """A dependency that admits requests with one of the keys in `X-API-Key`, or all requests if no keys are set."""
+    keys = [key.get_secret_value() for key in settings.api_keys]
+
+    async def check(given: Annotated[str | None, Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]) -> None:
+        # Compare every key in constant time, so that timing reveals neither which key matched nor how much of it.
+        if keys and not any([hmac.compare_digest(key.encode(), (given or "").encode()) for key in keys]):
+            REJECTED.labels("key").inc()
+            raise HTTPException(401, "a valid X-API-Key is needed")
+
+    return check
+
+
+class BodyLimit:
+    """ASGI middleware that rejects a request body above the limit before it is read into memory."""
+
+    def __init__(self, app: Any, limit_bytes: int) -> None:
+        self._app, self._limit_bytes = app, limit_bytes
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the request on, counting the bytes of its body."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        received = 0
+
+        async def limited() -> Any:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit_bytes:
+                REJECTED.labels("too_large").inc()
+                raise HTTPException(413, f"the body is larger than {self._limit_bytes} bytes")
+            return message
+
+        await self._app(scope, limited, send)

@@ -1,0 +1,108 @@
+"""The HTTP interface of the ranking service: the one source of its OpenAPI document, of the client and of the console."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from fastapi import Response
+from pydantic import BaseModel, Field, StringConstraints
+
+from reaseq.records import ID_LIMIT_CHARS, TIME_LIMIT_MS
+
+FallbackLevel = Literal["fresh", "last_known", "semantic", "popularity"]
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_LIMIT_CHARS)]
+
+
+class RankingRequest(BaseModel):
+    """Candidates to rank for one user. `time_ms` defaults to now; `limit` keeps that many of the best."""
+
+    user_id: Id
+    candidate_ids: list[Id] = Field(min_length=1)
+    time_ms: int | None = Field(default=None, ge=0, le=TIME_LIMIT_MS)
+    budget_ms: float | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, ge=1)
+
+
+class RankedItem(BaseModel):
+    """One candidate. The model's score is the probability that the user's next basket contains the item; a score from a
+    level without the model only orders the response."""
+
+    item_id: str
+    score: float
+
+
+class RankingResponse(BaseModel):
+    """Candidates from best to worst, the fallback level that ranked them, and the reasons for that level."""
+
+    user_id: str
+    model: str  # empty if no model was used
+    fallback_level: FallbackLevel
+    degraded: list[str]
+    ranked: list[RankedItem]
+    features_time_ms: int | None  # event time of the user's newest known behavior
+    took_ms: float
+
+
+class BatchRankingRequest(BaseModel):
+    """Several requests, answered in order."""
+
+    requests: list[RankingRequest] = Field(min_length=1)
+
+
+class BatchRankingResponse(BaseModel):
+    """The responses to a batch, in the order of its requests."""
+
+    responses: list[RankingResponse]
+
+
+class ExplainRequest(RankingRequest):
+    """Candidates to rank and explain. Without candidates, the most popular items on sale; the best `limit` are explained."""
+
+    candidate_ids: list[Id] = []
+    limit: int = Field(default=5, ge=1, le=20)
+
+
+class BehaviorContribution(BaseModel):
+    """How much log-odds a candidate loses if one behavior is removed."""
+
+    item_id: str
+    time_ms: int | None  # None: inferred
+    confidence: float
+    log_odds: float
+
+
+class ItemExplanation(BaseModel):
+    """One candidate's probability and the behaviors behind it, largest contribution first."""
+
+    item_id: str
+    probability: float
+    behaviors: list[BehaviorContribution]
+    groups: dict[str, float]  # log-odds lost if a whole group of features is removed
+    item_time_ms: int  # when the item was listed
+    history_time_ms: int | None  # the newest real behavior
+    inferred_time_ms: int | None  # the time up to which inference had seen events
+
+
+class ExplainResponse(RankingResponse):
+    """A ranking with explanations, which are empty if the model did not rank."""
+
+    time_ms: int
+    candidates: int
+    explanations: list[ItemExplanation]
+
+
+class Status(BaseModel):
+    """Liveness or readiness."""
+
+    status: str
+
+
+class Readiness(Status):
+    """Whether the service can rank, and with which model."""
+
+    model: str
+
+
+def json_response(content: object, status: int = 200) -> Response:
+    """Encode with msgspec: for hundreds of candidates pydantic would take longer than the model."""
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
