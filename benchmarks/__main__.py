@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME]`: run all benchmarks, or one."""
+"""`python -m benchmarks [NAME …]`: run all benchmarks, or those named."""
 
 import json
 import sys
@@ -19,15 +19,15 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def main(names: list[str]) -> None:
-    """Run the benchmarks of those names, all when there is none, and write their results."""
+    """Run the named benchmarks, or all if none is named, and write their results."""
     for name in names or BENCHMARKS:
         if name not in BENCHMARKS:
-            sys.exit(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+            sys.exit(f"unknown benchmark {name!r}; use one of {', '.join(BENCHMARKS)}")
         result = BENCHMARKS[name]()
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
         print(json.dumps(result, indent=1))
 
 
-if __name__ == "__main__":  # and not where a benchmark starts processes of its own
+if __name__ == "__main__":  # benchmarks spawn processes that import this module
     main(sys.argv[1:])

@@ -1,8 +1,8 @@
-"""How fast behaviors are inferred: our schedule beside the reference schedule of one token a step, at equal recall.
+"""Throughput of behavior inference: our sampling schedule beside the reference schedule of one token a step, at equal recall.
 
-A small model is trained on Online Retail before September 2011 and asked about baskets after it, 50 behaviors each, through
-the same `BehaviorInference` that serves the stream. Every configuration is timed in turns with the reference, and figures are
-medians over the turns.
+A small model is trained on Online Retail before September 2011 and infers 50 behaviors for each basket after it, through
+the same `BehaviorInference` that serves the stream. The two schedules are timed in alternation, and rates are medians over the
+rounds.
 """
 
 import statistics
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from demo import ANSWERS, ORDER_LINES
-from evaluation.experiments import retail_experiment
+from evaluation.experiments.online_retail import build_experiment
 from evaluation.instances import RankingInstance, build_instances
 from reaseq.behavior import training
 from reaseq.behavior.history import InferenceRequest
@@ -31,43 +31,45 @@ from reaseq.training_loop import count_steps
 
 BEHAVIORS = 50
 USERS = 256
+SLOW_USERS = USERS // 8  # users of a round of the slow reference
 EPOCHS = 4
-TURNS = 3
+ROUNDS = 3
+HELD_OUT_SHARE = 0.05
 OURS = SamplerSettings(behaviors=BEHAVIORS, steps=1, batch_users=16)
 REFERENCE = SamplerSettings(behaviors=BEHAVIORS, steps=BEHAVIORS, batch_users=16)
 STEPS, BATCHES, COUNTS = (1, 2, 4, 8), (1, 4, 16, 64), (16, 50)
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A fixed snapshot in the place of an item table."""
+class FixedItemTable:
+    """A snapshot in the place of an item table."""
 
     snapshot: Snapshot
 
 
 @dataclass(frozen=True)
 class BehaviorBench:
-    """A trained model and the users it is asked about."""
+    """A trained model and the instances whose users it infers behaviors for."""
 
     model: BehaviorModel
     ids: TrainedIds
     table: ItemTable
     instances: Sequence[RankingInstance]
 
-    def inference(self, settings: SamplerSettings) -> BehaviorInference:
-        """The model with a way of sampling."""
+    def build_inference(self, settings: SamplerSettings) -> BehaviorInference:
+        """The model with sampler settings."""
         return BehaviorInference(self.model, self.ids, "bench", self.table, settings)
 
-    def users_per_s(self, inference: BehaviorInference, users: int) -> float:
-        """Questions answered per second, one pass over the first `users`."""
-        requests = [_question(instance) for instance in self.instances[:users]]
+    def measure_users_per_s(self, inference: BehaviorInference, users: int) -> float:
+        """Users inferred for per second, over one pass through the first `users`."""
+        requests = [_to_request(instance) for instance in self.instances[:users]]
         started = time.perf_counter()
         inference.infer(requests)
         return users / (time.perf_counter() - started)
 
-    def recall(self, settings: SamplerSettings) -> float:
-        """Share of each user's new behaviors that were inferred, the mean over users."""
-        answers = self.inference(settings).infer([_question(instance) for instance in self.instances])
+    def measure_recall(self, settings: SamplerSettings) -> float:
+        """Share of each user's new items that were inferred, the mean over users."""
+        answers = self.build_inference(settings).infer([_to_request(instance) for instance in self.instances])
         ids = self.table.snapshot.ids
         hits = [
             len({ids[row] for row in instance.targets} & set(answer.item_ids)) / len(instance.targets)
@@ -77,64 +79,75 @@ class BehaviorBench:
 
 
 def run() -> dict[str, Any]:
-    """All figures; see the module."""
+    """Throughput and recall of our schedule, the reference and their variations; see the module."""
     torch.set_num_threads(1)  # as a stream worker does
-    console = Console()
-    bench = _prepared(console)
-    ours, reference = bench.inference(OURS), bench.inference(REFERENCE)
-    few = USERS // 8  # of the slow reference
-    for inference in (ours, reference):
-        bench.users_per_s(inference, OURS.batch_users)  # the catalog is read once
-    turns = [(bench.users_per_s(ours, USERS), bench.users_per_s(reference, few)) for _ in range(TURNS)]
-    sampler, slow = (statistics.median(of) for of in zip(*turns, strict=True))
-    table = []
-    for steps, batch, count in product(STEPS, BATCHES, COUNTS):
-        settings = replace_settings(steps=steps, batch_users=batch, behaviors=count)
-        inference = bench.inference(settings)
-        bench.users_per_s(inference, batch)
-        rate = statistics.median(bench.users_per_s(inference, max(batch, few)) for _ in range(TURNS))
-        table.append({"steps": steps, "batch_users": batch, "behaviors": count, "users_per_s": round(rate, 1)})
-    recalls = {steps: round(bench.recall(replace_settings(steps=steps)), 4) for steps in (*STEPS, 16)}
-    early = replace_settings(steps=16, tolerance=0.02)
+    bench = _build_bench(Console())
+    ours, reference = _measure_alternately(bench, OURS, REFERENCE)
+    recalls = {steps: round(bench.measure_recall(_change_ours(steps=steps)), 4) for steps in (*STEPS, 16)}
+    early = _change_ours(steps=16, tolerance=0.02)
+    early_users_per_s = bench.measure_users_per_s(bench.build_inference(early), SLOW_USERS)
+    four_samples = _change_ours(samples=4, temperature=0.5)
     return {
-        "sampler_users_per_s": round(sampler, 1),
-        "reference_users_per_s": round(slow, 1),
-        "speedup": round(sampler / slow, 2),
+        "sampler_users_per_s": round(ours, 1),
+        "reference_users_per_s": round(reference, 1),
+        "speedup": round(ours / reference, 2),
         "recall_50": recalls[1],
-        "reference_recall_50": round(bench.recall(REFERENCE), 4),
+        "reference_recall_50": round(bench.measure_recall(REFERENCE), 4),
         "recall_50_by_steps": recalls,
-        "recall_50_early_stop": round(bench.recall(early), 4),
-        "early_stop_users_per_s": round(bench.users_per_s(bench.inference(early), few), 1),
-        "recall_50_infilled_25": round(bench.recall(replace_settings(infilled_behaviors=25)), 4),
-        "recall_50_four_samples": round(bench.recall(replace_settings(samples=4, temperature=0.5)), 4),
-        "by_steps_batch_and_count": table,
+        "recall_50_early_stop": round(bench.measure_recall(early), 4),
+        "early_stop_users_per_s": round(early_users_per_s, 1),
+        "recall_50_infilled_25": round(bench.measure_recall(_change_ours(infilled_behaviors=25)), 4),
+        "recall_50_four_samples": round(bench.measure_recall(four_samples), 4),
+        "by_steps_batch_and_count": _measure_grid(bench),
         "users": USERS,
         "threads": 1,
         "items": len(bench.table.snapshot) - 1,
     }
 
 
-def replace_settings(**changes: Any) -> SamplerSettings:
-    """Our settings with some changed."""
+def _measure_alternately(bench: BehaviorBench, fast: SamplerSettings, slow: SamplerSettings) -> tuple[float, float]:
+    """Median users per second of two sampler settings, after a warm-up that reads the catalog."""
+    inferences = [bench.build_inference(settings) for settings in (fast, slow)]
+    for inference in inferences:
+        bench.measure_users_per_s(inference, fast.batch_users)
+    rounds = [
+        [bench.measure_users_per_s(inference, users) for inference, users in zip(inferences, (USERS, SLOW_USERS), strict=True)]
+        for _ in range(ROUNDS)
+    ]
+    fast_rates, slow_rates = zip(*rounds, strict=True)
+    return statistics.median(fast_rates), statistics.median(slow_rates)
+
+
+def _measure_grid(bench: BehaviorBench) -> list[dict[str, float]]:
+    """Users per second by steps, batch size and number of behaviors."""
+    grid = []
+    for steps, batch, count in product(STEPS, BATCHES, COUNTS):
+        inference = bench.build_inference(_change_ours(steps=steps, batch_users=batch, behaviors=count))
+        bench.measure_users_per_s(inference, batch)  # warm-up
+        rate = statistics.median(bench.measure_users_per_s(inference, max(batch, SLOW_USERS)) for _ in range(ROUNDS))
+        grid.append({"steps": steps, "batch_users": batch, "behaviors": count, "users_per_s": round(rate, 1)})
+    return grid
+
+
+def _change_ours(**changes: Any) -> SamplerSettings:
     return OURS.model_copy(update=changes)
 
 
-def _prepared(console: Console) -> BehaviorBench:
+def _build_bench(console: Console) -> BehaviorBench:
     settings = Settings()
     with console.status("reading and encoding Online Retail"):
-        experiment = retail_experiment(ORDER_LINES, ANSWERS, Encoder(settings.encoder), settings.state_dir / "evaluation")
-    data, ids = training.build_training_data(
-        experiment.log.between(0, experiment.cuts[-1]), experiment.log.table, experiment.config, 0.05
-    )
-    plan = replace(experiment.plan, epochs=EPOCHS)
+        experiment = build_experiment(ORDER_LINES, ANSWERS, Encoder(settings.encoder), settings.state_dir / "evaluation")
+    baskets = experiment.log.between(0, experiment.cuts_ms[-1])
+    data, ids = training.build_training_data(baskets, experiment.log.table, experiment.config, HELD_OUT_SHARE)
+    training_config = replace(experiment.training_config, epochs=EPOCHS)
     with Progress(console=console) as progress:
-        task = progress.add_task("training", total=count_steps(len(data.train), plan))
-        config = replace(experiment.config, items=len(ids))
-        model, _ = training.train(data, config, plan, progress=lambda steps, loss: progress.advance(task, steps))
-    instances = build_instances(experiment.log, *experiment.test)
-    table = cast(ItemTable, Bound(experiment.log.table))
+        task = progress.add_task("training", total=count_steps(len(data.train), training_config))
+        sizes = replace(experiment.config, items=len(ids))
+        model, _ = training.train(data, sizes, training_config, progress=lambda steps, loss: progress.advance(task, steps))
+    instances = build_instances(experiment.log, *experiment.test_ms)
+    table = cast(ItemTable, FixedItemTable(experiment.log.table))
     return BehaviorBench(model, ids, table, instances[:: len(instances) // USERS][:USERS])
 
 
-def _question(instance: RankingInstance) -> InferenceRequest:
+def _to_request(instance: RankingInstance) -> InferenceRequest:
     return InferenceRequest(instance.basket.history, instance.basket.time_ms, 1)

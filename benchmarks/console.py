@@ -1,16 +1,15 @@
-"""What rankings pay while people look: 500 candidates over HTTP, from a service in a process of its own.
+"""What rankings pay while people use the console: 500 candidates over HTTP, from a service in its own process.
 
-A random catalog, random users and a ranker of the default size (its weights are random: they cost the same), a real broker
-and a real Redis. One caller ranks again and again within the default budget, while
+A random catalog, random users and a ranker of the default size (random weights: they cost the same), a real broker and a real
+Redis. One caller ranks continuously within the default budget, while
 
-- `alone`: nobody looks;
-- `explaining`: somebody has one ranking after the other explained;
-- `explaining_8`: as many do as may wait for each other;
-- `reading`: somebody reads one item card after the other;
-- `watching`: somebody has left the stream page open.
+- `alone`: nobody uses the console;
+- `explaining`: one person requests one explained ranking after the other;
+- `explaining_8`: as many people do so as may wait for each other;
+- `reading`: one person reads one item card after the other;
+- `watching`: one person has left the stream page open.
 
-Sides take turns; a figure is over all calls of a side. But for the last, people never pause here: it is the most that they can
-cost.
+Sides take turns; a figure covers all calls of a side. Except in `watching`, people never pause: this is the most they can cost.
 """
 
 import tempfile
@@ -53,16 +52,16 @@ ITEMS, DIM, CLAIMS = 5000, 384, 8
 HISTORY = 50
 NOW_MS = 1000 * DAY_MS
 ITEM_IDS = [f"item-{number}" for number in range(ITEMS)]
-TURNS, TURN_S = 4, 9.0  # of each side
-BEGUN_S = 1.0  # before a side is measured
-WATCHED_EVERY_S = 3.0  # as the page does
+TURNS, TURN_S = 4, 9.0  # turns per side, and their length
+SETTLE_S = 1.0  # before a turn is measured
+WATCH_INTERVAL_S = 3.0  # as on the stream page
 TIMEOUT_S = 60.0
 
-Look = Callable[[httpx.Client, int], httpx.Response]
+Visit = Callable[[httpx.Client, int], httpx.Response]
 
 
 def run() -> dict[str, Any]:
-    """Every side's latency, the steps that answered, and how many looks a second there were."""
+    """Each side's latency, the fallback levels of its rankings, and visits per second."""
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="reaseq-bench-") as folder:
         settings = settings_on_free_ports(Path(folder))
@@ -78,7 +77,7 @@ def run() -> dict[str, Any]:
 
 
 def _fill(settings: Settings, repository: FeatureRepository) -> None:
-    """Items, users, and models that know them."""
+    """Write items and users, and publish models for them."""
     vocabulary, generator = load_vocabulary(VOCABULARY), np.random.default_rng(0)
     ids = TrainedIds(ITEM_IDS)
     facts = {"space_id": "bench", "vector_dim": DIM, "vocabulary": vocabulary.version, "features": FEATURES}
@@ -87,14 +86,14 @@ def _fill(settings: Settings, repository: FeatureRepository) -> None:
     version = publish_model(settings.models_dir, BEHAVIOR, "bench", BehaviorModel(behavior), behavior, ids, facts).version
     config = RankerConfig(claims=vocabulary.size, items=len(ids), history=HISTORY, scores=SCORES)
     publish_model(settings.models_dir, RANKER, "bench", Ranker(config), config, ids, facts)
-    repository.write([_item(item_id, vocabulary, generator) for item_id in ITEM_IDS])
+    repository.write([_build_item(item_id, vocabulary, generator) for item_id in ITEM_IDS])
     width = behavior.backbone.width
     repository.write([build_user(ITEM_IDS, number, HISTORY, NOW_MS, version, width, generator) for number in range(USERS)])
 
 
-def _item(item_id: str, vocabulary: Vocabulary, generator: np.random.Generator) -> ItemFeatures:
+def _build_item(item_id: str, vocabulary: Vocabulary, generator: np.random.Generator) -> ItemFeatures:
     groups = generator.choice(len(vocabulary.groups), min(CLAIMS, len(vocabulary.groups)), replace=False)
-    chosen = [vocabulary.groups[place] for place in groups]
+    chosen = [vocabulary.groups[index] for index in groups]
     claims = tuple(Claim(group.name, str(generator.choice(list(group.values))), 0.9, "bench") for group in chosen)
     vector = generator.normal(size=DIM)
     return ItemFeatures(
@@ -119,79 +118,80 @@ def _measure(url: str) -> dict[str, Any]:
         return http.get(f"/v1/items/{candidates[number % CANDIDATES]}")
 
     def watch(http: httpx.Client, number: int) -> httpx.Response:
-        time.sleep(WATCHED_EVERY_S if number else 0)
+        time.sleep(WATCH_INTERVAL_S if number else 0)
         return http.get("/v1/stream")
 
-    people: dict[str, list[Look]] = {
+    people: dict[str, list[Visit]] = {
         "alone": [],
         "explaining": [explain],
         f"explaining_{EXPLANATIONS_LIMIT}": [explain] * EXPLANATIONS_LIMIT,
         "reading": [read],
         "watching": [watch],
     }
-    sides = {name: ConsoleSide() for name in people}
+    sides = {name: Side() for name in people}
     with _client(url) as http:
         for _ in range(TURNS):
             for name, side in sides.items():
-                with _looking(url, people[name]) as looks:
-                    time.sleep(BEGUN_S)
-                    _rank(http, candidates, side, looks)
+                with _visiting(url, people[name]) as visits:
+                    time.sleep(SETTLE_S)
+                    _rank(http, candidates, side, visits)
     shared = {"candidates": CANDIDATES, "history": HISTORY, "items": ITEMS}
     return {**shared, "sides": [{"side": name} | side.figures(sides["alone"]) for name, side in sides.items()]}
 
 
 @dataclass
-class ConsoleSide:
-    """What was seen of one side so far."""
+class Side:
+    """Measurements of one side so far."""
 
     times_s: list[float] = field(default_factory=list)
-    steps: Counter[str] = field(default_factory=Counter)  # that answered
-    looks: int = 0
-    spent_s: float = 0.0
+    levels: Counter[str] = field(default_factory=Counter)  # fallback levels of the responses
+    visits: int = 0
+    elapsed_s: float = 0.0
 
-    def figures(self, alone: "ConsoleSide") -> dict[str, Any]:
-        """This side's figures, and how they stand to nobody looking."""
-        found: dict[str, Any] = {"steps": self.steps, "looks_per_s": round(self.looks / self.spent_s, 2)}
+    def figures(self, alone: "Side") -> dict[str, Any]:
+        """The side's figures, and their ratios to those of `alone`."""
+        figures: dict[str, Any] = {"fallback_levels": self.levels, "visits_per_s": round(self.visits / self.elapsed_s, 2)}
         for percent in (50, 99):
             mine, theirs = (float(np.percentile(side.times_s, percent)) for side in (self, alone))
-            found |= {f"rank_p{percent}_ms": round(mine * 1000, 1), f"over_alone_p{percent}": round(mine / theirs, 2)}
-        return found
+            figures |= {f"rank_p{percent}_ms": round(mine * 1000, 1), f"over_alone_p{percent}": round(mine / theirs, 2)}
+        return figures
 
 
-def _rank(http: httpx.Client, candidates: list[str], side: ConsoleSide, looks: list[int]) -> None:
-    before, started = len(looks), time.perf_counter()
+def _rank(http: httpx.Client, candidates: list[str], side: Side, visits: list[int]) -> None:
+    """Rank for the length of a turn."""
+    visits_before, started = len(visits), time.perf_counter()
     for number in count():
         called = time.perf_counter()
         if called - started > TURN_S:
             break
-        asked = {"user_id": f"user-{number % USERS}", "candidate_ids": candidates, "time_ms": NOW_MS}
-        answer = http.post("/v1/rank", json=asked).raise_for_status()
+        body = {"user_id": f"user-{number % USERS}", "candidate_ids": candidates, "time_ms": NOW_MS}
+        response = http.post("/v1/rank", json=body).raise_for_status()
         side.times_s.append(time.perf_counter() - called)
-        side.steps[answer.json()["fallback_level"]] += 1
-    side.looks += len(looks) - before
-    side.spent_s += time.perf_counter() - started
+        side.levels[response.json()["fallback_level"]] += 1
+    side.visits += len(visits) - visits_before
+    side.elapsed_s += time.perf_counter() - started
 
 
 @contextmanager
-def _looking(url: str, people: list[Look]) -> Iterator[list[int]]:
-    """People who look again and again; yields a list that grows with every look that was answered."""
-    ending, seen = threading.Event(), list[int]()
+def _visiting(url: str, people: list[Visit]) -> Iterator[list[int]]:
+    """Let people visit continuously; yields a list that grows with each successful visit."""
+    stop, visits = threading.Event(), list[int]()
 
-    def person(look: Look) -> None:
+    def run_person(visit: Visit) -> None:
         with _client(url) as http:
             for number in count():
-                if ending.is_set():
+                if stop.is_set():
                     return
-                if look(http, number).is_success:
-                    seen.append(number)
+                if visit(http, number).is_success:
+                    visits.append(number)
 
-    threads = [threading.Thread(target=person, args=(look,)) for look in people]
+    threads = [threading.Thread(target=run_person, args=(visit,)) for visit in people]
     for thread in threads:
         thread.start()
     try:
-        yield seen
+        yield visits
     finally:
-        ending.set()
+        stop.set()
         for thread in threads:
             thread.join()
 

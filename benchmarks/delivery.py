@@ -1,14 +1,16 @@
-"""The delivery contract beside a bare loop that promises nothing.
+"""The cost of the delivery contract, compared with a bare loop without guarantees.
 
-`faust`: events from Kafka through the Faust runtime and `streams.contract.delivery` into histories: decoded, folded into
-what Redis holds, produced to `user-features` and confirmed, written by compare-and-set, committed. `in_process`: the same
-without a broker. `bare_loop`: aiokafka and a Redis pipeline of SETs that writes the rows as they stand in the end, each user's
-once a batch, and commits; it decodes nothing, reads nothing and produces nothing. Each side is a process of its own on one
-backlog, in turns, and is charged with its CPU seconds from its first batch to its last: what broker and Redis take does not
-count.
+- `faust`: events from Kafka through the Faust runtime and `streams.contract.delivery` into histories: decoded, folded into the
+  state in Redis, produced to `user-features` and confirmed, written by compare-and-set, committed.
+- `in_process`: the same without a broker.
+- `bare_loop`: aiokafka and a Redis pipeline of SETs that writes the final rows, each user's once per batch, and commits. It
+  decodes nothing, reads nothing and produces nothing.
 
-Events come `as_logged`, a basket after the other, so that a batch has few users; or `interleaved`, as from many shoppers at
-once. Freshness is the time from an event's production to its history in Redis, with the archive at work in the same process.
+Each side runs alone in its own process, on the same backlog. It is charged the CPU seconds of that process from its first batch
+to its last; the CPU time of the broker and Redis does not count.
+
+Events are `as_logged`, one basket after the other, so that a batch has few users; or `interleaved`, as from many concurrent
+shoppers. Freshness is the time from an event's production to its history in Redis, with the archive stage in the same process.
 """
 
 import asyncio
@@ -49,9 +51,9 @@ from streams.contract.key_locks import KeyLocks
 from streams.contract.messages import Message, RawRecord, encode
 from streams.contract.stage import BatchPolicy, Stage
 from streams.contract.topics import EVENTS, USER_FEATURES
-from streams.runtime.faust_runtime import COMMIT_INTERVAL_S, KafkaRecordProducer, build_app
+from streams.runtime.faust_runtime import COMMIT_INTERVAL_S, build_app
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
-from streams.runtime.kafka_clients import Producer
+from streams.runtime.kafka.producer import KafkaRecordProducer, Producer
 from streams.stages.archive import ArchiveStage
 from streams.stages.history import HistoryStage
 
@@ -61,7 +63,7 @@ MIXED_OVER_EVENTS = 5_000
 RATES_PER_S = (100, 1_000, 2_000, 3_000, 4_000, 6_000, 8_000)
 RATE_FOR_S = 15.0
 TICK_S = 0.02
-CAUGHT_UP_WITHIN_S = 1.0  # after the last event, at a rate that is sustained
+CAUGHT_UP_WITHIN_S = 1.0  # a rate is sustained if the last event is processed within this time
 TIMEOUT_S = 60.0
 
 Reports: TypeAlias = "Queue[Report]"
@@ -69,23 +71,23 @@ Reports: TypeAlias = "Queue[Report]"
 
 @dataclass
 class Report:
-    """What a process did in a batch: instances on the wall clock, CPU seconds of the process so far."""
+    """One batch of a process. `*_s` are times on the wall clock, `*_cpu_s` CPU seconds used by the process."""
 
     process: int
     records: int
-    began_s: float
+    started_s: float
     ended_s: float
-    began_cpu_s: float
+    started_cpu_s: float
     ended_cpu_s: float
     freshness_s: list[float]
 
 
 @dataclass
 class DeliverySide:
-    """What the processes of one side did in a turn."""
+    """The reports of one side in one turn."""
 
     reports: list[Report] = field(default_factory=list)
-    redis_bytes: int = 0  # that Redis received meanwhile
+    redis_bytes: int = 0  # received by Redis
 
     @property
     def records(self) -> int:
@@ -97,15 +99,15 @@ class DeliverySide:
 
     @property
     def wall_s(self) -> float:
-        return self.ended_s - min(report.began_s for report in self.reports)
+        return self.ended_s - min(report.started_s for report in self.reports)
 
     @property
     def cpu_s(self) -> float:
-        """Of all processes, each from its first batch to its last."""
+        """CPU seconds of all processes, each from its first batch to its last."""
         total = 0.0
         for process in {report.process for report in self.reports}:
             own = [report for report in self.reports if report.process == process]
-            total += max(report.ended_cpu_s for report in own) - min(report.began_cpu_s for report in own)
+            total += max(report.ended_cpu_s for report in own) - min(report.started_cpu_s for report in own)
         return total
 
     def freshness_ms(self, percent: float) -> float:
@@ -123,14 +125,14 @@ class Meter:
 
     @contextmanager
     def batch(self, records: int) -> Iterator[None]:
-        began_s, began_cpu_s = time.time(), time.process_time()
+        started_s, started_cpu_s = time.time(), time.process_time()
         yield
         fresh, self.freshness_s = self.freshness_s, []
-        self._reports.put(Report(os.getpid(), records, began_s, time.time(), began_cpu_s, time.process_time(), fresh))
+        self._reports.put(Report(os.getpid(), records, started_s, time.time(), started_cpu_s, time.process_time(), fresh))
 
 
 class MeteredDelivery(Delivery):
-    """Delivery whose every batch is reported."""
+    """Reports every batch that it handles."""
 
     meter: Meter
 
@@ -147,30 +149,30 @@ class AnyItem:
 
 
 def run() -> dict[str, Any]:
-    """Say what the contract costs and how fresh histories are, on a broker and a Redis of one's own for each workload."""
+    """Measure throughput and freshness, each workload on its own broker and Redis."""
     console = Console(stderr=True)
     logged = [event for order in read_retail(ORDER_LINES).orders for event in order.events][:EVENTS_PER_TURN]
     workloads = {"as_logged": logged, "interleaved": _interleaved(logged)}
-    found: dict[str, Any] = {"events": len(logged), "turns": TURNS, "rate_for_s": RATE_FOR_S}
+    results: dict[str, Any] = {"events": len(logged), "turns": TURNS, "rate_for_s": RATE_FOR_S}
     for workload, events in workloads.items():
         with _system() as bench:
-            found[workload] = _throughput(bench, events, console)
+            results[workload] = _throughput(bench, events, console)
     with _system() as bench:
-        found["freshness"] = _freshness(bench, workloads["interleaved"], console)
-    sides = found["interleaved"]
-    sustained = [of for of in found["freshness"] if of["sustained"]]
+        results["freshness"] = _freshness(bench, workloads["interleaved"], console)
+    sides = results["interleaved"]
+    sustained = [measured for measured in results["freshness"] if measured["sustained"]]
     return {
         "events_per_s_per_core": sides["faust"]["events_per_s_per_core"],
         "bare_loop_events_per_s_per_core": sides["bare_loop"]["events_per_s_per_core"],
-        "freshness_p99_ms": next(of["freshness_p99_ms"] for of in sustained if of["asked_events_per_s"] == 1_000),
-        "highest_sustained_events_per_s": sustained[-1]["asked_events_per_s"],
-        **found,
+        "freshness_p99_ms": next(m["freshness_p99_ms"] for m in sustained if m["offered_events_per_s"] == 1_000),
+        "highest_sustained_events_per_s": sustained[-1]["offered_events_per_s"],
+        **results,
     }
 
 
 @dataclass
 class DeliveryBench:
-    """A system, and what its processes report."""
+    """A broker and Redis, and the reports of the processes under test."""
 
     settings: Settings
     store: FeatureRepository
@@ -178,21 +180,21 @@ class DeliveryBench:
     reports: Reports = field(init=False)
 
     def empty(self) -> None:
-        """Nothing in Redis, as on the first day."""
+        """Empty Redis and mark the store as complete."""
         self.client.flushall()
         with self.store.rebuilding():
             pass
 
     def received_bytes(self) -> int:
-        """What Redis has been sent since it started."""
+        """Bytes that Redis has received since its start."""
         stats: Any = self.client.info("stats")
         return int(stats["total_net_input_bytes"])
 
     @contextmanager
     def processes(self, count: int, work: Callable[..., None], *arguments: Any) -> Iterator[None]:
-        """So many processes of a side, to be ended behind the context."""
+        """Run `count` processes of one side; they are killed when the context exits."""
         context = multiprocessing.get_context("spawn")
-        self.reports = context.Queue()  # a new one: who is killed while he writes leaves its lock behind
+        self.reports = context.Queue()  # a new queue, because a process killed during a write leaves its lock locked
         started = [context.Process(target=work, args=(self.settings, self.reports, *arguments)) for _ in range(count)]
         for process in started:
             process.start()
@@ -204,7 +206,7 @@ class DeliveryBench:
                 process.join()
 
     def wait_for(self, records: int) -> DeliverySide:
-        """What is reported until so many records are done. Raises queue.Empty where none is for a long time."""
+        """Collect reports until `records` are done. Raises queue.Empty after TIMEOUT_S without a report."""
         side = DeliverySide()
         while side.records < records:
             side.reports.append(self.reports.get(timeout=TIMEOUT_S))
@@ -216,7 +218,7 @@ def _system() -> Iterator[DeliveryBench]:
     with tempfile.TemporaryDirectory(prefix="reaseq-bench-") as folder:
         settings = settings_on_free_ports(Path(folder))
         settings.store.redis_timeout_s = 10.0
-        os.environ.update(local.environment(settings))  # for the processes, which import afresh
+        os.environ.update(local.environment(settings))  # spawned processes import afresh and read it
         try:
             store = start_empty(settings)
             client = redis.Redis.from_url(settings.store.redis_url.get_secret_value())
@@ -226,7 +228,7 @@ def _system() -> Iterator[DeliveryBench]:
 
 
 def _interleaved(events: Sequence[Event]) -> list[Event]:
-    """The events mixed over stretches of the log, each user's in their order."""
+    """Shuffle the users within stretches of MIXED_OVER_EVENTS; each user's events stay in order."""
     generator, mixed = random.Random(1), []
     for start in range(0, len(events), MIXED_OVER_EVENTS):
         stretch = events[start : start + MIXED_OVER_EVENTS]
@@ -237,7 +239,7 @@ def _interleaved(events: Sequence[Event]) -> list[Event]:
     return mixed
 
 
-# ---- what it costs
+# ---- throughput
 
 
 def _throughput(bench: DeliveryBench, events: Sequence[Event], console: Console) -> dict[str, Any]:
@@ -248,7 +250,7 @@ def _throughput(bench: DeliveryBench, events: Sequence[Event], console: Console)
     for turn in range(TURNS):
         for name, count, work in (
             ("faust", 1, _faust),
-            ("bare_loop", 1, _bare_loop),  # writes the rows that the side before has left
+            ("bare_loop", 1, _bare_loop),  # writes the rows left by the previous side
             ("in_process", 1, _in_process),
             ("faust_two_workers", 2, _faust),
         ):
@@ -274,7 +276,7 @@ def _summary(turns: Sequence[DeliverySide]) -> dict[str, float]:
 
 
 def _faust(settings: Settings, reports: Reports, group: str, archive: bool | None = None) -> None:
-    """A worker with the stage of histories, and the archive where it is asked for."""
+    """A worker with the history stage and, with `archive`, the archive stage."""
     meter = Meter(reports)
 
     def observe(stage: str, message: Message, freshness_s: float) -> None:
@@ -282,45 +284,45 @@ def _faust(settings: Settings, reports: Reports, group: str, archive: bool | Non
 
     store, kafka = FeatureRepository(settings, require_complete=True), settings.kafka
     batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
-    destination, locks = KafkaRecordProducer(settings), KeyLocks()
+    producer, locks = KafkaRecordProducer(settings.kafka), KeyLocks()
     stage = HistoryStage(store, AnyItem(), settings.behavior, batch)
-    behavior = MeteredDelivery(stage, destination, store, 300.0, observe if archive else None, locks=locks)
+    behavior = MeteredDelivery(stage, producer, store, 300.0, observe if archive else None, locks=locks)
     behavior.meter = meter
     deliveries: list[Delivery] = [behavior]
     if archive:
         files = Archive(settings.archive_dir, store.vocabulary)
         files.create()
         policy = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
-        deliveries.append(Delivery(ArchiveStage(USER_FEATURES, files, policy, lambda users: None), destination, store, 300.0))
-    app = build_app(settings, group, deliveries, destination, data_dir=str(settings.run_dir / f"faust-{os.getpid()}"))
+        deliveries.append(Delivery(ArchiveStage(USER_FEATURES, files, policy, lambda users: None), producer, store, 300.0))
+    app = build_app(settings, group, deliveries, producer, data_dir=str(settings.run_dir / f"faust-{os.getpid()}"))
     gc.freeze()  # as a worker does
     faust.Worker(app, loglevel="ERROR", redirect_stdouts=False, quiet=True).execute_from_commandline()
 
 
 def _in_process(settings: Settings, reports: Reports, group: str, events: Sequence[Event]) -> None:
-    """The same stage on the in-process runtime."""
-    store, log, meter = FeatureRepository(settings, require_complete=True), InProcessBroker(), Meter(reports)
+    """The history stage on the in-process runtime."""
+    store, broker, meter = FeatureRepository(settings, require_complete=True), InProcessBroker(), Meter(reports)
     stage = HistoryStage(store, AnyItem(), settings.behavior, BatchPolicy(settings.kafka.batch_limit_records, 0.0))
 
     def deliver(stage: Stage) -> Delivery:
-        delivery = MeteredDelivery(stage, log, store, 300.0)
+        delivery = MeteredDelivery(stage, broker, store, 300.0)
         delivery.meter = meter
         return delivery
 
-    runtime = InProcessRuntime(log, deliver, [stage])
+    runtime = InProcessRuntime(broker, deliver, [stage])
     gc.freeze()  # as a worker does
     now_ms = int(time.time() * 1000)
-    asyncio.run(log.produce([encode(event, now_ms) for event in events]))
+    asyncio.run(broker.produce([encode(event, now_ms) for event in events]))
     asyncio.run(runtime.run_until_idle(flush=True))
 
 
 def _bare_loop(settings: Settings, reports: Reports, group: str, rows: dict[bytes, bytes]) -> None:
-    """Poll, SET the rows of whom the batch is about, commit."""
-    of_user: dict[bytes, list[tuple[bytes, bytes]]] = {}
+    """Poll, SET the rows of the users in the batch, commit."""
+    by_user: dict[bytes, list[tuple[bytes, bytes]]] = {}
     for key, row in rows.items():
-        of_user.setdefault(parse_entity_id(key.split(b":", 2)[2]).encode(), []).append((key, row))
+        by_user.setdefault(parse_entity_id(key.split(b":", 2)[2]).encode(), []).append((key, row))
     gc.freeze()
-    asyncio.run(_poll(settings, Meter(reports), group, of_user))
+    asyncio.run(_poll(settings, Meter(reports), group, by_user))
 
 
 async def _poll(settings: Settings, meter: Meter, group: str, rows: dict[bytes, list[tuple[bytes, bytes]]]) -> None:
@@ -336,7 +338,7 @@ async def _poll(settings: Settings, meter: Meter, group: str, rows: dict[bytes, 
     committed_s = time.monotonic()
     while True:
         fetched = await consumer.getmany(timeout_ms=50, max_records=settings.kafka.batch_limit_records)
-        records = [record for of_partition in fetched.values() for record in of_partition]
+        records = [record for partition in fetched.values() for record in partition]
         if records:
             with meter.batch(len(records)):
                 async with client.pipeline(transaction=False) as pipe:
@@ -349,25 +351,25 @@ async def _poll(settings: Settings, meter: Meter, group: str, rows: dict[bytes, 
             committed_s = time.monotonic()
 
 
-# ---- how fresh
+# ---- freshness
 
 
 def _freshness(bench: DeliveryBench, events: Sequence[Event], console: Console) -> list[dict[str, Any]]:
-    """At one rate after the other, until one is too high."""
-    found: list[dict[str, Any]] = []
-    left = cycle(events)
+    """Measure freshness at increasing rates, until one is not sustained."""
+    results: list[dict[str, Any]] = []
+    endless = cycle(events)
     with bench.processes(1, _faust, "freshness", True):
         bench.empty()
-        _send(bench.settings, left, 50, 2.0)  # which wakes everything up
+        _send(bench.settings, endless, 50, 2.0)  # warm-up
         bench.wait_for(100)
         for rate in RATES_PER_S:
-            sent, took_s = _send(bench.settings, left, rate, RATE_FOR_S)
+            sent, took_s = _send(bench.settings, endless, rate, RATE_FOR_S)
             ended_s = time.time()
             side = bench.wait_for(sent)
             behind_s = side.ended_s - ended_s
-            found.append(
+            results.append(
                 {
-                    "asked_events_per_s": rate,
+                    "offered_events_per_s": rate,
                     "events_per_s": round(sent / took_s),
                     "freshness_p50_ms": side.freshness_ms(50),
                     "freshness_p99_ms": side.freshness_ms(99),
@@ -375,20 +377,20 @@ def _freshness(bench: DeliveryBench, events: Sequence[Event], console: Console) 
                     "sustained": sent >= 0.95 * rate * took_s and behind_s <= CAUGHT_UP_WITHIN_S,
                 }
             )
-            console.print(found[-1])
-            if not found[-1]["sustained"]:
+            console.print(results[-1])
+            if not results[-1]["sustained"]:
                 break
-    return found
+    return results
 
 
 def _send(settings: Settings, events: Iterator[Event], rate_per_s: float, for_s: float) -> tuple[int, float]:
-    """Produce at a rate, as if each event had a new id; returns how many were sent in how many seconds."""
+    """Produce at a rate, each event with a new id; returns the number of events and the seconds it took."""
     producer = KafkaProducer(
         bootstrap_servers=settings.kafka.bootstrap_servers, acks="all", compression_type="lz4", linger_ms=5
     )
     sent, started = 0, time.monotonic()
-    while (passed_s := time.monotonic() - started) < for_s:
-        for event in islice(events, int(passed_s * rate_per_s) + 1 - sent):
+    while (elapsed_s := time.monotonic() - started) < for_s:
+        for event in islice(events, int(elapsed_s * rate_per_s) + 1 - sent):
             now_ms = int(time.time() * 1000)
             record = encode(msgspec.structs.replace(event, event_id=f"{now_ms}-{sent}", event_time_ms=now_ms), now_ms)
             producer.send(record.topic, key=record.key, value=record.value, headers=list(record.headers), timestamp_ms=now_ms)

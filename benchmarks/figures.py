@@ -1,4 +1,4 @@
-"""`python -m benchmarks.figures`: draw the measured results into docs/figures, out of benchmarks/results."""
+"""`python -m benchmarks.figures`: draw the results in benchmarks/results into docs/figures."""
 
 import json
 from pathlib import Path
@@ -14,19 +14,19 @@ Estimates = dict[str, dict[str, dict[str, float]]]
 
 
 def main() -> None:
-    """Draw every figure whose results are there."""
+    """Draw every figure that has results."""
     FIGURES.mkdir(exist_ok=True)
     inferred = {DATA[name]: _read(f"inferred_{name}") for name in ("online_retail", "amazon_beauty")}
     if all(inferred.values()):
-        _draw("recall", inferred, lambda axes, found: _recall(axes, found["recall"]))
-    if judged := _read("evaluation"):
-        parts = {DATA[name]: next(iter(found["parts"].values())) for name, found in judged.items()}
-        _draw("ranking_gain", parts, lambda axes, part: _gain(axes, part["gains"]))
-        aged = {title: part for title, part in parts.items() if any(" old" in name for name in part["variants"])}
+        _draw("recall", inferred, lambda axes, results: _draw_recall(axes, results["recall"]))
+    if evaluation := _read("evaluation"):
+        splits = {DATA[name]: next(iter(results["splits"].values())) for name, results in evaluation.items()}
+        _draw("ranking_gain", splits, lambda axes, split: _draw_gains(axes, split["gains"]))
+        aged = {title: split for title, split in splits.items() if any(" old" in name for name in split["variants"])}
         if aged:
-            _draw("freshness", aged, _freshness)
+            _draw("freshness", aged, _draw_freshness)
     if sampler := _read("behavior"):
-        _sampler(sampler)
+        _draw_sampler(sampler)
 
 
 def _read(name: str) -> Any:
@@ -36,67 +36,73 @@ def _read(name: str) -> Any:
 
 def _draw(name: str, results: dict[str, Any], draw: Any) -> None:
     figure = Figure(figsize=(5.5 * len(results), 4.2), layout="constrained")
-    for axes, (title, found) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
-        draw(axes, found)
+    for axes, (title, part) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
+        draw(axes, part)
         axes.set_title(title)
     figure.savefig(FIGURES / f"{name}.png", dpi=110)
 
 
-def _recall(axes: Axes, recall: Estimates) -> None:
-    for place, (column, label) in enumerate((("recall_50", "all new targets"), ("recall_50_cold", "never-trained items"))):
-        _bars(axes, [found[column] for found in recall.values()], list(recall), place, label)
+def _draw_recall(axes: Axes, recall: Estimates) -> None:
+    for group, (column, label) in enumerate((("recall_50", "all new targets"), ("recall_50_cold", "never-trained items"))):
+        _draw_bars(axes, [estimates[column] for estimates in recall.values()], list(recall), group, label)
     axes.set_xlabel("recall@50")
     axes.legend(fontsize=8)
 
 
-def _gain(axes: Axes, gains: dict[str, Any]) -> None:
+def _draw_gains(axes: Axes, gains: dict[str, Any]) -> None:
     kinds = list(next(iter(gains.values())))
-    named = {name: of for name, of in gains.items() if " old" not in name}
-    for place, kind in enumerate(kinds[-2:]):
-        points = [{key: 100 * value for key, value in of[kind]["gauc"].items()} for of in named.values()]
-        _bars(axes, points, list(named), place, kind)
+    fresh = {name: figures for name, figures in gains.items() if " old" not in name}
+    for group, kind in enumerate(kinds[-2:]):
+        points = [{key: 100 * value for key, value in figures[kind]["gauc"].items()} for figures in fresh.values()]
+        _draw_bars(axes, points, list(fresh), group, kind.replace("_", "-"))
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xlabel("GAUC, points gained")
     axes.legend(fontsize=8)
 
 
-def _freshness(axes: Axes, part: dict[str, Any]) -> None:
-    aged = {name.split(", ")[1].removesuffix(" old"): of for name, of in part["variants"].items() if " old" in name}
+def _draw_freshness(axes: Axes, split: dict[str, Any]) -> None:
+    aged = {name.split(", ")[1].removesuffix(" old"): figures for name, figures in split["variants"].items() if " old" in name}
     for kind in next(iter(aged.values())):
         fresh = next(iter(aged.values()))[kind]["gauc"]["mean"]
-        axes.plot(list(aged), [100 * (of[kind]["gauc"]["mean"] - fresh) for of in aged.values()], "o-", label=kind)
+        changes = [100 * (figures[kind]["gauc"]["mean"] - fresh) for figures in aged.values()]
+        axes.plot(list(aged), changes, "o-", label=kind.replace("_", "-"))
     axes.set(xlabel="age of the features", ylabel="GAUC, points lost")
     axes.legend(fontsize=8)
 
 
-def _bars(axes: Axes, found: list[dict[str, float]], labels: list[str], place: int, label: str) -> None:
-    at = [row + 0.27 * place for row in range(len(found))]
-    means = [of["mean"] for of in found]
-    errors = [[of["mean"] - of["low"] for of in found], [of["high"] - of["mean"] for of in found]]
-    axes.barh(at, means, height=0.25, xerr=errors, label=label, error_kw={"linewidth": 0.8})
+def _draw_bars(axes: Axes, estimates: list[dict[str, float]], labels: list[str], group: int, label: str) -> None:
+    heights = [row + 0.27 * group for row in range(len(estimates))]
+    means = [estimate["mean"] for estimate in estimates]
+    errors = [
+        [estimate["mean"] - estimate["low"] for estimate in estimates],
+        [estimate["high"] - estimate["mean"] for estimate in estimates],
+    ]
+    axes.barh(heights, means, height=0.25, xerr=errors, label=label, error_kw={"linewidth": 0.8})
     axes.set_yticks([row + 0.27 for row in range(len(labels))], labels, fontsize=8)
-    axes.invert_yaxis() if place == 0 else None
+    if group == 0:
+        axes.invert_yaxis()
 
 
-def _sampler(found: dict[str, Any]) -> None:
+def _draw_sampler(results: dict[str, Any]) -> None:
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for count in sorted({row["behaviors"] for row in found["by_steps_batch_and_count"]}):
-        for steps in sorted({row["steps"] for row in found["by_steps_batch_and_count"]}):
-            rows = [r for r in found["by_steps_batch_and_count"] if (r["behaviors"], r["steps"]) == (count, steps)]
-            style = "-" if count == max(r["behaviors"] for r in found["by_steps_batch_and_count"]) else "--"
+    grid = results["by_steps_batch_and_count"]
+    counts = sorted({row["behaviors"] for row in grid})
+    for count in counts:
+        for steps in sorted({row["steps"] for row in grid}):
+            rows = [row for row in grid if (row["behaviors"], row["steps"]) == (count, steps)]
             left.plot(
-                [r["batch_users"] for r in rows],
-                [r["users_per_s"] for r in rows],
-                style,
+                [row["batch_users"] for row in rows],
+                [row["users_per_s"] for row in rows],
+                "-" if count == counts[-1] else "--",
                 marker="o",
                 label=f"K={count}, {steps} steps",
             )
     left.set(xscale="log", yscale="log", xlabel="users in a batch", ylabel="users/s, one thread")
     left.legend(fontsize=7, ncols=2)
-    by_steps = found["recall_50_by_steps"]
+    by_steps = results["recall_50_by_steps"]
     right.plot([int(steps) for steps in by_steps], list(by_steps.values()), marker="o", label="our schedule")
-    right.axhline(found["reference_recall_50"], linestyle="--", label="reference: one token a step")
+    right.axhline(results["reference_recall_50"], linestyle="--", label="reference: one token a step")
     right.set(xscale="log", xlabel="steps", ylabel="recall@50", ylim=(0, None))
     right.legend(fontsize=8)
     figure.savefig(FIGURES / "sampler.png", dpi=110)

@@ -1,15 +1,16 @@
-"""DegradingRanker 500 candidates with their features, beside what a user would set up with Feast alone, and beside the bare parts.
+"""Ranking 500 candidates with their features, compared with Feast alone and with the bare parts.
 
-All sides in one run, on one real Redis, the catalog of Online Retail, users with histories of several lengths, and one ranker
-of the default size (its weights are random: they cost the same). Sides, each called by 1, 8 and 32 callers at once:
+All sides run in one process against one real Redis, with the catalog of Online Retail, users with histories of several
+lengths, and one ranker of the default size (random weights: they cost the same). Each side is called by 1, 8 and 32
+concurrent callers:
 
-- `rank`: the ranking itself as the service calls it: read of the user, features, micro-batch, forward pass, steps, budget.
-- `feast_per_candidate`: Feast's own Redis store, one feature a column; `get_online_features` for the user, the 500 candidates
-  and the items of the history, then the same model fed candidate by candidate. It is spared the latent scores.
-- `forward`: the bare forward pass on tensors that are there already, one at a time on a thread of its own.
-- `raw_read`: the same bytes of the user out of Redis.
+- `rank`: the ranking as the service calls it: user read, features, micro-batch, forward pass, fallback levels, budget.
+- `feast_per_candidate`: Feast's own Redis store, one feature per column. `get_online_features` for the user, the 500 candidates
+  and the items of the history; then the same model, fed candidate by candidate. It is spared the latent scores.
+- `forward`: the bare forward pass on prepared tensors, one at a time on its own thread.
+- `raw_read`: the same bytes of the user from Redis.
 
-Sides take turns; a figure is over all of a side's calls. Whoever calls waits for the answer before the next call.
+Sides take turns; a figure covers all calls of a side. A caller waits for the result before its next call.
 """
 
 import gc
@@ -19,24 +20,22 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import redis
 import torch
-from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
-from feast.protos.feast.types.Value_pb2 import DoubleList, Int64List, StringList, Value
-from feast.repo_config import RepoConfig
-from feast.types import Array, Float64, Int64, String
+from feast import FeatureStore
+from feast.infra.key_encoding_utils import serialize_entity_key
 from msgspec.structs import replace as changed
 from rich.console import Console
 
 import features.definitions as views
+from benchmarks.feast_alone import build_table, start_feast, write_items, write_users
 from demo import ANSWERS, ORDER_LINES, VOCABULARY
 from evaluation.datasets.interaction_log import InteractionLog
-from evaluation.experiments import retail_experiment
+from evaluation.experiments import online_retail
 from features.packed_store import KEY_VERSION, entity_key
 from features.repository import FeatureRepository
 from infra import process
@@ -53,9 +52,8 @@ from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.popularity import Popularity
 from reaseq.records import History, Inferred, ItemFeatures, UserFeatures
-from reaseq.representation.contents import Contents
 from reaseq.representation.encoder import Encoder
-from reaseq.representation.item_table import ItemTable, Snapshot, build_snapshot
+from reaseq.representation.item_table import ItemTable
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
 from serving.degradation import DegradingRanker, RankingTask
@@ -64,48 +62,48 @@ from serving.user_cache import UserCache
 
 CANDIDATES, USERS = 500, 64
 CALLERS, HISTORIES = (1, 8, 32), (50, 200, 1000)
-CALLS, FEAST_CALLS, TURNS = 300, 30, 3  # of a side at each point; in so many turns
-LONG = (1000, 10_000)
-SEARCHED = 48
-UPDATES, UPDATED = 40, 256
-SIZES = (10_000, 100_000)
+CALLS, FEAST_CALLS, TURNS = 300, 30, 3  # calls per side at each point, and the turns they are split into
+LONG_HISTORIES = (1000, 10_000)
+SEARCH = 48  # behaviors that the search stage keeps
+UPDATES, UPDATE_RECORDS = 40, 256
+TABLE_ITEMS = (10_000, 100_000)
 
 
 @dataclass(frozen=True)
 class RankingBench:
-    """One user population with histories of one length, and every side of the comparison on it."""
+    """Users with histories of one length, and every side of the comparison on them."""
 
     settings: Settings
     table: ItemTable
     engine: Engine
-    alone: Engine  # the same model for Feast alone, which holds no item table
+    feast_engine: Engine  # the same model for `feast_per_candidate`, which has no item table
     users: list[UserFeatures]
     candidates: list[str]
     now_ms: int
     feast: FeatureStore
 
     def sides(self) -> dict[str, Callable[[int], object]]:
-        """Each side as a call for the user of a number."""
+        """Each side as a function of the call's number, which chooses the user."""
         settings = self.settings.model_copy(deep=True)
         settings.store.redis_timeout_s = 1.0
         repository = FeatureRepository(settings)
-        ranking = DegradingRanker(self.engine, UserCache(repository, USERS, 1.0))
-        ranking.warm_up(CANDIDATES)
-        batcher = MicroBatcher(ranking.rank, 8 * CANDIDATES, 256)
+        ranker = DegradingRanker(self.engine, UserCache(repository, USERS, 1.0))
+        ranker.warm_up(CANDIDATES)
+        batcher = MicroBatcher(ranker.rank, 8 * CANDIDATES, 256)
         snapshot = self.table.snapshot
         rows = snapshot.rows(self.candidates)
         batches = [self.engine.batch([ScoringQuery(user, rows, self.now_ms)], snapshot)[0] for user in self.users]
-        one_at_a_time = ThreadPoolExecutor(max_workers=1)  # a queue: whoever comes first is served first
+        one_at_a_time = ThreadPoolExecutor(max_workers=1)  # first come, first served
         client = redis.Redis.from_url(settings.store.redis_url.get_secret_value())
-        prefix = [f"{repository.config.project}:{view.name}:".encode() for view in (views.user_history, views.user_inferred)]
-        keys = [[of + _key(repository, user.user_id) for of in prefix] for user in self.users]
+        prefixes = [f"{repository.config.project}:{view.name}:".encode() for view in (views.user_history, views.user_inferred)]
+        keys = [[prefix + _key(user.user_id) for prefix in prefixes] for user in self.users]
 
         def rank(number: int) -> object:
             user = self.users[number % USERS]
             now_s = time.monotonic()
-            answer = batcher.submit(RankingTask(user.user_id, self.candidates, self.now_ms, now_s + 60)).result()
-            assert answer.fallback_level == "fresh" and not answer.reasons, answer
-            return answer
+            result = batcher.submit(RankingTask(user.user_id, self.candidates, self.now_ms, now_s + 60)).result()
+            assert result.fallback_level == "fresh" and not result.reasons, result
+            return result
 
         def forward(number: int) -> object:
             return self.engine.score_batch(batches[number % USERS], snapshot)
@@ -118,38 +116,35 @@ class RankingBench:
         }
 
     def _feast_per_candidate(self, user_id: str) -> torch.Tensor:
-        told = self.feast.get_online_features(
+        row = self.feast.get_online_features(
             features=[f"user:{name}" for name in ("item_ids", "types", "times_ms", "inferred", "confidences")],
             entity_rows=[{"user_id": user_id}],
         ).to_dict()
-        history = History(
-            item_ids=tuple(told["item_ids"][0]), types=tuple(told["types"][0]), times_ms=tuple(told["times_ms"][0])
-        )
-        inferred = Inferred(item_ids=tuple(told["inferred"][0]), confidences=tuple(told["confidences"][0]))
+        history = History(item_ids=tuple(row["item_ids"][0]), types=tuple(row["types"][0]), times_ms=tuple(row["times_ms"][0]))
+        inferred = Inferred(item_ids=tuple(row["inferred"][0]), confidences=tuple(row["confidences"][0]))
         item_ids = list(dict.fromkeys([*self.candidates, *history.item_ids, *inferred.item_ids]))
-        read = self.feast.get_online_features(
-            features=[f"item:{name}" for name in ("vector", "claims", "sure", "price", "listed_ms", "counts")],
+        columns = self.feast.get_online_features(
+            features=[f"item:{name}" for name in ("vector", "claims", "claim_confidences", "price", "listed_ms", "counts")],
             entity_rows=[{"item_id": item_id} for item_id in item_ids],
         ).to_dict()
-        table = _table_of(item_ids, read)
-        places = table.rows(self.candidates)
-        counts = np.array(read["counts"][:CANDIDATES], np.float32)[:, None]
-        one = build_batch(
+        table = build_table(item_ids, columns)
+        rows = table.rows(self.candidates)
+        counts = np.array(columns["counts"][:CANDIDATES], np.float32)[:, None]
+        single = build_batch(
             [history],
             [inferred],
-            places[:1].unsqueeze(0),
+            rows[:1].unsqueeze(0),
             counts[:1],
             [self.now_ms],
             torch.zeros(1, 1, SCORES),
             table,
             self.engine._model.config,
         )
-        each = _repeated(one, places, counts)
-        return self.alone.score_batch(each, table)
+        return self.feast_engine.score_batch(_repeat(single, rows, counts), table)
 
 
 def run() -> dict[str, Any]:
-    """Every side at every number of callers and length of history; first the point that the goals speak of."""
+    """Every side at every history length and number of callers; the first point is the one that the goals name."""
     console = Console(stderr=True)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="reaseq-bench-") as folder:
@@ -160,14 +155,16 @@ def run() -> dict[str, Any]:
         start_redis(settings.run_dir, settings.state_dir / "redis", port)
         try:
             with console.status("reading and encoding Online Retail"):
-                log = retail_experiment(ORDER_LINES, ANSWERS, Encoder(Settings().encoder), Path("var/evaluation")).log
+                log = online_retail.build_experiment(
+                    ORDER_LINES, ANSWERS, Encoder(Settings().encoder), Path("var/evaluation")
+                ).log
             grid = []
             for history in HISTORIES:
                 with console.status(f"rebuilding Redis: histories of {history}"):
-                    bench = _bench(settings, log, history, port)
+                    bench = _build_bench(settings, log, history, port)
                 sides = bench.sides()
                 gc.collect()
-                gc.freeze()  # as the service does
+                gc.freeze()  # like the service
                 for callers in CALLERS:
                     grid.append({"history": history, "callers": callers} | _measure(sides, callers))
                     console.print(grid[-1])
@@ -175,8 +172,10 @@ def run() -> dict[str, Any]:
             return {
                 **{name: value for name, value in first.items() if name not in ("history", "callers")},
                 "by_history_and_callers": grid,
-                "long_histories": [_long(log, history, search) for history in LONG for search in (0, SEARCHED)],
-                "item_table": [_table_figures(size) for size in SIZES],
+                "long_histories": [
+                    _measure_long_history(log, history, search) for history in LONG_HISTORIES for search in (0, SEARCH)
+                ],
+                "item_table": [_measure_table(size) for size in TABLE_ITEMS],
                 "candidates": CANDIDATES,
                 "items": len(log.items),
                 "threads": 1,
@@ -188,26 +187,27 @@ def run() -> dict[str, Any]:
 def _measure(sides: dict[str, Callable[[int], object]], callers: int) -> dict[str, Any]:
     times: dict[str, list[float]] = {name: [] for name in sides}
     for call in sides.values():
-        _called(call, 1, 1)
+        _call_concurrently(call, 1, 1)
     for turn in range(TURNS):
         for name, call in sides.items():
             if not name.startswith("feast"):
-                times[name] += _called(call, callers, max(CALLS // TURNS, callers))
-            elif turn == TURNS // 2:  # its calls take seconds: one turn, in the midst of the others
-                times[name] += _called(call, callers, max(FEAST_CALLS, callers))
-    found: dict[str, Any] = {}
-    for name, of in times.items():
+                times[name] += _call_concurrently(call, callers, max(CALLS // TURNS, callers))
+            elif turn == TURNS // 2:  # its calls take seconds: one turn, between those of the others
+                times[name] += _call_concurrently(call, callers, max(FEAST_CALLS, callers))
+    figures: dict[str, Any] = {}
+    for name, seconds in times.items():
         for percent in (50, 99):
-            found[f"{name}_p{percent}_ms"] = round(float(np.percentile(of, percent)) * 1000, 3)
+            figures[f"{name}_p{percent}_ms"] = round(float(np.percentile(seconds, percent)) * 1000, 3)
     for percent in (50, 99):
-        rank, parts = found[f"rank_p{percent}_ms"], found[f"forward_p{percent}_ms"] + found[f"raw_read_p{percent}_ms"]
-        found[f"feast_over_rank_p{percent}"] = round(found[f"feast_per_candidate_p{percent}_ms"] / rank, 1)
-        found[f"rank_over_forward_and_read_p{percent}"] = round(rank / parts, 2)
-    return found
+        rank = figures[f"rank_p{percent}_ms"]
+        parts = figures[f"forward_p{percent}_ms"] + figures[f"raw_read_p{percent}_ms"]
+        figures[f"feast_over_rank_p{percent}"] = round(figures[f"feast_per_candidate_p{percent}_ms"] / rank, 1)
+        figures[f"rank_over_forward_and_read_p{percent}"] = round(rank / parts, 2)
+    return figures
 
 
-def _called(call: Callable[[int], object], callers: int, calls: int) -> list[float]:
-    """Seconds of each of so many calls, shared by the callers."""
+def _call_concurrently(call: Callable[[int], object], callers: int, calls: int) -> list[float]:
+    """Seconds per call, for `calls` calls shared by the callers."""
     times: list[float] = []
 
     def caller(first: int) -> None:
@@ -224,7 +224,7 @@ def _called(call: Callable[[int], object], callers: int, calls: int) -> list[flo
     return times
 
 
-def _bench(settings: Settings, log: InteractionLog, history: int, port: int) -> RankingBench:
+def _build_bench(settings: Settings, log: InteractionLog, history: int, port: int) -> RankingBench:
     generator = np.random.default_rng(0)
     vocabulary = load_vocabulary(VOCABULARY)
     now_ms = log.baskets[-1].time_ms + DAY_MS
@@ -236,7 +236,7 @@ def _bench(settings: Settings, log: InteractionLog, history: int, port: int) -> 
     latents = LatentModels(settings.models_dir)
     latents.load(version)
     table = ItemTable(vocabulary, "bench", log.text.shape[1])
-    records = [_record(log, place) for place in range(len(log.items))]
+    records = [_build_record(log, index) for index in range(len(log.items))]
     table.apply(records)
     popularity = Popularity()
     events = [(basket.time_ms, item_id) for basket in log.baskets for item_id in basket.item_ids]
@@ -247,15 +247,16 @@ def _bench(settings: Settings, log: InteractionLog, history: int, port: int) -> 
     repository = FeatureRepository(settings)
     repository.apply()
     repository.write(users)
-    candidates = [log.items[place].item_id for place in generator.choice(len(log.items), CANDIDATES, replace=False)]
-    engine, alone = (Engine(model, ids, name, table, popularity, latents) for name in ("bench", "alone"))
-    return RankingBench(
-        settings, table, engine, alone, users, candidates, now_ms, _feast(settings, log, users, popularity, table, port)
-    )
+    candidates = [log.items[index].item_id for index in generator.choice(len(log.items), CANDIDATES, replace=False)]
+    engine, feast_engine = (Engine(model, ids, name, table, popularity, latents) for name in ("bench", "feast"))
+    feast = start_feast(settings, port)
+    write_items(feast, log, popularity, table)
+    write_users(feast, users)
+    return RankingBench(settings, table, engine, feast_engine, users, candidates, now_ms, feast)
 
 
-def _record(log: InteractionLog, place: int) -> ItemFeatures:
-    item = log.items[place]
+def _build_record(log: InteractionLog, index: int) -> ItemFeatures:
+    item = log.items[index]
     return ItemFeatures(
         item_id=item.item_id,
         event_time_ms=item.event_time_ms,
@@ -264,8 +265,8 @@ def _record(log: InteractionLog, place: int) -> ItemFeatures:
         title=item.title,
         price=item.price,
         space_id="bench",
-        vector=float16.pack(log.table.contents.vectors[place + 1].numpy()),
-        knowledge=log.answers[place],
+        vector=float16.pack(log.table.contents.vectors[index + 1].numpy()),
+        knowledge=log.answers[index],
     )
 
 
@@ -278,22 +279,22 @@ def build_user(
     width: int,
     generator: np.random.Generator,
 ) -> UserFeatures:
-    """A random user with so long a history, of the 200 days before `now_ms`, and a latent state of that width and model."""
-    places = generator.choice(len(item_ids), history)
-    times = tuple(now_ms - DAY_MS * 200 * (history - place) // history for place in range(history))
-    guessed = generator.choice(len(item_ids), 16, replace=False)
+    """A random user with `history` behaviors in the 200 days before `now_ms` and a latent state (width,) of model `version`."""
+    observed = generator.choice(len(item_ids), history)
+    times = tuple(now_ms - DAY_MS * 200 * (history - index) // history for index in range(history))
+    inferred = generator.choice(len(item_ids), 16, replace=False)
     return UserFeatures(
         user_id=f"user-{number}",
         event_time_ms=times[-1],
         events_seen=history,
         history=History(
-            item_ids=tuple(item_ids[place] for place in places),
+            item_ids=tuple(item_ids[index] for index in observed),
             types=(4,) * history,
             times_ms=times,
             event_keys=tuple(range(history)),
         ),
         inferred=Inferred(
-            item_ids=tuple(item_ids[place] for place in guessed),
+            item_ids=tuple(item_ids[index] for index in inferred),
             confidences=tuple(np.linspace(0.1, 0.01, 16).astype(np.float16).tolist()),
             model=version,
             as_of_ms=times[-1],
@@ -303,123 +304,17 @@ def build_user(
     )
 
 
-# ---- Feast alone
+def _repeat(single: RankerBatch, rows: torch.Tensor, counts: np.ndarray) -> RankerBatch:
+    """The batch of one user repeated for each candidate row, with one candidate each."""
+    repeated = single[torch.zeros(len(rows), dtype=torch.long)]
+    return replace(repeated, candidates=rows.unsqueeze(1), counts=torch.from_numpy(counts))
 
 
-def _feast(
-    settings: Settings, log: InteractionLog, users: Sequence[UserFeatures], popularity: Popularity, table: ItemTable, port: int
-) -> FeatureStore:
-    folder = settings.state_dir / "feast"
-    folder.mkdir(exist_ok=True)
-    store = FeatureStore(
-        config=RepoConfig(
-            project="alone",
-            provider="local",
-            registry={"path": str(folder / "registry.db"), "cache_mode": "thread", "cache_ttl_seconds": 3600},
-            online_store={"type": "redis", "connection_string": f"127.0.0.1:{port},db=1"},
-            offline_store={"type": "duckdb"},
-            entity_key_serialization_version=KEY_VERSION,
-            repo_path=folder,
-        )
-    )
-    item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
-    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.STRING)
-    source = FileSource(path=str(folder / "none.parquet"), timestamp_field="event_timestamp")
-    item_view = FeatureView(
-        name="item",
-        entities=[item],
-        ttl=timedelta(0),
-        source=source,
-        schema=[
-            Field(name="vector", dtype=Array(Float64)),
-            Field(name="claims", dtype=Array(Int64)),
-            Field(name="sure", dtype=Array(Float64)),
-            Field(name="price", dtype=Float64),
-            Field(name="listed_ms", dtype=Int64),
-            Field(name="counts", dtype=Array(Float64)),
-        ],
-    )
-    user_view = FeatureView(
-        name="user",
-        entities=[user],
-        ttl=timedelta(0),
-        source=source,
-        schema=[
-            Field(name="item_ids", dtype=Array(String)),
-            Field(name="types", dtype=Array(Int64)),
-            Field(name="times_ms", dtype=Array(Int64)),
-            Field(name="inferred", dtype=Array(String)),
-            Field(name="confidences", dtype=Array(Float64)),
-        ],
-    )
-    store.apply([item, user, item_view, user_view])
-    now = datetime.now(UTC)
-    snapshot = table.snapshot
-    counts = popularity.counts(np.arange(1, len(log.items) + 1), log.baskets[-1].time_ms)
-    items = [
-        (
-            entity_key("item_id", of.item_id),
-            {
-                "vector": _doubles(snapshot.contents.vectors[place + 1].tolist()),
-                "claims": Value(int64_list_val=Int64List(val=snapshot.contents.claims[place + 1].tolist())),
-                "sure": _doubles(snapshot.contents.confidences[place + 1].tolist()),
-                "price": Value(double_val=of.price or 0.0),
-                "listed_ms": Value(int64_val=of.event_time_ms),
-                "counts": _doubles(counts[place].tolist()),
-            },
-            now,
-            now,
-        )
-        for place, of in enumerate(log.items)
-    ]
-    people = [
-        (
-            entity_key("user_id", of.user_id),
-            {
-                "item_ids": Value(string_list_val=StringList(val=of.history.item_ids)),
-                "types": Value(int64_list_val=Int64List(val=of.history.types)),
-                "times_ms": Value(int64_list_val=Int64List(val=of.history.times_ms)),
-                "inferred": Value(string_list_val=StringList(val=of.inferred.item_ids)),
-                "confidences": _doubles(of.inferred.confidences),
-            },
-            now,
-            now,
-        )
-        for of in users
-    ]
-    provider = store._get_provider()
-    for view, rows in ((item_view, items), (user_view, people)):
-        for start in range(0, len(rows), 500):
-            provider.online_write_batch(store.config, view, rows[start : start + 500], None)
-    return store
+# ---- long histories, and updates of the item table
 
 
-def _doubles(values: Sequence[float]) -> Value:
-    return Value(double_list_val=DoubleList(val=values))
-
-
-def _table_of(item_ids: list[str], read: dict[str, list[Any]]) -> Snapshot:
-    """What Feast returned as a table of those items alone."""
-    vectors = torch.tensor(read["vector"], dtype=torch.float32)
-    claims = torch.tensor(read["claims"], dtype=torch.long)
-    contents = Contents(vectors, claims, torch.tensor(read["sure"], dtype=torch.float32))
-    padded = Contents(*(torch.cat([torch.zeros_like(of[:1]), of]) for of in (contents.vectors, claims, contents.confidences)))
-    prices = torch.tensor([0.0, *read["price"]])
-    listed = torch.tensor([0, *read["listed_ms"]])
-    return build_snapshot(["", *item_ids], padded, prices, listed, torch.ones(len(item_ids) + 1, dtype=torch.bool))
-
-
-def _repeated(one: RankerBatch, places: torch.Tensor, counts: np.ndarray) -> RankerBatch:
-    """A batch of one candidate for each of them, all of one user."""
-    many = one[torch.zeros(len(places), dtype=torch.long)]
-    return replace(many, candidates=places.unsqueeze(1), counts=torch.from_numpy(counts))
-
-
-# ---- long histories, and the item table
-
-
-def _long(log: InteractionLog, history: int, search: int) -> dict[str, Any]:
-    """The bare forward pass on a long history, with a search stage or without."""
+def _measure_long_history(log: InteractionLog, history: int, search: int) -> dict[str, Any]:
+    """The bare forward pass on a long history, with a search stage (`search` > 0) or without."""
     generator = np.random.default_rng(0)
     config = RankerConfig(claims=log.claims, items=1, history=history, search=search, inferred=0)
     model = Ranker(config).eval()
@@ -439,12 +334,12 @@ def _long(log: InteractionLog, history: int, search: int) -> dict[str, Any]:
     with torch.inference_mode():
         ids, content_embeddings = model.embed(log.table.contents, torch.zeros(len(log.table), dtype=torch.long))
         items = Embedded(log.table.slots, log.table.prices, log.table.contents, ids, content_embeddings)
-        times = _called(lambda number: model(batch, items), 1, 20)
+        times = _call_concurrently(lambda number: model(batch, items), 1, 20)
     return {"history": history, "search": search, "forward_p50_ms": round(float(np.median(times)) * 1000, 2)}
 
 
-def _table_figures(size: int) -> dict[str, Any]:
-    """What a batch of updates costs a table of that size, and what it takes in memory."""
+def _measure_table(size: int) -> dict[str, Any]:
+    """Time of a batch of updates, and memory, for a table of `size` items."""
     vocabulary = load_vocabulary(VOCABULARY)
     table = ItemTable(vocabulary, "bench", 384)
     generator = np.random.default_rng(0)
@@ -454,23 +349,21 @@ def _table_figures(size: int) -> dict[str, Any]:
         numbers = range(start, min(size, start + 10_000))
         table.apply([changed(base, item_id=f"i{n}", vector=pool[n % 1000].tobytes()) for n in numbers])
     times = []
-    for turn in range(UPDATES):
-        numbers = generator.choice(size, UPDATED, replace=False).tolist()
-        records = [changed(base, item_id=f"i{n}", event_time_ms=turn + 2, vector=pool[n % 1000].tobytes()) for n in numbers]
+    for update in range(UPDATES):
+        numbers = generator.choice(size, UPDATE_RECORDS, replace=False).tolist()
+        records = [changed(base, item_id=f"i{n}", event_time_ms=update + 2, vector=pool[n % 1000].tobytes()) for n in numbers]
         started = time.perf_counter()
         table.apply(records)
         times.append(time.perf_counter() - started)
     return {
         "items": size,
-        "updated_records": UPDATED,
+        "updated_records": UPDATE_RECORDS,
         "update_p50_ms": round(float(np.percentile(times, 50)) * 1000, 2),
         "update_p99_ms": round(float(np.percentile(times, 99)) * 1000, 2),
         "tensors_mib": round(table.nbytes / 2**20, 1),
     }
 
 
-def _key(repository: FeatureRepository, user_id: str) -> bytes:
-    from feast.infra.key_encoding_utils import serialize_entity_key
-
+def _key(user_id: str) -> bytes:
     key: bytes = serialize_entity_key(entity_key("user_id", user_id), KEY_VERSION)
     return key

@@ -1,23 +1,28 @@
-"""`python -m benchmarks.tables`: write what benchmarks/results holds into the pages of docs, as tables."""
+"""`python -m benchmarks.tables`: write the results in benchmarks/results into the pages of docs, as tables."""
 
 import json
 import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sizing import SHOPS, Measured, measured_by, needs
+from benchmarks.sizing import SHOPS, Measured, estimate_needs, read_measured
+from evaluation.candidate_sets import POPULARITY_MATCHED, POPULARITY_SAMPLED, REPEATS
 
 ROOT = Path(__file__).parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
-Found = dict[str, Any]
+KIND_NAMES = {POPULARITY_SAMPLED: "popularity-sampled", POPULARITY_MATCHED: "popularity-matched"}
+GAUC, GAUC_BY_IMPRESSION = "GAUC grouped by basket", "GAUC grouped by impression"
+
+Results = dict[str, Any]
 
 
 def main() -> None:
-    """Replace what stands between the pages' marks with what was measured."""
+    """Replace what is between the pages' marks."""
     tables = {}
-    for name, found in _read("evaluation").items():
-        for part, write in (("scores", _scores), ("gains", _gains), ("seen", _by_times_seen), ("ages", _ages)):
-            tables[f"{name} {part}"] = write(found)
+    for name, results in _read("evaluation").items():
+        gauc = GAUC_BY_IMPRESSION if name == "mind" else GAUC
+        for part, render in (("scores", _scores), ("gains", _gains), ("seen", _by_times_seen), ("ages", _ages)):
+            tables[f"{name} {part}"] = render(results, gauc)
     _write(DOCS / "evaluation.md", tables)
     if ranking := _read("ranking"):
         _write(DOCS / "benchmarks.md", {"ranking": _ranking(ranking)})
@@ -26,15 +31,15 @@ def main() -> None:
     if console := _read("console"):
         _write(DOCS / "benchmarks.md", {"console": _console(console)})
     if ranking and delivery:
-        _write(DOCS / "sizing.md", {"sizing": _sizing(measured_by(delivery, ranking))})
+        _write(DOCS / "sizing.md", {"sizing": _sizing(read_measured(delivery, ranking))})
     if faults := _read("faults"):
         _write(DOCS / "failures.md", {"faults": _faults(faults)})
 
 
-def _read(name: str) -> Found:
+def _read(name: str) -> Results:
     file = RESULTS / f"{name}.json"
-    found: Found = json.loads(file.read_text()) if file.exists() else {}
-    return found
+    results: Results = json.loads(file.read_text()) if file.exists() else {}
+    return results
 
 
 def _write(page: Path, tables: dict[str, str]) -> None:
@@ -45,58 +50,62 @@ def _write(page: Path, tables: dict[str, str]) -> None:
     page.write_text(text)
 
 
-def _faults(found: Found) -> str:
-    """One row for each fault of the suite."""
+def _faults(results: Results) -> str:
+    """A row for each fault of the suite."""
     counts = ("runs", "records", "dead_letters", "lost", "doubled", "stale_over_fresh", "different")
     return _table(
-        ["fault", *(count.replace("_", " ") for count in counts), "until nothing is left to do, p50 / max s"],
+        ["fault", *(count.replace("_", " ") for count in counts), "recovery, p50 / max s"],
         [
-            [of["fault"], *(f"{of[count]:,}" for count in counts), f"{of['recovered_p50_s']:.0f} / {of['recovered_max_s']:.0f}"]
-            for of in found["faults"]
+            [
+                fault["fault"],
+                *(f"{fault[count]:,}" for count in counts),
+                f"{fault['recovered_p50_s']:.0f} / {fault['recovered_max_s']:.0f}",
+            ]
+            for fault in results["faults"]
         ],
     )
 
 
 def _sizing(measured: Measured) -> str:
-    """A column a shop."""
-    sized = [(shop, needs(shop, measured)) for shop in SHOPS]
+    """A column for each shop."""
+    needs = [estimate_needs(shop, measured) for shop in SHOPS]
     rows = [
-        ["users", *(f"{shop.users:,}" for shop, _ in sized)],
-        ["events/s, at the peak", *(f"{shop.peak_events_per_s:,}" for shop, _ in sized)],
-        ["new items a day", *(f"{shop.new_items_per_day:,}" for shop, _ in sized)],
-        ["rankings/s, at the peak", *(f"{shop.peak_rankings_per_s:,}" for shop, _ in sized)],
-        ["**partitions** of each topic", *(f"{of.partitions:,}" for _, of in sized)],
-        ["**workers**, a core each", *(f"{of.workers:,}" for _, of in sized)],
-        ["GiB of each worker", *(f"{of.worker_gib:,.0f}" for _, of in sized)],
-        ["**Redis**, GiB", *(f"{of.redis_gib:,.0f}" for _, of in sized)],
-        ["Redis instances of 256 GiB", *(f"{of.redis_nodes:,}" for _, of in sized)],
-        ["**item table**, GiB", *(f"{of.table_gib:,.1f}" for _, of in sized)],
-        ["fits half a GPU of 80 GiB", *("yes" if of.table_fits else "**no**" for _, of in sized)],
-        ["**ranking**, cores (500 candidates each)", *(f"{of.ranker_cores:,}" for _, of in sized)],
-        ["**reasoning**, GPUs (assumed)", *(f"{of.reasoning_gpus:,}" for _, of in sized)],
-        ["**USD a month** (assumed prices)", *(f"{of.usd_per_month:,.0f}" for _, of in sized)],
+        ["users", *(f"{shop.users:,}" for shop in SHOPS)],
+        ["events/s, at the peak", *(f"{shop.peak_events_per_s:,}" for shop in SHOPS)],
+        ["new items a day", *(f"{shop.new_items_per_day:,}" for shop in SHOPS)],
+        ["rankings/s, at the peak", *(f"{shop.peak_rankings_per_s:,}" for shop in SHOPS)],
+        ["**partitions** of each topic", *(f"{need.partitions:,}" for need in needs)],
+        ["**workers**, a core each", *(f"{need.workers:,}" for need in needs)],
+        ["GiB of each worker", *(f"{need.worker_gib:,.0f}" for need in needs)],
+        ["**Redis**, GiB", *(f"{need.redis_gib:,.0f}" for need in needs)],
+        ["Redis instances of 256 GiB", *(f"{need.redis_nodes:,}" for need in needs)],
+        ["**item table**, GiB", *(f"{need.table_gib:,.1f}" for need in needs)],
+        ["fits half a GPU of 80 GiB", *("yes" if need.table_fits else "**no**" for need in needs)],
+        ["**ranking**, cores (500 candidates each)", *(f"{need.ranker_cores:,}" for need in needs)],
+        ["**reasoning**, GPUs (assumed)", *(f"{need.reasoning_gpus:,}" for need in needs)],
+        ["**USD a month** (assumed prices)", *(f"{need.usd_per_month:,.0f}" for need in needs)],
     ]
-    return _table(["items", *(f"{shop.items:,}" for shop, _ in sized)], rows)
+    return _table(["items", *(f"{shop.items:,}" for shop in SHOPS)], rows)
 
 
-def _console(found: Found) -> str:
-    """A row a side."""
+def _console(results: Results) -> str:
+    """A row for each load."""
     return _table(
-        ["while", "looks/s", "ranking, p50 / p99 ms", "over alone, p50 / p99", "answered by step"],
+        ["load", "visits/s", "ranking, p50 / p99 ms", "over alone, p50 / p99", "answers by fallback level"],
         [
             [
-                of["side"].replace("_", " × "),
-                f"{of['looks_per_s']:.1f}",
-                f"{of['rank_p50_ms']} / {of['rank_p99_ms']}",
-                f"{of['over_alone_p50']} / {of['over_alone_p99']}",
-                ", ".join(f"{step} {answers}" for step, answers in of["steps"].items()),
+                side["side"].replace("_", " × "),
+                f"{side['visits_per_s']:.1f}",
+                f"{side['rank_p50_ms']} / {side['rank_p99_ms']}",
+                f"{side['over_alone_p50']} / {side['over_alone_p99']}",
+                ", ".join(f"{level} {answers}" for level, answers in side["fallback_levels"].items()),
             ]
-            for of in found["sides"]
+            for side in results["sides"]
         ],
     )
 
 
-def _delivery(found: Found) -> str:
+def _delivery(results: Results) -> str:
     """The sides on both workloads, then freshness by rate."""
     sides = {
         "faust": "Faust",
@@ -104,146 +113,149 @@ def _delivery(found: Found) -> str:
         "in_process": "in process",
         "bare_loop": "bare loop",
     }
-    costs = _table(
-        ["events", "side", "events/s of a core", "of the bare loop", "events/s"],
-        [
-            [
-                workload.replace("_", " "),
-                label,
-                f"{found[workload][side]['events_per_s_per_core']:,}",
-                f"{found[workload][side]['events_per_s_per_core'] / found[workload]['bare_loop']['events_per_s_per_core']:.2f}",
-                f"{found[workload][side]['events_per_s']:,}",
-            ]
-            for workload in ("as_logged", "interleaved")
-            for side, label in sides.items()
-        ],
-    )
+    rows = []
+    for workload in ("as_logged", "interleaved"):
+        bare = results[workload]["bare_loop"]["events_per_s_per_core"]
+        for side, label in sides.items():
+            per_core = results[workload][side]["events_per_s_per_core"]
+            total = results[workload][side]["events_per_s"]
+            rows.append([workload.replace("_", " "), label, f"{per_core:,}", f"{per_core / bare:.2f}", f"{total:,}"])
+    costs = _table(["events", "side", "events/s per core", "of the bare loop", "events/s"], rows)
     rates = _table(
-        ["events/s", "fresh after, p50 / p99 ms", "kept up"],
+        ["events/s", "freshness, p50 / p99 ms", "kept up"],
         [
             [
-                f"{of['asked_events_per_s']:,}",
-                f"{of['freshness_p50_ms']:.0f} / {of['freshness_p99_ms']:.0f}",
-                "yes" if of["sustained"] else f"no, {of['caught_up_after_s']:.0f} s behind after {found['rate_for_s']:.0f} s",
+                f"{rate['offered_events_per_s']:,}",
+                f"{rate['freshness_p50_ms']:.0f} / {rate['freshness_p99_ms']:.0f}",
+                "yes"
+                if rate["sustained"]
+                else f"no, {rate['caught_up_after_s']:.0f} s behind after {results['rate_for_s']:.0f} s",
             ]
-            for of in found["freshness"]
+            for rate in results["freshness"]
         ],
     )
     return f"{costs}\n\n{rates}"
 
 
-def _ranking(found: Found) -> str:
+def _ranking(results: Results) -> str:
     """The grid of callers and histories, then long histories and the item table."""
     sides = ("rank", "forward", "raw_read", "feast_per_candidate")
     grid = _table(
         ["history", "callers", *(f"{side.replace('_', ' ')}, p50 / p99 ms" for side in sides), "Feast / rank", "rank / both"],
         [
             [
-                str(of["history"]),
-                str(of["callers"]),
-                *(f"{of[f'{side}_p50_ms']:,.1f} / {of[f'{side}_p99_ms']:,.1f}" for side in sides),
-                f"{of['feast_over_rank_p50']} / {of['feast_over_rank_p99']}",
-                f"{of['rank_over_forward_and_read_p50']} / {of['rank_over_forward_and_read_p99']}",
+                str(row["history"]),
+                str(row["callers"]),
+                *(f"{row[f'{side}_p50_ms']:,.1f} / {row[f'{side}_p99_ms']:,.1f}" for side in sides),
+                f"{row['feast_over_rank_p50']} / {row['feast_over_rank_p99']}",
+                f"{row['rank_over_forward_and_read_p50']} / {row['rank_over_forward_and_read_p99']}",
             ]
-            for of in found["by_history_and_callers"]
+            for row in results["by_history_and_callers"]
         ],
     )
     long = _table(
         ["history", "behaviors searched", "forward pass, p50 ms"],
-        [[f"{of['history']:,}", str(of["search"] or "all"), str(of["forward_p50_ms"])] for of in found["long_histories"]],
+        [[f"{row['history']:,}", str(row["search"] or "all"), str(row["forward_p50_ms"])] for row in results["long_histories"]],
     )
     table = _table(
         ["items in the table", "update of 256 records, p50 / p99 ms", "tensors, MiB"],
         [
-            [f"{of['items']:,}", f"{of['update_p50_ms']} / {of['update_p99_ms']}", str(of["tensors_mib"])]
-            for of in found["item_table"]
+            [f"{row['items']:,}", f"{row['update_p50_ms']} / {row['update_p99_ms']}", str(row["tensors_mib"])]
+            for row in results["item_table"]
         ],
     )
     return f"{grid}\n\nThe bare forward pass on long histories, and the item table under updates:\n\n{long}\n\n{table}"
 
 
-def _scores(found: Found) -> str:
-    """A row a variant: GAUC on every kind of list, and further figures on the first and the hardest."""
-    part, again = _first(found), found["parts"].get("again")
-    kinds = _kinds(part)
-    hard = "pop" if "pop" in kinds else kinds[0]
+def _scores(results: Results, gauc: str) -> str:
+    """A row for each variant: GAUC on every kind of negatives, further metrics on the first and the hardest kind."""
+    split, repeats = _first_split(results), results["splits"].get("repeats")
+    kinds = _kinds(split)
+    first, hard = kinds[0], POPULARITY_SAMPLED if POPULARITY_SAMPLED in kinds else kinds[0]
     columns = [
-        *(f"GAUC {kind}" for kind in kinds),
-        f"HR@5 {hard}",
-        f"NDCG@10 {hard}",
-        f"AUC {kinds[0]}",
-        f"log loss {kinds[0]}",
+        *(f"GAUC {_name(kind)}" for kind in kinds),
+        *(f"{metric} {_name(hard)}" for metric in ("HR@5", "NDCG@10")),
+        *(f"{metric} {_name(first)}" for metric in ("AUC", "log loss")),
     ]
     rows = []
-    for name, of in part["variants"].items():
-        if " old" in name:
-            continue
-        cells = [f"{of[kind]['gauc']['mean']:.3f}" for kind in kinds]
-        cells += [f"{of[hard]['hr_5']['mean']:.3f}", f"{of[hard]['ndcg_10']['mean']:.3f}"]
-        cells += [f"{of[kinds[0]]['auc']:.3f}", f"{of[kinds[0]]['logloss']['mean']:.4f}"]
-        if again:
-            cells.append(f"{again['variants'][name]['again']['gauc']['mean']:.3f}")
+    for name, figures in _fresh(split["variants"]).items():
+        cells = [f"{figures[kind]['gauc']['mean']:.3f}" for kind in kinds]
+        cells += [f"{figures[hard]['hr_5']['mean']:.3f}", f"{figures[hard]['ndcg_10']['mean']:.3f}"]
+        cells += [f"{figures[first]['auc']:.3f}", f"{figures[first]['log_loss']['mean']:.4f}"]
+        if repeats:
+            cells.append(f"{repeats['variants'][name][REPEATS]['gauc']['mean']:.3f}")
         rows.append([name, *cells])
-    return _table(["told", *columns, *(["GAUC again"] if again else [])], rows)
+    return _table([f"features ({gauc})", *columns, *([f"GAUC {REPEATS}"] if repeats else [])], rows)
 
 
-def _gains(found: Found) -> str:
-    """A row a comparison: points of GAUC with their interval, and the same on items that training never saw."""
-    part = _first(found)
-    kinds = _kinds(part)
+def _gains(results: Results, gauc: str) -> str:
+    """A row for each comparison: points of GAUC with their interval, and the same on items that training never saw."""
+    split = _first_split(results)
+    kinds = _kinds(split)
+    unseen_kinds = kinds[1:] or kinds
     rows = []
-    for name, of in part["gains"].items():
-        if " old" in name:
-            continue
-        unseen_too = [of[kind]["gauc_by_times_seen"] for kind in kinds[1:] or kinds]
-        cells = [_points(of[kind]["gauc"]) for kind in kinds]
-        rows.append([name, *cells, *(_points(buckets["0"]) for buckets in unseen_too if "0" in buckets)])
-    unseen = [f"{kind}, never seen" for kind in kinds[1:] or kinds]
-    return _table(["points gained", *kinds, *unseen], rows)
+    for name, figures in _fresh(split["gains"]).items():
+        cells = [_points(figures[kind]["gauc"]) for kind in kinds]
+        unseen = [figures[kind]["gauc_by_times_seen"] for kind in unseen_kinds]
+        rows.append([name, *cells, *(_points(buckets["0"]) for buckets in unseen if "0" in buckets)])
+    columns = [*map(_name, kinds), *(f"{_name(kind)}, never seen" for kind in unseen_kinds)]
+    return _table([f"points gained ({gauc})", *columns], rows)
 
 
-def _by_times_seen(found: Found) -> str:
-    """A row a variant: GAUC on the hardest list by how often training saw the target."""
-    part = _first(found)
-    hard = "mat" if "mat" in _kinds(part) else _kinds(part)[0]
-    buckets = [bucket for bucket, count in part["targets_by_times_seen"].items() if count]
+def _by_times_seen(results: Results, gauc: str) -> str:
+    """A row for each variant: GAUC on the hardest kind by how often training saw the target."""
+    split = _first_split(results)
+    hard = POPULARITY_MATCHED if POPULARITY_MATCHED in _kinds(split) else _kinds(split)[0]
+    counts = {bucket: count for bucket, count in split["targets_by_times_seen"].items() if count}
     rows = [
-        [name, *(f"{of[hard]['gauc_by_times_seen'][bucket]['mean']:.3f}" for bucket in buckets)]
-        for name, of in part["variants"].items()
-        if " old" not in name
+        [name, *(f"{figures[hard]['gauc_by_times_seen'][bucket]['mean']:.3f}" for bucket in counts)]
+        for name, figures in _fresh(split["variants"]).items()
     ]
-    counted = [f"{bucket} ({part['targets_by_times_seen'][bucket]:,} targets)" for bucket in buckets]
-    return _table([f"GAUC {hard}, by times seen", *counted], rows)
+    columns = [f"{bucket} ({count:,} targets)" for bucket, count in counts.items()]
+    return _table([f"{gauc}, {_name(hard)}, by times seen", *columns], rows)
 
 
-def _ages(found: Found) -> str:
-    """A row an age of the features: GAUC, and what was lost since they were fresh."""
-    part = _first(found)
-    kinds = _kinds(part)
+def _ages(results: Results, gauc: str) -> str:
+    """A row for each age of the features: GAUC, and the change since they were fresh."""
+    split = _first_split(results)
+    kinds = _kinds(split)
     rows = []
-    for name, of in part["variants"].items():
-        if " old" in name:
+    for name, figures in split["variants"].items():
+        if _is_aged(name):
             age = name.split(", ")[1].removesuffix(" old")
-            lost = next((gain for pair, gain in part["gains"].items() if pair.startswith(f"{name} over ")), None)
-            cells = [f"{of[kind]['gauc']['mean']:.4f}" for kind in kinds]
-            if lost:
-                cells = [f"{cell} ({_points(lost[kind]['gauc'])})" for cell, kind in zip(cells, kinds, strict=True)]
+            change = next((gain for pair, gain in split["gains"].items() if pair.startswith(f"{name} over ")), None)
+            cells = [f"{figures[kind]['gauc']['mean']:.4f}" for kind in kinds]
+            if change:
+                cells = [f"{cell} ({_points(change[kind]['gauc'])})" for cell, kind in zip(cells, kinds, strict=True)]
             rows.append([age, *cells])
-    return _table(["features are old by", *kinds], rows) if rows else ""
+    return _table([f"age of the features ({gauc})", *map(_name, kinds)], rows) if rows else ""
 
 
-def _first(found: Found) -> Found:
-    part: Found = next(iter(found["parts"].values()))
-    return part
+def _first_split(results: Results) -> Results:
+    split: Results = next(iter(results["splits"].values()))
+    return split
 
 
-def _kinds(part: Found) -> list[str]:
-    return list(next(iter(part["variants"].values())))
+def _kinds(split: Results) -> list[str]:
+    return list(next(iter(split["variants"].values())))
 
 
-def _points(of: dict[str, float]) -> str:
-    """Points with their 95 % interval; bold where it leaves out nothing."""
-    mean, low, high = (100 * of[name] for name in ("mean", "low", "high"))
+def _name(kind: str) -> str:
+    return KIND_NAMES.get(kind, kind)
+
+
+def _fresh(by_name: Results) -> Results:
+    """The entries of variants whose features are not aged."""
+    return {name: figures for name, figures in by_name.items() if not _is_aged(name)}
+
+
+def _is_aged(name: str) -> bool:
+    return " old" in name
+
+
+def _points(estimate: dict[str, float]) -> str:
+    """Points with their 95 % interval; bold if it excludes zero."""
+    mean, low, high = (100 * estimate[name] for name in ("mean", "low", "high"))
     text = f"{mean:+.2f} [{low:.2f}, {high:.2f}]"
     return f"**{text}**" if low > 0 or high < 0 else text
 

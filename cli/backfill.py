@@ -1,69 +1,72 @@
-"""Commands that send a shop's own files through the topics."""
+"""Commands that send catalogs and event logs from files to the topics."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import clear_errors, production_settings
+from cli.terminal import exit_on_error, load_production_settings
 from reaseq.days import time_ms
 from reaseq.records import TIME_LIMIT_MS
 
 if TYPE_CHECKING:
-    from streams.operations.backfill import SourceFile
+    from streams.operations.source_file import SourceFile
 
 app = typer.Typer(no_args_is_help=True)
 
-File = Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, or CSV with a line of names.")]
-Named = Annotated[list[str], typer.Option("--column", metavar="FIELD=COLUMN", help="What the file calls a field; repeat.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, or CSV with a header line.")]
+Columns = Annotated[
+    list[str], typer.Option("--column", metavar="FIELD=COLUMN", help="The file's column for a field; may be repeated.")
+]
 Listed = Annotated[
     str,
-    typer.Option(metavar="YYYY-MM-DD", help="Since when items without an event time are listed; else: the file's own time."),
+    typer.Option(metavar="YYYY-MM-DD", help="Listing date of items without an event time; by default, the file's own time."),
 ]
-Until = Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="Only what happened before this day.")]
-Rate = Annotated[float, typer.Option("--rate", min=1, help="Rows a second at most.")]
+Until = Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="Send only events before this day.")]
+Rate = Annotated[float, typer.Option("--rate", min=1, help="Most rows per second.")]
 
 
 @app.command()
-def items(file: File, column: Named = [], listed: Listed = "", rate: Rate = 500.0) -> None:  # noqa: B006  typer copies it
-    """Send a catalog: item_id, title; price, seller_id, event_time; further columns are attributes."""
-    from streams.operations.backfill import CatalogFile
+def items(file: File, column: Columns = [], listed: Listed = "", rate: Rate = 500.0) -> None:  # noqa: B006  typer copies it
+    """Send a catalog. Columns: item_id, title; optionally price, seller_id, event_time; all others become attributes."""
+    from streams.operations.catalog_file import CatalogFile
 
-    with clear_errors():
-        _send(CatalogFile(file, _names(column), time_ms(listed) if listed else None), rate)
+    with exit_on_error():
+        _send(CatalogFile(file, _parse_columns(column), time_ms(listed) if listed else None), rate)
 
 
 @app.command()
-def events(file: File, column: Named = [], until: Until = "", rate: Rate = 2000.0) -> None:  # noqa: B006
-    """Send a log: user_id, item_id, event_time (a date; event_time_s, event_time_ms); type, quantity, event_id.
+def events(file: File, column: Columns = [], until: Until = "", rate: Rate = 2000.0) -> None:  # noqa: B006
+    """Send an event log. Columns: user_id, item_id, event_time (a date; or event_time_s, event_time_ms); optionally type,
+    quantity, event_id.
 
-    In order of event time, whatever the file's order is. With --until it stops there, and a later call goes on.
+    Events are sent in order of event time, whatever the order of the file. A later call continues after --until.
     """
-    from streams.operations.backfill import EventLogFile
+    from streams.operations.event_log_file import EventLogFile
 
-    with clear_errors():
-        _send(EventLogFile(file, _names(column), time_ms(until) if until else TIME_LIMIT_MS), rate)
+    with exit_on_error():
+        _send(EventLogFile(file, _parse_columns(column), time_ms(until) if until else TIME_LIMIT_MS), rate)
 
 
-def _send(table: "SourceFile", rate: float) -> None:
+def _send(source: "SourceFile", rate: float) -> None:
     from rich.progress import Progress
 
     from streams.operations.backfill import backfill
-    from streams.runtime.kafka_clients import Producer
+    from streams.runtime.kafka.producer import Producer
 
-    settings, rows = production_settings(), len(table)
+    settings, rows = load_production_settings(), len(source)
     with Progress() as progress:
-        task = progress.add_task(table.topic.name, total=rows)
+        task = progress.add_task(source.topic.name, total=rows)
         producer = Producer(settings.kafka)
-        state = settings.state_dir / "backfill" / f"{table.identity}.json"
-        produced = backfill(table, producer, state, rate, lambda count: progress.advance(task, count))
+        progress_file = settings.state_dir / "backfill" / f"{source.identity}.json"
+        produced = backfill(source, producer, progress_file, rate, lambda count: progress.advance(task, count))
         producer.close()
-    before = "; the rest had been before" if produced < rows else ""
-    typer.echo(f"produced {produced} of {rows} {table.topic.name}{before}")
+    earlier = "; an earlier run sent the rest" if produced < rows else ""
+    typer.echo(f"produced {produced} of {rows} {source.topic.name}{earlier}")
 
 
-def _names(options: list[str]) -> dict[str, str]:
+def _parse_columns(options: list[str]) -> dict[str, str]:
     wrong = [option for option in options if "=" not in option]
     if wrong:
-        raise typer.BadParameter(f"{wrong[0]!r}: say --column FIELD=COLUMN")
+        raise typer.BadParameter(f"--column {wrong[0]!r} is not of the form FIELD=COLUMN")
     return dict(option.split("=", 1) for option in options)

@@ -1,4 +1,4 @@
-"""Commands about dead letters."""
+"""Commands that inspect, replay and discard dead letters."""
 
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -6,79 +6,78 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import clear_errors, production_settings, table_of
+from cli.terminal import build_table, exit_on_error, load_production_settings
 from reaseq.days import time_ms
 
 if TYPE_CHECKING:
     from reaseq.settings import Settings
+    from streams.contract.dead_letters import DeadLetter
     from streams.operations.dead_letter_queue import DeadLetterQueue, Filter
 
 app = typer.Typer(no_args_is_help=True)
 
 SHOWN_BYTES = 2000
 
-Id = Annotated[str, typer.Option("--id", help="Letters of this id; `*` stands for anything, here and below.")]
-Topic = Annotated[str, typer.Option(help="… of this topic.")]
-Stage = Annotated[str, typer.Option(help="… of this stage.")]
-Reason = Annotated[str, typer.Option(help="… with this reason.")]
-Key = Annotated[str, typer.Option(help="… of this entity.")]
-Since = Annotated[str, typer.Option(help="… that failed last on this day (YYYY-MM-DD) or later.")]
+Id = Annotated[str, typer.Option("--id", help="Only dead letters with this id; `*` is a wildcard, here and below.")]
+Topic = Annotated[str, typer.Option(help="Only of this topic.")]
+Stage = Annotated[str, typer.Option(help="Only of this stage.")]
+Reason = Annotated[str, typer.Option(help="Only with this reason code.")]
+Key = Annotated[str, typer.Option(help="Only with this record key (the item or user id).")]
+Since = Annotated[str, typer.Option(help="Only if the last failure was on this day (YYYY-MM-DD) or later.")]
 
 
 @app.command("list")
-def list_letters(
+def list_dead_letters(
     id_: Id = "*",
     topic: Topic = "*",
     stage: Stage = "*",
     reason: Reason = "*",
     key: Key = "*",
     since: Since = "",
-    limit: Annotated[int, typer.Option(min=1, help="Show at most so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Most dead letters to show.")] = 50,
 ) -> None:
-    """List the letters that nobody has dealt with."""
+    """List open dead letters: those neither replayed nor discarded."""
     from itertools import islice
 
     from rich.console import Console
 
-    box, console = _box(production_settings()), Console()
-    with clear_errors():
-        found = box.open(_filter(id_, topic, stage, reason, key, since))
+    queue, console = _build_queue(load_production_settings()), Console()
+    with exit_on_error():
+        found = queue.read_open(_build_filter(id_, topic, stage, reason, key, since))
         rows = [
             (
-                letter.id,
-                (letter.record.key or b"").decode(errors="replace"),
-                f"{letter.reason}{', cut' if letter.cut_bytes else ''}",
-                f"{letter.attempts}{', in quarantine' if box.in_quarantine(letter) else ''}",
-                _moment(letter.last_failure_ms),
+                dead_letter.id,
+                (dead_letter.record.key or b"").decode(errors="replace"),
+                f"{dead_letter.reason}{', truncated' if dead_letter.cut_bytes else ''}",
+                f"{dead_letter.attempts}{', quarantined' if queue.in_quarantine(dead_letter) else ''}",
+                _format_time(dead_letter.last_failure_ms),
             )
-            for letter in islice(found, limit)
+            for dead_letter in islice(found, limit)
         ]
         further = sum(1 for _ in found)
-    console.print(table_of("dead letters", ("id", "key", "reason", "attempts", "last failure"), rows))
+    console.print(build_table("dead letters", ("id", "key", "reason", "attempts", "last failure"), rows))
     if further:
-        console.print(f"and {further} more (--limit)")
+        console.print(f"and {further} more (see --limit)")
 
 
 @app.command()
-def show(letter_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
-    """Show one letter: why it died, and what it said."""
+def show(dead_letter_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
+    """Show a dead letter: the error, and the original record."""
     from rich.console import Console
 
+    from reaseq.errors import ReaSeqError
     from streams.operations.dead_letter_queue import Filter
 
     console = Console()
-    with clear_errors():
-        for letter in _box(production_settings()).open(Filter(letter_id)):
-            told = asdict(letter) | {name: _moment(getattr(letter, name)) for name in ("first_failure_ms", "last_failure_ms")}
-            record = told.pop("record")
-            rows = [*told.items(), ("key", record.key), *((f"header {name}", value) for name, value in record.headers)]
-            console.print(table_of(letter.id, ("", ""), rows))
-            value = record.value or b""
-            console.print(value[:SHOWN_BYTES].decode(errors="backslashreplace"), markup=False, highlight=False)
-            if len(value) > SHOWN_BYTES:
-                console.print(f"… {len(value)} bytes in all")
-            return
-        _none(letter_id)
+    with exit_on_error():
+        dead_letter = next(_build_queue(load_production_settings()).read_open(Filter(dead_letter_id)), None)
+        if dead_letter is None:
+            raise ReaSeqError(f"no open dead letter has the id {dead_letter_id!r}; `reaseq dead-letters list` lists them")
+    console.print(build_table(dead_letter.id, ("field", "value"), _build_fields(dead_letter)))
+    value = dead_letter.record.value or b""
+    console.print(value[:SHOWN_BYTES].decode(errors="backslashreplace"), markup=False, highlight=False)
+    if len(value) > SHOWN_BYTES:
+        console.print(f"… {len(value)} bytes in total")
 
 
 @app.command()
@@ -89,52 +88,58 @@ def replay(
     reason: Reason = "*",
     key: Key = "*",
     since: Since = "",
-    quarantined: Annotated[bool, typer.Option("--quarantined", help="Also those in quarantine.")] = False,
+    quarantined: Annotated[bool, typer.Option("--quarantined", help="Include quarantined dead letters.")] = False,
 ) -> None:
-    """Send the records back through their topics; those that failed too often stay in quarantine, and those that were cut."""
+    """Produce the original records to their topics again.
+
+    Skips truncated records, and records that failed too often (quarantined) unless --quarantined is given.
+    """
     from rich.progress import Progress
 
     from features.repository import FeatureRepository
 
-    settings = production_settings()
-    with clear_errors(), Progress() as progress:
-        box, which = _box(settings), _filter(id_, topic, stage, reason, key, since)
-        task = progress.add_task("replay", total=sum(1 for _ in box.open(which)))
-        done = box.replay(which, FeatureRepository(settings), quarantined, lambda met: progress.advance(task, met))
-    typer.echo(f"{done.produced} replayed" + (f", {done.left} left: in quarantine, or cut" if done.left else ""))
+    settings = load_production_settings()
+    with exit_on_error(), Progress() as progress:
+        queue, which = _build_queue(settings), _build_filter(id_, topic, stage, reason, key, since)
+        task = progress.add_task("replay", total=sum(1 for _ in queue.read_open(which)))
+        replayed = queue.replay(which, FeatureRepository(settings), quarantined, lambda count: progress.advance(task, count))
+    skipped = f", {replayed.skipped} skipped: quarantined or truncated" if replayed.skipped else ""
+    typer.echo(f"{replayed.produced} replayed{skipped}")
 
 
 @app.command()
 def discard(
     id_: Id = "*", topic: Topic = "*", stage: Stage = "*", reason: Reason = "*", key: Key = "*", since: Since = ""
 ) -> None:
-    """Drop letters for good, without replaying them. At least one option must say which."""
+    """Delete dead letters without replaying them. At least one filter option is required."""
     from streams.operations.dead_letter_queue import Filter
 
-    which = _filter(id_, topic, stage, reason, key, since)
+    which = _build_filter(id_, topic, stage, reason, key, since)
     if which == Filter():
-        raise typer.BadParameter("say which letters: --id, --topic, --stage, --reason, --key or --since")
-    with clear_errors():
-        typer.echo(f"{_box(production_settings()).discard(which)} discarded")
+        raise typer.BadParameter("give at least one of --id, --topic, --stage, --reason, --key and --since")
+    with exit_on_error():
+        typer.echo(f"{_build_queue(load_production_settings()).discard(which)} discarded")
 
 
-def _box(settings: "Settings") -> "DeadLetterQueue":
+def _build_queue(settings: "Settings") -> "DeadLetterQueue":
     from streams.operations.dead_letter_queue import DeadLetterQueue
 
     return DeadLetterQueue(settings.kafka, settings.guard.quarantine_attempts)
 
 
-def _filter(id_: str, topic: str, stage: str, reason: str, key: str, since: str) -> "Filter":
+def _build_filter(id_: str, topic: str, stage: str, reason: str, key: str, since: str) -> "Filter":
     from streams.operations.dead_letter_queue import Filter
 
     return Filter(id_, topic, stage, reason, key, time_ms(since) if since else 0)
 
 
-def _moment(at_ms: int) -> str:
+def _build_fields(dead_letter: "DeadLetter") -> list[tuple[str, object]]:
+    fields = asdict(dead_letter)
+    record = fields.pop("record")
+    for name in ("first_failure_ms", "last_failure_ms"):
+        fields[name] = _format_time(fields[name])
+    return [*fields.items(), ("key", record.key), *((f"header {name}", value) for name, value in record.headers)]
+
+
+def _format_time(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(" ", "seconds")
-
-
-def _none(letter_id: str) -> None:
-    from reaseq.errors import ReaSeqError
-
-    raise ReaSeqError(f"there is no open letter {letter_id!r}; `reaseq dead-letters list` shows which there are")

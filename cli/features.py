@@ -1,4 +1,4 @@
-"""Commands about the features in the store: are they what the topics say, and what training is told?"""
+"""Commands that rebuild the online store and audit the features in it."""
 
 import random
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import clear_errors, present_settings, production_settings, table_of
+from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings
 
 if TYPE_CHECKING:
     from features.repository import FeatureRepository
@@ -14,27 +14,26 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-
-@app.callback()
-def features_command() -> None:
-    """Look at features as they were served."""
+SHOWN_DIFFERENCES = 10
 
 
 @app.command()
 def parity(
     log: Annotated[
-        Path | None, typer.Option(help="Folder of the service's log; without it, the one in the state folder.")
+        Path | None, typer.Option(help="Directory of the served-feature log; by default, the one in the state directory.")
     ] = None,
-    metrics: Annotated[Path | None, typer.Option(help="Also write them here, for Prometheus' textfile collector.")] = None,
+    metrics: Annotated[
+        Path | None, typer.Option(help="Also write metrics to this file, for node_exporter's textfile collector.")
+    ] = None,
 ) -> None:
-    """Hold the rows that the service logged against the point-in-time join of the archive, feature by feature."""
+    """Compare served features with the point-in-time join of the archive, feature by feature; status 1 if any differ."""
     from rich.console import Console
 
     from features.parity import compare, read_served_features, write_metrics
     from features.repository import FeatureRepository
 
-    settings, console = present_settings(), Console()
-    with clear_errors():
+    settings, console = load_settings(), Console()
+    with exit_on_error():
         served = read_served_features(log or settings.served_features_dir)
         with console.status(f"joining {len(served)} served rows"):
             found = compare(FeatureRepository(settings), served)
@@ -42,45 +41,58 @@ def parity(
             write_metrics(found, metrics)
         results = sorted({result for counts in found.results.values() for result in counts})
         rows = [(name, *(counts[result] for result in results)) for name, counts in found.results.items()]
-        console.print(table_of(f"{found.rows} served rows beside the point-in-time join", ("feature", *results), rows))
-        for difference in found.different[:10]:
+        console.print(build_table(f"{found.rows} served rows vs. the point-in-time join", ("feature", *results), rows))
+        for difference in found.different[:SHOWN_DIFFERENCES]:
             console.print(f"different: {difference}")
     raise typer.Exit(1 if found.different else 0)
 
 
 @app.command()
 def rebuild(
-    rate: Annotated[float, typer.Option("--rate", min=1, help="Records a second at most.")] = float("inf"),
+    rate: Annotated[float, typer.Option("--rate", min=1, help="Most records per second.")] = float("inf"),
 ) -> None:
-    """Fill the online store from the topics. Readers and workers may go on: what is newer stays."""
+    """Fill the online store from the topics. Readers and workers may keep running; newer rows are not overwritten."""
     from features.repository import FeatureRepository
 
-    settings = production_settings()
-    with clear_errors():
-        filled(settings, FeatureRepository(settings), rate)
+    settings = load_production_settings()
+    with exit_on_error():
+        fill_store(settings, FeatureRepository(settings), rate)
 
 
 @app.command()
 def reconcile(
-    records: Annotated[int, typer.Option(min=1, help="How many records of each topic to look at, about.")] = 1000,
+    records: Annotated[int, typer.Option(min=1, help="Approximate number of records to sample from each topic.")] = 1000,
 ) -> None:
-    """Hold a sample of the topics against the online store, and write again what it lost; status 1 where it differs."""
+    """Compare sampled topic records with the online store and rewrite lost rows; status 1 if any were lost or differ."""
     from rich.console import Console
 
     from features.repository import FeatureRepository
     from streams.operations.reconcile import reconcile as compare
 
-    settings = production_settings()
-    with clear_errors():
+    settings = load_production_settings()
+    with exit_on_error():
         found = compare(settings, FeatureRepository(settings), records, random.Random())  # noqa: S311  no secret
     results = ("equal", "ahead", "behind", "different")
     rows = [(topic, *(counts[result] for result in results)) for topic, counts in found.items()]
-    Console().print(table_of("the store beside the topics", ("topic", *results), rows))
-    raise typer.Exit(1 if any(of["behind"] or of["different"] for of in found.values()) else 0)
+    Console().print(build_table("the store compared with the topics", ("topic", *results), rows))
+    raise typer.Exit(1 if any(counts["behind"] or counts["different"] for counts in found.values()) else 0)
 
 
-def filled(settings: "Settings", store: "FeatureRepository", rate_records_per_s: float) -> None:
-    """Fill the store, with a progress bar."""
+@app.command()
+def compact() -> None:
+    """Merge the archive's small files and drop duplicate rows. Readers and workers may keep running."""
+    from features.archive import Archive
+    from reaseq.knowledge.vocabulary import load_vocabulary
+
+    with exit_on_error():
+        settings = load_settings()
+        archive = Archive(settings.archive_dir, load_vocabulary(settings.knowledge.vocabulary))
+        replaced = archive.compact(min_files=2)
+    typer.echo(f"{replaced} files replaced; a later compaction deletes them, once no reader can still use them")
+
+
+def fill_store(settings: "Settings", store: "FeatureRepository", rate_records_per_s: float = float("inf")) -> None:
+    """Rebuild the store, with a progress bar."""
     from rich.progress import Progress
 
     from streams.operations.rebuild import rebuild as fill
@@ -90,17 +102,4 @@ def filled(settings: "Settings", store: "FeatureRepository", rate_records_per_s:
         task = progress.add_task("rebuilding the store", total=records_to_read(settings))
         counts = fill(settings, store, rate_records_per_s, lambda written: progress.advance(task, written))
     rejected = f"; {counts['rejected']} rejected, see the log" if counts["rejected"] else ""
-    typer.echo(f"{counts['written']} records of the topics are in the store{rejected}")
-
-
-@app.command()
-def compact() -> None:
-    """ScorerFactory few files of the archive's many, with one of each row. Readers and workers may go on."""
-    from features.archive import Archive
-    from reaseq.knowledge.vocabulary import load_vocabulary
-
-    with clear_errors():
-        settings = present_settings()
-        archive = Archive(settings.archive_dir, load_vocabulary(settings.knowledge.vocabulary))
-        replaced = archive.compact(least_files=2)
-    typer.echo(f"{replaced} files replaced; they go with the next compaction, once whoever reads them must be done")
+    typer.echo(f"{counts['written']} records written to the store{rejected}")

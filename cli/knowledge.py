@@ -1,201 +1,199 @@
-"""Commands about product knowledge: look at it, price it, renew it, and move it in and out."""
+"""Commands that inspect, price, refresh, export and import product knowledge."""
 
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import clear_errors, present_settings, production_settings, table_of
+from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings
+
+if TYPE_CHECKING:
+    from evaluation.cascade import CascadeCurve
+    from reaseq.knowledge.llm.ledger import Ledger
+    from reaseq.knowledge.reasoner import ReasoningItem
 
 app = typer.Typer(no_args_is_help=True)
 
-Item = Annotated[str, typer.Argument(metavar="ITEM", help="An item's id.")]
+Item = Annotated[str, typer.Argument(metavar="ITEM", help="Item id.")]
 CatalogFile = Annotated[Path, typer.Argument(metavar="CATALOG", help="Parquet or CSV with item_id, title and further columns.")]
 Answers = Annotated[Path, typer.Option(help="Parquet of a language model's recorded answers.")]
-Rate = Annotated[float, typer.Option("--rate", min=0.1, help="Items a second at most.")]
+Rate = Annotated[float, typer.Option("--rate", min=0.1, help="Most items per second.")]
+
+SHOWN_THRESHOLDS = 16
 
 
 @app.command()
 def show(item: Item) -> None:
-    """Print an item's card: claims with evidence and confidence, who made them, their reasoning, cost and fingerprint."""
+    """Print an item's knowledge card: claims with evidence, confidence and provenance; LLM calls; cost; fingerprint."""
     from rich.console import Console
 
     from cli.card import print_card
     from features.repository import FeatureRepository
     from reaseq.errors import CatalogError
-    from reaseq.knowledge.llm.ledger import Ledger
 
-    settings = present_settings()
-    with clear_errors():
+    settings = load_settings()
+    with exit_on_error():
         record = FeatureRepository(settings).read_items([item]).get(item)
         if record is None:
-            raise CatalogError(f"the {settings.store.profile} feature store of {settings.state_dir} has no item {item!r}")
-        print_card(Console(), record, Ledger(settings.ledger_file).entries(record.content))
+            raise CatalogError(f"the {settings.store.profile} feature store in {settings.state_dir} has no item {item!r}")
+        print_card(Console(), record, _open_ledger().entries(record.content))
 
 
 @app.command()
 def cost(
-    by: Annotated[str, typer.Option(help="agent, model, item_id, seller_id, origin or day.")] = "agent",
+    by: Annotated[str, typer.Option(help="Group by agent, model, item_id, seller_id, origin or day.")] = "agent",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="The dearest so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Most groups to show, the most expensive first.")] = 20,
 ) -> None:
-    """Print what the language model's answers cost, in tokens and seconds."""
+    """Print the cost of the language model's answers, in tokens and seconds."""
     import json
     from dataclasses import asdict
 
     from rich.console import Console
 
-    from reaseq.knowledge.llm.ledger import Ledger
-
-    with clear_errors():
-        costs = Ledger(present_settings().ledger_file).costs(by, limit)
+    with exit_on_error():
+        costs = _open_ledger().costs(by, limit)
     if as_json:
         typer.echo(json.dumps([asdict(cost) for cost in costs], indent=1))
         return
-    columns = (by, "calls", "rejected", "tokens in", "of them cached", "tokens out", "seconds", "retries")
+    columns = (by, "calls", "rejected", "tokens in", "cached", "tokens out", "seconds", "retries")
     rows = [(*list(asdict(cost).values())[:6], f"{cost.seconds:.1f}", cost.retries) for cost in costs]
-    Console().print(table_of("cost of the language model's answers", columns, rows))
+    Console().print(build_table("cost of the language model's answers", columns, rows))
 
 
 @app.command()
 def stale() -> None:
-    """Say how many items the present prompts, vocabulary and model have not reasoned about, and about what it would cost.
+    """Count the items that the current prompts, vocabulary and model have not reasoned about, and estimate the cost.
 
-    Items with a recorded answer are not asked about. Where a cascade is set, it is an upper bound: the student spares calls.
+    Items with a recorded answer are not stale. With a cascade, the estimate is an upper bound, since the student saves calls.
     """
-    import asyncio
-
     from rich.console import Console
 
-    from features.repository import FeatureRepository
-    from pipelines.catalog import scan_listed_items
-    from pipelines.knowledge import build_agents, recorded_contents, to_reasoning_item
-    from reaseq.knowledge.agents.pending import Forecaster
+    from pipelines.stale_knowledge import find_stale
 
-    settings, console = present_settings(), Console()
-    with clear_errors():
-        agents = build_agents(settings)
-        forecaster = Forecaster(agents)
-        recorded = recorded_contents(settings)
+    console = Console()
+    with exit_on_error():
         with console.status("comparing items with the ledger"):
-            records = list(scan_listed_items(FeatureRepository(settings)))
-            asyncio.run(forecaster.add(to_reasoning_item(record) for record in records if record.content not in recorded))
-        total = forecaster.total
-    console.print(table_of("calls that would be made", ("agent", "calls"), list(total.calls.items()) or [("none", 0)]))
+            found = find_stale(load_settings())
+    forecast = found.forecast
+    console.print(build_table("calls to make", ("agent", "calls"), list(forecast.calls.items()) or [("none", 0)]))
     console.print(
-        f"{total.items} of {len(records)} items are stale for {agents.identity}: about {total.tokens_in:,.0f} tokens in"
-        f" ({total.tokens_cached:,.0f} of them from the prefix cache) and {total.tokens_out:,.0f} out, {forecaster.basis}"
+        f"{forecast.items} of {found.listed} items are stale for {found.reasoner}: about {forecast.tokens_in:,.0f} tokens in"
+        f" ({forecast.tokens_cached:,.0f} of them from the prefix cache) and {forecast.tokens_out:,.0f} out, {found.basis}"
     )
 
 
 @app.command()
 def refresh(rate: Rate = 100.0) -> None:
-    """Put every item before the reasoning workers again; those of another fingerprint are reasoned about anew."""
+    """Send every listed item to the reasoning workers again; they reason about those with another fingerprint."""
     from rich.progress import Progress
 
-    from features.repository import FeatureRepository
-    from pipelines.catalog import scan_listed_items
-    from streams.operations.replay import at_rate
-    from streams.runtime.kafka_clients import Producer
+    from pipelines.stale_knowledge import resend_items
 
-    settings = production_settings()
-    with clear_errors(), Progress() as progress:
-        records = list(scan_listed_items(FeatureRepository(settings)))
-        task = progress.add_task("refresh", total=len(records))
-        producer = Producer(settings.kafka)
-        for chunk in at_rate(records, rate):
-            progress.advance(task, producer.send(chunk))
-        producer.close()
-    typer.echo(f"produced {len(records)} records to item-features")
+    with exit_on_error(), Progress() as progress:
+        task = progress.add_task("refresh", total=None)
+        sent = resend_items(
+            load_production_settings(), rate, lambda sent, total: progress.update(task, completed=sent, total=total)
+        )
+    typer.echo(f"produced {sent} records to item-features")
 
 
 @app.command()
 def cascade(
-    answers: Answers, out: Annotated[Path, typer.Option(help="Where the picture and the figures go.")] = Path("out/cascade")
+    answers: Answers, out: Annotated[Path, typer.Option(help="Directory of the plot and the figures.")] = Path("out/cascade")
 ) -> None:
-    """Print what each threshold of the cascade costs and keeps, on held-out items, and draw it."""
+    """Print and plot cost and quality of the cascade at each threshold, on held-out items."""
     from rich.console import Console
 
-    from evaluation.cascade import cascade_report
+    from evaluation.cascade import report_cascade
     from pipelines.student import build_teacher
 
-    settings, console = present_settings(), Console()
-    with clear_errors():
+    console = Console()
+    with exit_on_error():
         with console.status("training a student on the items that are not held out"):
-            parts = cascade_report(build_teacher(settings, answers), out)
-    for part in parts:
+            curves = report_cascade(build_teacher(load_settings(), answers), out)
+    for curve in curves:
         columns = ("threshold", "items sent", "agent calls", "precision", "recall")
-        rows = [
-            (
-                f"{p.threshold:.3f}",
-                f"{p.items_sent_share:.1%}",
-                f"{p.agent_calls_share:.1%}",
-                f"{p.precision:.3f}",
-                f"{p.recall:.3f}",
-            )
-            for p in part.points[:: max(1, len(part.points) // 16)]
-        ]
-        console.print(table_of(f"{part.count} held-out items: {part.items}", columns, rows))
-        kept = part.at_95
+        console.print(build_table(f"{curve.count} held-out items: {curve.items}", columns, _build_cascade_rows(curve)))
+        kept = curve.at_95
         console.print(
-            f"95 % of the teacher's claims are kept at threshold {kept.threshold:.3f}: {1 - kept.items_sent_share:.1%} of the"
-            f" items need no call, {1 - kept.agent_calls_share:.1%} of the drafting agents' calls are not made\n"
+            f"threshold {kept.threshold:.3f} keeps 95 % of the teacher's claims: {1 - kept.items_sent_share:.1%} of the items"
+            f" need no call, and {1 - kept.agent_calls_share:.1%} of the drafting agents' calls are saved\n"
         )
-    console.print(f"picture and figures: {out / 'cascade.png'}, {out / 'cascade.json'}")
+    console.print(f"plot: {out / 'cascade.png'}, figures: {out / 'cascade.json'}")
 
 
 @app.command()
 def export_batch(catalog: CatalogFile, out: Annotated[Path, typer.Argument(metavar="REQUESTS")]) -> None:
-    """Write a catalog's pending calls as JSONL in the OpenAI batch format: one round of the agents, equal calls once."""
-    import asyncio
-
-    from rich.progress import Progress
-
-    from pipelines.knowledge import build_agents, to_reasoning_item
+    """Write a catalog's pending LLM calls as JSONL in the OpenAI batch format: one round of the agents, without duplicates."""
+    from pipelines.knowledge import build_agents
     from reaseq.knowledge.agents.pending import export_batch as export
-    from streams.operations.backfill import CatalogFile as Rows
 
-    with clear_errors(), Progress() as progress:
-        rows = Rows(catalog)
-        items = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description="export")
-        counts = asyncio.run(export(build_agents(present_settings()), items, out))
-    told = ", ".join(f"{count} of {agent}" for agent, count in counts.items())
-    typer.echo(f"{counts.total()} calls in {out}: {told}" if counts else "no call is missing: every item has its answers")
+    counts = _run_batch(catalog, "export", lambda items: export(build_agents(load_settings()), items, out))
+    by_agent = ", ".join(f"{count} of {agent}" for agent, count in counts.items())
+    typer.echo(f"{counts.total()} calls in {out}: {by_agent}" if counts else "no calls are pending: every item has its answers")
 
 
 @app.command()
 def import_batch(catalog: CatalogFile, answers: Annotated[Path, typer.Argument(metavar="ANSWERS")]) -> None:
-    """Take the answers of a batch into the ledger, checked like live ones; then export the next round."""
-    import asyncio
+    """Validate a batch's answers and add them to the ledger. Then export the next round."""
+    from pipelines.knowledge import build_agents
+    from reaseq.knowledge.agents.pending import import_batch as import_answers
 
-    from rich.progress import Progress
-
-    from pipelines.knowledge import build_agents, to_reasoning_item
-    from reaseq.knowledge.agents.pending import import_batch as take
-    from streams.operations.backfill import CatalogFile as Rows
-
-    with clear_errors(), Progress() as progress:
-        rows = Rows(catalog)
-        items = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description="import")
-        outcomes = asyncio.run(take(build_agents(present_settings()), items, answers))
-    typer.echo(", ".join(f"{outcome}: {count}" for outcome, count in outcomes.items()) or "no answer in the file")
+    outcomes = _run_batch(catalog, "import", lambda items: import_answers(build_agents(load_settings()), items, answers))
+    typer.echo(", ".join(f"{outcome}: {count}" for outcome, count in outcomes.items()) or f"{answers} contains no answers")
 
 
 @app.command("export")
 def export_ledger(out: Annotated[Path, typer.Argument(metavar="PARQUET")]) -> None:
     """Write the ledger, every answer with its cost, to a parquet file."""
-    from reaseq.knowledge.llm.ledger import Ledger
-
-    with clear_errors():
-        rows = Ledger(present_settings().ledger_file).export_parquet(out)
+    with exit_on_error():
+        rows = _open_ledger().export_parquet(out)
     typer.echo(f"{rows} answers in {out}")
 
 
 @app.command("import")
 def import_ledger(source: Annotated[Path, typer.Argument(metavar="PARQUET")]) -> None:
-    """Take over the answers of an exported ledger: what stands there is not asked again."""
+    """Add the answers of an exported ledger, so that the same calls are not made again."""
+    with exit_on_error():
+        rows, new = _open_ledger().import_parquet(source)
+    typer.echo(f"{rows} answers read, {new} of them new")
+
+
+def _run_batch(
+    catalog: Path, name: str, run: Callable[["Iterator[ReasoningItem]"], Coroutine[None, None, Counter[str]]]
+) -> Counter[str]:
+    """Run a batch function on the items of a catalog file, with a progress bar."""
+    import asyncio
+
+    from rich.progress import Progress
+
+    from pipelines.knowledge import to_reasoning_item
+    from streams.operations.catalog_file import CatalogFile as CatalogRows
+
+    with exit_on_error(), Progress() as progress:
+        rows = CatalogRows(catalog)
+        items = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description=name)
+        return asyncio.run(run(iter(items)))
+
+
+def _open_ledger() -> "Ledger":
     from reaseq.knowledge.llm.ledger import Ledger
 
-    with clear_errors():
-        rows, new = Ledger(present_settings().ledger_file).import_parquet(source)
-    typer.echo(f"{rows} answers read, {new} of them new")
+    return Ledger(load_settings().ledger_file)
+
+
+def _build_cascade_rows(curve: "CascadeCurve") -> list[tuple[str, ...]]:
+    """Evenly spaced points of the curve."""
+    return [
+        (
+            f"{point.threshold:.3f}",
+            f"{point.items_sent_share:.1%}",
+            f"{point.agent_calls_share:.1%}",
+            f"{point.precision:.3f}",
+            f"{point.recall:.3f}",
+        )
+        for point in curve.points[:: max(1, len(curve.points) // SHOWN_THRESHOLDS)]
+    ]

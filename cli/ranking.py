@@ -1,94 +1,82 @@
-"""The command that looks at a ranking: why an item stands where it stands."""
+"""The command that ranks for a user and explains the result."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import clear_errors, present_settings, table_of
+from cli.terminal import build_table, exit_on_error, load_settings
 from reaseq.days import time_ms
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pipelines.explanation import ExplainedRanking
     from reaseq.ranker.explain import Explanation
-    from reaseq.records import ItemFeatures
 
 app = typer.Typer()
 
 SHOWN_BEHAVIORS = 6
+UNITS_MS = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 
 
 @app.command()
 def rank(
     user: Annotated[str, typer.Argument(metavar="USER")],
-    items: Annotated[list[str] | None, typer.Argument(metavar="[ITEM]...", help="Without any, everything on sale.")] = None,
-    best: Annotated[int, typer.Option(min=1, help="How many of the best to show and explain.")] = 5,
+    items: Annotated[list[str] | None, typer.Argument(metavar="[ITEM]...", help="Candidates; by default, all on sale.")] = None,
+    best: Annotated[int, typer.Option(min=1, help="How many of the best candidates to show and explain.")] = 5,
     at: Annotated[
-        str, typer.Option(help="Rank for this moment (YYYY-MM-DDTHH:MM, UTC); without it, for just after the last.")
+        str, typer.Option(help="Time to rank at (YYYY-MM-DDTHH:MM, UTC); by default, just after the user's last event.")
     ] = "",
 ) -> None:
-    """Rank for a user and explain the best: which behaviors carried each, and how fresh each feature is."""
+    """Rank for a user and explain the best candidates: the contribution of each behavior, and the age of each feature."""
     from rich.console import Console
 
-    from pipelines.ranker import load_engine
-    from reaseq.errors import CatalogError
-    from reaseq.ranker.explain import explain
+    from pipelines.explanation import rank_and_explain
 
     console = Console()
-    with clear_errors():
+    with exit_on_error():
         with console.status("reading the store and the archive"):
-            engine, repository = load_engine(present_settings())
-        known = repository.read_users([user]).get(user)
-        if not known:
-            console.print(f"nothing is known of user {user}: ranked by context")
-        table = engine.table.snapshot
-        if unknown := [item_id for item_id in items or [] if not engine.table.knows(item_id)]:
-            raise CatalogError(f"the feature store does not know item {', '.join(unknown)}")
-        now_ms = time_ms(at) if at else (known.event_time_ms + 1 if known else int(datetime.now(UTC).timestamp() * 1000))
-        candidates = items or [table.ids[row] for row in table.live.nonzero().flatten().tolist()]
-        scores = engine.score(known, candidates, now_ms)
-        chosen = [candidates[place] for place in (-scores).argsort(kind="stable")[:best].tolist()]
-        told = repository.read_items(list({*chosen, *(known.history.item_ids if known else ())}))
-        told |= repository.read_items(list(known.inferred.item_ids) if known else [])
-        console.print(f"user {user} at {_when(now_ms)}, ranker {engine.version}, {len(candidates)} candidates")
-        for place, explanation in enumerate(explain(engine, known, chosen, now_ms), start=1):
-            _show(console, place, explanation, told, now_ms)
+            ranking = rank_and_explain(load_settings(), user, items or [], best, time_ms(at) if at else None)
+    if not ranking.user_is_known:
+        console.print(f"user {user} has no features: ranked by context")
+    now = _format_time(ranking.now_ms)
+    console.print(f"user {user} at {now}, ranker {ranking.ranker}, {ranking.candidates} candidates")
+    for position, explanation in enumerate(ranking.best, start=1):
+        _print_explanation(console, position, explanation, ranking)
 
 
-def _show(console: "Console", place: int, found: "Explanation", told: "dict[str, ItemFeatures]", now_ms: int) -> None:
-    def title(item_id: str) -> str:
-        return told[item_id].title if item_id in told else item_id
+def _print_explanation(console: "Console", position: int, explanation: "Explanation", ranking: "ExplainedRanking") -> None:
+    def get_title(item_id: str) -> str:
+        return ranking.titles.get(item_id, item_id)
 
-    ages: Sequence[tuple[str, int | None]] = (
-        ("listed", found.item_time_ms),
-        ("newest behavior", found.history_time_ms),
-        ("inferred as of", found.inferred_time_ms),
-    )
-    fresh = ", ".join(f"{name} {_ago(now_ms - time)}" for name, time in ages if time is not None)
-    console.print(
-        f"\n{place}. [bold]{title(found.item_id)}[/bold] ({found.item_id}), probability {found.probability:.2%}; {fresh}"
-    )
-    console.print("   " + ", ".join(f"{name} {odds:+.2f}" for name, odds in found.groups.items()))
+    times = {
+        "listed": explanation.item_time_ms,
+        "newest behavior": explanation.history_time_ms,
+        "inferred as of": explanation.inferred_time_ms,
+    }
+    ages = ", ".join(f"{name} {_format_age(ranking.now_ms - time)}" for name, time in times.items() if time is not None)
+    title = f"[bold]{get_title(explanation.item_id)}[/bold] ({explanation.item_id})"
+    console.print(f"\n{position}. {title}, probability {explanation.probability:.2%}; {ages}")
+    console.print("   " + ", ".join(f"{name} {log_odds:+.2f}" for name, log_odds in explanation.groups.items()))
     rows = [
         (
-            f"{of.log_odds:+.3f}",
-            title(of.item_id),
-            _when(of.time_ms) if of.time_ms is not None else f"inferred, {of.confidence:.2f}",
+            f"{behavior.log_odds:+.3f}",
+            get_title(behavior.item_id),
+            f"inferred, {behavior.confidence:.2f}" if behavior.time_ms is None else _format_time(behavior.time_ms),
         )
-        for of in found.behaviors[:SHOWN_BEHAVIORS]
+        for behavior in explanation.behaviors[:SHOWN_BEHAVIORS]
     ]
     if rows:
-        console.print(table_of("", ("log-odds", "carried by", "when"), rows))
+        console.print(build_table("", ("log-odds", "contributed by", "when"), rows))
 
 
-def _when(time_ms: int) -> str:
+def _format_time(time_ms: int) -> str:
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
 
 
-def _ago(span_ms: int) -> str:
-    for unit, length_ms in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
-        if abs(span_ms) >= length_ms:
-            return f"{span_ms / length_ms:.0f} {unit} ago"
+def _format_age(age_ms: int) -> str:
+    for unit, length_ms in UNITS_MS:
+        if abs(age_ms) >= length_ms:
+            return f"{age_ms / length_ms:.0f} {unit} ago"
     return "just now"

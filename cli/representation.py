@@ -1,10 +1,10 @@
-"""Commands about representation: what lies near an item, and how well semantic IDs write the catalog."""
+"""Commands that inspect item vectors and semantic IDs."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import clear_errors, present_settings, table_of
+from cli.terminal import build_table, exit_on_error, load_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,73 +13,62 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
+REFIT_DUE_STATUS = 3
+
 
 @app.command()
 def neighbors(
-    item: Annotated[str, typer.Argument(metavar="ITEM", help="An item's id.")],
-    count: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+    item: Annotated[str, typer.Argument(metavar="ITEM", help="Item id.")],
+    count: Annotated[int, typer.Option(min=1, help="How many neighbors to show.")] = 10,
 ) -> None:
-    """Print the items whose vectors lie closest to an item's, with what they share in claims and their semantic IDs."""
+    """Show the items whose vectors are closest to an item's, with the number of shared claims and the semantic IDs."""
     from rich.console import Console
 
-    from features.repository import FeatureRepository
-    from pipelines.catalog import load_item_table
-    from reaseq.artifacts import current, is_published
-    from reaseq.errors import CatalogError
-    from reaseq.representation.semantic_ids import KIND, Codebook, semantic_id, written
+    from pipelines.neighbors import find_neighbors
 
-    settings = present_settings()
-    with clear_errors():
-        repository = FeatureRepository(settings)
-        items = load_item_table(repository)
-        table = items.snapshot
-        if item not in table.index:
-            raise CatalogError(f"the {settings.store.profile} feature store of {settings.state_dir} has no item {item!r}")
-        row = table.index[item]
-        digits = None
-        if is_published(settings.models_dir, KIND):
-            codebook = Codebook.load(current(settings.models_dir, KIND))
-            digits = codebook.encode(table.vectors.numpy(), items.space_id)
-        near = [(row, 1.0), *table.neighbors(row, count)]
-        titles = repository.read_items([table.ids[other] for other, _ in near])
-        claims = table.get_claims(row)
-        rows = []
-        for other, cosine in near:
-            shared, item_id = claims & table.get_claims(other), table.ids[other]
-            code = written(semantic_id(item_id, digits[other])) if digits is not None else "no codebook"
-            rows.append((f"{cosine:.3f}", len(shared), code, item_id, titles[item_id].title))
-    columns = ("cosine", "claims shared", "semantic ID", "item", "title")
-    Console().print(table_of(f"{item} and its neighbors in {items.space_id}", columns, rows))
+    with exit_on_error():
+        space_id, found = find_neighbors(load_settings(), item, count)
+    rows = [
+        (f"{near.cosine:.3f}", near.shared_claims, near.semantic_id or "no codebook", near.item_id, near.title)
+        for near in found
+    ]
+    columns = ("cosine", "shared claims", "semantic ID", "item", "title")
+    Console().print(build_table(f"{item} and its neighbors in {space_id}", columns, rows))
 
 
 @app.command()
 def codes() -> None:
-    """Report how the published codebook writes the items in the store, and whether a refit is due (exit status 3)."""
+    """Report the quality of the published codebook on the current items; status 3 if a refit is due."""
     from rich.console import Console
 
     from features.repository import FeatureRepository
     from pipelines.catalog import load_item_table
     from pipelines.semantic_ids import SemanticIdPipeline
 
-    settings, console = present_settings(), Console()
-    with clear_errors():
+    settings, console = load_settings(), Console()
+    with exit_on_error():
         pipeline = SemanticIdPipeline(load_item_table(FeatureRepository(settings)), settings.models_dir)
-        quality, moved = pipeline.check()
+        quality, drift = pipeline.check()
     print_quality(console, quality)
     console.print(
-        f"since the fit {moved.new_items} items were listed: their error is × {moved.error_ratio:.2f} of the expected, "
-        f"collisions of all items × {moved.collision_ratio:.2f}"
+        f"since the fit, {drift.new_items} items were listed: their error is {drift.error_ratio:.2f} × the expected error, "
+        f"and collisions of all items are {drift.collision_ratio:.2f} × those at the fit"
     )
-    if moved.refit_due:
-        console.print("a refit is due: reaseq train semantic-ids, then train what reads the codes", style="yellow")
-        raise typer.Exit(3)
+    if drift.refit_due:
+        console.print(
+            "a refit is due: run `reaseq train semantic-ids`, then retrain the models that use the codes", style="yellow"
+        )
+        raise typer.Exit(REFIT_DUE_STATUS)
 
 
 def print_quality(console: "Console", quality: "Quality") -> None:
-    """Print how a codebook writes its items."""
-    facts = f"{quality.items} items, {quality.ids} IDs, {quality.collision_free_share:.1%} alone on theirs"
-    facts += f", largest group {quality.largest_group}, error {quality.error:.3f}"
+    """Print how well a codebook describes its items."""
+    title = (
+        f"{quality.items} items, {quality.ids} semantic IDs, {quality.collision_free_share:.1%} of items without collision, "
+        f"largest group {quality.largest_group}, error {quality.error:.3f}"
+    )
     rows = [
-        (digit, use.dead_codes, f"{use.perplexity:.0f}", f"{use.gini:.2f}") for digit, use in enumerate(quality.levels, start=1)
+        (digit, level.dead_codes, f"{level.perplexity:.0f}", f"{level.gini:.2f}")
+        for digit, level in enumerate(quality.levels, start=1)
     ]
-    console.print(table_of(facts, ("digit", "dead codes", "perplexity", "Gini"), rows))
+    console.print(build_table(title, ("digit", "dead codes", "perplexity", "Gini"), rows))

@@ -1,26 +1,29 @@
-"""Commands that run the system: demo, up and down, workers, the service, replay and status."""
+"""Commands that run the system: demo, services, workers, ranking service, sample replay and status."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.terminal import clear_errors, present_settings, production_settings, table_of
+from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings
 
 app = typer.Typer()
 
-Quick = Annotated[bool, typer.Option("--quick", help="A small part of the sample, in under a minute.")]
-Name = Annotated[str, typer.Option(help="Names the worker in logs and on disk.")]
-Workers = Annotated[int, typer.Option(min=1, help="Stream workers to start.")]
-Role = Annotated[str, typer.Option(help="all stages, or only `stream` (all but reasoning) or only `reasoning`.")]
-Vllm = Annotated[str, typer.Option(metavar="MODEL", help="Also serve this model with vLLM: a folder, a name, or `tiny`.")]
-Speed = Annotated[float, typer.Option(min=0, help="Seconds of event time in one second; 0: as fast as it goes.")]
-Days = Annotated[int, typer.Option(min=1, help="The last days of the sample to replay.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Run on a small part of the sample, in under a minute.")]
+Name = Annotated[str, typer.Option(help="Name of the worker in logs and on disk.")]
+Workers = Annotated[int, typer.Option(min=1, help="Number of stream workers.")]
+Role = Annotated[str, typer.Option(help="Stages to run: `all`, `stream` (all but reasoning) or `reasoning`.")]
+Vllm = Annotated[
+    str, typer.Option(metavar="MODEL", help="Also serve this model with vLLM: a directory, a hub name, or `tiny`.")
+]
+Speed = Annotated[float, typer.Option(min=0, help="Seconds of event time per second; 0 is unlimited.")]
+Days = Annotated[int, typer.Option(min=1, help="Replay the last days of the sample.")]
+QUANTILES = (0.5, 0.99)
 
 
 @app.command()
-def demo(quick: Quick = False, out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("out/demo")) -> None:
-    """Run the whole system on the bundled sample, embedded: backfill, train, live replay, report."""
+def demo(quick: Quick = False, out: Annotated[Path, typer.Option(help="Directory of the report.")] = Path("out/demo")) -> None:
+    """Run the whole system on the bundled sample, without services: backfill, train, replay, report."""
     from demo.main import run_demo
 
     run_demo(quick, out)
@@ -28,82 +31,69 @@ def demo(quick: Quick = False, out: Annotated[Path, typer.Option(help="Where the
 
 @app.command()
 def up(workers: Workers = 2, vllm: Vllm = "") -> None:
-    """Start a local broker, Redis, stream workers and the ranking service; with --vllm, a language model as well.
+    """Start local brokers, Redis, stream workers and the ranking service; with --vllm, a language model as well.
 
-    Without a model, items are reasoned about from the sample's recorded answers, and by the cheaper reasoners where there
-    is none. With one, a worker of its own asks it, so that a slow model holds up nothing else. Before a ranker is published
-    there is no ranking service yet.
+    Without a model, items are reasoned about from the sample's recorded answers, and by cheaper reasoners if an item has none.
+    With a model, a separate worker calls it, so that a slow model does not delay the other stages. The ranking service starts
+    only if a ranker is published.
     """
     from rich.console import Console
 
-    from demo import ANSWERS, VOCABULARY
     from infra import local
-    from reaseq.artifacts import is_published
 
-    settings = production_settings()
-    console = Console()
-    with clear_errors():
-        ranks = is_published(settings.models_dir, "ranker")
-        with console.status("starting the broker and Redis"):
+    settings, console = load_production_settings(), Console()
+    with exit_on_error():
+        with console.status("starting the brokers and Redis"):
             local.start_services(settings)
-            setup()
+        setup()
         if vllm:
-            with console.status("starting vLLM (the first time, its environment is installed)"):
+            with console.status("starting vLLM (the first start installs its environment)"):
                 local.start_model(settings, vllm)
-        elif settings.knowledge.vocabulary == VOCABULARY:
-            settings.knowledge.recorded_file = settings.knowledge.recorded_file or ANSWERS
-        role = "stream" if vllm else "all"
         with console.status("starting workers and the ranking service"):
-            started = [local.start_worker(settings, f"worker-{number}", role) for number in range(1, workers + 1)]
-            started += [local.start_worker(settings, "reasoner", "reasoning")] if vllm else []
-            started += [local.start_ranker(settings, started)] if ranks else []
-            for process in started:
-                local.wait_ready(process)
+            ranks = local.start_applications(settings, workers, reasoner=bool(vllm))
     service = (
-        f"console on {settings.service.url}"
-        if ranks
-        else "no ranking service, since no ranker is published (reaseq train ranker)"
+        f"console at {settings.service.url}" if ranks else "no ranking service: publish a ranker with `reaseq train ranker`"
     )
-    console.print(f"up: {service}, logs in {settings.run_dir}")
+    console.print(f"up: {service}; logs in {settings.run_dir}")
 
 
 @app.command()
 def down() -> None:
-    """Stop everything that `up` started; data and models stay."""
+    """Stop everything that `up` started. Data and models are kept."""
     from infra import local
 
-    with clear_errors():
-        stopped = local.stop_all(production_settings())
+    with exit_on_error():
+        stopped = local.stop_all(load_production_settings())
     typer.echo(f"stopped: {', '.join(stopped) or 'nothing was running'}")
 
 
 @app.command()
 def setup() -> None:
-    """Create the topics, apply the Feast repository, and fill the online store where it does not hold what the topics do."""
-    from cli.features import filled
+    """Create missing topics, apply the Feast repository, and rebuild the online store if it is new or was emptied."""
+    from cli.features import fill_store
     from features.repository import FeatureRepository
-    from streams.runtime.kafka_clients import create_topics
+    from streams.runtime.kafka.admin import create_topics
 
-    settings = production_settings()
-    with clear_errors():
+    settings = load_production_settings()
+    with exit_on_error():
         created = create_topics(settings.kafka)
         store = FeatureRepository(settings)
         store.apply()
-        typer.echo(f"topics created: {', '.join(created) or 'none, all are there'}; Feast repository applied")
+        typer.echo(f"topics created: {', '.join(created) or 'none, all exist'}; Feast repository applied")
         if not store.is_complete():
-            filled(settings, store, float("inf"))
+            fill_store(settings, store)
 
 
 @app.command()
 def worker(name: Name = "worker", role: Role = "all") -> None:
-    """Run one stream worker in the foreground."""
+    """Run a stream worker in the foreground."""
     from reaseq.logs import configure_logs
-    from streams.runtime.kafka_clients import parse_role
+    from streams.runtime.roles import parse_role
     from streams.worker import run_worker
 
     configure_logs(name)
-    with clear_errors():
-        run_worker(production_settings(), name, parse_role(role))
+    with exit_on_error():
+        run_worker(load_production_settings(), name, parse_role(role))
 
 
 @app.command()
@@ -114,115 +104,89 @@ def serve() -> None:
     from serving.service import run_service
 
     configure_logs("ranker")
-    with clear_errors():
-        run_service(production_settings(), add_console)
+    with exit_on_error():
+        run_service(load_production_settings(), add_console)
 
 
 @app.command()
 def replay(speed: Speed = 0.0, days: Days = 400) -> None:
-    """Produce the bundled sample to the topics, items and events in order of event time."""
+    """Produce the bundled sample to the topics: items and events in order of event time."""
     from rich.progress import Progress
 
-    from demo import ORDER_LINES
-    from evaluation.datasets.online_retail import read_retail
-    from streams.operations.replay import replay as replay_records
-    from streams.runtime.kafka_clients import Producer
+    from demo.replay import replay_sample
 
-    settings = production_settings()
-    retail = read_retail(ORDER_LINES)
-    events = [event for order in retail.orders for event in order.events]
-    since_ms = events[-1].event_time_ms - days * 24 * 3600 * 1000
-    events = [event for event in events if event.event_time_ms >= since_ms]
-    with clear_errors(), Progress() as progress:
-        # What was listed before the days to replay is the catalog that they start from.
-        task = progress.add_task("replay", total=len(retail.items) + len(events))
-        producer = Producer(settings.kafka)
-        catalog = [item for item in retail.items if item.event_time_ms < since_ms]
-        listed = [item for item in retail.items if item.event_time_ms >= since_ms]
-        replay_records(producer, catalog, [], 0, lambda count: progress.advance(task, count))
-        produced = replay_records(producer, listed, events, speed, lambda count: progress.advance(task, count))
-        producer.close()
-    typer.echo(f"produced {len(catalog)} items of the catalog, then {produced} items and events")
+    with exit_on_error(), Progress() as progress:
+        task = progress.add_task("replay", total=None)
+        earlier, later = replay_sample(
+            load_production_settings().kafka,
+            days,
+            speed,
+            lambda produced, total: progress.update(task, completed=produced, total=total),
+        )
+    typer.echo(f"produced {earlier} earlier items, then {later} items and events")
 
 
 @app.command("smoke")
 def smoke_check(
-    url: Annotated[str, typer.Option(help="The ranking service; without it, the one of the settings.")] = "",
-    timeout_s: Annotated[float, typer.Option(min=1, help="Seconds that each step may take.")] = 60.0,
+    url: Annotated[str, typer.Option(help="URL of the ranking service; by default, the one in the settings.")] = "",
+    timeout_s: Annotated[float, typer.Option(min=1, help="Time limit of each step, in seconds.")] = 60.0,
 ) -> None:
-    """Check the running system: an item and an event of the check's own, from the topics to a ranking."""
+    """Check a running system end to end: send an item and an event of its own, and rank with them."""
     from serving.smoke import smoke
 
-    settings = production_settings()
-    with clear_errors():
-        for done, seconds in smoke(settings, url or settings.service.url, timeout_s):
-            typer.echo(f"{done}: {seconds:.2f} s")
+    settings = load_production_settings()
+    with exit_on_error():
+        for step, seconds in smoke(settings, url or settings.service.url, timeout_s):
+            typer.echo(f"{step}: {seconds:.2f} s")
 
 
 @app.command()
 def forget(user: Annotated[str, typer.Argument(metavar="USER")]) -> None:
-    """Forget a user: history, inferred behaviors, archived rows and dead letters, up to this moment."""
-    import time
+    """Erase a user: history, inferred behaviors, archived rows and dead letters, up to now."""
+    from streams.operations.erasure import request_erasure
 
-    from streams.contract.messages import RawRecord
-    from streams.contract.topics import EVENTS
-    from streams.runtime.kafka_clients import Producer
-
-    with clear_errors():
-        producer = Producer(production_settings().kafka)
-        producer.send_raw([RawRecord(EVENTS.name, user.encode(), None, int(time.time() * 1000))])
-        producer.close()
-    typer.echo(f"user {user} is being forgotten; events from before this moment change nothing any more")
+    with exit_on_error():
+        request_erasure(load_production_settings().kafka, user)
+    typer.echo(f"erasure of user {user} requested; events up to now no longer have any effect")
 
 
 @app.command()
 def status(
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until nothing is behind.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="First wait until all lag is 0.")] = False,
 ) -> None:
-    """Show what runs, lag, rates, freshness and dead letters."""
+    """Show running processes, lag, throughput, freshness and dead letters."""
     from rich.console import Console
 
-    from infra import process
-    from streams.operations import status as system
+    from infra import local, process
     from streams.operations.dead_letter_queue import DeadLetterQueue
+    from streams.operations.status import freshness_s, topics_status, wait_until_idle
 
-    settings = production_settings()
-    console = Console()
+    settings, console = load_production_settings(), Console()
     running = process.running(settings.run_dir)
-    console.print(table_of("running", ("process", "pid", "port"), [(p.name, p.pid, *p.ports[:1]) for p in running]))
-    with clear_errors():
+    console.print(build_table("processes", ("process", "pid", "port"), [(p.name, p.pid, *p.ports[:1]) for p in running]))
+    with exit_on_error():
         if wait:
-            with console.status("waiting until nothing is behind"):
-                system.wait_until_idle(settings)
-        topics = [(t.name, t.group, t.held, t.lag, t.acknowledged_per_s) for t in system.topics_status(settings)]
-        console.print(table_of("topics", ("topic", "group", "records", "lag", "acknowledged/s"), topics))
-        workers = [p for p in running if p.name.startswith(("worker", "reasoner"))]
-        scrapes = [process.http_get(f"http://{process.LOOPBACK}:{p.ports[0]}/metrics") or "" for p in workers]
-        fresh = system.freshness_s(scrapes, (0.5, 0.99))
+            with console.status("waiting until all lag is 0"):
+                wait_until_idle(settings)
+        topics = [(t.name, t.group, t.records, t.lag, t.acknowledged_per_s) for t in topics_status(settings)]
+        console.print(build_table("topics", ("topic", "group", "records", "lag", "acknowledged/s"), topics))
+        fresh = freshness_s(local.scrape_workers(running), QUANTILES)
         stages = [(stage, f"≤ {p50:g} s", f"≤ {p99:g} s") for stage, (p50, p99) in sorted(fresh.items())]
-        console.print(table_of("produced → servable", ("stage", "p50", "p99"), stages))
-        letters = DeadLetterQueue(settings.kafka, settings.guard.quarantine_attempts).counts()
-        buried = [(stage, reason, count) for (stage, reason), count in letters.most_common()]
-        console.print(table_of("dead letters", ("stage", "reason", "count"), buried or [("none", "", 0)]))
+        console.print(build_table("freshness: produced to servable", ("stage", "p50", "p99"), stages))
+        counts = DeadLetterQueue(settings.kafka, settings.guard.quarantine_attempts).counts()
+        dead_letters = [(stage, reason, count) for (stage, reason), count in counts.most_common()]
+        console.print(build_table("dead letters", ("stage", "reason", "count"), dead_letters or [("none", "", 0)]))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def feast(context: typer.Context) -> None:
-    """Run Feast's own command line on our repository, in the profile that the settings name."""
+    """Run Feast's command line on this project's repository, in the configured profile."""
     import os
     import sys
 
     from features.repository import FOLDER, feast_variables, profile_file
 
-    settings = present_settings()
-    command = [
-        sys.executable,
-        "-m",
-        "feast.cli.cli",
-        "-c",
-        str(FOLDER),
-        "-f",
-        str(profile_file(settings)),
-        *context.args,
-    ]
-    os.execve(sys.executable, command, {**os.environ, **feast_variables(settings)})  # noqa: S606  a fixed program
+    settings = load_settings()
+    feast_cli = [sys.executable, "-m", "feast.cli.cli", "-c", str(FOLDER), "-f", str(profile_file(settings))]
+    environment = {**os.environ, **feast_variables(settings)}
+    os.execve(sys.executable, [*feast_cli, *context.args], environment)  # noqa: S606  a fixed program

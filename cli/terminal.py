@@ -1,4 +1,4 @@
-"""What the commands share: settings, tables, and errors that read like sentences."""
+"""What the commands share: settings, tables, and one-line errors."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from reaseq.settings import Settings
 
 
-def present_settings() -> "Settings":
-    """The settings as the environment has them."""
+def load_settings() -> "Settings":
+    """Settings from the environment and the secrets directory."""
     from reaseq.settings import Settings
 
     return Settings()
 
 
-def production_settings() -> "Settings":
-    """The settings for the system on Kafka: the store is Redis whatever the default says."""
-    settings = present_settings()
+def load_production_settings() -> "Settings":
+    """Settings for the system on Kafka, where the store is always Redis."""
+    settings = load_settings()
     settings.store.profile = "production"
     return settings
 
 
-def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
-    """A table to print."""
+def build_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
+    """A table of `rows`, whose cells are converted to text."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
@@ -39,8 +39,8 @@ def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """An error that was raised on purpose is one line to read and an exit status, not a traceback."""
+def exit_on_error() -> Iterator[None]:
+    """Print a ReaSeqError as one line and exit with status 1, without a traceback."""
     from reaseq.errors import ReaSeqError
 
     try:

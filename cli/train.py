@@ -1,38 +1,39 @@
-"""Commands that train models and publish them."""
+"""Commands that train and publish models."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import clear_errors, present_settings, table_of
+from cli.terminal import build_table, exit_on_error, load_settings
 from reaseq.days import time_ms, to_day
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+    from rich.table import Table
+
+    from evaluation.distillation import HeldOutScores
 
 app = typer.Typer(no_args_is_help=True)
 
-END_MS = 2**53  # after everything
+NO_END_MS = 2**53  # later than any event
 
 Answers = Annotated[
     Path | None,
-    typer.Option(help="Parquet of recorded answers; without it, what a language model said of the items in the feature store."),
+    typer.Option(help="Parquet of recorded answers; by default, a language model's knowledge in the feature store."),
 ]
 Preset = Annotated[str, typer.Option(help="Size of the backbone: tiny, small, base or llada-8b.")]
-Init = Annotated[Path | None, typer.Option(help="Folder of a LLaDA checkpoint (safetensors) to start the backbone from.")]
-Until = Annotated[str, typer.Option(help="Learn from what happened before this day (YYYY-MM-DD); without it, from everything.")]
+Init = Annotated[Path | None, typer.Option(help="Directory of a LLaDA checkpoint (safetensors) that initializes the backbone.")]
+Until = Annotated[str, typer.Option(help="Train only on events before this day (YYYY-MM-DD).")]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training data.")]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the scores to this file.")]
-
-
-@app.callback()
-def models() -> None:
-    """Train models and publish them."""
 
 
 @app.command()
 def student(answers: Answers = None, json_file: Json = None) -> None:
-    """Distill accepted answers into the student, measure it on items it never saw, and publish it."""
+    """Distill accepted answers into the student, measure it on held-out items, and publish it."""
     import json
     from dataclasses import asdict
 
@@ -42,23 +43,16 @@ def student(answers: Answers = None, json_file: Json = None) -> None:
     from pipelines.student import StudentPipeline, build_teacher
     from reaseq.knowledge.student import StudentTrainingConfig
 
-    settings, console, config = present_settings(), Console(), StudentTrainingConfig()
-    with clear_errors():
+    settings, console, config = load_settings(), Console(), StudentTrainingConfig()
+    with exit_on_error():
         with console.status("encoding the answered items"):
             pipeline = StudentPipeline(build_teacher(settings, answers), settings.models_dir)
         with Progress(console=console) as progress:
             task = progress.add_task(f"training on {len(pipeline.teacher.parts.train)} answers", total=config.epochs)
             trained = pipeline.train(config, lambda epochs: progress.advance(task, epochs))
         measured = pipeline.measure(trained)
-        for items in dict.fromkeys(result.items for result in measured):
-            held_out = [result for result in measured if result.items == items]
-            columns = ("claim group", *(result.reasoner for result in held_out))
-            rows = [
-                (scores[0].group, *(f"{s.precision:.2f}  {s.recall:.2f}  {s.calibration_error:.2f}" for s in scores))
-                for scores in zip(*(result.scores for result in held_out), strict=True)
-            ]
-            title = f"{held_out[0].count} held-out items, {items}: precision, recall, calibration error"
-            console.print(table_of(title, columns, rows))
+        for table in _build_student_tables(measured):
+            console.print(table)
         artifact = pipeline.publish(trained, measured)
         if json_file:
             json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,17 +63,21 @@ def student(answers: Answers = None, json_file: Json = None) -> None:
 @app.command()
 def behavior(
     until: Until = "",
-    blocks: Annotated[int, typer.Option(min=1, help="Publish a model for the end of each of this many blocks of time.")] = 1,
+    blocks: Annotated[
+        int, typer.Option(min=1, help="Split time into this many blocks and publish a model at the end of each.")
+    ] = 1,
     preset: Preset = "tiny",
     init: Init = None,
-    codes: Annotated[bool, typer.Option("--codes", help="Write behaviors with semantic IDs; else an item is a token.")] = False,
-    epochs: Annotated[int, typer.Option(min=1)] = 8,
-    seed: int = 0,
+    codes: Annotated[
+        bool, typer.Option("--codes", help="Represent behaviors by semantic IDs instead of one token per item.")
+    ] = False,
+    epochs: Epochs = 8,
+    seed: Seed = 0,
 ) -> None:
-    """Train the diffusion model on Feast's point-in-time histories and publish it; a stopped run resumes.
+    """Train the diffusion model on Feast's point-in-time histories and publish it. A stopped run resumes.
 
-    With several blocks, each model has seen only baskets before its end: what the ranker trains on is inferred by the newest
-    model from before. Under torchrun (`torchrun --nproc-per-node 2 -m reaseq train behavior`) the processes share each batch.
+    With several blocks, each model has seen only baskets before the end of its block; the ranker trains on inferences of the
+    newest earlier model. With `torchrun --nproc-per-node 2 -m reaseq train behavior`, the processes share each batch.
     """
     from functools import partial
 
@@ -93,14 +91,14 @@ def behavior(
     from reaseq.behavior.training import BehaviorTrainingConfig
     from reaseq.training_loop import count_steps, join_processes
 
-    settings, console = present_settings(), Console()
-    with clear_errors():
+    settings, console = load_settings(), Console()
+    with exit_on_error():
         leads = join_processes() == 0
         with console.status("reading the archive"):
             repository = FeatureRepository(settings)
             items = load_item_table(repository)
             pipeline = BehaviorModelPipeline(repository, items, settings.models_dir, preset, init, codes)
-            baskets = pipeline.load_baskets(time_ms(until) if until else END_MS)
+            baskets = pipeline.load_baskets(_parse_end(until))
         config = BehaviorTrainingConfig(epochs=epochs, seed=seed)
         for until_ms, before in split_blocks(baskets, blocks):
             data, ids = pipeline.build_data(before)
@@ -118,6 +116,22 @@ def behavior(
                 console.print(f"published: behavior {artifact.version}, {loss}, curve in {folder}")
 
 
+def _build_student_tables(measured: "Sequence[HeldOutScores]") -> "Iterator[Table]":
+    """One table for each kind of held-out items: claim groups by reasoners."""
+    for items in dict.fromkeys(result.items for result in measured):
+        held_out = [result for result in measured if result.items == items]
+        columns = ("claim group", *(result.reasoner for result in held_out))
+        rows = [
+            (scores[0].group, *(f"{s.precision:.2f}  {s.recall:.2f}  {s.calibration_error:.2f}" for s in scores))
+            for scores in zip(*(result.scores for result in held_out), strict=True)
+        ]
+        yield build_table(f"{held_out[0].count} held-out items, {items}: precision, recall, calibration error", columns, rows)
+
+
+def _parse_end(day: str) -> int:
+    return time_ms(day) if day else NO_END_MS
+
+
 def _advance(progress: "Progress", task: "TaskID", steps: int, loss: float) -> None:
     progress.update(task, advance=steps, description=f"loss {loss:.3f}")
 
@@ -125,14 +139,14 @@ def _advance(progress: "Progress", task: "TaskID", steps: int, loss: float) -> N
 @app.command()
 def ranker(
     until: Until = "",
-    epochs: Annotated[int, typer.Option(min=1)] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Baskets in a step.")] = 8,
-    seed: int = 0,
+    epochs: Epochs = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Baskets per step.")] = 8,
+    seed: Seed = 0,
 ) -> None:
-    """Train the ranker on Feast's point-in-time features, measure it on the latest tenth, and publish it; a stopped run resumes.
+    """Train the ranker on Feast's point-in-time features, measure it on the latest tenth, and publish it.
 
-    Positives are the items of a basket, negatives other items on sale at the time. An inference counts only if the model that
-    made it was trained on earlier time. Under torchrun the processes share each batch.
+    A stopped run resumes. Positives are the items of a basket; negatives are other items on sale at that time. Inferred
+    behaviors are used only if their model was trained on earlier data. Under torchrun, the processes share each batch.
     """
     from functools import partial
 
@@ -146,19 +160,19 @@ def ranker(
     from reaseq.ranker.training import RankerTrainingConfig
     from reaseq.training_loop import count_steps, join_processes
 
-    settings, console = present_settings(), Console()
+    settings, console = load_settings(), Console()
     config = RankerTrainingConfig(epochs=epochs, batch_baskets=batch, seed=seed)
-    with clear_errors():
+    with exit_on_error():
         leads = join_processes() == 0
         with console.status("reading the archive"):
             repository = FeatureRepository(settings)
             pipeline = RankerPipeline(repository, load_item_table(repository), settings.models_dir)
-            samples, dropped = pipeline.load_samples(time_ms(until) if until else END_MS)
+            samples, dropped = pipeline.load_samples(_parse_end(until))
             data = pipeline.build_data(samples, config, pipeline.config, dropped_inferences=dropped)
         if leads:
             console.print(
-                f"{len(data.train)} baskets to learn from, {len(data.held_out)} to measure on; {data.dropped_inferences} "
-                "without inferred behaviors, because the model that inferred them had seen later time"
+                f"{len(data.train)} baskets to train on, {len(data.held_out)} to measure on; {data.dropped_inferences} "
+                "without inferred behaviors, because their model was trained on later data"
             )
         folder = settings.state_dir / "training" / "ranker" / f"{to_day(data.until_ms)}-{batch}-{seed}"
         with Progress(console=console, disable=not leads) as progress:
@@ -171,15 +185,17 @@ def ranker(
             artifact = pipeline.publish(model, data, measured)
             columns = list(measured["ranker"])
             rows = [(name, *(str(figures.get(column, "")) for column in columns)) for name, figures in measured.items()]
-            console.print(table_of("the latest tenth", ("", *columns), rows))
+            console.print(build_table("the latest tenth of the baskets", ("model", *columns), rows))
             console.print(f"published: ranker {artifact.version}, curve in {folder}")
 
 
 @app.command()
-def alignment(until: Until = "", steps: Annotated[int, typer.Option(min=1)] = 400, seed: int = 0) -> None:
-    """Train the alignment head on items that users took together, and publish it.
+def alignment(
+    until: Until = "", steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 400, seed: Seed = 0
+) -> None:
+    """Train the alignment head on pairs of items that users chose together, and publish it.
 
-    It creates a new vector space: set REASEQ_ENCODER__ALIGNMENT to the published folder, and onboard the catalog again.
+    It creates a new embedding space: set REASEQ_ENCODER__ALIGNMENT to the published directory, and onboard the catalog again.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -189,10 +205,10 @@ def alignment(until: Until = "", steps: Annotated[int, typer.Option(min=1)] = 40
     from pipelines.catalog import load_item_table
     from reaseq.representation.alignment import AlignmentTrainingConfig
 
-    settings, console, config = present_settings(), Console(), AlignmentTrainingConfig(steps=steps, seed=seed)
-    with clear_errors():
+    settings, console, config = load_settings(), Console(), AlignmentTrainingConfig(steps=steps, seed=seed)
+    with exit_on_error():
         repository = FeatureRepository(settings)
-        pipeline = AlignmentPipeline(repository, load_item_table(repository), time_ms(until) if until else END_MS)
+        pipeline = AlignmentPipeline(repository, load_item_table(repository), _parse_end(until))
         pairs = pipeline.build_pairs(seed)
         with Progress(console=console) as progress:
             task = progress.add_task(f"{len(pairs)} pairs", total=config.steps)
@@ -203,11 +219,11 @@ def alignment(until: Until = "", steps: Annotated[int, typer.Option(min=1)] = 40
 
 @app.command()
 def semantic_ids(
-    levels: Annotated[int, typer.Option(min=1, help="Digits.")] = 3,
-    codes: Annotated[int, typer.Option(min=2, help="Codes of each digit.")] = 128,
-    seed: int = 0,
+    levels: Annotated[int, typer.Option(min=1, help="Digits of a semantic ID.")] = 3,
+    codes: Annotated[int, typer.Option(min=2, help="Codes per digit.")] = 128,
+    seed: Seed = 0,
 ) -> None:
-    """Fit a codebook of semantic IDs to the items in the feature store, report its quality, and publish it."""
+    """Fit a semantic-ID codebook to the items in the feature store, report its quality, and publish it."""
     from rich.console import Console
 
     from cli.representation import print_quality
@@ -215,10 +231,10 @@ def semantic_ids(
     from pipelines.catalog import load_item_table
     from pipelines.semantic_ids import SemanticIdPipeline
 
-    settings, console = present_settings(), Console()
-    with clear_errors():
+    settings, console = load_settings(), Console()
+    with exit_on_error():
         pipeline = SemanticIdPipeline(load_item_table(FeatureRepository(settings)), settings.models_dir)
-        with console.status("fitting"):
+        with console.status("fitting the codebook"):
             codebook, fitted = pipeline.fit(levels, codes, seed)
         artifact = pipeline.publish(codebook, fitted)
         print_quality(console, fitted.quality)

@@ -1,8 +1,8 @@
-"""The demo: the whole system on the bundled sample, judged prequentially. `make demo` runs it."""
+"""The demo: the whole system on the bundled sample, evaluated prequentially. `make demo` runs it."""
 
 from pathlib import Path
 
 SAMPLE = Path(__file__).with_name("sample")
 ORDER_LINES = SAMPLE / "order_lines.parquet"
 ANSWERS = SAMPLE / "knowledge.parquet"
-VOCABULARY = "giftware-2"  # what the answers are read as
+VOCABULARY = "giftware-2"  # of the recorded answers

@@ -1,4 +1,4 @@
-"""The prequential judge: before each basket, every model ranks what is on sale; then the basket is learned from."""
+"""Prequential evaluation: before each basket, every model ranks what is on sale; then the basket is learned from."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from demo.tally import LabeledCandidates, MetricTally
 from evaluation.datasets.online_retail import Order
-from evaluation.metrics import CandidateList, Tally
 from reaseq.days import DAY_MS
 
 RANKER, ID_ONLY, RECENT, POPULAR = "ranker", "ranker, ids only", "recent popularity", "popularity"
@@ -18,19 +18,19 @@ SLICES = (ALL, NEW, ALL_UNSEEN, NEW_UNSEEN)
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """What stood to choose from when a basket was filled, over the N rows of the item table."""
+class Assortment:
+    """The products that a customer could choose from, over the N rows of the item table."""
 
     ids: Sequence[str]  # (N,) or more
     on_sale: NDArray[np.bool_]  # (N,) and listed before the basket
-    sold: NDArray[np.float32]  # (N,) lately, faded with a half-life of 30 days
+    sold: NDArray[np.float32]  # (N,) recent sales, decayed with a half-life of 30 days
 
 
 class Judge:
-    """Tallies by model and slice; keeps what each customer has bought, without any limit on length."""
+    """Tallies by model and slice. It remembers everything that each customer has bought."""
 
     def __init__(self, trained: set[str], earlier: Sequence[Order]) -> None:
-        self.tallies = {model: {part: Tally() for part in SLICES} for model in MODELS}
+        self.tallies = {model: {name: MetricTally() for name in SLICES} for model in MODELS}
         self.baskets = 0
         self._trained = trained
         self._bought: dict[str, set[str]] = defaultdict(set)
@@ -38,42 +38,42 @@ class Judge:
         for order in earlier:
             self.learn(order)
 
-    def judge(self, order: Order, shelf: Shelf, scores: dict[str, NDArray[np.float32]]) -> None:
-        """Take in each model's scores (N,) of every row."""
+    def judge(self, order: Order, assortment: Assortment, scores: dict[str, NDArray[np.float32]]) -> None:
+        """Add each model's scores (N,) of every row."""
         self.baskets += 1
-        for part, candidates in self._lists(order, shelf):
-            for model, of_model in scores.items():
-                self.tallies[model][part].add(order.time_ms // DAY_MS, of_model, candidates)
+        for name, candidates in self._slice(order, assortment):
+            for model, model_scores in scores.items():
+                self.tallies[model][name].add(order.time_ms // DAY_MS, model_scores, candidates)
 
     def learn(self, order: Order) -> None:
-        """The basket has been taken."""
+        """Record that the basket was bought."""
         self._bought[order.user_id].update(order.item_ids)
         self._sold.update(order.item_ids)
 
-    def sold(self, ids: Sequence[str]) -> NDArray[np.float32]:
-        """In how many baskets each item was so far (len(ids),)."""
+    def count_sales(self, ids: Sequence[str]) -> NDArray[np.float32]:
+        """Number of baskets so far with each item (len(ids),)."""
         return np.array([self._sold[item_id] for item_id in ids], np.float32)
 
-    def table(self) -> Iterator[tuple[str, str, Tally]]:
+    def table(self) -> Iterator[tuple[str, str, MetricTally]]:
         """Each (model, slice, tally)."""
-        for model, parts in self.tallies.items():
-            for part, tally in parts.items():
-                yield model, part, tally
+        for model, tallies in self.tallies.items():
+            for name, tally in tallies.items():
+                yield model, name, tally
 
-    def _lists(self, order: Order, shelf: Shelf) -> Iterator[tuple[str, CandidateList]]:
-        """The list of each slice that has a target: what is judged as new to the customer competes with such only."""
-        ids = shelf.ids[: len(shelf.on_sale)]
-        taken = _mask(ids, set(order.item_ids))
-        not_bought = ~_mask(ids, self._bought[order.user_id])
-        unseen = ~_mask(ids, self._trained)
-        buckets = np.log2(shelf.sold + 1).astype(np.int64)
-        for part in SLICES:
-            open_to = shelf.on_sale & not_bought if part in (NEW, NEW_UNSEEN) else shelf.on_sale
-            targets = taken & open_to & unseen if part in (ALL_UNSEEN, NEW_UNSEEN) else taken & open_to
-            others = open_to & ~taken
-            if targets.any() and others.any():
-                yield part, CandidateList(targets, others, buckets)
+    def _slice(self, order: Order, assortment: Assortment) -> Iterator[tuple[str, LabeledCandidates]]:
+        """The list of each slice that has a target. New targets compete only with products that are new to the customer too."""
+        ids = assortment.ids[: len(assortment.on_sale)]
+        in_basket = _build_mask(ids, set(order.item_ids))
+        new = ~_build_mask(ids, self._bought[order.user_id])
+        unseen = ~_build_mask(ids, self._trained)
+        buckets = np.log2(assortment.sold + 1).astype(np.int64)
+        for name in SLICES:
+            candidates = assortment.on_sale & new if name in (NEW, NEW_UNSEEN) else assortment.on_sale
+            targets = in_basket & candidates & unseen if name in (ALL_UNSEEN, NEW_UNSEEN) else in_basket & candidates
+            negatives = candidates & ~in_basket
+            if targets.any() and negatives.any():
+                yield name, LabeledCandidates(targets, negatives, buckets)
 
 
-def _mask(ids: Sequence[str], members: set[str]) -> NDArray[np.bool_]:
+def _build_mask(ids: Sequence[str], members: set[str]) -> NDArray[np.bool_]:
     return np.fromiter((item_id in members for item_id in ids), dtype=bool, count=len(ids))

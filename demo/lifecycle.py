@@ -1,4 +1,4 @@
-"""The life of a deployment in a few minutes: backfill, train, publish, then live replay, through the production stages."""
+"""The life of a deployment in a few minutes: backfill, train, publish and live replay, through the production stages."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from rich.progress import Progress, TaskID
 
 from demo import ANSWERS, ORDER_LINES
-from demo.judge import ID_ONLY, POPULAR, RANKER, RECENT, Judge, Shelf
+from demo.judge import ID_ONLY, POPULAR, RANKER, RECENT, Assortment, Judge
 from demo.record import Recorder
 from demo.schedule import Schedule
 from evaluation.datasets.online_retail import Order, read_retail
@@ -38,13 +38,13 @@ BATCH = BatchPolicy(limit_records=1024, wait_s=0.0)
 ARCHIVE_BATCH = BatchPolicy(limit_records=4000, wait_s=3600.0)
 ITEMS_CHUNK = 128
 ORDERS_CHUNK = 16
-SERVED_SHARE = 0.2  # of the live rankings enter the served-feature log: the user's row and one item's
-SERVED_STEP = 50  # every so many of the products on sale may be that item
-RANKER_HISTORY = 64  # half of what is kept: every product is ranked before every basket, twice
+SERVED_SHARE = 0.2  # of the live rankings are logged as served features: the user's row and one item's
+SERVED_STEP = 50  # that item is one of every SERVED_STEP-th product on sale
+RANKER_HISTORY = 64  # half of what the store keeps: two rankers rank every product before every basket
 
 
 class Lifecycle:
-    """One run of the demo: `prepare` backfills and trains, `replay` is the live part."""
+    """One run of the demo: `prepare` backfills and trains, `replay` plays the live part."""
 
     def __init__(self, schedule: Schedule, settings: Settings, models_dir: Path, progress: Progress) -> None:
         self.schedule = schedule
@@ -72,31 +72,35 @@ class Lifecycle:
         self._phase_done("load")
 
     async def prepare(self) -> Judge:
-        """Backfill the training months, and train each model on the blocks before the one it works on."""
+        """Backfill the training months, and train each model on the blocks before the one it is used in."""
         schedule = self.schedule
         first = self.retail.between(0, schedule.inference_ms)
         second = self.retail.between(schedule.inference_ms, schedule.replay_ms)
         earlier = (*first.orders, *second.orders)
         await self._onboard([*first.items, *second.items])
-        await self._backfill("replay the first months: histories", first.orders)
+        await self._backfill("backfill the first months: histories", first.orders)
         until_ms = schedule.inference_ms
         pipeline = self._behavior_pipeline()
         baskets = pipeline.load_baskets(until_ms)
         self._phase_done("point-in-time join")
         self._train_behavior(pipeline, baskets, until_ms, schedule.behavior, "train the behavior model")
-        await self._backfill("replay the next months: with inferred behaviors", second.orders)
+        await self._backfill("backfill the next months: inferred behaviors too", second.orders)
         await self.runtime.run_until_idle(flush=True)
         samples = self._train_rankers(earlier)
         baskets = [sample.basket for sample in samples]
         self._train_behavior(
-            self._behavior_pipeline(), baskets, schedule.replay_ms, schedule.behavior_update, "train it again, to this day"
+            self._behavior_pipeline(),
+            baskets,
+            schedule.replay_ms,
+            schedule.behavior_update,
+            "train the behavior model again, up to the replay",
         )
         return Judge({item_id for order in earlier for item_id in order.item_ids}, earlier)
 
     async def replay(self, judge: Judge) -> None:
-        """The live part, order by order: list what is new, rank for the customer, judge, then deliver the events."""
+        """Play the live part order by order: list new items, rank for the customer, judge, deliver the events."""
         orders = [order for order in self.retail.orders if order.time_ms >= self.schedule.replay_ms]
-        task = self._progress.add_task("live replay: rank, judge, learn", total=len(orders))
+        task = self._progress.add_task("live replay", total=len(orders))
         items = list(reversed(self.live_items))
         self.recorder.live = True
         for order in orders:
@@ -119,7 +123,7 @@ class Lifecycle:
         return [item for item in self.retail.items if item.event_time_ms >= self.schedule.replay_ms]
 
     async def _onboard(self, items: Sequence[Item]) -> None:
-        task = self._progress.add_task("onboard the catalog of the training months", total=len(items))
+        task = self._progress.add_task("onboard the items of the training months", total=len(items))
         for start in range(0, len(items), ITEMS_CHUNK):
             chunk = items[start : start + ITEMS_CHUNK]
             await self.runtime.publish(chunk)
@@ -147,7 +151,7 @@ class Lifecycle:
         config: BehaviorTrainingConfig,
         label: str,
     ) -> None:
-        """Train and publish a behavior model, infer with it from now on, and read the latent states that it leaves."""
+        """Train and publish a behavior model, infer with it from now on, and let the rankers read its latent states."""
         data, ids = pipeline.build_data(baskets)
         task = self._progress.add_task(label, total=count_steps(len(data.train), config))
         model, curve = pipeline.train(data, ids, config, progress=self._advance(task))
@@ -184,7 +188,7 @@ class Lifecycle:
         user = self.system.store.read_users([order.user_id]).get(order.user_id)
         read = time.perf_counter()
         table = self.system.table.snapshot
-        # The data lists an item with its first sale: nobody could have ranked it for that basket.
+        # The data lists an item with its first sale, so it could not be ranked for that basket.
         on_sale = table.live & (table.listed_ms < order.time_ms)
         rows = on_sale.nonzero().squeeze(-1)
         query = ScoringQuery(user, rows, order.time_ms)
@@ -197,11 +201,11 @@ class Lifecycle:
         self._served.offer(task, RankingResult(ranked, "fresh", (), RANKER, user))
         ids_only = self.engines[ID_ONLY].score_all([query], table)[0].probabilities
         counts = self.popularity.counts(np.arange(len(table)), order.time_ms)
-        scores = {RECENT: counts[:, -1], POPULAR: judge.sold(table.ids[: len(table)])}
+        scores = {RECENT: counts[:, -1], POPULAR: judge.count_sales(table.ids[: len(table)])}
         for name, probabilities in ((RANKER, ranked), (ID_ONLY, ids_only)):
             scores[name] = np.full(len(table), -np.inf, np.float32)
             scores[name][rows] = probabilities
-        judge.judge(order, Shelf(table.ids, on_sale.numpy(), counts[:, -1]), scores)
+        judge.judge(order, Assortment(table.ids, on_sale.numpy(), counts[:, -1]), scores)
         self.recorder.remember(order, user, table.ids, scores[RANKER])
 
     def _learn(self, order: Order, judge: Judge) -> None:

@@ -1,4 +1,4 @@
-"""The demo from start to finish: lifecycle, report, what is shown at the end."""
+"""Runs the demo from start to finish and shows its report."""
 
 import asyncio
 import logging
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 def run_demo(quick: bool, out: Path) -> None:
-    """Run the demo and write `report.json` and `report.html` into `out`; its models are published for `reaseq up`."""
+    """Run the demo, write `report.json` and `report.html` to `out`, and publish the models for `reaseq up`."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    warnings.filterwarnings("ignore")  # of the libraries; the tests take each for an error
+    warnings.filterwarnings("ignore")  # from libraries; tests treat warnings as errors
     torch.set_num_threads(os.cpu_count() or 1)
     published = Settings().models_dir
     state = out / "state"
-    shutil.rmtree(state, ignore_errors=True)  # a replay into yesterday's store would change nothing
+    shutil.rmtree(state, ignore_errors=True)  # the store of an earlier run would treat this replay as stale writes
     state.mkdir(parents=True)
-    os.environ["REASEQ_STATE_DIR"] = str(state)  # Feast reads the repository's definitions in its own way
+    os.environ["REASEQ_STATE_DIR"] = str(state)  # Feast imports the repository's definitions, which read it
     console = Console()
     console.print("[bold]ReaSeq streaming[/bold]: UCI Online Retail as a live stream, on the embedded store")
     columns = (TextColumn("{task.description:<50}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -47,7 +47,7 @@ def run_demo(quick: bool, out: Path) -> None:
     report = build_report(lifecycle, judge)
     write_report(report, out)
     show(report, console)
-    console.print(f"\nthe same with pictures: [bold]{out / 'report.html'}[/bold], as data: {out / 'report.json'}")
+    console.print(f"\nreport with charts: [bold]{out / 'report.html'}[/bold], data: {out / 'report.json'}")
 
 
 async def _run(lifecycle: "Lifecycle") -> "Judge":

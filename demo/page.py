@@ -1,4 +1,4 @@
-"""The report as one self-contained page, and both forms of it on disk."""
+"""Writes the report as JSON and as one self-contained HTML page."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from demo.judge import ALL, NEW
 from demo.report import Report
-from demo.terminal import SLICE_NAMES, marks
+from demo.terminal import SLICE_NAMES, format_marks
 from reaseq.days import DAY_MS
 
 WINDOW_DAYS = 7
@@ -27,48 +27,48 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 def render(report: Report) -> str:
-    """The page, with its pictures inside."""
+    """The page, with its charts inline."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["day"] = lambda time_ms: _date(time_ms // DAY_MS).strftime("%d %b %Y")
+    environment.filters["day"] = lambda time_ms: _to_date(time_ms // DAY_MS).strftime("%d %b %Y")
     environment.filters["figure"] = lambda value: "–" if value is None else f"{value:.3f}"
     environment.filters["ms"] = lambda value: "–" if value is None else f"{value:.0f} ms"
-    environment.filters["marks"] = marks
+    environment.filters["marks"] = format_marks
     return environment.get_template("report.html").render(
         report=report,
         slices=SLICE_NAMES,
         models=list(dict.fromkeys(row["model"] for row in report["quality"])),
         rows={(row["model"], row["slice"]): row for row in report["quality"]},
-        freshness=_freshness(report),
-        hits=_hits(report, ALL),
-        hits_new=_hits(report, NEW),
+        freshness=_draw_freshness(report),
+        hits=_draw_hits(report, ALL),
+        hits_new=_draw_hits(report, NEW),
     )
 
 
-def _freshness(report: Report) -> Markup:
-    figure, axes = _canvas("milliseconds")
+def _draw_freshness(report: Report) -> Markup:
+    figure, axes = _build_axes("milliseconds")
     days = sorted(report["freshness_by_day_ms"].items(), key=lambda entry: int(entry[0]))
-    dates = [_date(int(day)) for day, _ in days]
+    dates = [_to_date(int(day)) for day, _ in days]
     for quantile, color in (("p50", COLORS[1]), ("p99", COLORS[0])):
         axes.plot(dates, [values[quantile] for _, values in days], label=quantile, color=color)
-    return _svg(figure, axes)
+    return _to_svg(figure, axes)
 
 
-def _hits(report: Report, part: str) -> Markup:
-    figure, axes = _canvas(f"HR@10 over {WINDOW_DAYS} days")
-    rows = [row for row in report["quality"] if row["slice"] == part]
+def _draw_hits(report: Report, slice_name: str) -> Markup:
+    figure, axes = _build_axes(f"HR@10 over {WINDOW_DAYS} days")
+    rows = [row for row in report["quality"] if row["slice"] == slice_name]
     for row, color in zip(rows, COLORS, strict=False):
         by_day = {int(day): counts for day, counts in row["hits_by_day"].items()}
         points = []
         for day in sorted(by_day):
-            window = [by_day[past] for past in range(day - WINDOW_DAYS + 1, day + 1) if past in by_day]
+            window = [by_day[recent] for recent in range(day - WINDOW_DAYS + 1, day + 1) if recent in by_day]
             points.append(sum(hits for hits, _ in window) / sum(targets for _, targets in window))
-        axes.plot([_date(day) for day in sorted(by_day)], points, label=row["model"], color=color)
-    return _svg(figure, axes)
+        axes.plot([_to_date(day) for day in sorted(by_day)], points, label=row["model"], color=color)
+    return _to_svg(figure, axes)
 
 
-def _canvas(label: str) -> tuple[Figure, Any]:
+def _build_axes(label: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(7.2, 2.8), layout="constrained")
     axes = figure.add_subplot()
     axes.set_ylabel(label)
@@ -77,7 +77,7 @@ def _canvas(label: str) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _svg(figure: Figure, axes: Any) -> Markup:
+def _to_svg(figure: Figure, axes: Any) -> Markup:
     axes.set_ylim(bottom=0)
     axes.tick_params(axis="x", labelrotation=30)
     if axes.lines:
@@ -85,8 +85,8 @@ def _svg(figure: Figure, axes: Any) -> Markup:
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg", transparent=True)
     svg = drawn.getvalue()
-    return Markup(svg[svg.index("<svg") :].replace("#000000", "currentColor"))  # noqa: S704  drawn here, from numbers
+    return Markup(svg[svg.index("<svg") :].replace("#000000", "currentColor"))  # noqa: S704  drawn from numbers only
 
 
-def _date(day: int) -> datetime:
+def _to_date(day: int) -> datetime:
     return datetime.fromtimestamp(day * DAY_MS / 1000, UTC)

@@ -1,4 +1,4 @@
-"""What the demo writes down of the stream: freshness, outcomes, latencies."""
+"""Records the demo's live replay: freshness, latencies, and one customer's basket to show."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ SHOWN_RANKED = 20
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One customer at one basket: what was known, how the products were ranked, what was taken."""
+class CustomerExample:
+    """One customer before a basket: the features, the ranked products and what was bought."""
 
     order: Order
     user: UserFeatures
@@ -28,7 +28,7 @@ class Shown:
 
 @dataclass
 class Recorder:
-    """Listens to deliveries during the live replay; quiet before it."""
+    """Measurements of the live replay; records nothing before it."""
 
     live: bool = False
     freshness_s: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -36,10 +36,10 @@ class Recorder:
     rank_s: list[float] = field(default_factory=list)
     score_s: list[float] = field(default_factory=list)
     dead_letters: int = 0
-    shown: Shown | None = None  # the last basket of a customer with some history
+    example: CustomerExample | None = None
 
     def servable(self, stage: str, message: Message, freshness_s: float) -> None:
-        """A message's effect has become servable."""
+        """Record that a message's effect became servable."""
         if not self.live:
             return
         self.freshness_s[stage].append(freshness_s)
@@ -47,15 +47,15 @@ class Recorder:
             self.freshness_by_day[message.body.event_time_ms // DAY_MS].append(freshness_s)
 
     def remember(self, order: Order, user: UserFeatures | None, ids: Sequence[str], scores: NDArray[np.float32]) -> None:
-        """Keep the basket to show, if it is one to read: enough history, and neither a single line nor a bulk order.
+        """Keep the basket as the example if its customer has enough history and it is neither a single line nor a bulk order.
 
         The last such basket of the replay is shown, whether the ranking was good or not.
         """
         if user and len(user.history.item_ids) >= SHOWN_HISTORY and len(order.item_ids) in SHOWN_LINES:
             best = np.argsort(-scores, kind="stable")[:SHOWN_RANKED]
-            self.shown = Shown(order, user, tuple(ids[place] for place in best))
+            self.example = CustomerExample(order, user, tuple(ids[row] for row in best))
 
 
 def percentile_ms(seconds: Sequence[float], percent: float) -> float | None:
-    """A percentile in milliseconds; None of nothing."""
+    """A percentile in milliseconds; None for an empty sequence."""
     return round(float(np.percentile(seconds, percent)) * 1000, 2) if seconds else None

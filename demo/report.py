@@ -1,4 +1,4 @@
-"""The demo's outcome as one JSON-able report: what the terminal and the page show."""
+"""The demo's outcome as one JSON-compatible report, which the terminal and the page show."""
 
 import os
 import platform
@@ -9,50 +9,39 @@ import torch
 
 from demo.judge import Judge
 from demo.lifecycle import Lifecycle
-from demo.record import Shown, percentile_ms
+from demo.record import CustomerExample, percentile_ms
 from features.parity import compare, read_served_features
 from reaseq.records import ItemFeatures
 
-SHOWN_PAST = 10
+SHOWN_HISTORY = 10
 SHOWN_INFERRED = 8
 
 Report = dict[str, Any]
 
 
 def build_report(lifecycle: Lifecycle, judge: Judge) -> Report:
-    """Everything that was measured; keys carry their unit, what could not be measured is None."""
+    """Everything that was measured. Keys carry their unit; what could not be measured is None."""
     items = {record.item_id: record for page in lifecycle.system.store.scan_items() for record in page}
     return {
         "variant": lifecycle.schedule.name,
         "hardware": {"cpus": os.cpu_count(), "machine": platform.machine(), "torch_threads": torch.get_num_threads()},
         "phases_s": lifecycle.seconds,
         "total_s": round(sum(lifecycle.seconds.values()), 1),
-        **_stream(lifecycle, items),
+        **_report_stream(lifecycle, items),
         "baskets": judge.baskets,
-        **_latencies(lifecycle),
-        "parity": _parity(lifecycle),
-        "quality": [
-            {
-                "model": model,
-                "slice": part,
-                "targets": tally.targets,
-                "hr_10": _rounded(tally.hit_rate),
-                "gauc": _rounded(tally.gauc),
-                "gauc_matched": _rounded(tally.gauc_matched),
-                "hits_by_day": {str(day): counts for day, counts in tally.by_day.items()},
-            }
-            for model, part, tally in judge.table()
-        ],
+        **_report_latencies(lifecycle),
+        "parity": _report_parity(lifecycle),
+        "quality": _report_quality(judge),
         "freshness_by_day_ms": {
             str(day): {"p50": percentile_ms(seconds, 50), "p99": percentile_ms(seconds, 99)}
             for day, seconds in lifecycle.recorder.freshness_by_day.items()
         },
-        "item_card": _card(lifecycle, items),
-        "customer": _customer(lifecycle.recorder.shown, items),
+        "item_card": _build_card(lifecycle, items),
+        "customer": _build_customer(lifecycle.recorder.example, items),
     }
 
 
-def _stream(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report:
+def _report_stream(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report:
     reasoners = Counter(
         record.knowledge.claims[0].reasoner for record in items.values() if record.knowledge and record.knowledge.claims
     )
@@ -68,7 +57,7 @@ def _stream(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report:
     }
 
 
-def _latencies(lifecycle: Lifecycle) -> Report:
+def _report_latencies(lifecycle: Lifecycle) -> Report:
     recorder = lifecycle.recorder
     timings = {
         "event_to_servable": recorder.freshness_s.get("history", []),
@@ -83,20 +72,35 @@ def _latencies(lifecycle: Lifecycle) -> Report:
     } | {"rank_candidates": int(lifecycle.system.table.snapshot.live.sum())}
 
 
-def _parity(lifecycle: Lifecycle) -> Report:
-    """Served rows whose every feature is what the point-in-time join tells training, and the features that are not."""
-    found = compare(lifecycle.system.store, read_served_features(lifecycle.served_features_dir))
-    other = Counter(result for counts in found.results.values() for result in counts.elements() if result != "equal")
-    return {"rows": found.rows, "features_not_equal": dict(other)}
+def _report_parity(lifecycle: Lifecycle) -> Report:
+    """How many served rows were compared with the point-in-time join, and the features that were not equal."""
+    parity = compare(lifecycle.system.store, read_served_features(lifecycle.served_features_dir))
+    other = Counter(result for counts in parity.results.values() for result in counts.elements() if result != "equal")
+    return {"rows": parity.rows, "features_not_equal": dict(other)}
 
 
-def _card(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report | None:
-    """The last item listed live whose knowledge an LLM spoke; without one, the last that has any knowledge."""
-    known = [items[item.item_id] for item in lifecycle.live_items if items[item.item_id].knowledge]
-    spoken = [record for record in known if record.knowledge and record.knowledge.profile]
-    if not known:
+def _report_quality(judge: Judge) -> list[Report]:
+    return [
+        {
+            "model": model,
+            "slice": name,
+            "targets": tally.targets,
+            "hr_10": _round(tally.hit_rate),
+            "gauc": _round(tally.gauc),
+            "gauc_matched": _round(tally.gauc_matched),
+            "hits_by_day": {str(day): counts for day, counts in tally.by_day.items()},
+        }
+        for model, name, tally in judge.table()
+    ]
+
+
+def _build_card(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report | None:
+    """The last item listed live with an LLM's profile, or else the last with any knowledge."""
+    reasoned = [items[item.item_id] for item in lifecycle.live_items if items[item.item_id].knowledge]
+    profiled = [record for record in reasoned if record.knowledge and record.knowledge.profile]
+    if not reasoned:
         return None
-    record = (spoken or known)[-1]
+    record = (profiled or reasoned)[-1]
     knowledge = record.knowledge
     assert knowledge  # noqa: S101  for the type checker
     claims: dict[str, list[Report]] = {}
@@ -118,32 +122,33 @@ def _card(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report | None
     }
 
 
-def _customer(shown: Shown | None, items: dict[str, ItemFeatures]) -> Report | None:
-    if shown is None:
+def _build_customer(example: CustomerExample | None, items: dict[str, ItemFeatures]) -> Report | None:
+    if example is None:
         return None
-    history, inferred = shown.user.history, shown.user.inferred
-    bought, before = set(shown.order.item_ids), set(history.item_ids)
+    history, inferred = example.user.history, example.user.inferred
+    bought, bought_before = set(example.order.item_ids), set(history.item_ids)
 
-    def title(item_id: str) -> str:
+    def get_title(item_id: str) -> str:
         return items[item_id].title if item_id in items else item_id
 
-    past = list(zip(history.item_ids, history.times_ms, strict=True))[-SHOWN_PAST:]
-    guesses = list(zip(inferred.item_ids, inferred.confidences, strict=True))[:SHOWN_INFERRED]
+    latest = list(zip(history.item_ids, history.times_ms, strict=True))[-SHOWN_HISTORY:]
+    best_inferred = list(zip(inferred.item_ids, inferred.confidences, strict=True))[:SHOWN_INFERRED]
     return {
-        "user_id": shown.user.user_id,
-        "time_ms": shown.order.time_ms,
+        "user_id": example.user.user_id,
+        "time_ms": example.order.time_ms,
         "basket_lines": len(bought),
         "behavior_model": inferred.model,
-        "history": [{"title": title(item_id), "time_ms": time_ms} for item_id, time_ms in reversed(past)],
+        "history": [{"title": get_title(item_id), "time_ms": time_ms} for item_id, time_ms in reversed(latest)],
         "inferred": [
-            {"title": title(item_id), "confidence": confidence, "bought": item_id in bought} for item_id, confidence in guesses
+            {"title": get_title(item_id), "confidence": confidence, "bought": item_id in bought}
+            for item_id, confidence in best_inferred
         ],
         "ranked": [
-            {"title": title(item_id), "bought": item_id in bought, "bought_before": item_id in before}
-            for item_id in shown.ranked
+            {"title": get_title(item_id), "bought": item_id in bought, "bought_before": item_id in bought_before}
+            for item_id in example.ranked
         ],
     }
 
 
-def _rounded(value: float | None) -> float | None:
+def _round(value: float | None) -> float | None:
     return None if value is None else round(value, 4)

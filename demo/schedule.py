@@ -1,4 +1,4 @@
-"""What the demo does when: the cuts between its blocks of time, and the sizes of the two variants."""
+"""The demo's schedule: its blocks of time, and the sizes of the full and the quick variant."""
 
 from dataclasses import dataclass
 
@@ -9,11 +9,11 @@ from reaseq.ranker.training import RankerTrainingConfig
 
 @dataclass(frozen=True)
 class Schedule:
-    """Blocks of time, each model trained on earlier blocks only.
+    """Blocks of time. Each model is trained on earlier blocks only.
 
-    [start, inference_ms)       histories only; trains the first behavior model
-    [inference_ms, replay_ms)   that model infers; trains the ranker on what was inferred, and the second behavior model
-    [replay_ms, end)            the live replay: the second behavior model infers, the ranker is judged
+    [start_ms, inference_ms)    histories only; trains the first behavior model
+    [inference_ms, replay_ms)   the first behavior model infers; trains the ranker and the second behavior model
+    [replay_ms, end)            live replay: the second behavior model infers, the ranker is evaluated
     """
 
     name: str

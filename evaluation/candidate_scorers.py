@@ -1,4 +1,4 @@
-"""Where scores of candidates come from beside the ranker: each made of what was before a cut, never of what is to be told."""
+"""Candidate scorers: other models whose scores of each candidate the ranker reads. Each learns from the log before a cut."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,20 +27,23 @@ from reaseq.representation.semantic_ids import fit
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.training_loop import count_steps
 
-HISTORY_SHARE = 0.1  # of the history that the left-to-right control also learns to tell
+HISTORY_LOSS_SHARE = 0.1  # of the history's behaviors are training targets of the left-to-right control too
 CHUNK = 256
 
 
 class CandidateScorer(Protocol):
-    """Scores candidates by what it learnt of the log before its cut."""
+    """Scores candidates from what the log holds before a cut."""
 
     def scores(self, instances: Sequence[RankingInstance], rows: Tensor) -> Tensor:
-        """Scores (n, C, E) of rows (n, C)."""
+        """Scores (n, C, E) of the candidates' rows (n, C)."""
         ...
 
 
+ScorerFactory = Callable[[int], CandidateScorer]  # builds the scorer for a cut, in ms
+
+
 class KnnScorer:
-    """Item-kNN as the ranker reads it: by co-behavior, and by content."""
+    """Item-kNN scores: by co-behavior and by content."""
 
     def __init__(self, log: InteractionLog, cut_ms: int, history: int) -> None:
         self._knn, self._log, self._history = ItemKnn(log.baskets, log.table, cut_ms), log, history
@@ -49,40 +52,41 @@ class KnnScorer:
         """Both similarities, scaled to the order of one."""
         parts = []
         for start in range(0, len(instances), CHUNK):
-            history = sequences_at(instances[start : start + CHUNK], self._log, self._history)
-            both = np.stack([np.log1p(100 * self._knn.by_behavior(history)), 3 * self._knn.by_content(history)], axis=-1)
-            of = rows[start : start + CHUNK].unsqueeze(-1).expand(-1, -1, 2)
-            parts.append(torch.from_numpy(both).gather(1, of))
+            history = build_history_sequences(instances[start : start + CHUNK], self._log, self._history)
+            by_behavior, by_content = self._knn.score_by_behavior(history), self._knn.score_by_content(history)
+            both = np.stack([np.log1p(100 * by_behavior), 3 * by_content], axis=-1)  # (b, N, 2)
+            candidates = rows[start : start + CHUNK].unsqueeze(-1).expand(-1, -1, 2)
+            parts.append(torch.from_numpy(both).gather(1, candidates))
         return torch.cat(parts)
 
 
 class BehaviorModelScorer:
-    """A behavior model or its left-to-right control as the ranker is served it: by the state that it leaves of a user."""
+    """Latent scores of a behavior model or of its left-to-right control, from its state after the user's history."""
 
     def __init__(
         self, model: BehaviorModel, data: BehaviorTrainingData, ids: TrainedIds, log: InteractionLog, sales: RecentSales
     ) -> None:
         self.model, self._ids, self._log, self._sales = model, ids, log, sales
         with torch.inference_mode():
-            self.token_table = model.token_table(data.table, data.ids, data.tree)
+            self.token_table = model.token_table(data.table, data.ids, data.trie)
 
     def scores(self, instances: Sequence[RankingInstance], rows: Tensor) -> Tensor:
         """See `reaseq.ranker.latent`."""
         latent, parts = LatentScores(self.model, self._ids), []
         with torch.inference_mode():
             for start in range(0, len(instances), CHUNK):
-                states = self.state(self.canvas(instances[start : start + CHUNK]))
+                states = self._build_states(self.build_canvas(instances[start : start + CHUNK]))
                 parts.append(latent.score(states, rows[start : start + CHUNK], self._log.table))
         return torch.cat(parts).clone()
 
-    def canvas(self, instances: Sequence[RankingInstance]) -> Canvas:
-        """The instances' histories as the model reads them."""
+    def build_canvas(self, instances: Sequence[RankingInstance]) -> Canvas:
+        """The instances' histories as the model's input."""
         times, length = to_times(instances), self.model.config.history
-        history = sequences_at(instances, self._log, length)
+        history = build_history_sequences(instances, self._log, length)
         return build_canvas(history, times, self.token_table, self._sales.prior(times))
 
-    def state(self, canvas: Canvas) -> Tensor:
-        """The hidden state (B, d) of what comes next."""
+    def _build_states(self, canvas: Canvas) -> Tensor:
+        """Hidden states (B, d) of the next behavior."""
         if isinstance(self.model, LeftToRight):
             return self.model.hidden(canvas, self.token_table)[:, -1]
         slots = build_slots(canvas, 1)
@@ -90,46 +94,46 @@ class BehaviorModelScorer:
         return self.model.hidden(masked, self.token_table)[:, -1]
 
 
-class Trainer:
-    """Trains sources on what was before a cut."""
+class ScorerTrainer:
+    """Trains behavior models, and their left-to-right control, on the log before a cut."""
 
-    def __init__(self, log: InteractionLog, sales: RecentSales, config: BehaviorConfig, plan: BehaviorTrainingConfig) -> None:
-        self._log, self._sales, self._config, self._plan = log, sales, config, plan
+    def __init__(
+        self, log: InteractionLog, sales: RecentSales, config: BehaviorConfig, training_config: BehaviorTrainingConfig
+    ) -> None:
+        self._log, self._sales, self._config, self._training = log, sales, config, training_config
 
-    def data(self, cut_ms: int, sizes: tuple[int, ...] = ()) -> tuple[BehaviorTrainingData, TrainedIds, BehaviorConfig]:
-        """What a model learns from; `sizes` are those of semantic IDs, where it is to write with them."""
-        log, config, tree = self._log, replace(self._config, codes=sizes), None
-        if sizes:
-            before = log.table.vectors[log.table.listed_ms < cut_ms].numpy()
-            tree = build_trie(fit(before, log.name, len(sizes), sizes[0]), log.table.vectors, log.name)
-        data, ids = training.build_training_data(log.between(0, cut_ms), log.table, config, tree=tree)
-        return replace(data, sales=self._sales), ids, replace(config, items=len(ids))
-
-    def diffusion(self, cut_ms: int, seed: int, sizes: tuple[int, ...] = ()) -> BehaviorModelScorer:
-        """The behavior model; with `sizes`, one that writes semantic IDs, which has no scores."""
-        data, ids, config = self.data(cut_ms, sizes)
-        model, _ = training.train(data, config, replace(self._plan, seed=seed))
+    def train_diffusion(self, cut_ms: int, seed: int, code_sizes: tuple[int, ...] = ()) -> BehaviorModelScorer:
+        """The behavior model. With `code_sizes` it writes semantic IDs and has no scores of candidates."""
+        data, ids, config = self._build_data(cut_ms, code_sizes)
+        model, _ = training.train(data, config, replace(self._training, seed=seed))
         return BehaviorModelScorer(model, data, ids, self._log, self._sales)
 
-    def left_to_right(self, cut_ms: int, seed: int) -> BehaviorModelScorer:
-        """Its control of the same size and budget."""
-        data, ids, config = self.data(cut_ms)
-        plan = self._plan
+    def train_left_to_right(self, cut_ms: int, seed: int) -> BehaviorModelScorer:
+        """The left-to-right control, with the same size and training budget."""
+        data, ids, config = self._build_data(cut_ms)
+        budget = self._training
         torch.manual_seed(seed)
         model = LeftToRight(config)
-        optimizer = Optimizer(model, plan.learning_rate, plan.weight_decay, count_steps(len(data.train), plan))
+        optimizer = Optimizer(model, budget.learning_rate, budget.weight_decay, count_steps(len(data.train), budget))
         model.train()
-        for _ in range(plan.epochs):
-            for places in torch.split(torch.randperm(len(data.train)), plan.batch_baskets):
+        for _ in range(budget.epochs):
+            for indices in torch.split(torch.randperm(len(data.train)), budget.batch_baskets):
                 token_table = model.token_table(data.table, data.ids)
-                optimizer.step(left_to_right.loss(model, data.train[places], token_table, self._sales, HISTORY_SHARE))
+                optimizer.step(left_to_right.loss(model, data.train[indices], token_table, self._sales, HISTORY_LOSS_SHARE))
         return BehaviorModelScorer(model.eval(), data, ids, self._log, self._sales)
 
+    def _build_data(
+        self, cut_ms: int, code_sizes: tuple[int, ...] = ()
+    ) -> tuple[BehaviorTrainingData, TrainedIds, BehaviorConfig]:
+        log, config, trie = self._log, replace(self._config, codes=code_sizes), None
+        if code_sizes:
+            before = log.table.vectors[log.table.listed_ms < cut_ms].numpy()
+            trie = build_trie(fit(before, log.name, len(code_sizes), code_sizes[0]), log.table.vectors, log.name)
+        data, ids = training.build_training_data(log.between(0, cut_ms), log.table, config, trie=trie)
+        return replace(data, sales=self._sales), ids, replace(config, items=len(ids))
 
-ScorerFactory = Callable[[int], CandidateScorer]  # the source that was made before a cut
 
-
-def sequences_at(instances: Sequence[RankingInstance], log: InteractionLog, length: int) -> Sequences:
-    """The instances' histories as sequences."""
+def build_history_sequences(instances: Sequence[RankingInstance], log: InteractionLog, length: int) -> Sequences:
+    """The latest `length` behaviors of each instance's history."""
     histories = [instance.basket.history for instance in instances]
     return build_sequences(histories, to_times(instances).tolist(), log.table, length)

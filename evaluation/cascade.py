@@ -1,20 +1,22 @@
-"""The cascade's curve as figures and as a picture: what is kept of the teacher's claims, for which share of the items sent."""
+"""The cascade's curve, as figures and as a picture: the share of the teacher's claims kept against the share of items sent."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from evaluation.claims import CascadePoint, cascade_curve, cheapest
+from matplotlib.figure import Figure
+
+from evaluation.claims import CascadePoint, find_cheapest, trace_cascade
 from evaluation.distillation import Teacher
 from reaseq.knowledge.student import StudentTrainingConfig, build_targets
 
-LEAST_RECALL = 0.95
+RECALL_MIN = 0.95
 
 
 @dataclass(frozen=True)
-class CascadePart:
-    """The curve on one kind of held-out items."""
+class CascadeCurve:
+    """The curve on one kind of held-out items; `at_95` is its cheapest point with a recall of RECALL_MIN."""
 
     items: str
     count: int
@@ -22,35 +24,33 @@ class CascadePart:
     at_95: CascadePoint
 
 
-def cascade_report(teacher: Teacher, out: Path) -> list[CascadePart]:
+def report_cascade(teacher: Teacher, out: Path) -> list[CascadeCurve]:
     """Train a student on what is not held out, and write `cascade.png` and `cascade.json` to `out`."""
     student = teacher.train_student(StudentTrainingConfig())
-    parts = []
-    for name, places in teacher.parts.held_out.items():
-        truth = build_targets([teacher.answers[place][1] for place in places], teacher.vocabulary)
-        points = cascade_curve(student, teacher.vectors[places], truth, teacher.vocabulary)
-        parts.append(CascadePart(name, len(places), points, cheapest(points, LEAST_RECALL)))
+    curves = []
+    for name, rows in teacher.parts.held_out.items():
+        truth = build_targets([teacher.answers[row][1] for row in rows], teacher.vocabulary)
+        points = trace_cascade(student, teacher.vectors[rows], truth, teacher.vocabulary)
+        curves.append(CascadeCurve(name, len(rows), points, find_cheapest(points, RECALL_MIN)))
     out.mkdir(parents=True, exist_ok=True)
-    (out / "cascade.json").write_text(json.dumps([asdict(part) for part in parts], indent=1))
-    _draw(parts, out / "cascade.png")
-    return parts
+    (out / "cascade.json").write_text(json.dumps([asdict(curve) for curve in curves], indent=1))
+    _draw(curves, out / "cascade.png")
+    return curves
 
 
-def _draw(parts: Sequence[CascadePart], path: Path) -> None:
-    from matplotlib.figure import Figure
-
+def _draw(curves: Sequence[CascadeCurve], path: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, part in zip(figure.subplots(1, len(parts), sharey=True), parts, strict=True):
+    for axes, curve in zip(figure.subplots(1, len(curves), sharey=True), curves, strict=True):
+        items_sent = [point.items_sent_share for point in curve.points]
+        agent_calls = [point.agent_calls_share for point in curve.points]
         for measure, style in (("recall", "-"), ("precision", "--")):
-            values = [getattr(point, measure) for point in part.points]
-            axes.plot(
-                [point.items_sent_share for point in part.points], values, style, color="#1f6f8b", label=f"{measure}, by items"
-            )
-            axes.plot(
-                [point.agent_calls_share for point in part.points], values, style, color="#d1753c", label=f"{measure}, by calls"
-            )
-        axes.axhline(LEAST_RECALL, color="#999999", linewidth=0.8)
-        axes.set(title=f"{part.count} held-out items: {part.items}", xlabel="share sent to the language model", ylim=(0, 1.02))
+            values = [getattr(point, measure) for point in curve.points]
+            axes.plot(items_sent, values, style, color="#1f6f8b", label=f"{measure}, by items")
+            axes.plot(agent_calls, values, style, color="#d1753c", label=f"{measure}, by calls")
+        axes.axhline(RECALL_MIN, color="#999999", linewidth=0.8)
+        axes.set(
+            title=f"{curve.count} held-out items: {curve.items}", xlabel="share sent to the language model", ylim=(0, 1.02)
+        )
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("of the teacher's claims")
     figure.axes[-1].legend(fontsize=8, loc="lower right")

@@ -1,4 +1,4 @@
-"""The student's lesson and its examination: a teacher's answers, split, learnt from, and held against cheaper ways."""
+"""Distillation of a teacher's answers into a student, and its examination beside cheaper reasoners."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -7,7 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.claims import Answer, Claimed, GroupScore, Split, build_claimed, nearest_copy, score, split
+from evaluation.claims import (
+    Answer,
+    AnswerSplit,
+    GroupScore,
+    PredictedClaims,
+    build_predicted_claims,
+    copy_nearest,
+    score_claims,
+    split_answers,
+)
 from reaseq.errors import CatalogError
 from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.knowledge.student import Student, StudentTrainingConfig, build_targets, train
@@ -15,39 +24,37 @@ from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.representation.encoder import Encoder
 
-LEAST_ANSWERS = 200  # below, nothing is left to hold out
+ANSWERS_MIN = 200  # fewer leave nothing to hold out
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """Accepted answers and their items' text vectors (N, D)."""
+    """Accepted answers and their items' text vectors (N, D), split into training and held-out parts."""
 
     answers: Sequence[Answer]
     vectors: NDArray[np.float32]
     vocabulary: Vocabulary
     encoder: Encoder
-    parts: Split
+    parts: AnswerSplit
 
     @staticmethod
     def from_answers(answers: Sequence[Answer], vocabulary: Vocabulary, encoder: Encoder) -> "Teacher":
-        """Encode and split the answers. Raises CatalogError where there are too few to learn from."""
-        if len(answers) < LEAST_ANSWERS:
-            raise CatalogError(
-                f"{len(answers)} answers of a language model are too few to learn from: {LEAST_ANSWERS} at least"
-            )
+        """Encode and split the answers. Raises CatalogError if there are fewer than ANSWERS_MIN."""
+        if len(answers) < ANSWERS_MIN:
+            raise CatalogError(f"distillation needs at least {ANSWERS_MIN} answers of a language model, found {len(answers)}")
         vectors = encoder.encode([content.text for content, _ in answers])
-        return Teacher(answers, vectors, vocabulary, encoder, split(answers))
+        return Teacher(answers, vectors, vocabulary, encoder, split_answers(answers))
 
-    def train_student(self, plan: StudentTrainingConfig, progress: Callable[[int], None] = lambda epochs: None) -> Student:
+    def train_student(self, config: StudentTrainingConfig, progress: Callable[[int], None] = lambda epochs: None) -> Student:
         """A student of the training part."""
-        places = self.parts.train
-        knowledge = [self.answers[place][1] for place in places]
-        model = train(self.vectors[places], knowledge, self.vocabulary, plan, progress)
+        rows = self.parts.train
+        knowledge = [self.answers[row][1] for row in rows]
+        model = train(self.vectors[rows], knowledge, self.vocabulary, config, progress)
         return Student(model, self.vocabulary, "unpublished")
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutScores:
     """Scores of one reasoner on one kind of held-out items, by claim group; the last one is over all groups."""
 
     items: str
@@ -56,21 +63,23 @@ class HeldOut:
     scores: list[GroupScore]
 
 
-def examine(teacher: Teacher, student: Student) -> list[HeldOut]:
-    """The student, the zero-shot reasoner and a copy of the nearest training item, on both kinds of held-out items."""
-    train_places = teacher.parts.train
-    known = [teacher.answers[place][1] for place in train_places]
+def examine(teacher: Teacher, student: Student) -> list[HeldOutScores]:
+    """Score the student, the zero-shot reasoner and a copy of the nearest training item on both kinds of held-out items."""
+    train_rows = teacher.parts.train
+    known = [teacher.answers[row][1] for row in train_rows]
     results = []
-    for name, places in teacher.parts.held_out.items():
-        vectors = teacher.vectors[places]
-        truth = build_targets([teacher.answers[place][1] for place in places], teacher.vocabulary)
-        items = [ReasoningItem(teacher.answers[place][0]) for place in places]
+    for name, rows in teacher.parts.held_out.items():
+        vectors = teacher.vectors[rows]
+        truth = build_targets([teacher.answers[row][1] for row in rows], teacher.vocabulary)
+        items = [ReasoningItem(teacher.answers[row][0]) for row in rows]
         zero_shot = asyncio.run(ZeroShotReasoner(teacher.encoder, teacher.vocabulary).reason(items, vectors))
-        rivals = {
-            "student": Claimed(*student.predict(vectors)),
-            "zero-shot": build_claimed(zero_shot, teacher.vocabulary),
-            "nearest": build_claimed(nearest_copy(teacher.vectors[train_places], known, vectors), teacher.vocabulary),
+        nearest = copy_nearest(teacher.vectors[train_rows], known, vectors)
+        reasoners = {
+            "student": PredictedClaims(*student.predict(vectors)),
+            "zero-shot": build_predicted_claims(zero_shot, teacher.vocabulary),
+            "nearest": build_predicted_claims(nearest, teacher.vocabulary),
         }
-        for reasoner, claims in rivals.items():
-            results.append(HeldOut(name, len(places), reasoner, score(claims, truth, teacher.vocabulary)))
+        for reasoner, predicted in reasoners.items():
+            scores = score_claims(predicted, truth, teacher.vocabulary)
+            results.append(HeldOutScores(name, len(rows), reasoner, scores))
     return results

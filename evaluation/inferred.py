@@ -1,7 +1,7 @@
-"""How many true new behaviors a source names: the diffusion model beside its controls.
+"""How many of a user's new behaviors the diffusion model infers, beside its controls.
 
-Global time split: whatever speaks about the test was trained or counted before it. What its scores add to the ranker is judged
-with everything else the ranker reads (`evaluation.ranking`).
+Global time split: everything is trained or counted before the test. `evaluation.ranking` judges what the model's scores add to
+the ranker.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,90 +17,102 @@ from torch import Tensor
 from evaluation.baselines import left_to_right
 from evaluation.baselines.item_knn import ItemKnn
 from evaluation.baselines.left_to_right import LeftToRight
-from evaluation.candidate_scorers import BehaviorModelScorer, Trainer, sequences_at
-from evaluation.experiments import Experiment
-from evaluation.instances import RankingInstance, build_instances, open_to, some, to_times
-from evaluation.intervals import interval
-from evaluation.recall import BEST, CUTOFFS, Best, recalls
+from evaluation.candidate_scorers import BehaviorModelScorer, ScorerTrainer, build_history_sequences
+from evaluation.experiments.experiment import Experiment
+from evaluation.instances import (
+    RankingInstance,
+    build_candidate_mask,
+    build_instances,
+    number_users,
+    sample_instances,
+    to_times,
+)
+from evaluation.intervals import estimate_mean
+from evaluation.recall import CUTOFFS, TOP_K, Retriever, compute_recall
 from reaseq.behavior import diffusion
 from reaseq.behavior.diffusion import Sampling, build_slots
 from reaseq.behavior.popularity import RecentSales
 
 POPULARITY, RECENT, KNN_BEHAVIOR, KNN_CONTENT = "popularity", "recent popularity", "item-kNN, co-behavior", "item-kNN, content"
 LEFT_TO_RIGHT, DIFFUSION, DIFFUSION_CODES = "left to right", "diffusion", "diffusion, semantic IDs"
+ALL_DAYS = 100_000
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One seed: recall of each test instance (n, 2), and of its never-trained targets, NaN where a instance has none."""
+class RecallOutcome:
+    """One seed, by source: recall of each test instance (n, 2), and of its never-trained targets, NaN where it has none."""
 
     recall: dict[str, NDArray[np.float32]]
     recall_cold: dict[str, NDArray[np.float32]]
 
 
-class Evaluation:
-    """The instances on which every source and every seed is judged."""
+class RecallEvaluation:
+    """The instances that every source and every seed is judged on."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
         self.sales = RecentSales.from_baskets(experiment.log.baskets, experiment.log.table)
-        self.test = some(build_instances(experiment.log, *experiment.test), experiment.instances_limit, 2)
-        self._trainer = Trainer(experiment.log, self.sales, experiment.config, experiment.plan)
+        self.test = sample_instances(build_instances(experiment.log, *experiment.test_ms), experiment.instances_limit, 2)
+        self._trainer = ScorerTrainer(experiment.log, self.sales, experiment.config, experiment.training_config)
 
-    def run(self, seed: int, say: Callable[[str], None]) -> Outcome:
-        """Everything that hangs on a seed, and the controls that do not."""
-        experiment, recall, cold = self.experiment, {}, {}
-        cut_ms = experiment.cuts[-1]
-        sources: dict[str, Callable[[], Best]] = {
-            DIFFUSION: lambda: self._best(self._trainer.diffusion(cut_ms, seed)),
-            LEFT_TO_RIGHT: lambda: self._best(self._trainer.left_to_right(cut_ms, seed)),
-            DIFFUSION_CODES: lambda: self._best(self._trainer.diffusion(cut_ms, seed, experiment.code_sizes)),
-        }
-        for name, best in self._counted():
-            recall[name], cold[name] = recalls(best, self.test, experiment.unseen)
-        for name, make in sources.items():
-            recall[name], cold[name] = recalls(make(), self.test, experiment.unseen)
-            say(f"{name}: recall@{BEST} {np.nanmean(recall[name][:, 1]):.4f}")
-        return Outcome(recall, cold)
+    def run(self, seed: int, report: Callable[[str], None]) -> RecallOutcome:
+        """Judge the models of a seed and the controls that are counted."""
+        experiment = self.experiment
+        outcome = RecallOutcome({}, {})
+        for name, retrieve in (*self._counted_retrievers(), *self._trained_retrievers(seed)):
+            outcome.recall[name], outcome.recall_cold[name] = compute_recall(retrieve, self.test, experiment.cold_items)
+            report(f"{name}: recall@{TOP_K} {np.nanmean(outcome.recall[name][:, 1]):.4f}")
+        return outcome
 
-    def _counted(self) -> Iterator[tuple[str, Best]]:
-        """The controls that are counted, not trained."""
+    def _counted_retrievers(self) -> Iterator[tuple[str, Retriever]]:
+        """The controls that have nothing to train."""
         log, length = self.experiment.log, self.experiment.config.history
-        knn = ItemKnn(log.baskets, log.table, self.experiment.cuts[-1])
+        knn = ItemKnn(log.baskets, log.table, self.experiment.cuts_ms[-1])
 
-        def best(score: Callable[[Sequence[RankingInstance]], Tensor]) -> Best:
-            return lambda part: score(part).masked_fill(~open_to(part, log.table), -torch.inf).topk(BEST).indices
+        def take_best(score: Callable[[Sequence[RankingInstance]], Tensor]) -> Retriever:
+            return lambda part: score(part).masked_fill(~build_candidate_mask(part, log.table), -torch.inf).topk(TOP_K).indices
 
-        yield POPULARITY, best(lambda part: self.sales.counts(to_times(part), 100_000))
-        yield RECENT, best(lambda part: self.sales.counts(to_times(part)))
-        yield KNN_BEHAVIOR, best(lambda part: torch.from_numpy(knn.by_behavior(sequences_at(part, log, length))))
-        yield KNN_CONTENT, best(lambda part: torch.from_numpy(knn.by_content(sequences_at(part, log, length))))
+        yield POPULARITY, take_best(lambda part: self.sales.counts(to_times(part), ALL_DAYS))
+        yield RECENT, take_best(lambda part: self.sales.counts(to_times(part)))
+        for name, score in ((KNN_BEHAVIOR, knn.score_by_behavior), (KNN_CONTENT, knn.score_by_content)):
+            yield (
+                name,
+                take_best(
+                    lambda part, score=score: torch.from_numpy(score(build_history_sequences(part, log, length)))  # type: ignore[misc]
+                ),
+            )
 
-    def _best(self, source: BehaviorModelScorer) -> Best:
-        """The rows (B, BEST) that a model infers."""
+    def _trained_retrievers(self, seed: int) -> Iterator[tuple[str, Retriever]]:
+        """The behavior model, its left-to-right control and the variant that writes semantic IDs, each trained when reached."""
+        trainer, cut_ms = self._trainer, self.experiment.cuts_ms[-1]
+        yield DIFFUSION, self._retrieve_with(trainer.train_diffusion(cut_ms, seed))
+        yield LEFT_TO_RIGHT, self._retrieve_with(trainer.train_left_to_right(cut_ms, seed))
+        yield DIFFUSION_CODES, self._retrieve_with(trainer.train_diffusion(cut_ms, seed, self.experiment.code_sizes))
+
+    def _retrieve_with(self, scorer: BehaviorModelScorer) -> Retriever:
         table = self.experiment.log.table
 
-        def best(part: Sequence[RankingInstance]) -> Tensor:
-            allowed, canvas = open_to(part, table), source.canvas(part)
+        def retrieve(part: Sequence[RankingInstance]) -> Tensor:
+            allowed, canvas = build_candidate_mask(part, table), scorer.build_canvas(part)
             with torch.inference_mode():
-                if isinstance(source.model, LeftToRight):
-                    scores = left_to_right.next_scores(source.model, canvas, source.token_table)
-                    return scores.masked_fill(~allowed, -torch.inf).topk(BEST).indices
-                slots = build_slots(canvas, BEST)
-                return diffusion.denoise(source.model, canvas, source.token_table, allowed, slots, Sampling(BEST, steps=1)).rows
+                if isinstance(scorer.model, LeftToRight):
+                    scores = left_to_right.score_next(scorer.model, canvas, scorer.token_table)
+                    return scores.masked_fill(~allowed, -torch.inf).topk(TOP_K).indices
+                slots, sampling = build_slots(canvas, TOP_K), Sampling(TOP_K, steps=1)
+                return diffusion.denoise(scorer.model, canvas, scorer.token_table, allowed, slots, sampling).rows
 
-        return best
+        return retrieve
 
 
-def report(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def build_report(evaluation: RecallEvaluation, outcomes: Sequence[RecallOutcome]) -> dict[str, Any]:
     """Every figure with its interval over users and seeds."""
-    users = np.unique([instance.basket.user_id for instance in evaluation.test], return_inverse=True)[1]
-    recalled = {
+    users = number_users(evaluation.test)
+    recall = {
         name: {
-            f"recall_{cutoff}{'_cold' if part == 'recall_cold' else ''}": asdict(
-                interval([getattr(outcome, part)[name][:, column] for outcome in outcomes], users)
+            f"recall_{cutoff}{suffix}": asdict(
+                estimate_mean([getattr(outcome, f"recall{suffix}")[name][:, column] for outcome in outcomes], users)
             )
-            for part in ("recall", "recall_cold")
+            for suffix in ("", "_cold")
             for column, cutoff in enumerate(CUTOFFS)
         }
         for name in outcomes[0].recall
@@ -108,19 +120,19 @@ def report(evaluation: Evaluation, outcomes: Sequence[Outcome]) -> dict[str, Any
     return {
         "data": evaluation.experiment.log.name,
         "seeds": len(outcomes),
-        "test_moments": len(evaluation.test),
-        "recall": recalled,
+        "test_instances": len(evaluation.test),
+        "recall": recall,
     }
 
 
-def save_outcome(outcome: Outcome, path: Path) -> None:
-    """Keep one seed's outcome, so that a long evaluation can be stopped."""
-    arrays = {f"{part}/{name}": values for part, of in asdict(outcome).items() for name, values in of.items()}
+def save_outcome(outcome: RecallOutcome, path: Path) -> None:
+    """Write one seed's outcome, so that a long evaluation can resume."""
+    arrays = {f"{part}/{name}": values for part, by_name in asdict(outcome).items() for name, values in by_name.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)
 
 
-def load_outcome(path: Path) -> Outcome:
+def load_outcome(path: Path) -> RecallOutcome:
     """The inverse of `save_outcome`."""
     parts: dict[str, dict[str, NDArray[np.float32]]] = {"recall": {}, "recall_cold": {}}
     with np.load(path) as stored:
@@ -128,4 +140,4 @@ def load_outcome(path: Path) -> Outcome:
             part, name = key.split("/", 1)
             if part in parts:
                 parts[part][name] = stored[key]
-    return Outcome(**parts)
+    return RecallOutcome(**parts)

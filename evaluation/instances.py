@@ -1,4 +1,4 @@
-"""Moments at which rankings are judged: a basket about to be filled, and what the user had done strictly before."""
+"""Ranking instances: a basket about to be filled, and what the user had done strictly before it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from reaseq.representation.item_table import Snapshot
 
 @dataclass(frozen=True)
 class RankingInstance:
-    """A basket about to be filled, and what the user had bought by then (rows).
+    """A basket to predict, with item table rows of its targets and of what the user had bought before.
 
-    `targets` are new to the user, `repeats` were bought before; all were listed before the basket.
+    `targets` are new to the user, `repeats` were bought before. Both were listed before the basket.
     """
 
     basket: Basket
@@ -29,7 +29,7 @@ class RankingInstance:
 
 
 def build_instances(log: InteractionLog, start_ms: int, end_ms: int) -> list[RankingInstance]:
-    """The instances of [start, end) that have a history and a target that is new to the user, in order of time."""
+    """The instances of [start, end) that have a history and a new target, in order of time."""
     listed_ms = log.table.listed_ms.numpy()
     bought: dict[str, set[int]] = defaultdict(set)
     instances = []
@@ -46,36 +46,43 @@ def build_instances(log: InteractionLog, start_ms: int, end_ms: int) -> list[Ran
     return instances
 
 
-def some(instances: list[RankingInstance], limit: int, seed: int) -> list[RankingInstance]:
-    """At most so many of the instances, drawn at random, in their order."""
+def sample_instances(instances: list[RankingInstance], limit: int, seed: int) -> list[RankingInstance]:
+    """At most `limit` of the instances, drawn at random, in their order."""
     if len(instances) <= limit:
         return instances
     kept = np.random.default_rng(seed).choice(len(instances), limit, replace=False)
-    return [instances[place] for place in sorted(kept)]
+    return [instances[index] for index in sorted(kept)]
 
 
-def open_to(instances: Sequence[RankingInstance], table: Snapshot) -> Tensor:
-    """What each user may be given (B, N): listed before the instance and never bought."""
+def build_candidate_mask(instances: Sequence[RankingInstance], table: Snapshot) -> Tensor:
+    """Which items (B, N) each user may be offered as new: listed before the instance and never bought."""
     times_ms = to_times(instances)
-    allowed = table.live & (table.listed_ms < times_ms[:, None])
-    for place, instance in enumerate(instances):
-        allowed[place, instance.bought] = False
-    return allowed
+    mask = table.live & (table.listed_ms < times_ms[:, None])
+    for row, instance in enumerate(instances):
+        mask[row, instance.bought] = False
+    return mask
 
 
 def to_times(instances: Sequence[RankingInstance]) -> Tensor:
-    """When the baskets are filled (B,)."""
+    """Times of the baskets (B,), in ms."""
     return torch.tensor([instance.basket.time_ms for instance in instances])
 
 
-def aged(instances: Sequence[RankingInstance], age_ms: int) -> list[RankingInstance]:
-    """The instances as they look to who knows only what was older than `age_ms`: their histories lack the newest behaviors."""
-    return [replace(instance, basket=replace(instance.basket, history=_before(instance, age_ms))) for instance in instances]
+def number_users(instances: Sequence[RankingInstance]) -> NDArray[np.int64]:
+    """A number for each instance's user (B,): equal users, equal numbers."""
+    return np.unique([instance.basket.user_id for instance in instances], return_inverse=True)[1]
 
 
-def _before(instance: RankingInstance, age_ms: int) -> History:
+def age_instances(instances: Sequence[RankingInstance], age_ms: int) -> list[RankingInstance]:
+    """The instances with histories that lack what happened in the last `age_ms` before the basket."""
+    return [
+        replace(instance, basket=replace(instance.basket, history=_cut_history(instance, age_ms))) for instance in instances
+    ]
+
+
+def _cut_history(instance: RankingInstance, age_ms: int) -> History:
     history, until_ms = instance.basket.history, instance.basket.time_ms - age_ms
-    kept = sum(time_ms < until_ms for time_ms in history.times_ms)  # they are in order of time
+    kept = sum(time_ms < until_ms for time_ms in history.times_ms)  # histories are in order of time
     return History(
         item_ids=history.item_ids[:kept],
         types=history.types[:kept],

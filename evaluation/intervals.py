@@ -1,4 +1,4 @@
-"""Means with intervals that allow for both: which users were asked, and which seeds were drawn."""
+"""Means with 95 % intervals over users and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,27 +11,30 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval, over users and seeds."""
+    """A mean and its 95 % interval."""
 
     mean: float
     low: float
     high: float
 
 
-def interval(per_seed: Sequence[NDArray[np.float32]], users: NDArray[np.int64]) -> Estimate:
-    """Mean over seeds of values (n, …) by instance, NaN where there is none; resampled over seeds and over users at once."""
-    sums = np.stack([_by_user(np.nan_to_num(values), users) for values in per_seed])  # (S, U)
-    counts = np.stack([_by_user(np.isfinite(values).astype(np.float32), users) for values in per_seed])
+def estimate_mean(per_seed: Sequence[NDArray[np.float32]], users: NDArray[np.int64]) -> Estimate:
+    """Mean over seeds and instances of values (n, …), ignoring NaN.
+
+    The interval is a percentile bootstrap that resamples seeds and users at once; `users` (n,) numbers each instance's user.
+    """
+    sums = np.stack([_sum_by_user(np.nan_to_num(values), users) for values in per_seed])  # (S, U)
+    counts = np.stack([_sum_by_user(np.isfinite(values).astype(np.float32), users) for values in per_seed])
     generator = np.random.default_rng(0)
-    found = []
+    means = []
     for _ in range(RESAMPLES):
         seeds = generator.integers(0, len(per_seed), len(per_seed))
         weights = np.bincount(generator.integers(0, sums.shape[1], sums.shape[1]), minlength=sums.shape[1])
-        found.append((sums[seeds] @ weights).sum() / max(1.0, (counts[seeds] @ weights).sum()))
-    low, high = np.quantile(found, [0.025, 0.975])
+        means.append((sums[seeds] @ weights).sum() / max(1.0, (counts[seeds] @ weights).sum()))
+    low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(sums.sum() / max(1.0, counts.sum())), float(low), float(high))
 
 
-def _by_user(values: NDArray[np.float32], users: NDArray[np.int64]) -> NDArray[np.float64]:
+def _sum_by_user(values: NDArray[np.float32], users: NDArray[np.int64]) -> NDArray[np.float64]:
     summed: NDArray[np.float64] = np.bincount(users, weights=values.reshape(len(values), -1).sum(-1)).astype(np.float64)
     return summed

@@ -1,80 +1,80 @@
-"""Ranking metrics over one list: where the items taken stand among those that were not."""
+"""Ranking metrics on numpy, one function each.
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+A list holds targets (the items that the user took) and negatives. `rank` counts where a target stands among its own
+negatives; `hit`, `ndcg` and `target_auc` turn ranks into one value for each target, NaN where there is none. A reported
+figure is the mean over targets, weighted and resampled as its caller needs (`evaluation.intervals`).
+"""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.floating[Any]]
 
-def ranks(positives: NDArray[np.float32], negatives: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Rank (P,) of each positive among the negatives alone, from 1; a tie counts half."""
-    ordered = np.sort(negatives)
-    above = len(ordered) - np.searchsorted(ordered, positives, side="right")
-    level = len(ordered) - above - np.searchsorted(ordered, positives, side="left")
-    return 1 + above + 0.5 * level
+PROBABILITY_FLOOR = 1e-7
 
 
-@dataclass
-class Tally:
-    """Hit rate and GAUC, gathered list by list.
+def rank(targets: Floats, negatives: Floats, mask: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
+    """Rank (…) of each target among its negatives, from 1:
 
-    GAUC is the mean over candidate_sets of the AUC within a list, weighted by its positives: the share of (positive, negative)
-    pairs of one list in the right order. Matched GAUC sets each positive only against negatives of its own bucket of
-    popularity (powers of two), which takes away what popularity alone explains.
+    rank = 1 + #{negatives scored higher} + ½ · #{negatives scored equal}.
+
+    Half a place for a tie is the expectation over random tie-breaking (McSherry and Najork 2008).
+
+    Args:
+        targets: scores (…) of the targets.
+        negatives: scores (…, M), broadcast against the targets.
+        mask: which negatives exist (…, M); all by default.
     """
-
-    cutoff: int = 10
-    targets: int = 0
-    matched: int = 0
-    by_day: dict[int, list[float]] = field(default_factory=dict)
-    _hits: float = 0.0
-    _auc: float = 0.0
-    _matched_auc: float = 0.0
-
-    def add(self, day: int, scores: NDArray[np.float32], candidate_sets: "CandidateList") -> None:
-        """Take in one list: `scores` (N,) of all items."""
-        places = ranks(scores[candidate_sets.positives], scores[candidate_sets.negatives])
-        hits = float((places <= self.cutoff).sum())
-        self.targets += len(places)
-        self._hits += hits
-        self._auc += float((1 - (places - 1) / candidate_sets.negatives.sum()).sum())
-        of_day = self.by_day.setdefault(day, [0.0, 0.0])
-        of_day[0] += hits
-        of_day[1] += len(places)
-        for positives, negatives in candidate_sets.matched():
-            places = ranks(scores[positives], scores[negatives])
-            self.matched += len(places)
-            self._matched_auc += float((1 - (places - 1) / len(negatives)).sum())
-
-    @property
-    def hit_rate(self) -> float | None:
-        """Share of the targets within the cutoff; None without targets."""
-        return self._hits / self.targets if self.targets else None
-
-    @property
-    def gauc(self) -> float | None:
-        """See the class; None without targets."""
-        return self._auc / self.targets if self.targets else None
-
-    @property
-    def gauc_matched(self) -> float | None:
-        """See the class; None without targets."""
-        return self._matched_auc / self.matched if self.matched else None
+    scores = targets[..., None]
+    above, level = negatives > scores, negatives == scores
+    if mask is not None:
+        above, level = above & mask, level & mask
+    ranks: NDArray[np.float64] = 1.0 + above.sum(-1) + 0.5 * level.sum(-1)
+    return ranks
 
 
-@dataclass(frozen=True)
-class CandidateList:
-    """One list: what was taken and what was not, as masks (N,) over all items, and each item's bucket of popularity (N,)."""
+def target_auc(ranks: Floats, negatives: Floats | NDArray[np.integer[Any]] | int) -> NDArray[np.float32]:
+    """AUC within a list (…): the share of a target's `negatives` that it outranks, ties counting half:
 
-    positives: NDArray[np.bool_]
-    negatives: NDArray[np.bool_]
-    buckets: NDArray[np.int64]
+    AUC = 1 − (rank − 1) / negatives  (Hanley and McNeil 1982).
 
-    def matched(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Positives and negatives of each bucket that has both."""
-        for bucket in np.unique(self.buckets[self.positives]):
-            same = self.buckets == bucket
-            negatives = np.flatnonzero(self.negatives & same)
-            if len(negatives):
-                yield np.flatnonzero(self.positives & same), negatives
+    The mean over the targets of all lists is GAUC (Zhu et al. 2017), grouped by list and weighted by targets.
+    """
+    return (1 - (ranks - 1) / np.maximum(negatives, 1)).astype(np.float32)
+
+
+def hit(ranks: Floats, cutoff: int) -> NDArray[np.float32]:
+    """1 if rank ≤ cutoff, else 0 (…). The mean over targets is the hit rate, HR@cutoff (Deshpande and Karypis 2004)."""
+    return np.where(np.isnan(ranks), np.nan, ranks <= cutoff).astype(np.float32)
+
+
+def ndcg(ranks: Floats, cutoff: int) -> NDArray[np.float32]:
+    """NDCG@cutoff (…) of a list with one target, whose ideal DCG is 1 (Järvelin and Kekäläinen 2002):
+
+    1 / log₂(1 + rank) if rank ≤ cutoff, else 0.
+    """
+    gains = np.where(ranks <= cutoff, 1 / np.log2(1 + np.maximum(ranks, 1)), 0)
+    return np.where(np.isnan(ranks), np.nan, gains).astype(np.float32)
+
+
+def log_loss(probabilities: Floats, labels: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Mean binary cross-entropy (n,) over the masked candidates of each list (n, C):
+
+    −mean(y · ln p + (1 − y) · ln(1 − p)).
+    """
+    p = np.clip(probabilities.astype(np.float64), PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR)
+    losses = -np.where(labels, np.log(p), np.log1p(-p))
+    means: NDArray[np.float32] = ((losses * mask).sum(-1) / mask.sum(-1)).astype(np.float32)
+    return means
+
+
+def pooled_auc(targets: Floats, negatives: Floats) -> float:
+    """AUC over all lists at once, from scores (P,) and (M,): the share of (target, negative) pairs in the right order.
+
+    AUC = U / (P · M) with the Mann–Whitney statistic U, in which a tie counts half (Hanley and McNeil 1982).
+    """
+    ordered = np.sort(negatives)
+    below = np.searchsorted(ordered, targets, side="left") + np.searchsorted(ordered, targets, side="right")
+    return float(below.mean() / 2 / len(ordered))

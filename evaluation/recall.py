@@ -1,4 +1,4 @@
-"""How many of the behaviors that were new to a user a source would have inferred."""
+"""Recall of new behaviors: the share of a user's new items that a retriever names."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,28 +9,29 @@ from torch import Tensor
 
 from evaluation.instances import RankingInstance
 
-BEST = 50
+TOP_K = 50
 CUTOFFS = (10, 50)
 CHUNK = 64
 
-Best = Callable[[Sequence[RankingInstance]], Tensor]  # instances to the rows (B, BEST) that a source would infer
+Retriever = Callable[[Sequence[RankingInstance]], Tensor]  # rows (B, TOP_K) for each instance, best first
 
 
-def recalls(
-    best: Best, instances: Sequence[RankingInstance], unseen: Tensor
+def compute_recall(
+    retrieve: Retriever, instances: Sequence[RankingInstance], cold_items: Tensor
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Share of each instance's targets among the first 10 and 50 (n, 2), and the same of its `unseen` ones, NaN without any.
+    """Recall at 10 and 50 of each instance's targets (n, 2), and of its cold targets (n, 2), NaN where it has none.
 
-    `unseen` (N,) bool says which items were never trained on.
+    `cold_items` (N,) marks the items that were never trained on.
     """
-    found, cold = np.full((2, len(instances), len(CUTOFFS)), np.nan, np.float32)
+    recall, cold_recall = np.full((2, len(instances), len(CUTOFFS)), np.nan, np.float32)
     for start in range(0, len(instances), CHUNK):
-        part = instances[start : start + CHUNK]
-        for at, (instance, rows) in enumerate(zip(part, best(part), strict=True), start=start):
+        chunk = instances[start : start + CHUNK]
+        for index, (instance, rows) in enumerate(zip(chunk, retrieve(chunk), strict=True), start=start):
             targets = torch.from_numpy(instance.targets)
+            cold = cold_items[targets]
             for column, cutoff in enumerate(CUTOFFS):
-                hit = torch.isin(targets, rows[:cutoff]).float()
-                found[at, column] = float(hit.mean())
-                if unseen[targets].any():
-                    cold[at, column] = float(hit[unseen[targets]].mean())
-    return found, cold
+                hits = torch.isin(targets, rows[:cutoff]).float()
+                recall[index, column] = float(hits.mean())
+                if cold.any():
+                    cold_recall[index, column] = float(hits[cold].mean())
+    return recall, cold_recall

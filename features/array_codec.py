@@ -1,6 +1,7 @@
-"""Long arrays in one binary column: a user's history and inferred behaviors as MessagePack, column by column.
+"""Packs a user's history and inferred behaviors into one binary column each: MessagePack, column by column.
 
-Arrow streams of the same columns were measured beside it: twenty times as slow to write, twice to fifteen times to read.
+Arrow streams of the same columns were measured for comparison: twenty times as slow to write, two to fifteen times as slow to
+read.
 """
 
 import msgspec
@@ -8,8 +9,8 @@ import msgspec
 from reaseq.records import History, Inferred
 
 
-class _Columns(msgspec.Struct, array_like=True, frozen=True):
-    """A history by columns. New ones come last and have a default, so that older rows can be read."""
+class _HistoryColumns(msgspec.Struct, array_like=True, frozen=True):
+    """A history by columns. Add new columns at the end, with a default, so that older rows can still be read."""
 
     item_ids: tuple[str, ...]
     types: tuple[int, ...]
@@ -21,25 +22,25 @@ class _Columns(msgspec.Struct, array_like=True, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_history = msgspec.msgpack.Decoder(_Columns)
-_inferred = msgspec.msgpack.Decoder(tuple[tuple[str, ...], tuple[float, ...]])
+_history_decoder = msgspec.msgpack.Decoder(_HistoryColumns)
+_inferred_decoder = msgspec.msgpack.Decoder(tuple[tuple[str, ...], tuple[float, ...]])
 
 
 def pack_history(history: History) -> bytes:
-    """The columns of a history, oldest behavior first, up to when its user has been forgotten, and what was taken back."""
-    return _encoder.encode(msgspec.convert(history, _Columns, from_attributes=True))
+    """Pack a history: its behaviors, oldest first, the time up to which it was erased, and the retracted events."""
+    return _encoder.encode(msgspec.convert(history, _HistoryColumns, from_attributes=True))
 
 
 def unpack_history(packed: bytes) -> History:
     """The inverse of `pack_history`."""
-    return History(**msgspec.structs.asdict(_history.decode(packed)))
+    return History(**msgspec.structs.asdict(_history_decoder.decode(packed)))
 
 
 def pack_inferred(inferred: Inferred) -> bytes:
-    """Item ids and confidences, most confident first."""
+    """Pack item ids and confidences, most confident first."""
     return _encoder.encode((inferred.item_ids, inferred.confidences))
 
 
 def unpack_inferred(packed: bytes) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """The inverse of `pack_inferred`."""
-    return _inferred.decode(packed)
+    """The inverse of `pack_inferred`: item ids and confidences."""
+    return _inferred_decoder.decode(packed)

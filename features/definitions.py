@@ -1,7 +1,7 @@
-"""What Feast knows: entities, feature views and the feature service of the ranker.
+"""Feast definitions: entities, feature views, and the ranker's feature service.
 
 Long arrays are packed into one binary column (see `features.array_codec`). The archive's `version_timestamp` is the event time
-plus the revision in microseconds: Feast's tie-break between rows of one event time.
+plus the revision in microseconds: it breaks ties between rows of one event time in Feast's joins.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ user = Entity(name="user", join_keys=[USER_KEY], value_type=ValueType.STRING, de
 
 
 def build_views(archive_dir: Path) -> tuple[FeatureView, FeatureView, FeatureView, FeatureView]:
-    """The feature views over an archive: item representation and knowledge, user history and inferred behaviors."""
+    """Build the feature views over an archive: item representation, item knowledge, user history, user inferred behaviors."""
     return (
         _view(
             archive_dir,
             "item_representation",
             item,
-            "What the ranker reads of an item: vector, claims as shared ids, side features",
+            "Item features of the ranker: vector, claims as shared ids, side features",
             status=String,
             listed_ms=Int64,
             seller_id=String,
@@ -52,7 +52,7 @@ def build_views(archive_dir: Path) -> tuple[FeatureView, FeatureView, FeatureVie
             archive_dir,
             "user_history",
             user,
-            "What a user did, latest behaviors",
+            "A user's latest behaviors",
             history=Bytes,
             revision=Int64,
         ),
@@ -60,7 +60,7 @@ def build_views(archive_dir: Path) -> tuple[FeatureView, FeatureView, FeatureVie
             archive_dir,
             "user_inferred",
             user,
-            "What a user plausibly did or will do, though the log never saw it",
+            "Behaviors inferred for a user, which the log never saw",
             inferred=Bytes,
             model=String,
             as_of_ms=Int64,
@@ -72,13 +72,13 @@ def build_views(archive_dir: Path) -> tuple[FeatureView, FeatureView, FeatureVie
 
 
 def build_service(views: Sequence[FeatureView]) -> FeatureService:
-    """What the ranker reads."""
-    read = [view for view in views if view.name != item_knowledge.name]
-    return FeatureService(name="ranking", features=read, description="What the ranker reads")
+    """Build the feature service that the ranker reads: every view but the item knowledge."""
+    ranker_views = [view for view in views if view.name != item_knowledge.name]
+    return FeatureService(name="ranking", features=ranker_views, description="The features that the ranker reads")
 
 
 def join_key(view: FeatureView) -> str:
-    """The column of the entity's id in a view (Feast itself knows it only after `apply`)."""
+    """The entity id column of a view. Feast itself knows it only after `apply`."""
     return _JOIN_KEYS[view.entities[0]]
 
 
@@ -101,5 +101,5 @@ def _view(archive_dir: Path, name: str, entity: Entity, description: str, **sche
 
 _JOIN_KEYS = {item.name: ITEM_KEY, user.name: USER_KEY}
 
-# Names and schemas for code that reads no archive through them; `build_views` places them in one.
+# For code that needs only names and schemas. `build_views` binds them to a real archive folder.
 VIEWS = item_representation, item_knowledge, user_history, user_inferred = build_views(Path("archive"))

@@ -1,4 +1,4 @@
-"""What Feast's own command line reads (`reaseq feast …`): the definitions, over the archive of the settings in force."""
+"""Entry point of Feast's own command line (`reaseq feast …`): the definitions, bound to the configured archive."""
 
 from features import definitions
 from reaseq.settings import Settings

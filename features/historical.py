@@ -1,4 +1,4 @@
-"""Point-in-time features out of the archive, through Feast: what training may know of a user at a moment."""
+"""Point-in-time reads of the archive through Feast: the user features that training may see for each example."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -20,54 +20,54 @@ _FEATURES = [f"{views.user_history.name}:history", *(f"{views.user_inferred.name
 def users_before(
     repository: FeatureRepository, user_ids: Sequence[str], times_ms: Sequence[int]
 ) -> list[tuple[History, Inferred]]:
-    """Each user's features strictly before the time beside it; empty ones where there were none yet."""
+    """Features of each user strictly before the time at the same position; empty records if there were none yet."""
     entities = pd.DataFrame(
         {
             views.USER_KEY: list(user_ids),
-            "place": range(len(user_ids)),
-            # Feast joins what is as old as the entity's time or older; a millisecond less makes it strictly older.
+            "request": range(len(user_ids)),
+            # Feast joins rows that are not newer than the entity's time; one millisecond less makes the bound strict.
             "event_timestamp": pd.to_datetime(pd.Series(times_ms, dtype="int64") - 1, unit="ms", utc=True),
         }
     )
-    joined = repository.feast.get_historical_features(entities, _FEATURES).to_df().set_index("place")
-    # Feast's dask store leaves out an entity whose rows are all younger than asked for.
+    joined = repository.feast.get_historical_features(entities, _FEATURES).to_df().set_index("request")
+    # Feast's dask store omits an entity whose rows are all newer than the requested time.
     joined = joined.reindex(range(len(user_ids)))
     histories = [unpack_history(packed) if isinstance(packed, bytes) else History() for packed in joined["history"]]
     columns = (joined[name] for name in _INFERRED)
-    inferred = [_inferred(*row) if isinstance(row[0], bytes) else Inferred() for row in zip(*columns, strict=True)]
+    inferred = [_to_inferred(*row) if isinstance(row[0], bytes) else Inferred() for row in zip(*columns, strict=True)]
     return list(zip(histories, inferred, strict=True))
 
 
 def instances_in_archive(repository: FeatureRepository, until_ms: int) -> list[tuple[Basket, Inferred]]:
-    """Every basket before `until_ms` that the archive's histories tell of, in order of time, with what was known before each.
+    """Every basket before `until_ms` in the archived histories, in order of time, with the behaviors inferred before it.
 
-    A basket is what the log holds of a user at one moment. Its history is what the archive knew strictly before, which may
-    lack a moment or two where events came faster than records: what was known then, not what became known later.
-    Raises CatalogError where the archive tells of nothing.
+    A basket is the set of a user's items with one event time. Its history is what the archive had strictly before that time.
+    It may lack the last event or two if events arrived faster than records were written; it never contains later knowledge.
+    Raises CatalogError if the archive has no events in that period.
     """
-    taken: dict[tuple[int, str], dict[int, str]] = defaultdict(dict)  # (time, user): event key → item
+    items_by_basket: dict[tuple[int, str], dict[int, str]] = defaultdict(dict)  # (time, user): event key → item
     for user_id, time_ms, key, item_id in events_in_archive(repository):
         if time_ms < until_ms:
-            taken[time_ms, user_id][key] = item_id
-    moments = sorted(taken)
-    if not moments:
-        raise CatalogError(f"the archive in {repository.settings.archive_dir} holds no history of that time")
-    known = users_before(repository, [user_id for _, user_id in moments], [time_ms for time_ms, _ in moments])
+            items_by_basket[time_ms, user_id][key] = item_id
+    baskets = sorted(items_by_basket)
+    if not baskets:
+        raise CatalogError(f"the archive in {repository.settings.archive_dir} has no history of that period")
+    features = users_before(repository, [user_id for _, user_id in baskets], [time_ms for time_ms, _ in baskets])
     return [
-        (Basket(user_id, time_ms, tuple(dict.fromkeys(taken[time_ms, user_id].values())), history), inferred)
-        for (time_ms, user_id), (history, inferred) in zip(moments, known, strict=True)
+        (Basket(user_id, time_ms, tuple(dict.fromkeys(items_by_basket[time_ms, user_id].values())), history), inferred)
+        for (time_ms, user_id), (history, inferred) in zip(baskets, features, strict=True)
     ]
 
 
 def baskets_in_archive(repository: FeatureRepository, until_ms: int) -> list[Basket]:
-    """The same without what was inferred."""
+    """The baskets of `instances_in_archive`, without the inferred behaviors."""
     return [basket for basket, _ in instances_in_archive(repository, until_ms)]
 
 
 def events_in_archive(repository: FeatureRepository) -> Iterator[tuple[str, int, int, str]]:
-    """User, time in ms, key and item of every event that an archived history tells of; many times, in no order.
+    """User id, time in ms, event key and item id of every event in the archived histories, with repeats and in no order.
 
-    What was taken back later is left out: it never happened.
+    Events that were retracted later are left out.
     """
     folder = repository.settings.archive_dir / views.user_history.name
     rows = pq.read_table(folder, columns=[views.USER_KEY, "history"])
@@ -82,7 +82,7 @@ def events_in_archive(repository: FeatureRepository) -> Iterator[tuple[str, int,
                 yield user_id, time_ms, key, item_id
 
 
-def _inferred(packed: bytes, model: str, as_of_ms: int, events_seen: int, latent: bytes) -> Inferred:
+def _to_inferred(packed: bytes, model: str, as_of_ms: int, events_seen: int, latent: bytes) -> Inferred:
     item_ids, confidences = unpack_inferred(packed)
     return Inferred(
         item_ids=item_ids,

@@ -1,7 +1,7 @@
-"""A Feast online store that keeps its promises: newest wins, atomically, one packed row per entity and view.
+"""A Feast online store with an atomic newest-wins write: one packed row per entity and view.
 
-Feast's own stores overwrite newer with older or check without atomicity. This base holds the contract and Feast's
-interface; a flavour says only how packed rows are put (those of a record together, greater order wins), got and listed.
+Feast's own stores overwrite newer rows with older ones, or check without atomicity. This base class defines the contract and
+implements Feast's interface; a subclass implements how packed rows are written, read and scanned.
 """
 
 from abc import abstractmethod
@@ -18,32 +18,32 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from numpy.typing import DTypeLike, NDArray
 
-from features import row_format as rows
+from features.row_format import RowVersion, pack, read_version, unpack, unpack_bytes
 
-KEY_VERSION = 3  # Feast's serialisation of entity keys
+KEY_VERSION = 3  # Feast's serialization of entity keys
 
 
 def entity_key(join_key: str, entity_id: str) -> EntityKey:
-    """Feast's key of an entity with one string id."""
+    """Build Feast's key of an entity with one string id."""
     return EntityKey(join_keys=[join_key], entity_values=[Value(string_val=entity_id)])
 
 
 def parse_entity_id(key: bytes) -> str:
-    """The string id at the end of a serialised key of one string id: its length stands in the four bytes before it."""
-    at = 4 + 4 + 4 + int.from_bytes(key[8:12], "little") + 4
-    return key[at + 4 :].decode()
+    """Read the string id from a serialized entity key. The id comes last; the four bytes before it are its length."""
+    length_position = 4 + 4 + 4 + int.from_bytes(key[8:12], "little") + 4
+    return key[length_position + 4 :].decode()
 
 
-def unpacked(
+def unpack_rows(
     table: FeatureView, packed: Sequence[bytes | None], names: Sequence[str] | None = None
 ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-    """Event time and features of each packed row of a view; (None, None) where there is none."""
+    """Event time and features of each packed row of a view; (None, None) for a missing row."""
     names = names or [feature.name for feature in table.features]
-    return [(rows.read_version(row).event_time, rows.unpack(row, names)) if row else (None, None) for row in packed]
+    return [(read_version(row).event_time, unpack(row, names)) if row else (None, None) for row in packed]
 
 
-class PlacedRow(NamedTuple):
-    """A packed row and where it belongs."""
+class KeyedRow(NamedTuple):
+    """A packed row with its view and its serialized entity key."""
 
     table: FeatureView
     key: bytes
@@ -51,41 +51,42 @@ class PlacedRow(NamedTuple):
 
 
 class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no types
-    """Feast's online-store interface over packed rows; see the module for the contract."""
+    """Feast's online-store interface over packed rows."""
 
     @abstractmethod
-    def put(self, config: RepoConfig, records: Sequence[Sequence[PlacedRow]]) -> list[bool]:
-        """Write records, each the rows of an entity in so many views, as many as the others: all of them at once or none.
+    def compare_and_set(self, config: RepoConfig, records: Sequence[Sequence[KeyedRow]]) -> list[bool]:
+        """Write each record whose version is greater than the stored one; all rows of a record are written, or none.
 
-        A record lands if and only if it is greater than what is there: by the order in the first view where they differ.
-        Returns which of them a greater one keeps out.
+        A record is the rows of one entity, one per view; all records must have the same number of rows. The first view whose
+        versions differ decides. Returns for each record whether it was rejected as stale, because the stored version is
+        greater. An equal record changes nothing and is not stale.
         """
 
     @abstractmethod
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The packed rows of `keys`, in their order; None where there is none."""
+        """The packed rows of `keys`, in order; None for a missing row."""
 
     @abstractmethod
-    def get_all(self, config: RepoConfig, asked: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
-        """The packed rows of several views, as they stand at one moment."""
+    def get_all(self, config: RepoConfig, requests: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
+        """The packed rows of several (view, keys) requests, read from one consistent state."""
 
     @abstractmethod
-    def read_versions(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[rows.RowVersion | None]:
-        """The read_versions of the rows of `keys`, without the rows; None where there is none."""
+    def read_versions(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[RowVersion | None]:
+        """The versions of the rows of `keys`, in order, without reading the rows; None for a missing row."""
 
     @abstractmethod
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
-        """Every (entity key, packed row) of the view, in no order. Rows written meanwhile may or may not be seen."""
+        """Every (entity key, packed row) of the view, in no order. Rows written during the scan may or may not be seen."""
 
     def is_complete(self, config: RepoConfig) -> bool:
-        """Whether nobody has emptied the store since it was filled. A file is not emptied behind our back."""
+        """Whether the completeness marker is set. True by default: nothing empties a file from outside."""
         return True
 
     def begin_rebuild(self, config: RepoConfig) -> None:
-        """The store is about to be filled."""
+        """Start a rebuild. Does nothing by default."""
 
     def end_rebuild(self, config: RepoConfig) -> None:
-        """It is whole now. Fails where it was emptied since `begin_rebuild`."""
+        """Set the completeness marker. Fails if the store was emptied since `begin_rebuild`. Does nothing by default."""
 
     def online_write_batch(
         self,
@@ -94,12 +95,12 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write a batch; older rows are kept out whatever the order and whoever writes at the same time."""
+        """Write a batch through `compare_and_set`. Stale rows are rejected, whatever the order and the other writers."""
         records = [
-            [PlacedRow(table, serialize_entity_key(key, KEY_VERSION), rows.pack(values, event_time))]
+            [KeyedRow(table, serialize_entity_key(key, KEY_VERSION), pack(values, event_time))]
             for key, values, event_time, _ in data
         ]
-        self.put(config, records)
+        self.compare_and_set(config, records)
         if progress:
             progress(len(records))
 
@@ -110,19 +111,19 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
         entity_keys: list[EntityKey],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        """The rows of `entity_keys`, in their order; (None, None) where there is none."""
+        """Event time and features of `entity_keys`, in order; (None, None) for a missing row."""
         keys = [serialize_entity_key(key, KEY_VERSION) for key in entity_keys]
-        return unpacked(table, self.get(config, table, keys), requested_features)
+        return unpack_rows(table, self.get(config, table, keys), requested_features)
 
     def online_read_numpy(
         self, config: RepoConfig, table: FeatureView, entity_keys: Sequence[EntityKey], feature: str, dtype: DTypeLike
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """One bytes feature of many entities as an array (N, D) of `dtype`, and which of them were found (N,).
+        """Read one bytes feature of many entities as an array (N, D) of `dtype`, with a mask of the rows found (N,).
 
-        All rows found must hold the same number of values; the rows that are missing read as zeros.
+        All rows must hold the same number of values. Missing rows read as zeros.
         """
         keys = [serialize_entity_key(key, KEY_VERSION) for key in entity_keys]
-        contents = [rows.content(row, feature) if row else b"" for row in self.get(config, table, keys)]
+        contents = [unpack_bytes(row, feature) if row else b"" for row in self.get(config, table, keys)]
         found = np.fromiter((bool(content) for content in contents), dtype=bool, count=len(contents))
         present = np.frombuffer(b"".join(contents), dtype=dtype).reshape(int(found.sum()), -1) if found.any() else None
         values = np.zeros((len(contents), 0 if present is None else present.shape[1]), dtype=dtype)  # (N, D)

@@ -1,9 +1,13 @@
-"""Parity: whether what was served is what the point-in-time join tells training of the same moment, feature by feature.
+"""Parity audit: compares served features with the point-in-time join that training reads, feature by feature.
 
-The service logs a sample of the rows that it served. Each is held against Feast's `get_historical_features` at the moment of
-the request. Where the join knows a newer row than was served, the served one must be in the archive as it was served: then it
-was late, which is freshness and no difference in kind; likewise a row that was ahead of a request about the past. What was
-served and is not archived yet cannot be judged yet.
+The ranking service logs a sample of the rows it serves. Each served row is compared with Feast's `get_historical_features` at
+the time of the request:
+
+- `equal`: the join returns the served value.
+- `late`: the join returns a newer row. The served row is in the archive as it was served: this is a matter of freshness.
+- `ahead`: the served row is newer than the request, which was about the past.
+- `not archived yet`: the served row is not in the archive, so it cannot be judged.
+- `different`: anything else.
 """
 
 from collections import Counter, defaultdict
@@ -29,7 +33,7 @@ from features.row_format import REVISION
 from reaseq.errors import CatalogError
 from reaseq.records import Version
 
-AUDITED: dict[str, dict[str, tuple[str, ...]]] = {
+AUDITED: dict[str, dict[str, tuple[str, ...]]] = {  # by entity and view
     "user": {
         views.user_history.name: ("history",),
         views.user_inferred.name: ("inferred", "model", "as_of_ms", "events_seen", "latent"),
@@ -38,7 +42,7 @@ AUDITED: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 ParityResult = Literal["equal", "late", "ahead", "not archived yet", "different"]
-Digests = dict[str, str]  # "view:feature" to digest
+Digests = dict[str, str]  # by "view:feature"
 
 
 class ServedRow(msgspec.Struct, frozen=True):
@@ -46,31 +50,31 @@ class ServedRow(msgspec.Struct, frozen=True):
 
     entity: Literal["user", "item"]
     entity_id: str
-    now_ms: int
+    now_ms: int  # the time of the request
     event_time_ms: int
     revision: int
     features: Digests
 
     @property
     def version(self) -> Version:
-        """Which of two rows is newer."""
+        """The version of the served record. The greater of two versions is newer."""
         return self.event_time_ms, self.revision
 
 
 def read_served_features(folder: Path) -> list[ServedRow]:
-    """Every logged row. Raises CatalogError where nothing was logged."""
+    """Read every row of the served-feature log. Raises CatalogError if the log is empty."""
     files = sorted(folder.rglob("rows*.jsonl"))
-    found = [msgspec.json.decode(line, type=ServedRow) for file in files for line in file.read_bytes().splitlines()]
-    if not found:
+    rows = [msgspec.json.decode(line, type=ServedRow) for file in files for line in file.read_bytes().splitlines()]
+    if not rows:
         raise CatalogError(
-            f"{folder} holds no served row: set REASEQ_SERVICE__SERVED_FEATURE_LOG_SHARE above 0, and let it serve"
+            f"{folder} has no served rows: set REASEQ_SERVICE__SERVED_FEATURE_LOG_SHARE above 0 and send requests"
         )
-    return found
+    return rows
 
 
 @dataclass
 class Parity:
-    """Of each feature, how many served rows came to which result."""
+    """The outcome of an audit: for each feature, the number of served rows by result."""
 
     rows: int
     results: dict[str, Counter[ParityResult]] = field(default_factory=lambda: defaultdict(Counter))
@@ -78,16 +82,16 @@ class Parity:
 
 
 def compare(repository: FeatureRepository, served: Sequence[ServedRow]) -> Parity:
-    """Hold each served row against the point-in-time join at its moment, feature by feature."""
+    """Compare each served row with the point-in-time join at the time of its request."""
     parity = Parity(len(served))
     for view in (views.user_history, views.user_inferred, views.item_representation):
         rows = [row for row in served if view.name in AUDITED[row.entity]]
         if not rows:
             continue
-        archived = _archived(repository, view, {row.entity_id for row in rows})
-        for row, joined in zip(rows, _joined(repository, view, rows), strict=True):
-            versions = archived.get(row.entity_id, {})
-            newest = max((version for version, told in versions.items() if told == joined), default=None)
+        archive = _read_archive(repository, view, {row.entity_id for row in rows})
+        for row, joined in zip(rows, _join(repository, view, rows), strict=True):
+            versions = archive.get(row.entity_id, {})
+            newest = max((version for version, archived in versions.items() if archived == joined), default=None)
             for key, digest in row.features.items():
                 if key.startswith(f"{view.name}:"):
                     result = _judge(row, key, digest, joined, newest, versions.get(row.version))
@@ -98,71 +102,77 @@ def compare(repository: FeatureRepository, served: Sequence[ServedRow]) -> Parit
 
 
 def write_metrics(parity: Parity, path: Path) -> None:
-    """Write how many feature values came to which result, as Prometheus' textfile collector reads it."""
+    """Write the number of feature values by result, in the format of Prometheus' textfile collector."""
     registry = CollectorRegistry()
-    values = Gauge("reaseq_parity_values", "ServedRow values, by how the join stands to them", ["result"], registry=registry)
+    values = Gauge("reaseq_parity_values", "Served feature values, by parity result", ["result"], registry=registry)
     for result in get_args(ParityResult):
-        values.labels(result).set(sum(of[result] for of in parity.results.values()))
+        values.labels(result).set(sum(counts[result] for counts in parity.results.values()))
     write_to_textfile(str(path), registry)
 
 
 def _judge(
-    row: ServedRow, key: str, digest: str, joined: Digests, newest: Version | None, told: Digests | None
+    row: ServedRow, key: str, digest: str, joined: Digests, newest: Version | None, archived: Digests | None
 ) -> ParityResult:
-    """`joined` is what the join says and `newest` that row's version; `told` is the archived row of the served version."""
+    """The result for one feature.
+
+    `joined` is the row that the join returned and `newest` its version; `archived` is the archived row of the served version.
+    """
     if joined.get(key) == digest:
         return "equal"
-    if told is None:
+    if archived is None:
         return "not archived yet"
-    if told[key] != digest:
+    if archived[key] != digest:
         return "different"
     if row.event_time_ms >= row.now_ms:
         return "ahead"
-    # The join must know what was served, unless it knows something newer.
+    # The join must return the served row unless it has a newer one.
     return "late" if newest is not None and newest > row.version else "different"
 
 
-def _joined(repository: FeatureRepository, view: FeatureView, served: Sequence[ServedRow]) -> list[Digests]:
-    """What training would know strictly before each moment; nothing where there was no row yet."""
-    names, key = _names(view), join_key(view)
+def _join(repository: FeatureRepository, view: FeatureView, served: Sequence[ServedRow]) -> list[Digests]:
+    """The digests that the join returns strictly before each request; empty if there was no row yet."""
+    names, key = _audited_names(view), join_key(view)
     entities = pd.DataFrame(
         {
             key: [row.entity_id for row in served],
-            "place": range(len(served)),
+            "request": range(len(served)),
             "event_timestamp": pd.to_datetime(pd.Series([row.now_ms - 1 for row in served]), unit="ms", utc=True),
         }
     )
-    asked = [f"{view.name}:{name}" for name in (*names, REVISION)]
-    rows = repository.feast.get_historical_features(entities, asked).to_arrow().to_pylist()
-    found: list[Digests] = [{} for _ in served]
+    features = [f"{view.name}:{name}" for name in (*names, REVISION)]
+    rows = repository.feast.get_historical_features(entities, features).to_arrow().to_pylist()
+    digests: list[Digests] = [{} for _ in served]
     for row in rows:
         if row[REVISION] is not None:
-            found[row["place"]] = _digests(view, row)
-    return found
+            digests[row["request"]] = _digest_row(view, row)
+    return digests
 
 
-def _archived(repository: FeatureRepository, view: FeatureView, ids: set[str]) -> dict[str, dict[Version, Digests]]:
-    """Every archived row of some entities, by entity and version."""
+def _read_archive(repository: FeatureRepository, view: FeatureView, ids: set[str]) -> dict[str, dict[Version, Digests]]:
+    """The digests of every archived row of some entities, by entity and version."""
     key = join_key(view)
-    columns = [key, "event_timestamp", *_names(view), REVISION]
+    columns = [key, "event_timestamp", *_audited_names(view), REVISION]
     table = pq.read_table(repository.settings.archive_dir / view.name, columns=columns)
     found: dict[str, dict[Version, Digests]] = defaultdict(dict)
     for row in table.filter(pc.is_in(table[key], pa.array(sorted(ids)))).to_pylist():
         version = (round(row["event_timestamp"].timestamp() * 1000), int(row[REVISION]))
-        found[row[key]][version] = _digests(view, row)
+        found[row[key]][version] = _digest_row(view, row)
     return found
 
 
-def _names(view: FeatureView) -> tuple[str, ...]:
-    return next(of[view.name] for of in AUDITED.values() if view.name in of)
+def _audited_names(view: FeatureView) -> tuple[str, ...]:
+    return next(names_by_view[view.name] for names_by_view in AUDITED.values() if view.name in names_by_view)
 
 
-def _digests(view: FeatureView, row: dict[str, Any]) -> Digests:
-    return {f"{view.name}:{name}": digest(row[name]) for name in _names(view)}
+def _digest_row(view: FeatureView, row: dict[str, Any]) -> Digests:
+    return {f"{view.name}:{name}": digest(row[name]) for name in _audited_names(view)}
 
 
 def digest(value: object) -> str:
-    """Equal values, equal digests: a price is what a float32 can hold of it, and a whole number may come back as a float."""
+    """Hash a feature value so that equal values have equal digests.
+
+    Floats are rounded to float32, as served prices are, and integers count as floats, because the join may return them as such.
+    """
     if isinstance(value, float):
         value = None if np.isnan(value) else np.float32(value).item()
     content = value if isinstance(value, bytes) else repr(float(value) if isinstance(value, int) else value).encode()

@@ -1,4 +1,4 @@
-"""Feature records to rows of the feature views, and back."""
+"""Maps feature records to rows of the feature views, and back."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ Value = str | int | float | bytes
 
 
 class Row(NamedTuple):
-    """One row of one view: plain values by feature name. A feature without a value is absent."""
+    """One row of one view: plain values by feature name. Features without a value are left out."""
 
     view: FeatureView
     entity_id: str
@@ -24,21 +24,21 @@ class Row(NamedTuple):
 
 
 def to_rows(record: FeatureRecord, vocabulary: Vocabulary) -> list[Row]:
-    """The rows that a feature record writes, one a view."""
+    """The rows of a feature record, one per view."""
     return item_rows(record, vocabulary) if isinstance(record, ItemFeatures) else user_rows(record)
 
 
 def rows_by_view(records: Sequence[FeatureRecord], vocabulary: Vocabulary) -> dict[str, list[Row]]:
-    """The rows of several records, view by view."""
-    batches: dict[str, list[Row]] = {}
+    """The rows of several records, grouped by view name."""
+    by_view: dict[str, list[Row]] = {}
     for record in records:
         for row in to_rows(record, vocabulary):
-            batches.setdefault(row.view.name, []).append(row)
-    return batches
+            by_view.setdefault(row.view.name, []).append(row)
+    return by_view
 
 
 def item_rows(record: ItemFeatures, vocabulary: Vocabulary) -> list[Row]:
-    """The rows of an item's record; claims become ids of the vocabulary."""
+    """The rows of an item record. Claims are stored as the vocabulary's claim ids."""
     claim_ids, confidences = vocabulary.claim_ids(record.knowledge)
     representation: dict[str, Value] = {
         "status": record.status,
@@ -67,7 +67,7 @@ def item_rows(record: ItemFeatures, vocabulary: Vocabulary) -> list[Row]:
 
 
 def user_rows(record: UserFeatures) -> list[Row]:
-    """The rows of a user's record."""
+    """The rows of a user record."""
     inferred = record.inferred
     inferred_values: dict[str, Value] = {
         "inferred": pack_inferred(inferred),
@@ -87,7 +87,7 @@ def user_rows(record: UserFeatures) -> list[Row]:
 def item_record(
     item_id: str, event_time_ms: int, representation: Mapping[str, Value], knowledge: Mapping[str, Value]
 ) -> ItemFeatures:
-    """The inverse of `to_rows` for an item."""
+    """Build an item record from its rows: the inverse of `item_rows`."""
     price = representation.get("price")
     status, revision = representation["status"], representation["revision"]
     return ItemFeatures(
@@ -109,7 +109,7 @@ def item_record(
 
 
 def user_record(user_id: str, event_time_ms: int, history: Mapping[str, Value], inferred: Mapping[str, Value]) -> UserFeatures:
-    """The inverse of `to_rows` for a user."""
+    """Build a user record from its rows: the inverse of `user_rows`."""
     item_ids, confidences = unpack_inferred(inferred["inferred"])  # type: ignore[arg-type]
     return UserFeatures(
         user_id=user_id,

@@ -1,12 +1,12 @@
-"""The packed row: one value holds all features of one entity in one view, and says which of two rows is newer.
+"""The packed row: all features of one entity in one view as a single value, prefixed with its version.
 
-    row     = order (24 bytes) + entries
-    order   = event time in µs, revision, digest of the entries: three unsigned 64-bit integers, big endian
-    entry   = crc32 of the feature's name, length, and Feast's own serialised value
+    row     = version (24 bytes) + entries
+    version = event time in µs, revision, digest of the entries: three unsigned 64-bit integers, big endian
+    entry   = crc32 of the feature's name, length, and Feast's own serialized value
 
-A row wins over another when its order is greater. The event time comes first; `revision`, a feature of that name where a
-view has it, read_versions rows of one event time; the digest makes the outcome the same on every replica when both are equal.
-The integers stay below 2^53, so Lua's doubles compare them exactly.
+The row with the greater version wins. The event time is compared first; then `revision`, the feature of that name if the view
+has one; then the digest, which gives every replica the same result when the first two are equal. The integers stay below 2^53,
+so Lua's doubles compare them exactly.
 """
 
 import struct
@@ -29,25 +29,25 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class RowVersion(NamedTuple):
-    """Which row is newer: compare as a tuple."""
+    """The version of a row. Compared as a tuple: the greater one is newer."""
 
     event_us: int
     revision: int
     digest: int
 
     @property
-    def of_record(self) -> Version:
-        """The version of the record that the row was written for."""
+    def record_version(self) -> Version:
+        """The version of the record that the row was written from."""
         return self.event_us // 1000, self.revision
 
     @property
     def event_time(self) -> datetime:
-        """The event time, with its time zone (UTC)."""
+        """The event time in UTC (timezone-aware)."""
         return _EPOCH + self.event_us * _MICROSECOND
 
 
 def pack(values: Mapping[str, Value], event_time: datetime) -> bytes:
-    """The row of `values` as of `event_time` (naive times are UTC). Equal input gives equal bytes."""
+    """Pack `values` as of `event_time` into a row. Naive times are taken as UTC. Equal input gives equal bytes."""
     entries = []
     for name in sorted(values):
         value = values[name].SerializeToString(deterministic=True)
@@ -61,38 +61,39 @@ def pack(values: Mapping[str, Value], event_time: datetime) -> bytes:
 
 
 def read_version(row: bytes) -> RowVersion:
-    """The order that `row` was packed with."""
+    """Read the version of a row, or of its first `VERSION_BYTES` bytes."""
     return RowVersion(*_VERSION.unpack_from(row))
 
 
 def unpack(row: bytes, names: Iterable[str]) -> dict[str, Value]:
-    """The features called `names` that the row holds; one that it does not hold is absent."""
-    entries = _entries(row)
+    """Read the features in `names` from a row. Features that the row does not have are left out."""
+    spans = _entry_spans(row)
     values = {}
     for name in names:
-        span = entries.get(zlib.crc32(name.encode()))
+        span = spans.get(zlib.crc32(name.encode()))
         if span:
             values[name] = Value.FromString(row[span[0] : span[1]])
     return values
 
 
-def content(row: bytes, name: str) -> bytes:
-    """The raw content of a bytes or string feature, without building a message; empty where the row lacks it."""
-    span = _entries(row).get(zlib.crc32(name.encode()))
+def unpack_bytes(row: bytes, name: str) -> bytes:
+    """Read the raw content of a bytes or string feature without building a protobuf message. Empty if the row lacks it."""
+    span = _entry_spans(row).get(zlib.crc32(name.encode()))
     if not span:
         return b""
-    at = span[0] + 1  # behind the field's tag stands the length, seven bits a byte, the last one below 128
-    while row[at] & 0x80:
-        at += 1
-    return row[at + 1 : span[1]]
+    position = span[0] + 1  # the field's tag is followed by the length: a varint, whose last byte is below 128
+    while row[position] & 0x80:
+        position += 1
+    return row[position + 1 : span[1]]
 
 
-def _entries(row: bytes) -> dict[int, tuple[int, int]]:
+def _entry_spans(row: bytes) -> dict[int, tuple[int, int]]:
+    """Start and end of each entry's value, by the crc32 of its name."""
     spans = {}
-    at = _VERSION.size
-    while at < len(row):
-        name, size = _ENTRY.unpack_from(row, at)
-        at += _ENTRY.size
-        spans[name] = (at, at + size)
-        at += size
+    position = _VERSION.size
+    while position < len(row):
+        name_crc, size = _ENTRY.unpack_from(row, position)
+        position += _ENTRY.size
+        spans[name_crc] = (position, position + size)
+        position += size
     return spans

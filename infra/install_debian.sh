@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the integration tests need and this machine lacks: Redis, Java with Maven for the broker, Prometheus, and a browser.
-# Where it may not, it says what to install; the tests that need it are then left out, and say so.
+# Installs missing programs for the integration tests: Redis, Java and Maven (for Kafka), Prometheus, and a browser.
+# Without root or apt-get, prints what to install; the tests that need it are skipped.
 set -eu
 
 missing=""
@@ -14,7 +14,7 @@ command -v chromium >/dev/null || missing="$missing chromium"
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing:$missing"
     apt-get update -q >/dev/null
-    # The tests start services of their own: the packages must start none.
+    # The tests start their own services: keep the packages from starting any.
     if [ ! -e /usr/sbin/policy-rc.d ]; then
         printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
         chmod 755 /usr/sbin/policy-rc.d
@@ -23,6 +23,6 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     # shellcheck disable=SC2086  a list of packages
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $missing >/dev/null
 else
-    echo "not installed, and this user may not install it:$missing"
-    echo "the tests that need it are left out; to run them: apt-get install$missing"
+    echo "missing, and this user cannot install packages:$missing"
+    echo "tests that need them are skipped; to run them: apt-get install$missing"
 fi

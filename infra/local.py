@@ -1,4 +1,4 @@
-"""The whole system on one machine without containers: broker, Redis, workers and the ranking service as processes."""
+"""The whole system on one machine without containers: brokers, Redis, workers and the ranking service as processes."""
 
 import json
 import sys
@@ -7,22 +7,24 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
 
+from demo import ANSWERS, VOCABULARY
 from infra import process
 from infra.kafka.broker import install, start_broker, start_cluster
 from infra.redis import start_redis
 from infra.vllm.server import start_vllm
+from reaseq.artifacts import is_published
 from reaseq.errors import InfrastructureError
 from reaseq.settings import Settings
 
-READY_TIMEOUT_S = 180.0  # a worker imports torch, transformers and Feast before it is ready: half a minute on two slow cores
+READY_TIMEOUT_S = 180.0  # importing torch, transformers and Feast takes half a minute on two slow cores
 STOP_ORDER = ("prometheus", "ranker", "worker", "reasoner", "vllm", "redis", "kafka")
 
 
 def start_services(settings: Settings) -> None:
-    """Start the broker, or the brokers, and Redis that the settings point to."""
+    """Start the brokers and Redis at the addresses in the settings. Raises InfrastructureError if one is not on loopback."""
     run_dir, state = settings.run_dir, settings.state_dir.resolve()
     ports = [_port(address) for address in settings.kafka.bootstrap_servers.split(",")]
-    data, libs, limit_bytes = state / "kafka" / "data", install(state), settings.kafka.max_message_bytes + 64 * 1024
+    data, libs, limit_bytes = state / "kafka" / "data", install(state), settings.kafka.record_limit_bytes
     if len(ports) == 1:
         start_broker(run_dir, data, libs, ports[0], max_message_bytes=limit_bytes)
     else:
@@ -31,7 +33,7 @@ def start_services(settings: Settings) -> None:
 
 
 def start_worker(settings: Settings, name: str, role: str = "all") -> process.Process:
-    """Start one worker of a role's group; does not wait for it."""
+    """Start a worker; returns before it is ready."""
     port = process.free_port()
     env = {"REASEQ_WORKER__METRICS_PORT": str(port)}
     command = _reaseq("worker", "--name", name, "--role", role)
@@ -39,28 +41,54 @@ def start_worker(settings: Settings, name: str, role: str = "all") -> process.Pr
 
 
 def start_ranker(settings: Settings, workers: Sequence[process.Process] = ()) -> process.Process:
-    """Start the ranking service, whose console asks these workers how they are; does not wait for it."""
+    """Start the ranking service, whose console shows `workers`; returns before it is ready."""
     port, urls = settings.service.port, [f"http://{process.LOOPBACK}:{worker.ports[0]}" for worker in workers]
     env = environment(settings) | {"REASEQ_SERVICE__WORKER_URLS": json.dumps(urls)}
     return process.start(settings.run_dir, "ranker", _reaseq("serve"), env=env, ports=(port,))
 
 
 def start_model(settings: Settings, model: str) -> None:
-    """Start vLLM with a model, wait until it serves, and point the settings to it."""
+    """Start vLLM with `model`, wait until it is ready, and set it as the language model in `settings`."""
     port = process.free_port()
     _, name = start_vllm(settings.state_dir.resolve(), settings.run_dir, model, port)
     settings.knowledge.llm.base_url = f"http://{process.LOOPBACK}:{port}/v1"
     settings.knowledge.llm.model = name
 
 
+def start_applications(settings: Settings, workers: int, reasoner: bool) -> bool:
+    """Start workers and, if a ranker is published, the ranking service. Returns once all are ready; whether there is a service.
+
+    With `reasoner`, a separate worker reasons with the language model. Without, all workers reason, and the sample's recorded
+    answers are used unless other ones are configured.
+    """
+    ranks = is_published(settings.models_dir, "ranker")
+    if not reasoner and settings.knowledge.vocabulary == VOCABULARY:
+        settings.knowledge.recorded_file = settings.knowledge.recorded_file or ANSWERS
+    role = "stream" if reasoner else "all"
+    started = [start_worker(settings, f"worker-{number}", role) for number in range(1, workers + 1)]
+    if reasoner:
+        started.append(start_worker(settings, "reasoner", "reasoning"))
+    if ranks:
+        started.append(start_ranker(settings, started))
+    for application in started:
+        wait_ready(application)
+    return ranks
+
+
+def scrape_workers(running: Sequence[process.Process]) -> list[str]:
+    """The metrics of the workers among the running processes, in Prometheus text format; empty if a worker does not respond."""
+    workers = [started for started in running if started.name.startswith(("worker", "reasoner"))]
+    return [process.http_get(f"http://{process.LOOPBACK}:{worker.ports[0]}/metrics") or "" for worker in workers]
+
+
 def wait_ready(started: process.Process) -> None:
-    """Wait until a worker or the ranking service says that it is ready."""
+    """Wait until `/readyz` of a worker or of the ranking service succeeds."""
     url = f"http://{process.LOOPBACK}:{started.ports[0]}/readyz"
-    process.wait_until(lambda: process.http_get(url) is not None, READY_TIMEOUT_S, f"{started.name} to be ready", started)
+    process.wait_until(lambda: process.http_get(url) is not None, READY_TIMEOUT_S, started.name, started)
 
 
 def stop_all(settings: Settings) -> list[str]:
-    """Stop what runs, readers before what they read from; returns the names."""
+    """Stop all running processes, consumers before the services they use; returns the names."""
     names = [running.name for running in process.running(settings.run_dir)]
     names.sort(key=lambda name: STOP_ORDER.index(name.split("-")[0]))
     for name in names:
@@ -73,7 +101,7 @@ def _reaseq(*arguments: str) -> list[str]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The settings as environment, so that every process sees the same tree."""
+    """The settings as environment variables, for child processes."""
     env = {"REASEQ_STATE_DIR": str(settings.state_dir.resolve())}
     for group in type(settings).model_fields:
         if group != "state_dir":
@@ -100,6 +128,6 @@ def _port(address: str) -> int:
     parts = urlsplit(address if "//" in address else f"//{address}")
     if parts.hostname not in (process.LOOPBACK, "localhost") or parts.port is None:
         raise InfrastructureError(
-            f"`reaseq up` starts services on this machine alone, and {parts.hostname}:{parts.port} is not"
+            f"cannot start a service at {address!r}: `reaseq up` needs a loopback address with a port, such as 127.0.0.1:9092"
         )
     return parts.port

@@ -1,11 +1,12 @@
-"""Long-lived child processes: started by one command, found again and stopped by another.
+"""Background processes that one command starts and another finds and stops.
 
-Every process leads a session and process group of its own, so that it outlives the command that started it and is
-stopped together with whatever it started. What is known about it lies in `<run_dir>/<name>.json`, its output in
-`<run_dir>/<name>.log` (and that of the run before in `<name>.log.1`). Linux only: liveness is read from /proc.
+Each process leads its own session and process group: it outlives the command that started it, and stopping it stops its
+children too. `<run_dir>/<name>.json` records the process, `<run_dir>/<name>.log` holds its output, and `<name>.log.1` the
+output of the run before.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,25 +17,27 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
 
+import psutil
 from pydantic import BaseModel
 
 from reaseq.errors import InfrastructureError
 
 LOOPBACK = "127.0.0.1"
 POLL_INTERVAL_S = 0.1
-KILL_WAIT_S = 10.0  # the kernel ends a killed group at once, unless one of them hangs in the disk
+FREE_PORTS = range(20_000, 32_000)  # below the ephemeral range of Linux, which starts at 32768
+KILL_WAIT_S = 10.0  # SIGKILL takes effect at once, unless a process hangs in disk I/O
 LOG_TAIL_LINES = 20
 LOG_TAIL_BYTES = 16 * 1024
+START_TOLERANCE_S = 0.001  # the kernel counts start times in ticks of 10 ms
 
 
 class Process(BaseModel, frozen=True):
-    """A started process. `start_ticks` tells it from a later process that was given the same id."""
+    """A started process. Pid and start time identify it, since the kernel reuses pids."""
 
     name: str
     pid: int
-    start_ticks: int  # clock ticks from boot to its start
+    boot_to_start_s: float  # unlike the wall-clock start time, does not move when the clock is adjusted
     started_at: datetime
     command: tuple[str, ...]
     ports: tuple[int, ...]
@@ -42,12 +45,16 @@ class Process(BaseModel, frozen=True):
 
     @property
     def alive(self) -> bool:
-        """Whether it runs still; a zombie does not, nor does another process under its id."""
-        stat = _stat(self.pid)
-        return stat is not None and stat.live and stat.start_ticks == self.start_ticks
+        """Whether the process runs. False for a zombie, and when another process has its pid."""
+        start_s = _boot_to_start_s(self.pid)
+        return start_s is not None and self.matches(start_s) and _is_live(self.pid)
+
+    def matches(self, boot_to_start_s: float) -> bool:
+        """Whether a process with this pid and start time is this process."""
+        return abs(boot_to_start_s - self.boot_to_start_s) < START_TOLERANCE_S
 
     def log_tail(self) -> str:
-        """The last lines that it wrote."""
+        """The last lines of its output."""
         with self.log.open("rb") as log:
             log.seek(max(0, self.log.stat().st_size - LOG_TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
@@ -62,14 +69,14 @@ def start(
     env: Mapping[str, str] | None = None,
     ports: Sequence[int] = (),
 ) -> Process:
-    """Start `command` in the background and record it; `env` is added to this process's environment.
+    """Start `command` in the background and record it. `env` extends the environment of this process.
 
-    Refuses when `name` runs already or one of its `ports` is taken: what listens there would answer in its place.
+    Raises InfrastructureError if `name` already runs or one of `ports` is in use: another server would answer there.
     """
     earlier = find(run_dir, name)
     if earlier is not None and earlier.alive:
-        raise InfrastructureError(f"{name} already runs as process {earlier.pid}; stop it first")
-    stop(run_dir, name)  # a leader that was killed may have left children that hold its ports and files
+        raise InfrastructureError(f"{name} already runs with pid {earlier.pid}; stop it first")
+    stop(run_dir, name)  # a killed leader may have left children that hold its ports and files
     for port in ports:
         _require_free(name, port)
 
@@ -78,13 +85,13 @@ def start(
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
     pid = _spawn(command, {**os.environ, **(env or {})}, log)
-    stat = _stat(pid)
-    if stat is None:  # a child that ended at once is still there as a zombie: only a foreign SIGCHLD handler reaps it
-        raise InfrastructureError(f"{name} ended before it could be recorded; its output is in {log}")
+    start_s = _boot_to_start_s(pid)
+    if start_s is None:  # a child that exited at once is still a zombie, unless a foreign SIGCHLD handler reaped it
+        raise InfrastructureError(f"{name} exited before it could be recorded; see its output in {log}")
     process = Process(
         name=name,
         pid=pid,
-        start_ticks=stat.start_ticks,
+        boot_to_start_s=start_s,
         started_at=datetime.now(UTC),
         command=tuple(command),
         ports=tuple(ports),
@@ -95,29 +102,30 @@ def start(
 
 
 def stop(run_dir: Path, name: str, wait_s: float = 30.0) -> None:
-    """End the process and all of its group: SIGTERM, and SIGKILL for what is left after `wait_s`.
+    """Stop the process and its group: SIGTERM, then SIGKILL for processes left after `wait_s`.
 
-    When it returns none of them is left. Stopping what does not run, or was never started, is no error.
+    None of them is left when it returns. Does nothing if `name` does not run. Raises InfrastructureError if a process survives
+    SIGKILL.
     """
     process = find(run_dir, name)
     if process is None:
         return
-    for number, patience_s in ((signal.SIGTERM, wait_s), (signal.SIGKILL, KILL_WAIT_S)):
-        deadline = time.monotonic() + patience_s
-        if _group(process):
+    for number, timeout_s in ((signal.SIGTERM, wait_s), (signal.SIGKILL, KILL_WAIT_S)):
+        deadline = time.monotonic() + timeout_s
+        if _live_group(process):
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
-        while _group(process) and time.monotonic() < deadline:
+        while _live_group(process) and time.monotonic() < deadline:
             time.sleep(POLL_INTERVAL_S)
-    if left := _group(process):
-        raise InfrastructureError(f"{name}: processes {left} did not end {KILL_WAIT_S:g} s after SIGKILL")
-    with suppress(ChildProcessError):  # not our child when an earlier command started it
+    if left := _live_group(process):
+        raise InfrastructureError(f"{name}: processes {left} still run {KILL_WAIT_S:g} s after SIGKILL")
+    with suppress(ChildProcessError):  # not our child if an earlier command started it
         os.waitpid(process.pid, os.WNOHANG)
     _record(run_dir, name).unlink(missing_ok=True)
 
 
 def find(run_dir: Path, name: str) -> Process | None:
-    """The process last started under `name` and not stopped since, whether it is still alive or not."""
+    """The process last started as `name` and not stopped since, alive or not."""
     try:
         return Process.model_validate_json(_record(run_dir, name).read_bytes())
     except FileNotFoundError:
@@ -125,33 +133,37 @@ def find(run_dir: Path, name: str) -> Process | None:
 
 
 def running(run_dir: Path) -> list[Process]:
-    """The started processes that are alive, by name."""
+    """The recorded processes that are alive, sorted by name."""
     found = (find(run_dir, path.stem) for path in sorted(run_dir.glob("*.json")))
     return [process for process in found if process is not None and process.alive]
 
 
 def wait_until(check: Callable[[], bool], timeout_s: float, what: str, process: Process) -> None:
-    """Poll `check` until it holds. If `process` ends first or time runs out, stop it and raise with its last lines."""
+    """Poll `check` until it holds. If `process` exits first or time runs out, stop it and raise with the end of its log."""
     deadline = time.monotonic() + timeout_s
     while process.alive and time.monotonic() < deadline:
         if check():
             return
         time.sleep(POLL_INTERVAL_S)
-    problem = f"is not there after {timeout_s:g} s" if process.alive else "will not come: the process ended"
+    problem = f"not ready after {timeout_s:g} s" if process.alive else "the process exited"
     stop(process.log.parent, process.name)
-    raise InfrastructureError(f"{what} {problem}. The end of {process.log}:\n{process.log_tail()}")
+    raise InfrastructureError(f"{what}: {problem}. The end of {process.log}:\n{process.log_tail()}")
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that is free on loopback right now, outside the kernel's ephemeral range.
+
+    Any outgoing connection may take an ephemeral port before the process listens on it.
+    """
+    while True:
+        port = random.choice(FREE_PORTS)  # noqa: S311  not a secret
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind((LOOPBACK, port))
+            return port
 
 
 def require_program(program: str, debian_packages: str) -> str:
-    """The path of `program`, or an error that says how to install it."""
+    """The path of `program`. Raises InfrastructureError with the command that installs it."""
     path = shutil.which(program)
     if path is None:
         raise InfrastructureError(
@@ -160,49 +172,46 @@ def require_program(program: str, debian_packages: str) -> str:
     return path
 
 
-class _Stat(NamedTuple):
-    """What /proc/<pid>/stat says that matters here."""
-
-    state: str
-    group: int
-    threads: int
-    start_ticks: int
-
-    @property
-    def live(self) -> bool:
-        # A process is a zombie as soon as its first thread has ended; until the last one has, it holds its ports.
-        return self.state not in "ZX" or self.threads > 1
-
-
-def _stat(pid: int) -> _Stat | None:
+def _boot_to_start_s(pid: int) -> float | None:
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):  # gone before the open, or between open and read
+        return float(psutil.Process(pid).create_time() - psutil.boot_time())
+    except psutil.NoSuchProcess:
         return None
-    # The second field, the program's name in parentheses, may hold anything; the fields after it are plain words.
-    fields = text.rpartition(")")[2].split()
-    return _Stat(state=fields[0], group=int(fields[2]), threads=int(fields[17]), start_ticks=int(fields[19]))
 
 
-def _group(process: Process) -> list[int]:
-    """The live processes of its group, itself among them; none when its id belongs to another process by now."""
-    leader = _stat(process.pid)
-    if leader is not None and leader.start_ticks != process.start_ticks:
+def _is_live(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # A process is a zombie once its first thread has exited, but it holds its ports until the last one has.
+        return bool(process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) or process.num_threads() > 1)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _live_group(process: Process) -> list[int]:
+    """Pids of the live processes of its group, the process included; empty if its pid belongs to another process."""
+    start_s = _boot_to_start_s(process.pid)
+    if start_s is not None and not process.matches(start_s):
         return []
-    pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    stats = ((pid, _stat(pid)) for pid in pids)
-    return [pid for pid, stat in stats if stat is not None and stat.live and stat.group == process.pid]
+    return [pid for pid in psutil.pids() if _group(pid) == process.pid and _is_live(pid)]
+
+
+def _group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _spawn(command: Sequence[str], env: Mapping[str, str], log: Path) -> int:
-    # Not subprocess.Popen: its object warns when it is dropped while the child runs, and ours are meant to outlive it.
+    # Not subprocess.Popen, which warns when its object is dropped while the child runs; these children outlive it.
     append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     return os.posix_spawnp(
         command[0],
         list(command),
         env,
         setsid=True,
-        setsigdef=[signal.SIGPIPE, signal.SIGINT],  # Python ignores the first, a shell's background job the second
+        setsigdef=[signal.SIGPIPE, signal.SIGINT],  # ignored by Python and by background jobs of a shell, respectively
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o644),
@@ -213,11 +222,13 @@ def _spawn(command: Sequence[str], env: Mapping[str, str], log: Path) -> int:
 
 def _require_free(name: str, port: int) -> None:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections in TIME_WAIT are no obstacle
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            raise InfrastructureError(f"{name} needs port {port}, which is taken") from error
+            raise InfrastructureError(
+                f"{name} needs port {port}, which is in use; stop the process that listens on it"
+            ) from error
 
 
 def _record(run_dir: Path, name: str) -> Path:
@@ -225,7 +236,7 @@ def _record(run_dir: Path, name: str) -> Path:
 
 
 def http_get(url: str, timeout_s: float = 2.0) -> str | None:
-    """The body of a successful answer; None when there is none."""
+    """The body of a successful response, or None."""
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310  our own loopback addresses
             body: bytes = answer.read()

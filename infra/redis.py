@@ -1,4 +1,4 @@
-"""A real Redis on this machine: loopback only, append-only file, data that survives restarts."""
+"""Redis as a local process: loopback only, append-only file, data survives restarts."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ REDIS_PACKAGE = "redis-server"
 
 
 def start_redis(run_dir: Path, data_dir: Path, port: int, *, timeout_s: float = 30.0) -> Process:
-    """Start Redis on loopback `port` as process `redis`; return once it has loaded `data_dir` and answers PING."""
+    """Start Redis on loopback `port` as process `redis`. Returns once it has loaded `data_dir` and answers PING."""
     server = require_program("redis-server", REDIS_PACKAGE)
     data_dir.mkdir(parents=True, exist_ok=True)
     options = {
@@ -19,8 +19,8 @@ def start_redis(run_dir: Path, data_dir: Path, port: int, *, timeout_s: float = 
         "--port": str(port),
         "--dir": str(data_dir.resolve()),
         "--appendonly": "yes",
-        "--appendfsync": "always",  # what has been confirmed is on disk: with `everysec`, a kill may lose two seconds
-        "--save": "",  # and so no snapshots beside it
+        "--appendfsync": "always",  # acknowledged writes are on disk; with `everysec`, a kill may lose two seconds
+        "--save": "",  # no snapshots besides the append-only file
         "--daemonize": "no",
     }
     command = [server, *(word for option in options.items() for word in option)]

@@ -1,15 +1,15 @@
-"""An empty system of one's own on this machine, on free ports: for tests and benchmarks."""
+"""An empty system on free local ports, for tests and benchmarks."""
 
 from pathlib import Path
 
 from features.repository import FeatureRepository
 from infra import local, process
 from reaseq.settings import Settings
-from streams.runtime.kafka_clients import create_topics
+from streams.runtime.kafka.admin import create_topics
 
 
 def settings_on_free_ports(state_dir: Path, brokers: int = 1) -> Settings:
-    """The production profile, with a broker and a Redis of its own on this machine."""
+    """Production-profile settings with brokers and Redis on free local ports."""
     settings = Settings(state_dir=state_dir)
     settings.store.profile = "production"
     settings.kafka.bootstrap_servers = ",".join(f"127.0.0.1:{process.free_port()}" for _ in range(brokers))
@@ -19,7 +19,7 @@ def settings_on_free_ports(state_dir: Path, brokers: int = 1) -> Settings:
 
 
 def start_empty(settings: Settings) -> FeatureRepository:
-    """Start both with our topics and views, and nothing in them. To be stopped by `local.stop_all`."""
+    """Start brokers and Redis with empty topics and views. `local.stop_all` stops them."""
     local.start_services(settings)
     create_topics(settings.kafka)
     repository = FeatureRepository(settings)

@@ -14,7 +14,7 @@ from reaseq.representation.item_table import ItemTable
 
 
 class AlignmentPipeline:
-    """Trains and publishes alignment heads on what the archive and the store hold."""
+    """Trains and publishes alignment heads on the archive and the feature store."""
 
     def __init__(self, repository: FeatureRepository, items: ItemTable, until_ms: int) -> None:
         self._models_dir = repository.settings.models_dir

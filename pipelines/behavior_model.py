@@ -31,14 +31,14 @@ from reaseq.training_loop import Curve, Progress
 
 
 def split_blocks(baskets: list[Basket], blocks: int) -> Iterator[tuple[int, list[Basket]]]:
-    """The end of each of so many blocks of time, equal in baskets, and the baskets before it."""
+    """Split baskets in order of time into equal blocks; yields each block's end in ms and the baskets before it."""
     for block in range(1, blocks + 1):
         end = round(len(baskets) * block / blocks)
         yield baskets[end - 1].time_ms + 1, baskets[:end]
 
 
 class BehaviorModelPipeline:
-    """Trains and publishes behavior models on what the archive and the store hold."""
+    """Trains and publishes behavior models on the archive and the feature store."""
 
     def __init__(
         self,
@@ -49,10 +49,13 @@ class BehaviorModelPipeline:
         init: Path | None = None,
         codes: bool = False,
     ) -> None:
-        """`init` is the folder of a LLaDA checkpoint to start the backbone from; with `codes`, behaviors are written as semantic
-        IDs. Raises ReaSeqError if there is no such preset."""
+        """Set up training of a model of a preset's size.
+
+        `init` is the folder of a LLaDA checkpoint to start the backbone from. With `codes`, behaviors are written as semantic
+        IDs. Raises ReaSeqError if the preset is unknown.
+        """
         if preset not in PRESETS:
-            raise ReaSeqError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+            raise ReaSeqError(f"unknown preset {preset!r}; use one of {', '.join(PRESETS)}")
         self._repository = repository
         self._models_dir = models_dir
         self._space_id = items.space_id
@@ -68,11 +71,11 @@ class BehaviorModelPipeline:
         )
 
     def load_baskets(self, until_ms: int) -> list[Basket]:
-        """The archived baskets before `until_ms`, each with what was known before it."""
+        """The archived baskets before `until_ms`, each with the history before it."""
         return baskets_in_archive(self._repository, until_ms)
 
     def build_data(self, baskets: Sequence[Basket]) -> tuple[BehaviorTrainingData, TrainedIds]:
-        """What a model learns from: examples, a held-out tail, and the items that training knows."""
+        """Training examples with a held-out tail, and the items that training knows."""
         return build_training_data(baskets, self._table, self._config, HELD_OUT_SHARE, self._trie)
 
     def train(
@@ -88,7 +91,7 @@ class BehaviorModelPipeline:
         return train(data, sizes, config, checkpoint, progress, self._initial_model(sizes))
 
     def publish(self, model: BehaviorModel, ids: TrainedIds, until_ms: int, curve: Curve) -> Artifact:
-        """Publish a model that saw only baskets before `until_ms`."""
+        """Publish a model that was trained only on baskets before `until_ms`."""
         facts = {
             "space_id": self._space_id,
             "vector_dim": model.config.vector_dim,
@@ -100,7 +103,7 @@ class BehaviorModelPipeline:
         return publish_model(self._models_dir, BEHAVIOR, to_day(until_ms), model, model.config, ids, facts)
 
     def _initial_model(self, sizes: BehaviorConfig) -> BehaviorModel | None:
-        """The model to start from, if a checkpoint gives its backbone."""
+        """The model to start from, if there is a LLaDA checkpoint for its backbone."""
         if not self._init:
             return None
         model = BehaviorModel(sizes)

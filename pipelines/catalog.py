@@ -1,4 +1,4 @@
-"""The catalog as training reads it: every listed item of the feature store."""
+"""The catalog: every listed item of the feature store."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from reaseq.representation.item_table import ItemTable
 
 
 def scan_listed_items(repository: FeatureRepository) -> Iterator[ItemFeatures]:
-    """Every listed item that the feature store serves."""
+    """Every item in the feature store that is not delisted."""
     return (record for page in repository.scan_items() for record in page if record.status != "delisted")
 
 

@@ -1,4 +1,4 @@
-"""What the commands about product knowledge share: the LLM agents with their ledger, and which contents are answered already."""
+"""Product knowledge: the LLM agents with their ledger, and the contents that have a recorded answer."""
 
 from reaseq.errors import ReaSeqError
 from reaseq.knowledge.agents.pending import Agents
@@ -14,21 +14,23 @@ from reaseq.settings import Settings
 
 
 def build_agents(settings: Settings) -> Agents:
-    """The LLM agents of the settings. Raises ReaSeqError if no model is named: fingerprints and prices depend on it."""
+    """The LLM agents of the settings. Raises ReaSeqError if no model is configured: fingerprints and prices depend on it."""
     llm = settings.knowledge.llm
     if not llm.model:
-        raise ReaSeqError("no language model is named: set REASEQ_KNOWLEDGE__LLM__MODEL (and …__BASE_URL where one serves it)")
+        raise ReaSeqError(
+            "no language model is configured: set REASEQ_KNOWLEDGE__LLM__MODEL and REASEQ_KNOWLEDGE__LLM__BASE_URL"
+        )
     model = to_model(llm)
     vocabulary = load_vocabulary(settings.knowledge.vocabulary)
     return Agents(build_agent_pipeline(vocabulary, llm, model), model, Ledger(settings.ledger_file))
 
 
 def to_reasoning_item(item: Item | ItemFeatures) -> ReasoningItem:
-    """An item as reasoning sees it."""
+    """An item as input of a reasoner."""
     return ReasoningItem(Content.from_listing(item.title, item.attributes), item.item_id, item.seller_id)
 
 
 def recorded_contents(settings: Settings) -> set[str]:
-    """Hashes of the contents that have a recorded answer, which is used before a model is called."""
+    """Hashes of the contents with a recorded answer, for which no model is called."""
     recorded, vocabulary = settings.knowledge.recorded_file, load_vocabulary(settings.knowledge.vocabulary)
     return {content.hash for content, _ in read_answers(recorded, vocabulary)} if recorded else set()

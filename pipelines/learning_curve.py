@@ -10,7 +10,7 @@ from reaseq.training_loop import Curve
 
 
 def save_curve(curve: Curve, folder: Path) -> None:
-    """Write the loss of each step and, after each epoch, of the held-out baskets."""
+    """Write the training loss of each step and the held-out loss after each epoch."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "curve.json").write_text(json.dumps(asdict(curve)))
     figure = Figure(figsize=(7, 4), layout="constrained")

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from evaluation import metrics
 from features.historical import events_in_archive, instances_in_archive
 from features.repository import FeatureRepository
 from pipelines.catalog import load_item_table
@@ -42,19 +44,19 @@ NEVER_MS = 2**62
 
 @dataclass(frozen=True)
 class RankerTrainingData:
-    """What a ranker learns from: baskets with point-in-time features, and later ones to measure it on."""
+    """Baskets with point-in-time features to train a ranker on, and later ones to measure it on."""
 
     train: RankerExamples
     held_out: RankerExamples
     ids: TrainedIds
     config: RankerConfig
     until_ms: int
-    dropped_inferences: int  # baskets whose inferred behaviors came from a model that had seen later time
+    dropped_inferences: int  # baskets whose inferred behaviors came from a model trained on later time
     behavior_models: list[str]
 
 
 class RankerPipeline:
-    """Trains and publishes rankers on what the archive and the store hold."""
+    """Trains, measures and publishes rankers on the archive and the feature store."""
 
     def __init__(self, repository: FeatureRepository, items: ItemTable, models_dir: Path) -> None:
         self._repository = repository
@@ -64,9 +66,9 @@ class RankerPipeline:
         self.config = RankerConfig(vector_dim=self._table.vectors.shape[1], claims=repository.vocabulary.size, scores=SCORES)
 
     def load_samples(self, until_ms: int) -> tuple[list[RankerSample], int]:
-        """The archived baskets before `until_ms` with what had been inferred before each.
+        """The archived baskets before `until_ms` with the inferences before each, and how many inferences were dropped.
 
-        An inference by a model that had seen later time is dropped; returns how many were.
+        An inference is dropped if its model was trained on later time than the basket's.
         """
         samples, dropped, trained_until = [], 0, dict[str, int]()
         for basket, inferred in instances_in_archive(self._repository, until_ms):
@@ -85,13 +87,13 @@ class RankerPipeline:
         since_ms: int = 0,
         dropped_inferences: int = 0,
     ) -> RankerTrainingData:
-        """Examples of the baskets from `since_ms` on; popularity counts all samples, trained ids all but the held-out ones.
+        """Examples of the baskets from `since_ms` on. Popularity counts all samples; trained ids exclude the held-out ones.
 
-        Raises CatalogError if there are too few baskets to train on and to measure on.
+        Raises CatalogError if there are too few baskets to train and measure.
         """
         chosen = [sample for sample in samples if sample.basket.time_ms >= since_ms]
         if not chosen:
-            raise CatalogError("the archive holds no basket of that time")
+            raise CatalogError("the archive holds no basket in that period")
         cut_ms = chosen[round((len(chosen) - 1) * (1 - HELD_OUT_SHARE))].basket.time_ms
         earlier = (sample.basket for sample in samples if sample.basket.time_ms < cut_ms)
         ids = TrainedIds(sorted({item_id for basket in earlier for item_id in basket.item_ids}))
@@ -99,9 +101,9 @@ class RankerPipeline:
         sizes = replace(config, items=len(ids))
         examples = build_examples(chosen, events, self._table, LatentModels(self._models_dir), sizes, training)
         before = examples.batch.now_ms < cut_ms
-        train_part, held_out = (examples[chosen_part.nonzero().flatten()] for chosen_part in (before, ~before))
+        train_part, held_out = (examples[part.nonzero().flatten()] for part in (before, ~before))
         if not len(train_part) or not len(held_out):
-            raise CatalogError(f"{len(chosen)} baskets in the archive are too few to train a ranker and to measure it")
+            raise CatalogError(f"{len(chosen)} baskets in the archive are too few to train and measure a ranker")
         models = sorted({sample.inferred.model for sample in chosen if sample.inferred.model})
         until_ms = chosen[-1].basket.time_ms + 1
         return RankerTrainingData(train_part, held_out, ids, sizes, until_ms, dropped_inferences, models)
@@ -117,19 +119,19 @@ class RankerPipeline:
         return train(data.train, data.held_out, self._table, data.ids, data.config, config, checkpoint, progress)
 
     def measure(self, model: Ranker, data: RankerTrainingData) -> dict[str, dict[str, float]]:
-        """Figures of the ranker and of recent popularity on the held-out baskets, among evenly drawn negatives."""
+        """Metrics of the ranker and of recent popularity on the held-out baskets, among evenly drawn negatives."""
         held_out = data.held_out
         scores = score(RankerLossModule(model, held_out, self._table, data.ids, torch.device("cpu")), held_out)
         kept = held_out.weights > 0
-        p, taken = model.probability(scores)[kept], held_out.taken[kept]
-        calibration_error = round(expected_error(p, taken, held_out.weights[kept]), 6)
+        probabilities, labels = model.probability(scores)[kept], held_out.labels[kept]
+        calibration_error = round(expected_error(probabilities, labels, held_out.weights[kept]), 6)
         return {
             "ranker": _rank_figures(scores, held_out) | {"calibration_error": calibration_error},
             "recent popularity": _rank_figures(held_out.batch.counts[..., -1], held_out),
         }
 
     def publish(self, model: Ranker, data: RankerTrainingData, measured: dict[str, dict[str, float]]) -> Artifact:
-        """Publish a trained ranker with what was measured of it."""
+        """Publish a trained ranker with its measured metrics."""
         facts = {
             "space_id": self._space_id,
             "vector_dim": model.config.vector_dim,
@@ -142,7 +144,7 @@ class RankerPipeline:
         return publish_model(self._models_dir, RANKER, to_day(data.until_ms), model, model.config, data.ids, facts)
 
     def _trained_until(self, version: str) -> int:
-        """Where a behavior model's training data ends; never, if it is not published here: it cannot be trusted."""
+        """Time at which a behavior model's training data ends; NEVER_MS, so that it is dropped, if it is not published here."""
         try:
             return int(load_version(self._models_dir, BEHAVIOR, version).facts["trained_until_ms"])
         except ArtifactError:
@@ -150,16 +152,15 @@ class RankerPipeline:
 
 
 def _rank_figures(scores: torch.Tensor, examples: RankerExamples) -> dict[str, float]:
-    """GAUC and HR@10 of the positives against the evenly drawn negatives."""
-    count = examples.positives.shape[1]
-    even = (examples.weights[:, count:] > 0) & examples.negatives
+    """GAUC and HR@10 of the positives among the evenly drawn negatives."""
+    width = examples.positives.shape[1]
+    uniform = (examples.weights[:, width:] > 0) & examples.negatives
     aucs, hits = [], []
-    for row, real, chosen in zip(scores, examples.positives, even, strict=True):
-        negatives, positives = row[count:][chosen], row[:count][real].unsqueeze(-1)
-        above = (negatives > positives).sum(-1) + 0.5 * (negatives == positives).sum(-1)
-        aucs.append(1 - above / max(1, len(negatives)))
-        hits.append((above < 10).float())
-    return {"gauc": round(float(torch.cat(aucs).mean()), 4), "hr_10": round(float(torch.cat(hits).mean()), 4)}
+    for row, positive, negative in zip(scores.numpy(), examples.positives.numpy(), uniform.numpy(), strict=True):
+        ranks = metrics.rank(row[:width][positive], row[width:][negative])
+        aucs.append(metrics.target_auc(ranks, int(negative.sum())))
+        hits.append(metrics.hit(ranks, 10))
+    return {"gauc": round(float(np.concatenate(aucs).mean()), 4), "hr_10": round(float(np.concatenate(hits).mean()), 4)}
 
 
 def load_engine(settings: Settings) -> tuple[Engine, FeatureRepository]:

@@ -1,4 +1,4 @@
-"""Semantic IDs: the store's vectors → fit a codebook → examine → publish; and drift since."""
+"""Semantic IDs: the store's vectors → fit a codebook → examine → publish; later, check its drift."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class SemanticIdPipeline:
         self._listed_ms = table.listed_ms[listed].numpy()  # (N,)
 
     def fit(self, levels: int, codes: int, seed: int) -> tuple[Codebook, Fitted]:
-        """A codebook, and how well it writes its items. Raises CatalogError if there are fewer items than codes."""
+        """A codebook and its quality. Raises CatalogError if there are fewer items than codes."""
         if len(self._vectors) < codes:
             raise CatalogError(f"{len(self._vectors)} items are too few for {codes} codes a digit: set --codes lower")
         codebook = fit(self._vectors, self._space_id, levels, codes, seed)
@@ -42,7 +42,7 @@ class SemanticIdPipeline:
         return codebook.publish(self._models_dir, f"{levels}x{codes}", fitted)
 
     def check(self) -> tuple[Quality, Drift]:
-        """How the published codebook writes the items of today, and how far they have drifted."""
+        """Quality of the published codebook on today's items, and how far they have drifted."""
         artifact = current(self._models_dir, KIND)
         codebook, fitted = Codebook.load(artifact), load_fitted(artifact)
         quality = codebook.quality(self._vectors, self._space_id)

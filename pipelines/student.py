@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluation.claims import Answer
-from evaluation.distillation import HeldOut, Teacher, examine
+from evaluation.distillation import HeldOutScores, Teacher, examine
 from features.repository import FeatureRepository
 from pipelines.catalog import scan_listed_items
 from reaseq.artifacts import Artifact
@@ -20,7 +20,7 @@ TEACHERS = (RECORDED, "llm:")  # reasoners whose claims are a language model's
 
 
 def build_teacher(settings: Settings, answers: Path | None) -> Teacher:
-    """A language model's answers, from a file or from the feature store, and their items' vectors."""
+    """A language model's answers, from a file or else from the feature store, with their items' vectors."""
     vocabulary = load_vocabulary(settings.knowledge.vocabulary)
     found = list(read_answers(answers, vocabulary)) if answers else list(_answers_in_store(settings))
     return Teacher.from_answers(found, vocabulary, Encoder(settings.encoder))
@@ -37,12 +37,12 @@ class StudentPipeline:
         """A student of the answers that are not held out."""
         return self.teacher.train_student(config, progress)
 
-    def measure(self, student: Student) -> list[HeldOut]:
-        """The student beside its controls, on items it never saw."""
+    def measure(self, student: Student) -> list[HeldOutScores]:
+        """Score the student and its controls on held-out items."""
         return examine(self.teacher, student)
 
-    def publish(self, student: Student, measured: Sequence[HeldOut]) -> Artifact:
-        """Publish a trained student with what was measured of it."""
+    def publish(self, student: Student, measured: Sequence[HeldOutScores]) -> Artifact:
+        """Publish a trained student with its measured scores."""
         facts = {
             "vocabulary": self.teacher.vocabulary.version,
             "space_id": self.teacher.encoder.space_id,

@@ -1,8 +1,11 @@
-"""Published models: immutable directories and one pointer to the one in force.
+"""Published artifacts: immutable directories and one pointer to the current version of each kind.
 
-<models>/<kind>/<version>/…            written aside, renamed into place, never changed after
-<models>/<kind>/<version>/manifest.json   written last: a directory without it is not a model
-<models>/<kind>/current                the version in force, replaced atomically
+<models>/<kind>/<version>/…               written under a temporary name, then renamed; never changed afterwards
+<models>/<kind>/<version>/manifest.json   written last: a directory without it is incomplete
+<models>/<kind>/current                   names the current version; replaced atomically
+
+This module does not import torch, so that commands which only need to know what is published start at once; models with
+weights are in `reaseq.model_artifacts`.
 """
 
 import json
@@ -21,46 +24,49 @@ POINTER = "current"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published model on disk."""
+    """A published version on disk."""
 
     kind: str
     version: str
     path: Path
-    facts: dict[str, Any]  # what it was made for and how good it is
+    facts: dict[str, Any]  # what it requires (space, vocabulary, …) and how it was measured
 
     def require(self, **expected: str | int) -> None:
-        """Raise ArtifactError unless the model was made for exactly these features (space, vocabulary, …)."""
+        """Raise ArtifactError unless the artifact was made for exactly these features (space, vocabulary, …)."""
         for name, value in expected.items():
             if self.facts.get(name) != value:
                 raise ArtifactError(
-                    f"{self.kind} {self.version} was made for {name} {self.facts.get(name)!r}, this system has {value!r}"
+                    f"{self.kind} {self.version} was made for {name} {self.facts.get(name)!r}, this system uses {value!r}"
                 )
 
 
 def publish(models: Path, kind: str, label: str, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Artifact:
-    """Write a version and point to it. The version is `label` and a hash of the files, so equal models are one version."""
+    """Write a version and make it current.
+
+    The version is `label` and a hash of the files, so equal files always make the same version.
+    """
     digests = {name: sha256(content).hexdigest() for name, content in sorted(files.items())}
     version = f"{label}-{sha256(json.dumps(digests).encode()).hexdigest()[:8]}"
     folder = models / kind / version
     if not (folder / MANIFEST).exists():
-        aside = models / kind / f".{version}.{os.getpid()}"
-        aside.mkdir(parents=True, exist_ok=True)
+        temporary = models / kind / f".{version}.{os.getpid()}"
+        temporary.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (aside / name).write_bytes(content)
+            (temporary / name).write_bytes(content)
         manifest = {"kind": kind, "version": version, "files": digests, "facts": dict(facts)}
-        (aside / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        aside.rename(folder)
-    write_whole(models / kind / POINTER, version.encode())
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        temporary.rename(folder)
+    write_atomically(models / kind / POINTER, version.encode())
     return Artifact(kind, version, folder, dict(facts))
 
 
 def is_published(models: Path, kind: str) -> bool:
-    """Whether any version of that kind is in force."""
+    """Whether there is a current version of the kind."""
     return (models / kind / POINTER).exists()
 
 
 def current(models: Path, kind: str) -> Artifact:
-    """The version in force. Raises ArtifactError when there is none, or when it is not whole."""
+    """The current version. Raises ArtifactError if there is none, or if it is incomplete or damaged."""
     pointer = models / kind / POINTER
     if not is_published(models, kind):
         raise ArtifactError(f"no {kind} model is published in {models}: run `reaseq demo` or `reaseq train` first")
@@ -68,10 +74,10 @@ def current(models: Path, kind: str) -> Artifact:
 
 
 def load_version(models: Path, kind: str, version: str) -> Artifact:
-    """A certain version. Raises ArtifactError when it is not whole."""
+    """A given version. Raises ArtifactError if it is missing, incomplete or damaged."""
     folder = models / kind / version
     if not (folder / MANIFEST).exists():
-        raise ArtifactError(f"{folder} has no {MANIFEST}: the publication did not finish")
+        raise ArtifactError(f"{folder} has no {MANIFEST}: it was never published completely")
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         changed = [
@@ -80,13 +86,13 @@ def load_version(models: Path, kind: str, version: str) -> Artifact:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder} cannot be read: {error}") from error
     if changed:
-        raise ArtifactError(f"{folder / changed[0]} is not what the manifest says: the file was changed or cut")
+        raise ArtifactError(f"{folder / changed[0]} does not match the manifest: the file was changed or cut")
     return Artifact(kind, version, folder, manifest["facts"])
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_bytes(content)
-    aside.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)

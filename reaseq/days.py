@@ -1,4 +1,4 @@
-"""Days, UTC: times are milliseconds since the epoch everywhere, and people and files name days."""
+"""Conversions between days, as people and file names write them, and milliseconds since the epoch. All times are UTC."""
 
 from datetime import UTC, datetime
 
@@ -8,13 +8,13 @@ DAY_MS = 86_400_000
 
 
 def time_ms(text: str) -> int:
-    """The start of a day (YYYY-MM-DD), or a moment of it (YYYY-MM-DDTHH:MM). Raises ReaSeqError where it is neither."""
+    """The time of YYYY-MM-DD (start of the day) or YYYY-MM-DDTHH:MM. Raises ReaSeqError for any other text."""
     try:
         return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError:
-        raise ReaSeqError(f"{text!r} is no day (YYYY-MM-DD) and no moment of one (YYYY-MM-DDTHH:MM)") from None
+        raise ReaSeqError(f"{text!r} is not a date: write YYYY-MM-DD or YYYY-MM-DDTHH:MM (UTC)") from None
 
 
 def to_day(time_ms: int) -> str:
-    """A day as it stands in a version's name (YYYYMMDD)."""
+    """The day as YYYYMMDD, as used in version names."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y%m%d")

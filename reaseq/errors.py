@@ -1,14 +1,14 @@
-"""Errors of the project: one small hierarchy, each with the reason code that metrics and dead letters carry."""
+"""The error hierarchy. Each class has a reason code, which metrics and dead letters carry."""
 
 
 class ReaSeqError(Exception):
-    """Base of every error raised on purpose. `reason` is a stable code, the message is for people."""
+    """Base of the errors that the project raises. `reason` is a stable code; the message is for humans."""
 
     reason = "internal"
 
 
 class InvalidRecord(ReaSeqError):
-    """A record on a topic is not what its schema promises; it goes to the dead letters and is never retried as it is."""
+    """A record violates the schema or the guards of its topic. It becomes a dead letter; a retry cannot succeed."""
 
     reason = "invalid_record"
 
@@ -18,66 +18,66 @@ class InvalidRecord(ReaSeqError):
 
 
 class Unavailable(ReaSeqError):
-    """Something outside does not answer; the same call may succeed later, so it is waited for."""
+    """An external service does not respond. The same call may succeed later, so the caller waits and retries."""
 
     reason = "unavailable"
 
 
 class StoreUnavailable(Unavailable):
-    """The feature store does not answer."""
+    """The feature store does not respond."""
 
     reason = "store_unavailable"
 
 
 class ArchiveUnavailable(Unavailable):
-    """The archive cannot be written: no space is left, or its disk is away."""
+    """The archive is not writable: its disk is full or not mounted."""
 
     reason = "archive_unavailable"
 
 
 class BrokerUnavailable(Unavailable):
-    """The brokers do not answer, or do not confirm."""
+    """The brokers do not respond or do not acknowledge."""
 
     reason = "broker_unavailable"
 
 
 class EndpointUnavailable(Unavailable):
-    """The language model's endpoint does not answer, or rejects everybody."""
+    """The language model's endpoint does not respond or rejects every call."""
 
     reason = "endpoint_unavailable"
 
 
 class VocabularyError(ReaSeqError):
-    """A vocabulary file is missing or broken, or knowledge speaks one that cannot be migrated."""
+    """A vocabulary file is missing or invalid, or knowledge cannot be migrated to the current vocabulary."""
 
     reason = "vocabulary"
 
 
 class CatalogError(ReaSeqError):
-    """A catalog or a file of answers that a command was given cannot be read; the message names the row."""
+    """Input data of a command is missing or unreadable. For a file, the message names the row."""
 
     reason = "catalog"
 
 
 class SpaceMismatch(ReaSeqError):
-    """Two vectors of different embedding spaces met; comparing them would give a number without meaning."""
+    """Vectors of two embedding spaces were combined; their similarity has no meaning."""
 
     reason = "space_mismatch"
 
 
 class ArtifactError(ReaSeqError):
-    """A published model is missing, incomplete, or was made for other features than the ones at hand."""
+    """A published model is missing, incomplete, or was trained on other features than the current ones."""
 
     reason = "artifact"
 
 
 class DeliveryError(ReaSeqError):
-    """A record could be neither processed nor put into the dead letters: the worker must stop without acknowledging."""
+    """A record could be neither processed nor dead-lettered. The worker must stop without acknowledging it."""
 
     reason = "delivery"
 
 
 class InfrastructureError(ReaSeqError):
-    """A program or service that the command needs is missing or did not start; the message says how to get it."""
+    """A program or service is missing or did not start. The message says how to get it."""
 
     reason = "infrastructure"

@@ -1,4 +1,4 @@
-"""Vectors in records and in the store: float16, little endian, packed into bytes."""
+"""Byte format of vectors in records and in the store: float16, little endian."""
 
 from collections.abc import Sequence
 
@@ -9,15 +9,15 @@ FLOAT16 = np.dtype("<f2")
 
 
 def pack(values: NDArray[np.floating]) -> bytes:
-    """The values as float16 bytes; rounds to about three decimal digits."""
+    """Pack values as float16 bytes; rounds to about three decimal digits."""
     return values.astype(FLOAT16).tobytes()
 
 
 def unpack(packed: bytes) -> NDArray[np.float32]:
-    """The values (D,) that were packed."""
+    """Unpack one vector (D,)."""
     return np.frombuffer(packed, FLOAT16).astype(np.float32)
 
 
 def unpack_rows(packed: Sequence[bytes]) -> NDArray[np.float32]:
-    """Several vectors of one length as rows (N, D); N must not be 0."""
+    """Unpack N ≥ 1 vectors of equal length as rows (N, D)."""
     return np.frombuffer(b"".join(packed), FLOAT16).reshape(len(packed), -1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Structured logs: one event name a line, ids bound, JSON on standard error."""
+"""Structured logs: one JSON object per line on standard error, with an event name and bound ids."""
 
 import logging
 import sys
@@ -8,14 +8,14 @@ from structlog.typing import EventDict
 
 
 def configure_logs(process: str, level: str = "INFO") -> None:
-    """Send the process's logs to standard error, from `level` on, each with the name of the process."""
+    """Log events of `level` and above to standard error, each with the process name."""
 
-    def name(logger: object, method: str, event: EventDict) -> EventDict:
+    def add_process(logger: object, method: str, event: EventDict) -> EventDict:
         return {"process": process, **event}
 
     structlog.configure(
         processors=[
-            name,
+            add_process,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

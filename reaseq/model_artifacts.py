@@ -1,4 +1,7 @@
-"""A trained model as a published artifact: weights (safetensors), sizes, and the items it was trained on."""
+"""Trained models as artifacts: weights (safetensors), sizes, and the ids of the items they were trained on.
+
+Separate from `reaseq.artifacts` because it imports torch, which takes seconds that commands without a model should not spend.
+"""
 
 import json
 from collections.abc import Mapping
@@ -10,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from reaseq.artifacts import Artifact, publish
+from reaseq.errors import ArtifactError
 from reaseq.representation.trained_ids import TrainedIds
 
 M = TypeVar("M", bound=nn.Module)
@@ -20,7 +24,7 @@ WEIGHTS, SIZES, ITEMS = "model.safetensors", "config.json", "items.json"
 def publish_model(
     models: Path, kind: str, label: str, model: nn.Module, config: Any, ids: TrainedIds, facts: Mapping[str, Any]
 ) -> Artifact:
-    """Publish `model`, whose sizes are the dataclass `config`, and point to it."""
+    """Publish `model`, whose sizes are the dataclass `config`, and make it current."""
     files = {
         WEIGHTS: save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}),
         SIZES: json.dumps(asdict(config)).encode(),
@@ -36,11 +40,23 @@ def load_sizes(artifact: Artifact) -> dict[str, Any]:
 
 
 def load_weights(artifact: Artifact, model: M) -> M:
-    """Fill a model of those sizes; it comes back ready for inference."""
-    model.load_state_dict(load_file(artifact.path / WEIGHTS))
+    """Load the weights into a model of the artifact's sizes and put it in eval mode.
+
+    Raises ArtifactError if the weights have other names or shapes than the model's: another version of this code made them.
+    """
+    weights, expected = load_file(artifact.path / WEIGHTS), model.state_dict()
+    differing = sorted(weights.keys() ^ expected.keys()) or [
+        name for name, tensor in sorted(weights.items()) if tensor.shape != expected[name].shape
+    ]
+    if differing:
+        raise ArtifactError(
+            f"{artifact.kind} {artifact.version} does not fit this version of the code: the model and the file differ in "
+            f"{len(differing)} weights, {differing[0]} among them; train it again"
+        )
+    model.load_state_dict(weights)
     return model.eval()
 
 
 def load_trained_ids(artifact: Artifact) -> TrainedIds:
-    """The items that training knew."""
+    """The ids of the items that the model was trained on."""
     return TrainedIds(json.loads((artifact.path / ITEMS).read_text()))

@@ -1,4 +1,4 @@
-"""What the stages and the ranking service read features and text through; the feature store and the encoder implement it."""
+"""Interfaces to features and text vectors; the feature store and the encoder implement them."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,7 +13,7 @@ class ItemReader(Protocol):
     """Reads the current feature records of items."""
 
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
-        """The records of the items that are known, by id."""
+        """Records by item id; unknown items are left out."""
         ...
 
 
@@ -21,16 +21,16 @@ class UserReader(Protocol):
     """Reads the current feature records of users."""
 
     def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
-        """The records of the users that are known, by id."""
+        """Records by user id; unknown users are left out."""
         ...
 
 
 class FeatureReader(ItemReader, UserReader, Protocol):
-    """Reads both."""
+    """Reads the current feature records of items and users."""
 
 
 class TextEncoder(Protocol):
-    """Encodes texts as unit vectors of one space."""
+    """Encodes texts as unit vectors in the embedding space `space_id`."""
 
     space_id: str
 

@@ -1,7 +1,7 @@
-"""The records that travel: items and events in, feature records out.
+"""The records on the topics: items and events in, feature records out.
 
-Each is frozen and validated once, where it enters. The `schema` tag is its type and version: a new optional field keeps
-the version, anything else is a new one. Times are milliseconds since the epoch, UTC.
+Records are frozen and validated once, when they are decoded. The `schema` tag holds type and version: a new optional field
+keeps the version, any other change needs a new one. Times are milliseconds since the epoch, UTC.
 """
 
 from typing import Annotated, Literal
@@ -12,21 +12,21 @@ from msgspec import Meta
 ID_LIMIT_CHARS = 128
 TITLE_LIMIT_CHARS = 1000
 ATTRIBUTES_LIMIT = 32
-TIME_LIMIT_MS = 4_102_444_800_000  # 2100-01-01: a later time is a unit mistake (seconds, microseconds), not a date
+TIME_LIMIT_MS = 4_102_444_800_000  # 2100-01-01; a later time is in the wrong unit
 
 Id = Annotated[str, Meta(min_length=1, max_length=ID_LIMIT_CHARS)]
 TimeMs = Annotated[int, Meta(ge=0, le=TIME_LIMIT_MS)]
-Count = Annotated[int, Meta(ge=0, le=2**50)]  # twice that still orders rows exactly: see features/row_format.py
+Count = Annotated[int, Meta(ge=0, le=2**50)]  # twice this is still an exact row version, see features/row_format.py
 EventType = Literal["view", "click", "cart", "purchase"]
 Status = Literal["text", "reasoned", "delisted"]
-Version = tuple[int, int]  # event time in ms, revision: the greater of two records of an entity is the newer
+Version = tuple[int, int]  # event time in ms, revision; the greater version is the newer record
 
 EVENT_TYPES: tuple[EventType, ...] = ("view", "click", "cart", "purchase")
-STATUS_RANK: dict[Status, int] = {"text": 0, "reasoned": 1, "delisted": 1 << 20}  # a million times reasoned come between
+STATUS_RANK: dict[Status, int] = {"text": 0, "reasoned": 1, "delisted": 1 << 20}  # leaves a million reasoned revisions
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="item.1"):
-    """An item as the catalog has it."""
+    """An item as listed in the catalog."""
 
     item_id: Id
     title: Annotated[str, Meta(min_length=1, max_length=TITLE_LIMIT_CHARS)]
@@ -39,9 +39,9 @@ class Item(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="i
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="event.1"):
-    """One behavior of one user: what the log saw.
+    """One logged behavior of a user.
 
-    Sent again with `retracted`, it is taken back. What was wrong about it is corrected by a new event.
+    The same event sent again with `retracted` is removed. A correction is a retraction and a new event.
     """
 
     event_id: Id
@@ -54,9 +54,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """One statement of product knowledge: `value` of the closed vocabulary holds in `group`, and who says so.
+    """One statement of product knowledge: `value`, from the closed vocabulary of `group`, applies to the item.
 
-    `evidence` is the span of the item's text that the claim rests on, word for word; empty where it rests on the whole.
+    `reasoner` is the claim's provenance. `evidence` is the verbatim span of the item's text that supports the claim; empty if
+    the whole text does.
     """
 
     group: str
@@ -67,7 +68,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class ProductKnowledge(msgspec.Struct, frozen=True, kw_only=True):
-    """Structured knowledge about an item: claims out of a closed vocabulary and a few bounded free texts."""
+    """Structured knowledge about an item: claims from a closed vocabulary and a few bounded free-text fields."""
 
     vocabulary: str
     claims: tuple[Claim, ...]
@@ -77,17 +78,16 @@ class ProductKnowledge(msgspec.Struct, frozen=True, kw_only=True):
     substitutes: tuple[str, ...] = ()
 
     def values(self, group: str) -> tuple[str, ...]:
-        """The claimed values of one group, most confident first as the reasoner gave them."""
+        """The claimed values of a group, in the reasoner's order: most confident first."""
         return tuple(claim.value for claim in self.claims if claim.group == group)
 
 
 class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="item-features.2"):
-    """The enriched item representation. Newest wins by (event time, stage rank, content of the row).
+    """The enriched representation of an item. The newest record wins, by (event time, status rank, row content).
 
-    `vector` is float16, little endian, of unit length in the space `space_id`. `content` is the hash of the text that
-    reasoning sees; `fingerprint` adds who reasoned and on which vocabulary, so that nothing is reasoned twice;
-    `reasoned_again` counts how often the same listing was reasoned about anew, under another fingerprint. A delisted item
-    keeps its record, without features.
+    `vector` is a unit vector in the space `space_id`, float16, little endian. `content` is the hash of the text that reasoning
+    sees. `fingerprint` adds the reasoner and the vocabulary, so nothing is reasoned twice. `reasoned_again` counts how often
+    the same listing was reasoned about again under another fingerprint. A delisted item keeps a record without features.
     """
 
     item_id: str
@@ -107,25 +107,25 @@ class ItemFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
 
     @property
     def revision(self) -> int:
-        """Order among records of the same event time."""
+        """Order among records with equal event time."""
         return STATUS_RANK[self.status] + self.reasoned_again
 
     @property
     def version(self) -> Version:
-        """Which of two records of the item is newer."""
+        """The greater of two versions belongs to the newer record of the item."""
         return self.event_time_ms, self.revision
 
     @property
     def entity_id(self) -> str:
-        """The item's id."""
+        """The item id."""
         return self.item_id
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
-    """A user's latest behaviors, oldest first: parallel arrays. `event_keys` are 64-bit hashes of the event ids.
+    """A user's latest behaviors as parallel arrays, oldest first. `event_keys` are 64-bit hashes of the event ids.
 
-    The user has asked that everything up to `forgotten_ms` be forgotten. Of events that have been taken back, times and keys
-    stay, so that none comes again.
+    `forgotten_ms` is the time of the user's last erasure request: events up to it are ignored. Retracted events keep their
+    times and keys, so that a redelivery does not bring them back.
     """
 
     item_ids: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inferred(msgspec.Struct, frozen=True, kw_only=True):
-    """Behaviors that the log never saw, most confident first, and where they come from.
+    """Inferred behaviors, most confident first, and their provenance.
 
     They never enter histories, labels or training positives. `latent` is the denoiser's hidden state, float16.
     """
@@ -152,7 +152,7 @@ class Inferred(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="user-features.1"):
-    """A user's features. Newest wins by (event time, revision, content of the row)."""
+    """The features of a user. The newest record wins, by (event time, revision, row content)."""
 
     user_id: str
     event_time_ms: TimeMs
@@ -162,17 +162,17 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
 
     @property
     def revision(self) -> int:
-        """Order among records of the same event time: more events, then behaviors inferred from all of them."""
+        """Order among records with equal event time: more events are newer, then behaviors inferred from all of them."""
         return 2 * self.events_seen + (self.inferred.events_seen == self.events_seen)
 
     @property
     def version(self) -> Version:
-        """Which of two records of the user is newer."""
+        """The greater of two versions belongs to the newer record of the user."""
         return self.event_time_ms, self.revision
 
     @property
     def entity_id(self) -> str:
-        """The user's id."""
+        """The user id."""
         return self.user_id
 
 

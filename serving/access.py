@@ -1,4 +1,4 @@
-"""Who may ask, and how much: API keys and the limit on request bodies."""
+"""Access control: API keys and the limit on request bodies."""
 
 import hmac
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ def require_api_key(settings: ServiceSettings) -> Callable[..., Awaitable[None]]
         # Compare every key in constant time, so that timing reveals neither which key matched nor how much of it.
         if keys and not any([hmac.compare_digest(key.encode(), (given or "").encode()) for key in keys]):
             REJECTED.labels("key").inc()
-            raise HTTPException(401, "a valid X-API-Key is needed")
+            raise HTTPException(401, "a valid X-API-Key header is required")
 
     return check
 

@@ -73,7 +73,7 @@ def _probe_routes(state: AppState) -> APIRouter:
 
     @routes.get("/healthz")
     async def health() -> Status:
-        """The process is alive."""
+        """Whether the process is alive."""
         return Status(status="ok")
 
     @routes.get("/readyz")
@@ -148,7 +148,7 @@ class ExplainEndpoint:
     def __init__(self, state: AppState, ranking: RankingEndpoints) -> None:
         self._state = state
         self._ranking = ranking
-        self._turn = asyncio.Semaphore(1)
+        self._one_at_a_time = asyncio.Semaphore(1)
         self._waiting = 0
 
     async def explain(self, request: ExplainRequest) -> Response:
@@ -158,7 +158,7 @@ class ExplainEndpoint:
             raise HTTPException(503, "too many explanations wait", RETRY_AFTER)
         self._waiting += 1
         try:
-            async with self._turn:
+            async with self._one_at_a_time:
                 return json_response(await self._explain(request))
         finally:
             self._waiting -= 1
@@ -200,7 +200,7 @@ def build_response(task: RankingTask, result: RankingResult, limit: int | None, 
         "model": result.model,
         "fallback_level": result.fallback_level,
         "degraded": result.reasons,
-        "ranked": [{"item_id": task.candidate_ids[place], "score": scores[place]} for place in order],
+        "ranked": [{"item_id": task.candidate_ids[index], "score": scores[index]} for index in order],
         "features_time_ms": result.user.event_time_ms if result.user else None,
         "took_ms": round(took_s * 1000, 3),
     }

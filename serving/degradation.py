@@ -45,7 +45,7 @@ class RankingTask:
 
 @dataclass(frozen=True)
 class RankingResult:
-    """Scores (C,) of the candidates, and what they rest on."""
+    """Scores (C,) of the candidates, the fallback level, and the user's features that were read."""
 
     scores: NDArray[np.float32]
     fallback_level: FallbackLevel
@@ -95,15 +95,15 @@ class DegradingRanker:
         attempts = [_start(task, user, table) for task, user in zip(tasks, users, strict=True)]
         in_time = self._in_time(attempts)
         results = {
-            place: self._without_model(attempts[place], engine, table) for place in set(range(len(attempts))) - set(in_time)
+            index: self._without_model(attempts[index], engine, table) for index in set(range(len(attempts))) - set(in_time)
         }
         if in_time:
-            scored = self._score(engine, [attempts[place].query for place in in_time], table)
+            scored = self._score(engine, [attempts[index].query for index in in_time], table)
             results |= {
-                place: _with_model(attempts[place], result, engine.version)
-                for place, result in zip(in_time, scored, strict=True)
+                index: _with_model(attempts[index], result, engine.version)
+                for index, result in zip(in_time, scored, strict=True)
             }
-        return [results[place] for place in range(len(attempts))]
+        return [results[index] for index in range(len(attempts))]
 
     def popular(self, count: int) -> list[str]:
         """The items on sale with the most recent sales, by the shortest half-life."""
@@ -114,22 +114,22 @@ class DegradingRanker:
         return [table.ids[row] for row in rows[np.argsort(-counts, kind="stable")[:count]].tolist()]
 
     def _in_time(self, attempts: list[_Attempt]) -> list[int]:
-        """The places of the attempts that the model is expected to score before their deadlines."""
-        scorable = [place for place, attempt in enumerate(attempts) if not attempt.nothing_known]
-        width = max((len(attempts[place].query.rows) for place in scorable), default=0)
+        """Indices of the attempts that the model is expected to score before their deadlines."""
+        scorable = [index for index, attempt in enumerate(attempts) if not attempt.nothing_known]
+        width = max((len(attempts[index].query.rows) for index in scorable), default=0)
         expected_s = MARGIN * self._candidate_s * width * len(scorable)
-        in_time = [place for place in scorable if self._clock() + expected_s <= attempts[place].task.deadline_s]
+        in_time = [index for index in scorable if self._clock() + expected_s <= attempts[index].task.deadline_s]
         if scorable and not in_time:
-            return self._retry([place for place in scorable if self._clock() < attempts[place].task.deadline_s])
+            return self._retry([index for index in scorable if self._clock() < attempts[index].task.deadline_s])
         return in_time
 
-    def _retry(self, places: list[int]) -> list[int]:
+    def _retry(self, indices: list[int]) -> list[int]:
         """Every RETRY_EVERY batches, one attempt for which the model seems too slow: it may have become faster."""
         self._skipped_batches += 1
-        if not places or self._skipped_batches % RETRY_EVERY:
+        if not indices or self._skipped_batches % RETRY_EVERY:
             return []
         self._candidate_s = 0.0  # only the next measurement counts
-        return places[:1]
+        return indices[:1]
 
     def _score(self, engine: Engine, queries: list[ScoringQuery], table: Snapshot) -> list[ScoringResult]:
         started = self._clock()
@@ -143,7 +143,7 @@ class DegradingRanker:
         return results
 
     def _without_model(self, attempt: _Attempt, engine: Engine, table: Snapshot) -> RankingResult:
-        """By similarity to the history if there is one, else by popularity."""
+        """Rank by similarity to the history if there is one, else by popularity."""
         if not attempt.nothing_known:
             attempt.reasons.append(NO_TIME)
         user = attempt.user.features

@@ -5,7 +5,9 @@ from prometheus_client import Counter, Gauge, Histogram
 RANK_BUCKETS_S = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1)
 
 REQUESTS = Counter("reaseq_rank_requests", "Ranking requests answered, by fallback level", ["fallback_level"])
-DEGRADED = Counter("reaseq_rank_degraded", "Why requests were answered with less than everything", ["reason"])
+DEGRADED = Counter(
+    "reaseq_rank_degraded", "Reasons why requests were answered at a lower fallback level or without some features", ["reason"]
+)
 REJECTED = Counter("reaseq_rank_rejected", "Ranking requests rejected", ["reason"])
 LATENCY = Histogram("reaseq_rank_seconds", "One ranking request from arrival to response", buckets=RANK_BUCKETS_S)
 TABLE_ITEMS = Gauge("reaseq_item_table_items", "Items in the item table, delisted items included")

@@ -1,4 +1,4 @@
-"""Micro-batching: tasks that arrive while a batch is being ranked form the next batch. No task waits for company."""
+"""Micro-batching: tasks that arrive while a batch is being ranked form the next batch. No task waits for a batch to fill."""
 
 import queue
 import threading
@@ -54,7 +54,7 @@ class MicroBatcher:
             batch, left_over, closing = self._gather(first)
             try:
                 results = self._rank([pending.task for pending in batch])
-            except Exception as error:  # our own fault: every caller learns of it, and the thread lives on
+            except Exception as error:  # a defect: every caller sees it, and the thread keeps running
                 for pending in batch:
                     pending.result.set_exception(error)
             else:

@@ -1,6 +1,6 @@
-"""Hot reload: a newly published model takes over between two batches; one that does not fit stays outside.
+"""Hot reload: a newly published ranker replaces the serving one between two batches; one that does not fit is rejected.
 
-The behavior models whose states users bear are loaded here too, so that no request waits for one.
+The behavior models behind the users' latent states are loaded here too, so that no request waits for a load.
 """
 
 import threading
@@ -22,56 +22,63 @@ log = structlog.get_logger()
 
 
 class Reloader:
-    """Watches what is published, every so often, on a thread of its own."""
+    """Checks the published models every `interval_s` on its own thread."""
 
     def __init__(
         self,
         models_dir: Path,
-        ranking: DegradingRanker,
+        ranker: DegradingRanker,
         latents: Sequence[LatentModels],
         load: Callable[[Artifact], Engine],
         interval_s: float,
     ) -> None:
-        self._models_dir, self._ranking, self._latents, self._load = models_dir, ranking, latents, load
+        self._models_dir, self._ranker, self._latents, self._load = models_dir, ranker, latents, load
         self._interval_s = interval_s
-        self._seen = ranking.engine.version
-        self._rejected = ""
+        self._seen_version = ranker.engine.version
+        self._last_error = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
 
     def start(self) -> "Reloader":
-        """Begin to watch."""
+        """Start checking."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Stop and wait for the thread."""
+        """Stop checking and wait for the thread."""
         self._stop.set()
         self._thread.join()
 
-    def look(self) -> None:
-        """Take over what has been published since the last look. What does not fit is logged and counted, once."""
+    def check(self) -> None:
+        """Load what was published since the last check. A rejected model is logged and counted once."""
         try:
-            for latents in self._latents:
-                latents.load_wanted()
-                if is_published(self._models_dir, BEHAVIOR):
-                    latents.load(current(self._models_dir, BEHAVIOR).version)
-            artifact = current(self._models_dir, RANKER)
-            if artifact.version == self._seen:
-                return
-            self._seen = artifact.version
-            engine = self._load(artifact)
+            self._load_latents()
+            engine = self._load_newer()
         except ReaSeqError as error:
-            if str(error) != self._rejected:
-                self._rejected = str(error)
+            if str(error) != self._last_error:
+                self._last_error = str(error)
                 RELOADS.labels("rejected").inc()
-                log.error("ranker_rejected", reason=self._rejected)
+                log.error("ranker_rejected", reason=self._last_error)
             return
-        engine.prepare()
-        self._ranking.engine = engine
-        RELOADS.labels("taken_over").inc()
-        log.info("ranker_taken_over", version=engine.version)
+        if engine:
+            engine.prepare()
+            self._ranker.engine = engine
+            RELOADS.labels("taken_over").inc()
+            log.info("ranker_reloaded", version=engine.version)
+
+    def _load_latents(self) -> None:
+        for latents in self._latents:
+            latents.load_wanted()
+            if is_published(self._models_dir, BEHAVIOR):
+                latents.load(current(self._models_dir, BEHAVIOR).version)
+
+    def _load_newer(self) -> Engine | None:
+        artifact = current(self._models_dir, RANKER)
+        if artifact.version == self._seen_version:
+            return None
+        self._seen_version = artifact.version
+        return self._load(artifact)
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):
-            self.look()
+            self.check()

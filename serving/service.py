@@ -1,4 +1,4 @@
-"""The ranking service beside the stream: its item table and popularity follow the topics, users are read from Feast."""
+"""The ranking service as a process: it tails the topics for its item table and popularity, and reads users from Feast."""
 
 import asyncio
 import gc
@@ -36,17 +36,18 @@ from serving.shadow import Shadow
 from serving.user_cache import UserCache
 from streams.contract.messages import RawRecord
 from streams.contract.topics import EVENTS, ITEM_FEATURES
-from streams.runtime.kafka_clients import TopicTailer
+from streams.runtime.kafka.tailer import TopicTailer
 
 log = structlog.get_logger()
 
-COUNTED_DAYS = 4 * max(HALF_LIVES_DAYS)  # an event older than that counts for a sixteenth at most
+POPULARITY_WINDOW_DAYS = 4 * max(HALF_LIVES_DAYS)  # an older event has decayed to a sixteenth or less
+WARM_UP_CANDIDATES = 500
 SHADOW_SEED = 0
 ACTIVE_USERS = 200
 
 
 class RankingService:
-    """Everything that one ranking service holds, but for its web server."""
+    """Everything a ranking service consists of, except its web server."""
 
     def __init__(self, settings: Settings) -> None:
         service = settings.service
@@ -54,46 +55,41 @@ class RankingService:
         self.settings = settings
         self.vocabulary = load_vocabulary(settings.knowledge.vocabulary)
         artifact = current(settings.models_dir, RANKER)
-        # The model says which space it was trained on; the table rejects items of any other, as do later models.
+        # The table takes the space that the published model was trained on, and rejects items of any other.
         self._space_id = artifact.facts["space_id"]
         self.table = ItemTable(self.vocabulary, self._space_id, artifact.facts["vector_dim"], service.device)
         self.popularity = Popularity()
         latents = LatentModels(settings.models_dir)
-        self.ranking = DegradingRanker(self._engine(latents, artifact), self._users())
-        self.shadow = self._shadow() if service.shadow_version else None
-        read = [latents, self.shadow.engine.latents] if self.shadow else [latents]
+        self.ranker = DegradingRanker(self._load_engine(latents, artifact), self._open_user_cache())
+        self.shadow = self._load_shadow() if service.shadow_version else None
         self.reloader = Reloader(
-            settings.models_dir, self.ranking, read, partial(self._engine, latents), service.reload_interval_s
+            settings.models_dir,
+            self.ranker,
+            [latents, self.shadow.engine.latents] if self.shadow else [latents],
+            partial(self._load_engine, latents),
+            service.reload_interval_s,
         )
         self.draining = False
         self._active_users: deque[str] = deque(maxlen=ACTIVE_USERS)
         self._tailers: dict[str, TopicTailer] = {}
 
     def start(self) -> None:
-        """Fill the table from Feast, then follow the topics; returns when the table has caught up."""
-        began_ms = int(time.time() * 1000)
-        store = FeatureRepository(self.settings)
-        store.apply()
-        for page in store.scan_items():
-            self.table.apply(page)
-        log.info("warmed_up", items=len(self.table.snapshot) - 1, mib=round(self.table.nbytes / 2**20, 1))
-        # Records reach the topic before the store: what the scan missed was produced a little before it.
-        since_ms = began_ms - int(self.settings.service.warm_up_overlap_s * 1000)
-        kafka = self.settings.kafka
-        self._tailers["items"] = TopicTailer(kafka, ITEM_FEATURES, self._take_items, since_ms).start()
-        self._tailers["items"].wait()
-        counted_ms = began_ms - int(COUNTED_DAYS * DAY_MS)
-        self._tailers["events"] = TopicTailer(kafka, EVENTS, self._take_events, counted_ms).start()
-        self.reloader.look()
-        self.ranking.warm_up(candidates=500)
+        """Fill the table from Feast, then tail the topics. Returns when the table has caught up; events may still be behind."""
+        started_ms = int(time.time() * 1000)
+        self._scan_items()
+        # A record reaches its topic before the store, so what the scan missed was produced shortly before the scan.
+        self._tail_items(started_ms - int(self.settings.service.warm_up_overlap_s * 1000))
+        self._tail_events(started_ms - int(POPULARITY_WINDOW_DAYS * DAY_MS))
+        self.reloader.check()
+        self.ranker.warm_up(WARM_UP_CANDIDATES)
         gc.collect()
-        gc.freeze()  # what is there now stays: no collection walks through it while somebody waits
+        gc.freeze()  # objects that live until the end; no collection during a request has to walk them
         self.reloader.start()
 
     def waiting_for(self) -> str | None:
-        """What the service is not ready without."""
+        """What the service still needs before it can rank; None if it is ready. Raises DeliveryError if a tailer failed."""
         if self.draining:
-            return "its end"
+            return "shutdown"
         for name in ("items", "events"):
             tailer = self._tailers[name]
             tailer.check()
@@ -102,41 +98,39 @@ class RankingService:
         return None
 
     def app_state(self) -> AppState:
-        """What the web service works with."""
+        """The state of the web application."""
         served = ServedFeatureLog(self.settings.served_features_dir, self.settings.service.served_feature_log_share, self.table)
-        return AppState(self.ranking, self.settings.service, self.waiting_for, self.shadow, served.offer)
+        return AppState(self.ranker, self.settings.service, self.waiting_for, self.shadow, served.offer)
 
     def active_users(self) -> list[str]:
-        """The users whose events came last, newest first."""
+        """Users with the most recently produced events, newest first."""
         return list(dict.fromkeys(reversed(list(self._active_users))))
 
-    def _engine(self, latents: LatentModels, artifact: Artifact) -> Engine:
-        artifact.require(vocabulary=self.vocabulary.version, space_id=self._space_id)
-        return Engine.load(artifact, self.table, self.popularity, latents)
+    def _scan_items(self) -> None:
+        store = FeatureRepository(self.settings)
+        store.apply()
+        for page in store.scan_items():
+            self.table.apply(page)
+        log.info("warmed_up", items=len(self.table.snapshot) - 1, mib=round(self.table.nbytes / 2**20, 1))
 
-    def _users(self) -> UserCache:
-        """Reads that give up early: the budget of a request is short."""
-        service = self.settings.service
-        settings = self.settings.model_copy(deep=True)
-        settings.store.redis_timeout_s = service.store_timeout_ms / 1000
-        return UserCache(FeatureRepository(settings), service.remembered_users, service.store_pause_s)
+    def _tail_items(self, since_ms: int) -> None:
+        """Tail the item features, and return when the table has caught up."""
+        self._tailers["items"] = TopicTailer(self.settings.kafka, ITEM_FEATURES, self._apply_items, since_ms).start()
+        self._tailers["items"].wait()
 
-    def _shadow(self) -> Shadow:
-        service, models = self.settings.service, self.settings.models_dir
-        latents = LatentModels(models)
-        engine = self._engine(latents, load_version(models, RANKER, service.shadow_version))
-        return Shadow(engine, service.shadow_share, random.Random(SHADOW_SEED).random)  # noqa: S311  a sample, no secret
+    def _tail_events(self, since_ms: int) -> None:
+        self._tailers["events"] = TopicTailer(self.settings.kafka, EVENTS, self._count_events, since_ms).start()
 
-    def _take_items(self, records: Sequence[RawRecord]) -> None:
+    def _apply_items(self, records: Sequence[RawRecord]) -> None:
         self.table.apply([msgspec.json.decode(record.value, type=ItemFeatures) for record in records if record.value])
 
-    def _take_events(self, records: Sequence[RawRecord]) -> None:
+    def _count_events(self, records: Sequence[RawRecord]) -> None:
         events = []
         for record in records:
             try:
                 event = msgspec.json.decode(record.value or b"", type=Event)
             except (msgspec.DecodeError, UnicodeDecodeError):
-                continue  # a wish to be forgotten, or what the behavior stage has sent to the dead letters
+                continue  # an erasure request, or a record that the history stage dead-letters
             if not event.retracted:
                 events.append(event)
         self._active_users.extend(event.user_id for event in events)
@@ -144,28 +138,44 @@ class RankingService:
         keys = [event_key(event.event_id) for event in events]
         self.popularity.observe(rows.cpu().numpy(), [event.event_time_ms for event in events], keys)
 
+    def _load_engine(self, latents: LatentModels, artifact: Artifact) -> Engine:
+        artifact.require(vocabulary=self.vocabulary.version, space_id=self._space_id)
+        return Engine.load(artifact, self.table, self.popularity, latents)
 
-class _Server(uvicorn.Server):
-    """Says that it is not ready for a while before it stops to listen, so that no balancer sends it what it would refuse."""
+    def _open_user_cache(self) -> UserCache:
+        """A cache whose store reads time out early, because a request's budget is short."""
+        service = self.settings.service
+        settings = self.settings.model_copy(deep=True)
+        settings.store.redis_timeout_s = service.store_timeout_ms / 1000
+        return UserCache(FeatureRepository(settings), service.remembered_users, service.store_pause_s)
 
-    def __init__(self, config: uvicorn.Config, serving: RankingService, drain_s: float) -> None:
+    def _load_shadow(self) -> Shadow:
+        service, models_dir = self.settings.service, self.settings.models_dir
+        engine = self._load_engine(LatentModels(models_dir), load_version(models_dir, RANKER, service.shadow_version))
+        return Shadow(engine, service.shadow_share, random.Random(SHADOW_SEED).random)  # noqa: S311  a sample, no secret
+
+
+class _DrainingServer(uvicorn.Server):
+    """On SIGTERM, reports not ready for `drain_s` before it stops listening, so that load balancers stop sending requests."""
+
+    def __init__(self, config: uvicorn.Config, service: RankingService, drain_s: float) -> None:
         super().__init__(config)
-        self._serving, self._drain_s = serving, drain_s
+        self._service, self._drain_s = service, drain_s
 
     def handle_exit(self, sig: int, frame: object) -> None:
-        """SIGTERM and SIGINT; the second one ends it at once."""
-        if self._serving.draining or sig == signal.SIGINT:
+        """Drain on the first SIGTERM. SIGINT, or a second SIGTERM, stops the server at once."""
+        if self._service.draining or sig == signal.SIGINT:
             super().handle_exit(sig, frame)  # type: ignore[arg-type]
             return
-        self._serving.draining = True
+        self._service.draining = True
         threading.Timer(self._drain_s, super().handle_exit, (sig, None)).start()
 
 
-def run_service(settings: Settings, beside: Callable[[FastAPI, RankingService], None]) -> None:
-    """Serve rankings until SIGTERM; then answer what was asked, and end. `beside` adds what else the web service has."""
-    serving = RankingService(settings)
-    serving.start()
-    service = settings.service
-    beside(app := create_app(serving.app_state()), serving)
-    config = uvicorn.Config(app, host=service.host, port=service.port, log_level="warning")
-    asyncio.run(_Server(config, serving, service.drain_s).serve())
+def run_service(settings: Settings, extend: Callable[[FastAPI, RankingService], None]) -> None:
+    """Serve rankings until SIGTERM, then finish the requests in flight. `extend` adds further routes to the application."""
+    service = RankingService(settings)
+    service.start()
+    app = create_app(service.app_state())
+    extend(app, service)
+    config = uvicorn.Config(app, host=settings.service.host, port=settings.service.port, log_level="warning")
+    asyncio.run(_DrainingServer(config, service, settings.service.drain_s).serve())

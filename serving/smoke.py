@@ -1,4 +1,4 @@
-"""A check that the whole system works: an item and an event of its own, from the topics to a ranking, and away again."""
+"""A smoke test of a running system: its own item and event travel from the topics to a ranking, and are deleted again."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,59 +13,63 @@ from serving.api import RankingRequest
 from serving.client import RankingClient, RankingUnavailable
 from streams.contract.messages import RawRecord
 from streams.contract.topics import EVENTS, ITEMS
-from streams.runtime.kafka_clients import Producer
+from streams.runtime.kafka.producer import Producer
 
 POLL_S = 0.05
 BUDGET_MS = 5000.0
 
 
 def smoke(settings: Settings, url: str, timeout_s: float) -> Iterator[tuple[str, float]]:
-    """What worked, one after the other, and how many seconds it took. Raises DeliveryError where something did not in time."""
-    name, store = f"smoke-{uuid4().hex[:12]}", FeatureRepository(settings)
-    now_ms = int(time.time() * 1000)
+    """Yield each check that passed and how many seconds it took. Raises DeliveryError if one takes longer than `timeout_s`."""
+    smoke_id = f"smoke-{uuid4().hex[:12]}"
     keys = [key.get_secret_value() for key in settings.service.api_keys]
     producer = Producer(settings.kafka)
     try:
         with RankingClient(url, keys[0] if keys else "", BUDGET_MS) as client:
-            producer.send([Item(item_id=name, title="A red enamel mug", event_time_ms=now_ms)])
-            yield "an item is servable", _wait(lambda: name in store.read_items([name]), timeout_s, "onboarding")
-            yield "it is reasoned about", _wait(lambda: _is_reasoned(store, name), timeout_s, "reasoning")
-            producer.send([Event(event_id=name, user_id=name, item_id=name, type="view", event_time_ms=now_ms)])
-            yield (
-                "a user's event is servable",
-                _wait(lambda: name in store.read_users([name]), timeout_s, "the behavior stage"),
-            )
-            yield "it ranks by both", _wait(lambda: _is_ranked(client, name), timeout_s, f"the ranking service at {url}")
+            for name, is_done, culprit in _checks(FeatureRepository(settings), producer, client, url, smoke_id):
+                yield name, _wait(is_done, timeout_s, culprit)
     finally:
-        with suppress(BrokerUnavailable):  # what went wrong before is told
-            producer.send_raw(
-                [RawRecord(topic.name, name.encode(), None, int(time.time() * 1000)) for topic in (ITEMS, EVENTS)]
-            )
+        with suppress(BrokerUnavailable):  # must not hide an earlier error
+            _delete(producer, smoke_id)
         producer.close()
 
 
-def _is_reasoned(store: FeatureRepository, name: str) -> bool:
-    return store.read_items([name])[name].status == "reasoned"
+def _checks(
+    store: FeatureRepository, producer: Producer, client: RankingClient, url: str, smoke_id: str
+) -> Iterator[tuple[str, Callable[[], bool], str]]:
+    """Each check, its condition, and the culprit if the condition is not met in time. Produces the records in between."""
+    now_ms = int(time.time() * 1000)
+    producer.send([Item(item_id=smoke_id, title="A red enamel mug", event_time_ms=now_ms)])
+    yield "item is servable", lambda: smoke_id in store.read_items([smoke_id]), "onboarding"
+    yield "item is reasoned", lambda: _is_reasoned(store, smoke_id), "reasoning"
+    producer.send([Event(event_id=smoke_id, user_id=smoke_id, item_id=smoke_id, type="view", event_time_ms=now_ms)])
+    yield "event is servable", lambda: smoke_id in store.read_users([smoke_id]), "the history stage"
+    yield "ranking uses both", lambda: _is_ranked(client, smoke_id), f"the ranking service at {url}"
 
 
-def _is_ranked(client: RankingClient, name: str) -> bool:
+def _delete(producer: Producer, smoke_id: str) -> None:
+    now_ms = int(time.time() * 1000)
+    producer.send_raw([RawRecord(topic.name, smoke_id.encode(), None, now_ms) for topic in (ITEMS, EVENTS)])
+
+
+def _is_reasoned(store: FeatureRepository, item_id: str) -> bool:
+    return store.read_items([item_id])[item_id].status == "reasoned"
+
+
+def _is_ranked(client: RankingClient, smoke_id: str) -> bool:
     try:
-        answer = client.rank(RankingRequest(user_id=name, candidate_ids=[name]))
+        response = client.rank(RankingRequest(user_id=smoke_id, candidate_ids=[smoke_id]))
     except RankingUnavailable:
         return False
-    return (
-        answer.fallback_level == "fresh"
-        and bool(answer.model)
-        and not {"unknown_user", "unknown_candidates"} & set(answer.degraded)
-    )
+    unknown = {"unknown_user", "unknown_candidates"} & set(response.degraded)
+    return response.fallback_level == "fresh" and bool(response.model) and not unknown
 
 
-def _wait(met: Callable[[], bool], timeout_s: float, stage: str) -> float:
+def _wait(is_done: Callable[[], bool], timeout_s: float, culprit: str) -> float:
+    """Seconds until `is_done`."""
     started = time.monotonic()
-    while not met():
+    while not is_done():
         if time.monotonic() - started > timeout_s:
-            raise DeliveryError(
-                f"{stage} did not do it within {timeout_s:g} s: it does not run, or is behind; see `reaseq status`"
-            )
+            raise DeliveryError(f"{culprit} did not finish within {timeout_s:g} s: not running, or behind; see `reaseq status`")
         time.sleep(POLL_S)
     return time.monotonic() - started

@@ -1,4 +1,4 @@
-"""The stages wired to the store, the models and the settings: the same for every runtime."""
+"""Builds the stages from the settings, with their store and models: the same for every runtime."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from reaseq.settings import Settings
 from streams.contract.messages import RawRecord
 from streams.contract.stage import BatchPolicy, Stage
 from streams.contract.topics import ITEM_FEATURES, USER_FEATURES
-from streams.stages.archive import ArchiveStage, Forget
+from streams.stages.archive import ArchiveStage, OnErasure
 from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
 from streams.stages.onboarding import OnboardingStage
@@ -37,7 +37,7 @@ from streams.stages.reasoning import ReasoningStage
 
 @dataclass(frozen=True)
 class System:
-    """Everything that the stages of one process share."""
+    """The stages of one process and what they share."""
 
     settings: Settings
     vocabulary: Vocabulary
@@ -48,22 +48,25 @@ class System:
     stages: tuple[Stage, ...]
 
     def apply_item_records(self, records: Sequence[RawRecord]) -> None:
-        """Keep the item table current with records of `item-features`."""
+        """Apply records of `item-features` to the item table."""
         self.table.apply([msgspec.json.decode(record.value, type=ItemFeatures) for record in records if record.value])
 
     def use_behavior(self, artifact: Artifact) -> None:
-        """Infer behaviors with a published model from the next batch on."""
+        """Infer behaviors with a published model from the next batch on.
+
+        Raises ArtifactError if the model was trained in another vector space or with another vocabulary.
+        """
         artifact.require(space_id=self.encoder.space_id, vocabulary=self.vocabulary.version)
         sampler = self.settings.behavior.sampler
         self.inference.model = BehaviorInference.load(artifact, self.settings.models_dir, self.table, sampler)
 
 
 def assemble(
-    settings: Settings, batch: BatchPolicy, archive_batch: BatchPolicy, forget: Forget = lambda user_ids: None
+    settings: Settings, batch: BatchPolicy, archive_batch: BatchPolicy, on_erasure: OnErasure = lambda user_ids: None
 ) -> System:
-    """Stages on the store that the settings name, with the reasoners that they name.
+    """Build the stages with the store, encoder and reasoners that the settings configure.
 
-    `forget` hears of users who ask to be forgotten, for what keeps something of them beside store and archive.
+    `on_erasure` is called with the ids of users who request erasure, to erase data outside the store and the archive.
     """
     vocabulary = load_vocabulary(settings.knowledge.vocabulary)
     encoder = Encoder(settings.encoder)
@@ -74,26 +77,26 @@ def assemble(
     table = ItemTable(vocabulary, encoder.space_id, encoder.dim)
     reasoner = FirstAnswer(*build_reasoners(settings, vocabulary, encoder))
     knowledge = settings.knowledge
-    # Small batches, several at once: an item is servable with its knowledge as soon as it and its few neighbors are done.
-    waiting = knowledge.llm.base_url
-    reasoning = BatchPolicy(knowledge.items_per_batch, batch.wait_s, knowledge.batches_in_flight) if waiting else batch
+    # With an LLM, small batches and several at once: an item's knowledge is servable as soon as its own batch is done.
+    small = BatchPolicy(knowledge.items_per_batch, batch.wait_s, knowledge.batches_in_flight)
+    reasoning_batch = small if knowledge.llm.base_url else batch
     stages: tuple[Stage, ...] = (
         OnboardingStage(store, encoder, batch),
-        ReasoningStage(store, reasoner, encoder, vocabulary.version, reasoning),
+        ReasoningStage(store, reasoner, encoder, vocabulary.version, reasoning_batch),
         HistoryStage(store, table, settings.behavior, batch),
         inference := BehaviorInferenceStage(store, table, None, settings.behavior, batch),
-        ArchiveStage(ITEM_FEATURES, archive, archive_batch, forget),
-        ArchiveStage(USER_FEATURES, archive, archive_batch, forget),
+        ArchiveStage(ITEM_FEATURES, archive, archive_batch, on_erasure),
+        ArchiveStage(USER_FEATURES, archive, archive_batch, on_erasure),
     )
-    if settings.behavior.words.llm.base_url:
+    if settings.behavior.text_diffusion.llm.base_url:
         inference.model = build_text_diffusion(settings, encoder, store, table)
     return System(settings, vocabulary, encoder, store, table, inference, stages)
 
 
 def build_reasoners(settings: Settings, vocabulary: Vocabulary, encoder: Encoder) -> list[Reasoner]:
-    """The reasoners in the order they are asked: recorded answers, the language model, the student, zero-shot.
+    """The configured reasoners, in the order in which they are called: recorded answers, LLM, student, zero-shot.
 
-    Between a student and a model stands the cascade, where its threshold lets the student answer instead.
+    If there is a student and the cascade threshold is below 1, a cascade of student and LLM takes the place of the LLM.
     """
     knowledge = settings.knowledge
     reasoners: list[Reasoner] = []
@@ -103,16 +106,16 @@ def build_reasoners(settings: Settings, vocabulary: Vocabulary, encoder: Encoder
     if is_published(settings.models_dir, STUDENT):
         student = Student.load(current(settings.models_dir, STUDENT), vocabulary, encoder.space_id)
     if knowledge.llm.base_url:
-        model = llm_reasoner(settings, vocabulary)
+        llm = build_llm_reasoner(settings, vocabulary)
         threshold = knowledge.cascade_threshold
-        reasoners.append(Cascade(student, model, vocabulary, threshold) if student and threshold < 1 else model)
+        reasoners.append(Cascade(student, llm, vocabulary, threshold) if student and threshold < 1 else llm)
     if student:
         reasoners.append(student)
     return [*reasoners, ZeroShotReasoner(encoder, vocabulary)]
 
 
-def llm_reasoner(settings: Settings, vocabulary: Vocabulary) -> VllmReasoner:
-    """The agents before the endpoint that the settings name, with the ledger of this machine."""
+def build_llm_reasoner(settings: Settings, vocabulary: Vocabulary) -> VllmReasoner:
+    """The LLM agents with the configured endpoint, token budgets and ledger."""
     llm = settings.knowledge.llm
     endpoint = Endpoint(llm)
     budgets = TokenLimits(llm.budget_item_tokens, llm.budget_seller_day_tokens, llm.budget_day_tokens)
@@ -122,9 +125,9 @@ def llm_reasoner(settings: Settings, vocabulary: Vocabulary) -> VllmReasoner:
 def build_text_diffusion(
     settings: Settings, encoder: Encoder, store: FeatureRepository, table: ItemTable
 ) -> TextDiffusionBackend:
-    """The second backend of latent reasoning: the diffusion language model that the settings name."""
-    words = settings.behavior.words
-    endpoint = Endpoint(words.llm)
+    """The text-diffusion backend of behavior inference, with the configured endpoint."""
+    text_diffusion = settings.behavior.text_diffusion
+    endpoint = Endpoint(text_diffusion.llm)
     return TextDiffusionBackend(
-        endpoint, endpoint.model.identity, encoder, store, table, words, settings.behavior.sampler.behaviors
+        endpoint, endpoint.model.identity, encoder, store, table, text_diffusion, settings.behavior.sampler.behaviors
     )

@@ -1,4 +1,4 @@
-"""Fixtures and rules that all kinds of tests share."""
+"""Fixtures and settings of all tests."""
 
 import atexit
 import os
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import structlog
+from filelock import FileLock
 
-import features  # noqa: F401  before any test imports Feast itself: see features/__init__.py
+import features  # noqa: F401  before any test imports Feast: see features/__init__.py
 
-# Feast's definitions read the state folder when they are imported: tests must never write into the user's.
+# Tests must not write into the user's state directory.
 os.environ["REASEQ_STATE_DIR"] = tempfile.mkdtemp(prefix="reaseq-tests-")
 atexit.register(shutil.rmtree, os.environ["REASEQ_STATE_DIR"], ignore_errors=True)
-# The broker's jars and the engine's environment are fetched once for all tests.
+# All runs share the Kafka jars and the vLLM environment, which are large.
 os.environ.setdefault("REASEQ_KAFKA_LIBS", str(Path(__file__).parents[1] / "var" / "kafka" / "libs"))
 os.environ.setdefault("REASEQ_VLLM_ENVS", str(Path(__file__).parents[1] / "var" / "vllm"))
 
@@ -27,22 +28,38 @@ NEEDED = {program: program for program in ("redis-server", "prometheus", "chromi
 NEEDED |= {"java": "openjdk-17-jre-headless", "mvn": "maven"}
 
 
+# Files that take minutes come first, so that test processes that run side by side end at about the same time.
+LONGEST_FIRST = (
+    "test_reasoning",
+    "test_stream",
+    "test_tutorial",
+    "test_observability",
+    "test_console",
+    "test_faults",
+    "test_security",
+    "test_behavior_commands",
+    "test_knowledge_commands",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave integration tests out where a machine lacks a program, and say how to get it; CI may lack none."""
+    """Sort files by duration. Skip integration tests if a program is missing, which in CI is an error."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     missing = [package for program, package in NEEDED.items() if not shutil.which(program)]
     if not missing:
         return
-    hint = f"left out: needs {', '.join(missing)} (apt-get install {' '.join(missing)})"
+    hint = f"needs {', '.join(missing)}: apt-get install {' '.join(missing)}"
     if os.environ.get("CI"):
-        raise pytest.UsageError(f"no test may be {hint}")
+        raise pytest.UsageError(f"CI must not skip tests, but a test {hint}")
     for item in items:
         if item.get_closest_marker("integration"):
             item.add_marker(pytest.mark.skip(reason=hint))
 
 
 @pytest.fixture(autouse=True)
-def own_logs() -> Iterator[None]:
-    """How a test sets up the logs holds for that test alone."""
+def restore_log_configuration() -> Iterator[None]:
+    """Restore the log configuration after each test."""
     before = structlog.get_config()
     yield
     structlog.configure(**before)
@@ -50,10 +67,13 @@ def own_logs() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def quick_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quick demo, run once as a user would: `out/` holds its report, `state/models` its models."""
-    folder = tmp_path_factory.mktemp("quick-demo")
-    env = {**os.environ, "REASEQ_STATE_DIR": str(folder / "state")}
-    command = [sys.executable, "-m", "reaseq", "demo", "--quick", "--out", str(folder / "out")]
-    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
+    """The quick demo, run once with its command: `out/` has the report, `state/models` the models."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "quick-demo"  # one for all test processes
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            env = {**os.environ, "REASEQ_STATE_DIR": str(folder / "state")}
+            command = [sys.executable, "-m", "reaseq", "demo", "--quick", "--out", str(folder / "out")]
+            run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+            assert run.returncode == 0, run.stdout + run.stderr
     return folder

@@ -1,1 +1,1 @@
-"""Baselines that every claim of quality stands beside."""
+"""Baselines that every claim of quality is compared with."""

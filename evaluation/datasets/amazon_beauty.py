@@ -1,7 +1,7 @@
-"""Amazon product data 2014, Beauty 5-core, as a catalog and baskets (McAuley et al. 2015; He and McAuley 2016).
+"""Amazon product data 2014, Beauty 5-core, as a catalog and orders (McAuley et al. 2015; He and McAuley 2016).
 
-The files are not bundled. Events are reviews by the day: a basket is what a user reviewed on one day, and an item counts as
-listed on the day of its first review.
+The files are not bundled. Events are reviews, dated by the day: an order is what a user reviewed on one day, and an item counts
+as listed on the day of its first review.
 """
 
 from collections import defaultdict
@@ -19,7 +19,7 @@ CATEGORY_LEVELS = 6
 
 
 def read_beauty(folder: Path) -> Retail:
-    """Items with their brand and categories as attributes, and the orders, each in order of time."""
+    """Items with brand and categories as attributes, and orders, each in order of time."""
     reviews = pq.read_table(folder / "interactions.parquet")
     days_ms = reviews["timestamp"].cast(pa.timestamp("ms")).cast(pa.int64()).to_pylist()
     rows = sorted(zip(days_ms, reviews["user_id"].to_pylist(), reviews["asin"].to_pylist(), strict=True))
@@ -29,13 +29,13 @@ def read_beauty(folder: Path) -> Retail:
         listed.setdefault(item_id, time_ms)
         baskets[time_ms, user_id].append(item_id)
     catalog = pq.read_table(folder / "items.parquet")
-    known = catalog.filter(pc.is_in(catalog["asin"], pa.array(list(listed), pa.large_string()))).to_pylist()
-    items = [_item(row, listed[row["asin"]]) for row in known]
-    orders = [Order(user_id, time_ms, tuple(_events(user_id, time_ms, ids))) for (time_ms, user_id), ids in baskets.items()]
+    listed_rows = catalog.filter(pc.is_in(catalog["asin"], pa.array(list(listed), pa.large_string()))).to_pylist()
+    items = [_to_item(row, listed[row["asin"]]) for row in listed_rows]
+    orders = [Order(user_id, time_ms, tuple(_to_events(user_id, time_ms, ids))) for (time_ms, user_id), ids in baskets.items()]
     return Retail(tuple(sorted(items, key=lambda item: (item.event_time_ms, item.item_id))), tuple(orders))
 
 
-def _item(row: dict[str, object], listed_ms: int) -> Item:
+def _to_item(row: dict[str, object], listed_ms: int) -> Item:
     categories = [str(name) for name in row["categories"] or ()][:CATEGORY_LEVELS]  # type: ignore[attr-defined]
     attributes = {f"category {level}": name for level, name in enumerate(categories, start=1)}
     if row["brand"]:
@@ -50,8 +50,8 @@ def _item(row: dict[str, object], listed_ms: int) -> Item:
     )
 
 
-def _events(user_id: str, time_ms: int, item_ids: Sequence[str]) -> list[Event]:
+def _to_events(user_id: str, time_ms: int, item_ids: Sequence[str]) -> list[Event]:
     return [
-        Event(event_id=f"{user_id}-{time_ms}-{place}", user_id=user_id, item_id=item_id, type="purchase", event_time_ms=time_ms)
-        for place, item_id in enumerate(item_ids)
+        Event(event_id=f"{user_id}-{time_ms}-{index}", user_id=user_id, item_id=item_id, type="purchase", event_time_ms=time_ms)
+        for index, item_id in enumerate(item_ids)
     ]

@@ -1,7 +1,8 @@
-"""MIND (Wu et al. 2020), the part of it that is at hand: news, and impressions with what was clicked and what was not.
+"""MIND (Wu et al. 2020), a part of it: news, and impressions with what was clicked and what was not.
 
-The files are not bundled. The test rows bear no time, only their day; the histories bear none at all: both stand where the
-files' days put them, and no gap between behaviors says anything. News without text keep their row, with nothing said of them.
+The files are not bundled. Test impressions carry no time, only their day, and histories carry no times at all. Test impressions
+are placed at the start of their day and histories a day before their impression, so the gaps between behaviors mean nothing.
+News without text keep their row, with no labels and a zero vector.
 """
 
 from collections.abc import Sequence
@@ -13,17 +14,17 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from reaseq.behavior.examples import Basket
-from reaseq.behavior.history import Behavior, build_history
+from reaseq.behavior.history import TYPE_CODES, Behavior, build_history
 from reaseq.days import DAY_MS, time_ms
 from reaseq.records import Item
 
 TEST_DAY = "2019-11-15"
-CLICK = 2  # the code of the event type
+TEXT_CHARS = 900
 
 
 @dataclass(frozen=True)
 class Impression:
-    """What was shown to a user at one instance: a basket of what was clicked, and what was not."""
+    """News shown to a user at once: a basket of what was clicked, and `shown`, what was not."""
 
     basket: Basket
     shown: tuple[str, ...]
@@ -39,34 +40,42 @@ class Mind:
 
 
 def read_mind(folder: Path) -> Mind:
-    """Read the three parquet files."""
+    """Read `news.parquet`, `impressions_train.parquet` and `impressions_test.parquet`."""
     train, test = (pq.read_table(folder / f"impressions_{part}.parquet").to_pylist() for part in ("train", "test"))
-    impressions = sorted((_impression(row, row["time"] * 1000) for row in train), key=lambda of: of.basket.time_ms)
-    judged = [_impression(row | {"user_id": f"test {place}"}, time_ms(TEST_DAY)) for place, row in enumerate(test)]
-    items = {row["news_id"]: _item(row) for row in pq.read_table(folder / "news.parquet").to_pylist()}
-    for impression in (*impressions, *judged):
+    trained = sorted(
+        (_to_impression(row, row["time"] * 1000) for row in train), key=lambda impression: impression.basket.time_ms
+    )
+    tested = [_to_impression(row | {"user_id": f"test {index}"}, time_ms(TEST_DAY)) for index, row in enumerate(test)]
+    items = {row["news_id"]: _to_item(row) for row in pq.read_table(folder / "news.parquet").to_pylist()}
+    for impression in (*trained, *tested):
         for item_id in (*impression.shown, *impression.basket.item_ids, *impression.basket.history.item_ids):
             items.setdefault(item_id, Item(item_id=item_id, title=item_id, event_time_ms=0))
-    return Mind(tuple(items[item_id] for item_id in sorted(items)), tuple(impressions), tuple(judged))
+    return Mind(tuple(items[item_id] for item_id in sorted(items)), tuple(trained), tuple(tested))
 
 
-def _item(row: dict[str, Any]) -> Item:
-    told = {"category": row["category"], "subcategory": row["subcategory"], "abstract": (row["abstract"] or "")[:900]}
+def _to_item(row: dict[str, Any]) -> Item:
+    texts = {
+        "category": row["category"],
+        "subcategory": row["subcategory"],
+        "abstract": (row["abstract"] or "")[:TEXT_CHARS],
+    }
     return Item(
         item_id=row["news_id"],
-        title=(row["title"] or row["news_id"])[:900],
-        attributes={name: text for name, text in told.items() if text},
+        title=(row["title"] or row["news_id"])[:TEXT_CHARS],
+        attributes={name: text for name, text in texts.items() if text},
         event_time_ms=0,
     )
 
 
-def _impression(row: dict[str, Any], at_ms: int) -> Impression:
+def _to_impression(row: dict[str, Any], at_ms: int) -> Impression:
     clicked = np.array(row["clicked"], bool)
     shown = np.array(row["candidates"], object)
-    behaviors = [Behavior(at_ms - DAY_MS, place, item_id, CLICK) for place, item_id in enumerate(row["history"] or ())]
-    basket = Basket(row["user_id"], at_ms, _ids(shown[clicked]), build_history(behaviors))
-    return Impression(basket, _ids(shown[~clicked]))
+    behaviors = [
+        Behavior(at_ms - DAY_MS, index, item_id, TYPE_CODES["click"]) for index, item_id in enumerate(row["history"] or ())
+    ]
+    basket = Basket(row["user_id"], at_ms, _drop_duplicates(shown[clicked]), build_history(behaviors))
+    return Impression(basket, _drop_duplicates(shown[~clicked]))
 
 
-def _ids(found: Sequence[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(found))
+def _drop_duplicates(item_ids: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(item_ids))

@@ -1,8 +1,8 @@
 """UCI Online Retail as a catalog and a stream of events (Chen, Sain and Guo 2012, CC BY 4.0).
 
-An item is listed when its first order line appears. The data knows no earlier instance, so that first sale cannot be foreseen
-and is not judged, nor is an item's age a fair feature here. An item's title is the most frequent description so far, so a
-product whose description changes for good is listed again with new content.
+An item is listed when its first order line appears. The data holds no earlier listing time, so the first sale cannot be
+predicted and is not judged, and an item's age is no fair feature here. An item's title is its most frequent description so far:
+when that changes, the item is listed again with new content.
 """
 
 from collections import Counter, defaultdict
@@ -22,7 +22,7 @@ from reaseq.records import Event, Item
 
 @dataclass(frozen=True)
 class Order:
-    """One customer's basket: what was bought in one minute."""
+    """What one customer bought in one minute."""
 
     user_id: str
     time_ms: int
@@ -36,7 +36,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Retail:
-    """The shop: what was listed and what was bought, each in order of time."""
+    """A shop's listings and orders, each in order of time."""
 
     items: tuple[Item, ...]
     orders: tuple[Order, ...]
@@ -60,13 +60,13 @@ class _Line(NamedTuple):
 
 
 def read_retail(path: Path, customers_share: float = 1.0, since_ms: int = 0) -> Retail:
-    """Read the order lines from `since_ms` on; `customers_share` keeps that share of the customers, always the same ones."""
+    """Read the order lines from `since_ms` on, of a share of the customers, always the same ones."""
     table = pq.read_table(path)
     if since_ms:
         since = pa.scalar(datetime.fromtimestamp(since_ms / 1000, UTC), table["time"].type)
         table = table.filter(pc.greater_equal(table["time"], since))
     if customers_share < 1:
-        # Knuth's multiplicative hash: an even share, and the same customers everywhere.
+        # Knuth's multiplicative hash: an even share, and the same customers in every run.
         hashed = table["customer"].to_numpy().astype(np.uint64) * 2654435761 % 2**32
         table = table.filter(pa.array(hashed < customers_share * 2**32))
     seconds = table["time"].cast(pa.timestamp("s", tz="UTC")).cast(pa.int64())
@@ -83,15 +83,15 @@ def _items(lines: Sequence[_Line]) -> Iterator[Item]:
     for line in lines:
         seen = titles[line.item_id]
         seen[line.title] += 1
-        shown = current.get(line.item_id)
-        if shown is None or (line.title != shown and seen[line.title] > seen[shown]):
+        title = current.get(line.item_id)
+        if title is None or (line.title != title and seen[line.title] > seen[title]):
             current[line.item_id] = line.title
             yield Item(item_id=line.item_id, title=line.title, price=round(line.price, 2), event_time_ms=line.time_ms)
 
 
 def _orders(lines: Sequence[_Line]) -> Iterator[Order]:
-    # A basket is what a customer took in one minute, the resolution of the data: a few invoices span two minutes, and a
-    # few minutes hold two invoices. So a history always ends strictly before its basket.
+    # One order for each customer and minute, the resolution of the data (a few invoices span two minutes, and a few minutes
+    # hold two invoices), so that a history always ends strictly before its basket.
     baskets: dict[tuple[int, int], list[_Line]] = defaultdict(list)
     for line in lines:
         baskets[line.time_ms, line.customer].append(line)
@@ -102,13 +102,13 @@ def _orders(lines: Sequence[_Line]) -> Iterator[Order]:
             time_ms=time_ms,
             events=tuple(
                 Event(
-                    event_id=f"{line.invoice}-{minute}-{place}",
+                    event_id=f"{line.invoice}-{minute}-{index}",
                     user_id=str(customer),
                     item_id=line.item_id,
                     type="purchase",
                     event_time_ms=time_ms,
                     quantity=float(line.quantity),
                 )
-                for place, line in enumerate(basket)
+                for index, line in enumerate(basket)
             ),
         )

@@ -1,1 +1,1 @@
-"""Grafana's dashboards and how it finds them."""
+"""Grafana dashboards and provisioning."""

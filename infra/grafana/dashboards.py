@@ -1,4 +1,4 @@
-"""The dashboards as code: `python -m infra.grafana.dashboards` writes each as JSON into `dashboards/`, where Grafana looks."""
+"""Grafana dashboards as code: `python -m infra.grafana.dashboards` writes them as JSON into `dashboards/`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ WIDTH, HEIGHT, COLUMNS = 12, 8, 2
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves of one unit over time: by their legend, the PromQL of each."""
+    """A time series panel. `curves` maps legends to PromQL expressions of one unit."""
 
     title: str
     unit: str
@@ -21,7 +21,7 @@ class Panel:
 
 
 def _quantiles(metric: str, by: str) -> dict[str, str]:
-    """Median and 99th percentile of a histogram, for each value of a label."""
+    """Median and 99th percentile of a histogram, by a label unless it is empty."""
     return {
         f"p{percent}" + (f" {{{{{by}}}}}" if by else ""): (
             f"histogram_quantile({percent / 100}, sum by (le{', ' + by if by else ''}) (rate({metric}_bucket[5m])))"
@@ -31,48 +31,52 @@ def _quantiles(metric: str, by: str) -> dict[str, str]:
 
 
 STREAM = (
-    Panel("Freshness: input produced to features servable", "s", _quantiles("reaseq_freshness_seconds", "stage")),
+    Panel("Freshness: from input produced to features servable", "s", _quantiles("reaseq_freshness_seconds", "stage")),
     Panel(
-        "Late share, of a promise of 1 %",
+        "Late share (objective: 1 %)",
         "percentunit",
         {window: f"reaseq:freshness_late:ratio_rate{window}" for window in ("5m", "1h")},
     ),
-    Panel("Records taken", "ops", {"{{stage}} {{outcome}}": "stage:reaseq_records:rate5m"}),
+    Panel("Records processed", "ops", {"{{stage}} {{outcome}}": "stage:reaseq_records:rate5m"}),
     Panel("Lag", "short", {"{{topic}}": "sum by (topic) (reaseq_lag_records)"}),
-    Panel("Nothing committed for", "s", {"{{instance}} {{topic}}": "reaseq_commit_stalled_seconds"}),
+    Panel("Time without a commit despite lag", "s", {"{{instance}} {{topic}}": "reaseq_commit_stalled_seconds"}),
     Panel("Waits", "ops", {"{{stage}} {{reason}}": "sum by (stage, reason) (rate(reaseq_waits_total[5m]))"}),
     Panel("Dead letters", "ops", {"{{stage}} {{reason}}": "sum by (stage, reason) (rate(reaseq_dead_letters_total[5m]))"}),
-    Panel("One batch", "s", _quantiles("reaseq_batch_seconds", "stage")),
+    Panel("Batch duration", "s", _quantiles("reaseq_batch_seconds", "stage")),
     Panel("Feature records written", "ops", {"{{stage}}": "sum by (stage) (rate(reaseq_feature_records_total[5m]))"}),
-    Panel("Noticed on the way", "ops", {"{{stage}} {{what}}": "sum by (stage, what) (rate(reaseq_outcomes_total[5m]))"}),
+    Panel("Outcomes", "ops", {"{{stage}} {{what}}": "sum by (stage, what) (rate(reaseq_outcomes_total[5m]))"}),
     Panel(
-        "Store beside topics, sampled",
+        "Store compared with topics (sample)",
         "short",
         {"{{topic}} {{result}}": "sum by (topic, result) (increase(reaseq_reconciled_records_total[1h]))"},
     ),
-    Panel("Last batch finished", "s", {"{{instance}} {{stage}}": "time() - reaseq_last_progress_timestamp_seconds"}),
+    Panel("Time since the last batch", "s", {"{{instance}} {{stage}}": "time() - reaseq_last_progress_timestamp_seconds"}),
 )
 RANKING = (
     Panel("Rankings", "ops", {"{{fallback_level}}": "sum by (fallback_level) (rate(reaseq_rank_requests_total[5m]))"}),
-    Panel("Time to rank", "s", _quantiles("reaseq_rank_seconds", "")),
+    Panel("Ranking latency", "s", _quantiles("reaseq_rank_seconds", "")),
     Panel(
         "Share without fresh features or without the model", "percentunit", {"degraded": "reaseq:rank_degraded:ratio_rate5m"}
     ),
-    Panel("Done without", "ops", {"{{reason}}": "sum by (reason) (rate(reaseq_rank_degraded_total[5m]))"}),
+    Panel("Degradations", "ops", {"{{reason}}": "sum by (reason) (rate(reaseq_rank_degraded_total[5m]))"}),
     Panel("Rejected", "ops", {"{{reason}}": "sum by (reason) (rate(reaseq_rank_rejected_total[5m]))"}),
-    Panel("Items in the table", "short", {"{{instance}}": "reaseq_item_table_items"}),
-    Panel("The table takes", "bytes", {"{{instance}}": "reaseq_item_table_bytes"}),
-    Panel("Published rankers", "short", {"{{instance}} {{outcome}}": "reaseq_rank_reloads_total"}),
-    Panel("Item records followed", "short", {"{{instance}} {{topic}}": "reaseq_tailed_records"}),
-    Panel("Served values beside the point-in-time join", "short", {"{{result}}": "reaseq_parity_values"}),
+    Panel("Items in the item table", "short", {"{{instance}}": "reaseq_item_table_items"}),
+    Panel("Item table size", "bytes", {"{{instance}}": "reaseq_item_table_bytes"}),
+    Panel("Ranker reloads", "short", {"{{instance}} {{outcome}}": "reaseq_rank_reloads_total"}),
+    Panel("Item records tailed", "short", {"{{instance}} {{topic}}": "reaseq_tailed_records"}),
+    Panel("Served values compared with the point-in-time join", "short", {"{{result}}": "reaseq_parity_values"}),
 )
 REASONING = (
     Panel("Calls", "ops", {"{{agent}} {{outcome}}": "sum by (agent, outcome) (rate(reaseq_llm_calls_total[5m]))"}),
     Panel("Tokens", "ops", {"{{kind}}": "sum by (kind) (rate(reaseq_llm_tokens_total[5m]))"}),
-    Panel("One call", "s", _quantiles("reaseq_llm_call_seconds", "agent")),
-    Panel("Calls under way", "short", {"{{instance}}": "reaseq_llm_calls_in_flight"}),
-    Panel("Endpoint left alone", "bool", {"{{instance}}": "reaseq_llm_breaker_open"}),
-    Panel("TokenLimits used up", "short", {"{{budget}}": "sum by (budget) (increase(reaseq_llm_budget_rejections_total[1h]))"}),
+    Panel("Call duration", "s", _quantiles("reaseq_llm_call_seconds", "agent")),
+    Panel("Calls in flight", "short", {"{{instance}}": "reaseq_llm_calls_in_flight"}),
+    Panel("Circuit breaker open", "bool", {"{{instance}}": "reaseq_llm_breaker_open"}),
+    Panel(
+        "Calls rejected by a token budget",
+        "short",
+        {"{{budget}}": "sum by (budget) (increase(reaseq_llm_budget_rejections_total[1h]))"},
+    ),
     Panel(
         "Claims dropped", "ops", {"{{speaker}} {{reason}}": "sum by (speaker, reason) (rate(reaseq_claims_dropped_total[5m]))"}
     ),
@@ -81,7 +85,7 @@ DASHBOARDS = {"stream": STREAM, "ranking": RANKING, "reasoning": REASONING}
 
 
 def dashboard(name: str, panels: Sequence[Panel]) -> dict[str, Any]:
-    """What Grafana reads."""
+    """A dashboard in Grafana's JSON model."""
     return {
         "uid": f"reaseq-{name}",
         "title": f"ReaSeq {name}",
@@ -89,14 +93,14 @@ def dashboard(name: str, panels: Sequence[Panel]) -> dict[str, Any]:
         "schemaVersion": 39,
         "refresh": "30s",
         "time": {"from": "now-3h", "to": "now"},
-        "panels": [_panel(place, panel) for place, panel in enumerate(panels)],
+        "panels": [_panel(index, panel) for index, panel in enumerate(panels)],
     }
 
 
-def _panel(place: int, panel: Panel) -> dict[str, Any]:
-    row, column = divmod(place, COLUMNS)
+def _panel(index: int, panel: Panel) -> dict[str, Any]:
+    row, column = divmod(index, COLUMNS)
     return {
-        "id": place + 1,
+        "id": index + 1,
         "type": "timeseries",
         "title": panel.title,
         "datasource": DATASOURCE,
@@ -110,12 +114,12 @@ def _panel(place: int, panel: Panel) -> dict[str, Any]:
 
 
 def rendered(name: str) -> str:
-    """A dashboard as the text of its file."""
+    """The text of a dashboard's file."""
     return json.dumps(dashboard(name, DASHBOARDS[name]), indent=1) + "\n"
 
 
 def main() -> None:
-    """Write all."""
+    """Write all dashboards."""
     FOLDER.mkdir(exist_ok=True)
     for name in DASHBOARDS:
         (FOLDER / f"{name}.json").write_text(rendered(name))

@@ -1,1 +1,1 @@
-"""The Helm chart, and what it is held against."""
+"""The Helm chart and the schemas that validate it."""

@@ -1,7 +1,7 @@
-"""Makes `schemas.json`, what kubeconform holds the chart against: `python -m infra.helm.schemas` where Go is.
+"""Generates `schemas.json`, with which kubeconform validates the chart: `python -m infra.helm.schemas` (needs Go).
 
-Kubernetes publishes its API as OpenAPI, the operators of KEDA and Prometheus theirs as custom resource definitions; Go's module
-proxy has all three. The schemas of our kinds are taken out of them, without prose, and strict: an unknown field is an error.
+Kubernetes publishes its API as OpenAPI; the KEDA and Prometheus operators publish custom resource definitions. The Go module
+proxy has all three. This module extracts the kinds that the chart uses, drops descriptions, and rejects unknown fields.
 """
 
 import json
@@ -32,7 +32,7 @@ CUSTOM = {
     ],
 }
 NUMBER_OR_TEXT = {"oneOf": [{"type": "string"}, {"type": "number"}]}
-LOOSE = {  # what OpenAPI says less of than the API server does
+LOOSE = {  # the API server accepts more than the OpenAPI types say
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": NUMBER_OR_TEXT,
     "io.k8s.apimachinery.pkg.api.resource.Quantity": NUMBER_OR_TEXT,
 }
@@ -42,20 +42,20 @@ Schema = dict[str, Any]
 
 
 def main() -> None:
-    """Write the file."""
+    """Write `schemas.json`."""
     api: dict[str, Schema] = json.loads((_folder(KUBERNETES) / "api/openapi-spec/swagger.json").read_text())["definitions"]
-    of_kind = {kind: f"io.k8s.api.{group}.{kind}" for kind, group in KINDS.items()}
-    definitions = {name: LOOSE.get(name) or _strict(api[name]) for name in _reachable(api, list(of_kind.values()))}
+    definition_names = {kind: f"io.k8s.api.{group}.{kind}" for kind, group in KINDS.items()}
+    definitions = {name: LOOSE.get(name) or _strict(api[name]) for name in _reachable(api, list(definition_names.values()))}
     for module, files in CUSTOM.items():
         for file in files:
             resource = yaml.safe_load((_folder(module) / file).read_text())["spec"]
-            kind = of_kind[resource["names"]["kind"]] = f"{resource['group']}.{resource['names']['kind']}"
+            kind = definition_names[resource["names"]["kind"]] = f"{resource['group']}.{resource['names']['kind']}"
             definitions[kind] = _strict(resource["versions"][0]["schema"]["openAPIV3Schema"])
     chosen = [
         {"if": {"properties": {"kind": {"const": kind}}}, "then": {"$ref": f"#/definitions/{name}"}}
-        for kind, name in sorted(of_kind.items())
+        for kind, name in sorted(definition_names.items())
     ]
-    known = {"properties": {"kind": {"enum": sorted(of_kind)}}, "allOf": chosen}
+    known = {"properties": {"kind": {"enum": sorted(definition_names)}}, "allOf": chosen}
     whole = {"$schema": "http://json-schema.org/draft-07/schema#", **known, "definitions": definitions}
     SCHEMAS.write_text(json.dumps(whole, sort_keys=True, separators=(",", ":")) + "\n")
 
@@ -66,12 +66,12 @@ def _folder(module: str) -> Path:
 
 
 def _reachable(api: dict[str, Schema], names: list[str]) -> list[str]:
-    found, left = set[str](), list(names)
-    while left:
-        name = left.pop()
+    found, pending = set[str](), list(names)
+    while pending:
+        name = pending.pop()
         if name not in found:
             found.add(name)
-            left += [] if name in LOOSE else _references(api[name])
+            pending += [] if name in LOOSE else _references(api[name])
     return sorted(found)
 
 
@@ -91,7 +91,7 @@ def _strict(schema: Schema) -> Schema:
         return NUMBER_OR_TEXT
     strict = {key: value for key, value in schema.items() if key in KEPT}
     if "properties" in schema:
-        strict["properties"] = {name: _strict(of) for name, of in schema["properties"].items()}
+        strict["properties"] = {name: _strict(inner) for name, inner in schema["properties"].items()}
         strict["additionalProperties"] = False
     elif isinstance(others := schema.get("additionalProperties"), dict):
         strict["additionalProperties"] = _strict(others)

@@ -1,4 +1,4 @@
-"""Apache Kafka on this machine: fetched from Maven Central, run as one process."""
+"""Apache Kafka as local processes, fetched from Maven Central."""
 
 from infra.kafka.broker import install, start_again, start_broker, start_cluster
 

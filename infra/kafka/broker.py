@@ -1,4 +1,4 @@
-"""Real Kafka brokers without a container: jars by Maven, KRaft processes, loopback only, data survives restarts."""
+"""Kafka brokers without containers: jars from Maven, KRaft mode, loopback only, data survives restarts."""
 
 import hashlib
 import os
@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from filelock import FileLock
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
@@ -20,7 +21,7 @@ POM = Path(__file__).with_name("pom.xml")
 LOG_CONFIGURATION = Path(__file__).with_name("log4j2.xml")
 JAVA_PACKAGE = "openjdk-17-jre-headless"
 MAVEN_PACKAGES = f"{JAVA_PACKAGE} maven"
-# One broker on one machine has no other cluster to be told from. Kafka wants 16 bytes: these spell `reaseq-local-dev`.
+# Kafka requires 16 bytes in base64; these spell `reaseq-local-dev`.
 CLUSTER_ID = "cmVhc2VxLWxvY2FsLWRldg"
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 MAVEN_TIMEOUT_S = 600.0
@@ -29,10 +30,10 @@ ADMIN_TIMEOUT_MS = 5_000
 
 
 def install(state_dir: Path) -> Path:
-    """The folder with the broker's jars, fetched on first use (about 45 MB) and complete whenever it exists.
+    """The directory of the broker's jars, fetched on first use (about 45 MB). If it exists, it is complete.
 
-    It lies in the cache `<state_dir>/kafka/libs`, or in the one that REASEQ_KAFKA_LIBS names, under a name made from
-    the pom, so that another Kafka version never meets the jars of this one.
+    It is a subdirectory of REASEQ_KAFKA_LIBS, or of `<state_dir>/kafka/libs`, named by the hash of the pom: jars of different
+    Kafka versions never mix. Raises InfrastructureError if Java or Maven is missing, or if the download fails.
     """
     cache = Path(os.environ.get("REASEQ_KAFKA_LIBS") or state_dir / "kafka" / "libs").resolve()
     libs = cache / hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
@@ -41,15 +42,13 @@ def install(state_dir: Path) -> Path:
     require_program("java", MAVEN_PACKAGES)
     maven = require_program("mvn", MAVEN_PACKAGES)
     cache.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=cache, prefix=".partial-") as partial:
-        jars = Path(partial) / "jars"
-        goal = ["dependency:copy-dependencies", f"-DoutputDirectory={jars}", "-DincludeScope=runtime"]
-        _run([maven, "-q", "-B", "-f", str(POM), *goal], MAVEN_TIMEOUT_S, "fetching the Kafka jars with Maven")
-        try:
+    # One process fetches: Maven's own repository does not support several at once.
+    with FileLock(f"{libs}.lock"), TemporaryDirectory(dir=cache, prefix=".partial-") as folder:
+        if not libs.is_dir():
+            jars = Path(folder) / "jars"
+            goal = ["dependency:copy-dependencies", f"-DoutputDirectory={jars}", "-DincludeScope=runtime"]
+            _run([maven, "-q", "-B", "-f", str(POM), *goal], MAVEN_TIMEOUT_S, "fetching the Kafka jars with Maven")
             jars.rename(libs)
-        except OSError:
-            if not libs.is_dir():  # else another process was faster, with the same jars
-                raise
     return libs
 
 
@@ -62,10 +61,10 @@ def start_broker(
     max_message_bytes: int = MESSAGE_LIMIT_BYTES,
     timeout_s: float = 90.0,
 ) -> Process:
-    """Start one broker on loopback `port` as process `kafka`; return once it answers an admin call.
+    """Start one broker on loopback `port` as process `kafka`. Returns once it answers an admin call.
 
-    `data_dir` is formatted when it is new and taken up as it is otherwise. After a kill that takes about ten seconds
-    longer: the broker waits until its earlier self counts as gone.
+    Formats `data_dir` if it is new. After a kill, the start takes about ten seconds longer: the broker waits for its previous
+    registration to expire.
     """
     node = _Node("kafka", 1, port, free_port(), data_dir)
     return _start(run_dir, libs, [node], max_message_bytes, timeout_s)[0]
@@ -80,19 +79,19 @@ def start_cluster(
     max_message_bytes: int = MESSAGE_LIMIT_BYTES,
     timeout_s: float = 120.0,
 ) -> list[Process]:
-    """The same for several brokers that are one cluster, processes `kafka-1` and so on; a single one is `start_broker`'s."""
+    """Start a cluster of brokers on loopback `ports` as processes `kafka-1`, `kafka-2` and so on. See `start_broker`."""
     nodes = [_Node(f"kafka-{id}", id, port, free_port(), data_dir / str(id)) for id, port in enumerate(ports, start=1)]
     return _start(run_dir, libs, nodes, max_message_bytes, timeout_s)
 
 
 def start_again(run_dir: Path, libs: Path, broker: Process) -> Process:
-    """Start a broker of a cluster that has ended, as it was; does not wait for it."""
+    """Start a stopped broker of a cluster again, with the same configuration; returns before it is ready."""
     return start(run_dir, broker.name, _command(libs, _properties(run_dir, broker.name)), ports=broker.ports)
 
 
 @dataclass(frozen=True)
 class _Node:
-    """One process: broker and controller at once."""
+    """A process that is both broker and controller."""
 
     name: str
     id: int
@@ -140,21 +139,24 @@ def _command(libs: Path, properties: Path) -> list[str]:
 
 
 def _settings(node: _Node, nodes: Sequence[_Node], max_message_bytes: int) -> dict[str, str | int]:
-    """server.properties of a node. Record timestamps stay Kafka's default, the producer's wall clock: replayed
-    events of years ago carry their event time in the message, and so retention does not delete them on arrival."""
+    """The node's server.properties.
+
+    Record timestamps stay at Kafka's default, the producer's wall clock. Event time is in the message, so retention does not
+    delete replayed events of years ago on arrival.
+    """
     return {
         "process.roles": "broker,controller",
         "node.id": node.id,
-        "controller.quorum.voters": ",".join(f"{of.id}@{LOOPBACK}:{of.controller_port}" for of in nodes),
+        "controller.quorum.voters": ",".join(f"{peer.id}@{LOOPBACK}:{peer.controller_port}" for peer in nodes),
         "listeners": f"PLAINTEXT://{LOOPBACK}:{node.port},CONTROLLER://{LOOPBACK}:{node.controller_port}",
         "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "log.dirs": str(node.data_dir.resolve()),
-        "auto.create.topics.enable": "false",  # a misspelt topic is an error, not a new topic
+        "auto.create.topics.enable": "false",  # a misspelled topic is an error, not a new topic
         "message.max.bytes": max_message_bytes,
         "log.retention.hours": 168,
-        "log.cleaner.dedupe.buffer.size": 32 * 1024 * 1024,  # the default takes a quarter of our heap
-        # Kafka's own topics: a few partitions start and stop faster than fifty.
+        "log.cleaner.dedupe.buffer.size": 32 * 1024 * 1024,  # the default is a quarter of the heap
+        # Internal topics: a few partitions start and stop faster than fifty.
         "offsets.topic.replication.factor": len(nodes),
         "offsets.topic.num.partitions": 4,
         "transaction.state.log.replication.factor": len(nodes),
@@ -163,14 +165,14 @@ def _settings(node: _Node, nodes: Sequence[_Node], max_message_bytes: int) -> di
         "share.coordinator.state.topic.replication.factor": len(nodes),
         "share.coordinator.state.topic.min.isr": 1,
         "share.coordinator.state.topic.num.partitions": 1,
-        "group.initial.rebalance.delay.ms": 0,  # nobody else is coming: the first consumer need not wait
+        "group.initial.rebalance.delay.ms": 0,  # do not wait for further consumers
     }
 
 
 def _answers(port: int, brokers: int) -> bool:
-    """Whether the broker takes admin calls and counts so many as up."""
+    """Whether the broker answers admin calls and sees `brokers` live brokers."""
     try:
-        # A client that finds nobody leaves its network thread behind, so knock first.
+        # A Kafka client that cannot connect leaks its network thread, so probe the port first.
         socket.create_connection((LOOPBACK, port), timeout=1.0).close()
         with KafkaAdminClient(
             bootstrap_servers=f"{LOOPBACK}:{port}",
@@ -183,12 +185,12 @@ def _answers(port: int, brokers: int) -> bool:
 
 
 def _run(command: list[str], timeout_s: float, what: str) -> None:
-    """Run a tool to its end; raise with what it said if it fails."""
+    """Run a tool. Raises InfrastructureError with its output if it fails."""
     try:
         done = subprocess.run(
             command, timeout=timeout_s, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise InfrastructureError(f"{what} took more than {timeout_s:g} s") from error
+        raise InfrastructureError(f"{what} did not finish within {timeout_s:g} s") from error
     if done.returncode != 0:
         raise InfrastructureError(f"{what} failed with exit status {done.returncode}:\n{done.stdout[-2000:]}")

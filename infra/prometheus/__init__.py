@@ -1,1 +1,1 @@
-"""Prometheus: its configuration, our rules, and a server of one's own."""
+"""Prometheus: configuration, rules, and a local server."""

@@ -1,1 +1,1 @@
-"""A real vLLM server on this machine: on its GPU where the `vllm` extra is installed, on its CPU elsewhere."""
+"""vLLM as a local process: on the GPU if the `vllm` extra is installed, otherwise on the CPU."""

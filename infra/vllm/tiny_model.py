@@ -1,6 +1,6 @@
-"""A tiny language model with random weights, made on the spot: real to a server, senseless to a reader.
+"""A tiny language model with random weights, for tests of the serving path.
 
-Its architecture is one that vLLM serves (Qwen3), its vocabulary is trained on the project's own prompts and sample titles.
+The architecture is Qwen3, which vLLM serves. The tokenizer is trained on the project's prompts and sample titles.
 """
 
 import shutil
@@ -20,16 +20,16 @@ CHAT_TEMPLATE = (
 
 
 def make_tiny_model(folder: Path) -> Path:
-    """The model's folder, complete whenever it exists; made in a few seconds on first use."""
+    """The model's directory, generated on first use within a few seconds. If it exists, it is complete."""
     if folder.exists():
         return folder
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -42,7 +42,7 @@ def make_tiny_model(folder: Path) -> Path:
     tokenizer.train_from_iterator(_texts(), trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=TURN_END, pad_token=TURN_END)  # type: ignore[no-untyped-call]
     wrapped.chat_template = CHAT_TEMPLATE
-    wrapped.save_pretrained(aside)
+    wrapped.save_pretrained(partial)
     torch.manual_seed(SEED)
     config = Qwen3Config(
         vocab_size=tokenizer.get_vocab_size(),
@@ -58,8 +58,8 @@ def make_tiny_model(folder: Path) -> Path:
         bos_token_id=None,
         dtype="float32",
     )
-    Qwen3ForCausalLM(config).save_pretrained(aside)  # type: ignore[no-untyped-call]
-    aside.rename(folder)
+    Qwen3ForCausalLM(config).save_pretrained(partial)  # type: ignore[no-untyped-call]
+    partial.rename(folder)
     return folder
 
 

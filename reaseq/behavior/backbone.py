@@ -1,7 +1,7 @@
-"""The transformer under the behavior model: LLaMA-style blocks without a causal mask, as in LLaDA.
+"""The transformer of the behavior model: LLaMA-style blocks without a causal mask, as in LLaDA.
 
-Pre-norm attention with rotary positions and grouped keys, SwiGLU feed-forward, no biases; names and shapes are those of LLaMA,
-so that published checkpoints of that family map onto it (see `reaseq.behavior.llada`).
+Pre-norm attention with rotary positions and grouped keys, SwiGLU feed-forward, no biases. The shapes are those of LLaMA, so
+that published checkpoints of that family can be loaded (see `reaseq.behavior.llada`).
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ PRESETS = {
 
 
 class Backbone(nn.Module):
-    """Blocks and a final norm over places (B, L, d)."""
+    """Transformer blocks and a final norm over positions (B, L, d)."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, attend: Tensor, positions: Tensor) -> Tensor:
         """Hidden states (B, L, d) of x (B, L, d).
 
-        `attend` (B, 1, L) or (B, L, L), bool: what each place may look at. `positions` (B, L) or (1, L): places of one
-        moment may share one.
+        `attend` (B, 1, L) or (B, L, L) bool: what each position may attend to. `positions` (B, L) or (1, L) may repeat:
+        behaviors of one timestamp share one.
         """
         rotation = _rotation(positions, self.config)
         attend = attend.unsqueeze(1)
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each added to what came in."""
+    """Attention and feed-forward, each with a residual connection."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def _rotation(positions: Tensor, config: BackboneConfig) -> tuple[Tensor, Tensor
 
 
 def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """x (B, heads, L, e), its two halves taken as real and imaginary parts."""
+    """x (B, heads, L, e) rotated, its two halves being the real and imaginary parts."""
     cosines, sines = (part.to(x.dtype) for part in rotation)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cosines - b * sines, a * sines + b * cosines], dim=-1)

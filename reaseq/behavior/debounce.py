@@ -1,4 +1,4 @@
-"""When a user's behaviors are worth inferring anew."""
+"""When to infer a user's behaviors again."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -6,21 +6,22 @@ from typing import Protocol
 from reaseq.records import UserFeatures
 from reaseq.settings import BehaviorSettings
 
-INTEREST_BEHAVIORS = 8  # of the latest before, that the present interest is read from
+INTEREST_BEHAVIORS = 8  # latest behaviors before the new ones, which the new ones are compared with
 
 
 class Similarity(Protocol):
-    """How alike items are."""
+    """Measures how similar items are."""
 
     def cosine(self, some: Sequence[str], others: Sequence[str]) -> float:
-        """Cosine of the mean vectors of two groups of items; 1 where either has none that is known."""
+        """Cosine of the mean vectors of two groups of items; 1 if either group has no known item."""
         ...
 
 
 def is_due(record: UserFeatures, settings: BehaviorSettings, items: Similarity) -> bool:
-    """Whether enough has happened since the last inference: enough events, or fewer that shift the interest.
+    """Whether inference is due: `min_new_events` since the last one, or fewer that shift the user's interest.
 
-    Decided from the record alone, so a record that is seen again is decided about in the same way.
+    Never within `min_interval_s` of the last inference. Depends only on the record and the items' vectors, so that a
+    redelivered record gets the same decision.
     """
     ids, new = record.history.item_ids, record.events_seen - record.inferred.events_seen
     if not ids or new <= 0 or record.event_time_ms - record.inferred.as_of_ms < settings.min_interval_s * 1000:

@@ -1,4 +1,4 @@
-"""Baskets as training examples: the history before a basket is the prompt, what was new in it the response."""
+"""Baskets as training examples: the history before a basket is the prompt, its new items are the response."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from reaseq.behavior.token_table import ABSENT, TokenTable
 from reaseq.records import History
 from reaseq.representation.item_table import Snapshot
 
-LATEST = 8  # behaviors before a basket that its items are paired with
+LATEST = 8  # behaviors before a basket, from which the partners of its items are drawn
 
 
 @dataclass(frozen=True)
 class Basket:
-    """What a user took at one moment, and the history strictly before it."""
+    """The items of one user at one time, and the history strictly before it."""
 
     user_id: str
     time_ms: int
@@ -30,47 +30,47 @@ class BehaviorExamples:
     """n baskets as tensors."""
 
     history: Sequences  # (n, H)
-    response: Tensor  # (n, K) rows of what was new in the basket, ABSENT where it had fewer
+    response: Tensor  # (n, K) rows of the new items in the basket, padded with ABSENT
     times_ms: Tensor  # (n,)
 
-    def __getitem__(self, places: Tensor) -> "BehaviorExamples":
-        return BehaviorExamples(self.history[places], self.response[places], self.times_ms[places])
+    def __getitem__(self, index: Tensor) -> "BehaviorExamples":
+        return BehaviorExamples(self.history[index], self.response[index], self.times_ms[index])
 
     def __len__(self) -> int:
         return len(self.response)
 
     def to(self, device: torch.device) -> "BehaviorExamples":
-        """The same on a device."""
+        """A copy on a device."""
         return BehaviorExamples(self.history.to(device), self.response.to(device), self.times_ms.to(device))
 
 
 def new_items(basket: Basket) -> list[str]:
-    """The items of the basket that the user's history does not hold."""
+    """The items of the basket that are not in the history."""
     known = set(basket.history.item_ids)
     return [item_id for item_id in basket.item_ids if item_id not in known]
 
 
 def trainable(baskets: Sequence[Basket]) -> list[Basket]:
-    """The baskets that teach something: a history, and something new to the user after it."""
+    """The baskets that can be learned from: they have a history and a new item."""
     return [basket for basket in baskets if basket.history.item_ids and new_items(basket)]
 
 
 def build_examples(baskets: Sequence[Basket], table: Snapshot, history: int, response: int, seed: int = 0) -> BehaviorExamples:
-    """Baskets as tensors, of histories the latest `history` behaviors; of a large basket a random part."""
+    """Baskets as tensors: the latest `history` behaviors, and up to `response` new items, at random if there are more."""
     generator = torch.Generator().manual_seed(seed)
     times_ms = [basket.time_ms for basket in baskets]
     sequences = build_sequences([basket.history for basket in baskets], times_ms, table, history)
-    rows_to_come = torch.full((len(baskets), response), ABSENT)
-    for place, basket in enumerate(baskets):
+    responses = torch.full((len(baskets), response), ABSENT)
+    for index, basket in enumerate(baskets):
         rows = table.rows(new_items(basket))
         rows = rows[rows > 0]
         rows = rows[torch.randperm(len(rows), generator=generator)][:response]
-        rows_to_come[place, : len(rows)] = rows
-    return BehaviorExamples(sequences, rows_to_come, torch.tensor(times_ms, dtype=torch.long))
+        responses[index, : len(rows)] = rows
+    return BehaviorExamples(sequences, responses, torch.tensor(times_ms, dtype=torch.long))
 
 
 def build_pairs(baskets: Sequence[Basket], table: Snapshot, seed: int) -> Tensor:
-    """Pairs (M, 2) of rows: each new item of a basket with one of the latest behaviors before it, drawn at random."""
+    """Pairs (M, 2) of rows: a random one of the latest behaviors before a basket, and a new item of the basket."""
     generator = torch.Generator().manual_seed(seed)
     pairs = []
     for basket in baskets:
@@ -79,15 +79,15 @@ def build_pairs(baskets: Sequence[Basket], table: Snapshot, seed: int) -> Tensor
         if len(before) and len(new):
             drawn = before[torch.randint(len(before), (len(new),), generator=generator)]
             pairs.append(torch.stack([drawn, new], dim=1))
-    found = torch.cat(pairs) if pairs else torch.zeros(0, 2, dtype=torch.long)
-    return found[(found > 0).all(-1)]
+    rows = torch.cat(pairs) if pairs else torch.zeros(0, 2, dtype=torch.long)
+    return rows[(rows > 0).all(-1)]
 
 
 def build_canvas(history: Sequences, times_ms: Tensor, token_table: TokenTable, prior: Tensor | None) -> Canvas:
-    """Histories (B, H) as a canvas of visible behaviors; an item that the table does not know is absent."""
+    """Histories (B, H) as a canvas of unmasked behaviors; items that the table does not know are absent."""
     batch, length = history.rows.shape
     known = torch.where(history.rows > 0, history.rows, ABSENT)
     positions = torch.arange(length, device=known.device).expand(batch, length)
     tokens = token_table.to_tokens(known)
-    prior = prior if token_table.digits == 1 else None  # codes are no items
+    prior = prior if token_table.trie is None else None  # the prior is of items, not of codes
     return Canvas(tokens, history.types, history.gaps, positions, to_month(times_ms), prior)

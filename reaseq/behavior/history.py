@@ -1,4 +1,4 @@
-"""A user's history: the latest behaviors in order of event time, however their events arrived."""
+"""A user's history: the latest behaviors in order of event time, whatever the order of arrival."""
 
 from bisect import insort
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ from msgspec.structs import replace
 
 from reaseq.records import EVENT_TYPES, Event, History
 
-RETRACTED = 0  # in place of a type
+RETRACTED = 0  # type code of a retracted behavior
 TYPE_CODES = {name: code for code, name in enumerate(EVENT_TYPES, start=1)}
 
 
 class Behavior(NamedTuple):
-    """One entry of a history. The order of the fields is the order of histories: event time, then event.
+    """One entry of a history. Histories are sorted by these fields in order: event time, then event key.
 
-    One that has been taken back keeps its place, without an item, so that nothing hangs on when that was.
+    A retracted behavior stays in the history without its item, so that the outcome does not depend on when it was retracted.
     """
 
     time_ms: int
@@ -29,9 +29,9 @@ class Behavior(NamedTuple):
 class HistoryFold:
     """Folds events into a history of at most `limit` behaviors.
 
-    The outcome depends on which events were seen, not on their order: a duplicate changes nothing, a late event finds its
-    place, one that is taken back is so before it comes as well, and one older than a full history is dropped, as is one from
-    before a moment up to which all is forgotten.
+    The outcome depends on which events were seen, not on their order: a duplicate changes nothing, a late event is inserted by
+    its time, and a retraction may arrive before its event. Dropped are events older than everything in a full history, and
+    events up to the time of an erasure request.
     """
 
     def __init__(self, history: History, limit: int) -> None:
@@ -39,14 +39,14 @@ class HistoryFold:
         self._behaviors = [Behavior(*row) for row in columns]
         self._retracted = set(history.retracted_keys)
         if self._retracted:
-            gone = zip(history.retracted_ms, history.retracted_keys, strict=True)
-            self._behaviors = sorted([*self._behaviors, *(Behavior(*row, "", RETRACTED) for row in gone)])
+            retracted = zip(history.retracted_ms, history.retracted_keys, strict=True)
+            self._behaviors = sorted([*self._behaviors, *(Behavior(*row, "", RETRACTED) for row in retracted)])
         self._keys = {behavior.event_key for behavior in self._behaviors}
         self._forgotten_ms = history.forgotten_ms
         self._limit = limit
 
     def absorb(self, event: Event) -> str:
-        """Take one event in. Returns what became of it: `accepted`, `retracted`, `duplicate`, `too_late` or `forgotten`."""
+        """Fold in an event; returns the outcome: `accepted`, `retracted`, `duplicate`, `too_late` or `forgotten`."""
         key = event_key(event.event_id)
         if key in self._keys:
             return self._retract(key) if event.retracted and key not in self._retracted else "duplicate"
@@ -64,13 +64,13 @@ class HistoryFold:
         return self._retract(key) if event.retracted else "accepted"
 
     def _retract(self, key: int) -> str:
-        place = next(place for place, behavior in enumerate(self._behaviors) if behavior.event_key == key)
-        self._behaviors[place] = Behavior(self._behaviors[place].time_ms, key, "", RETRACTED)
+        index = next(index for index, behavior in enumerate(self._behaviors) if behavior.event_key == key)
+        self._behaviors[index] = Behavior(self._behaviors[index].time_ms, key, "", RETRACTED)
         self._retracted.add(key)
         return "retracted"
 
-    def forget(self, until_ms: int) -> bool:
-        """Forget everything up to a moment, or to the newest behavior if that is later; returns whether that is new."""
+    def erase(self, until_ms: int) -> bool:
+        """Erase everything up to `until_ms` or the newest behavior, whichever is later; False if already done."""
         if until_ms <= self._forgotten_ms:
             return False
         self._forgotten_ms = max(until_ms, self.newest_ms)
@@ -79,22 +79,22 @@ class HistoryFold:
 
     @property
     def newest_ms(self) -> int:
-        """Event time of the newest behavior, also one that was taken back, or the moment up to which all is forgotten."""
+        """Event time of the newest behavior, retracted or not; without one, the time up to which the history was erased."""
         return self._behaviors[-1].time_ms if self._behaviors else self._forgotten_ms
 
     def history(self) -> History:
-        """The history as it stands."""
+        """The current history."""
         if not self._retracted:
             return build_history(self._behaviors, self._forgotten_ms)
         history = build_history([behavior for behavior in self._behaviors if behavior.type_code], self._forgotten_ms)
-        gone = [behavior for behavior in self._behaviors if not behavior.type_code]
-        times_ms, keys = zip(*((behavior.time_ms, behavior.event_key) for behavior in gone), strict=True)
+        retracted = [behavior for behavior in self._behaviors if behavior.type_code == RETRACTED]
+        times_ms, keys = zip(*((behavior.time_ms, behavior.event_key) for behavior in retracted), strict=True)
         return replace(history, retracted_ms=times_ms, retracted_keys=keys)
 
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """What to infer from: a user's history as of the event that made inference due."""
+    """One user to infer behaviors for: the history as of the event that made inference due."""
 
     history: History
     as_of_ms: int
@@ -102,12 +102,12 @@ class InferenceRequest:
 
 
 def build_history(behaviors: Iterable[Behavior], forgotten_ms: int = 0) -> History:
-    """Behaviors, oldest first, as a record."""
+    """The record of behaviors in order, oldest first."""
     columns = list(zip(*behaviors, strict=True)) or [(), (), (), ()]
     times_ms, event_keys, item_ids, types = columns
     return History(item_ids=item_ids, types=types, times_ms=times_ms, event_keys=event_keys, forgotten_ms=forgotten_ms)
 
 
 def event_key(event_id: str) -> int:
-    """A signed 64-bit hash of an event id: what duplicates are recognised by."""
+    """A signed 64-bit hash of an event id, by which duplicates are recognized."""
     return int.from_bytes(blake2b(event_id.encode(), digest_size=8).digest(), "big", signed=True)

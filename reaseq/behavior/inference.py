@@ -1,4 +1,4 @@
-"""Inference of behaviors on the stream: a published model, the item table, and batches of one fixed shape."""
+"""Inference of behaviors with a published model and the item table, in batches of one fixed shape."""
 
 import asyncio
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ KIND = "behavior"
 
 @dataclass(frozen=True)
 class _Catalog:
-    """A snapshot as the model reads it: computed once."""
+    """What the model needs of a snapshot, computed once per snapshot."""
 
     source: Snapshot
     table: Snapshot
@@ -41,7 +41,7 @@ class _Catalog:
 
 
 class BehaviorInference:
-    """Infers the behaviors that the log never saw, out of the items that were listed by then."""
+    """Infers behaviors that the log never saw, out of the items listed by the time of the request."""
 
     def __init__(
         self,
@@ -57,12 +57,15 @@ class BehaviorInference:
         self._table = table
         self._settings = settings
         self._codebook = codebook
-        self._read: _Catalog | None = None
+        self._cached: _Catalog | None = None
         self.version = version
 
     @staticmethod
     def load(artifact: Artifact, models: Path, table: ItemTable, settings: SamplerSettings) -> "BehaviorInference":
-        """The published model, bound to a table; its semantic IDs, where it writes with them, are published beside it."""
+        """The published model on an item table, with the codebook it was trained with if it uses semantic IDs.
+
+        Raises ArtifactError if the model or its codebook cannot be loaded.
+        """
         model = load_weights(artifact, BehaviorModel(msgspec.convert(load_sizes(artifact), BehaviorConfig)))
         codebook = None
         if model.config.codes:
@@ -70,33 +73,33 @@ class BehaviorInference:
         return BehaviorInference(model, load_trained_ids(artifact), artifact.version, table, settings, codebook)
 
     async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
-        """The same as `infer`, off the event loop."""
+        """`infer` in a thread, off the event loop."""
         return [*await asyncio.to_thread(self.infer, requests)]
 
     def infer(self, requests: Sequence[InferenceRequest]) -> list[Inferred]:
-        """Answers in order, each from its own request alone."""
-        answers = []
-        size = self._settings.batch_users  # of every forward pass, so a user's result does not depend on the batch
+        """One result per request, in order; each depends on its own request alone."""
+        results = []
+        size = self._settings.batch_users  # every forward pass has this shape, so results do not depend on the batch
         with torch.inference_mode():
             catalog = self._catalog()
             for start in range(0, len(requests), size):
                 part = requests[start : start + size]
                 padding = [InferenceRequest(History(), 0, 0)] * (size - len(part))
-                answers += self._batch([*part, *padding], catalog)[: len(part)]
-        return answers
+                results += self._infer_batch([*part, *padding], catalog)[: len(part)]
+        return results
 
     def _catalog(self) -> _Catalog:
         newest = self._table.snapshot
-        if self._read is None or self._read.source is not newest:
+        if self._cached is None or self._cached.source is not newest:
             table = newest.by_id()
             numbers = self._ids.number(table)
-            # The table holds vectors of one space only, the one that the artifact was required to be of.
-            tree = build_trie(self._codebook, table.vectors, self._codebook.space_id) if self._codebook else None
+            # The caller has required the artifact to be of the table's space, and the table holds no other.
+            trie = build_trie(self._codebook, table.vectors, self._codebook.space_id) if self._codebook else None
             prior = torch.log1p(self._model.sales[numbers])
-            self._read = _Catalog(newest, table, self._model.token_table(table, numbers, tree), prior)
-        return self._read
+            self._cached = _Catalog(newest, table, self._model.token_table(table, numbers, trie), prior)
+        return self._cached
 
-    def _batch(self, requests: Sequence[InferenceRequest], catalog: _Catalog) -> list[Inferred]:
+    def _infer_batch(self, requests: Sequence[InferenceRequest], catalog: _Catalog) -> list[Inferred]:
         table, settings = catalog.table, self._settings
         as_of_ms = [request.as_of_ms for request in requests]
         histories = [request.history for request in requests]
@@ -105,23 +108,23 @@ class BehaviorInference:
         canvas = build_canvas(sequences, times_ms, catalog.token_table, catalog.prior.expand(len(requests), -1))
         allowed = table.live & (table.listed_ms <= times_ms[:, None])  # (B, N)
         for user, history in enumerate(histories):
-            allowed[user, table.rows(history.item_ids)] = False  # what the log has is not to be inferred
+            allowed[user, table.rows(history.item_ids)] = False  # the log already has these
         slots = build_slots(canvas, settings.behaviors, settings.infilled_behaviors)
         sampling = Sampling(settings.behaviors, settings.steps, settings.temperature, settings.tolerance)
         draws = []
         for sample in range(settings.samples):
             noise = _gumbel(requests, slots, len(table), sample) if settings.temperature else None
             draws.append(diffusion.denoise(self._model, canvas, catalog.token_table, allowed, slots, sampling, noise))
-        return self._answers(requests, table, merge(draws, settings.behaviors), draws[0].latent)
+        return self._build_results(requests, table, merge(draws, settings.behaviors), draws[0].latent)
 
-    def _answers(
+    def _build_results(
         self, requests: Sequence[InferenceRequest], table: Snapshot, merged: tuple[Tensor, Tensor], latent: Tensor
     ) -> list[Inferred]:
         rows, p = merged
         confidences = calibration.apply(self._model.calibration, p).numpy().astype(np.float16)
         return [
             Inferred(
-                item_ids=tuple(table.ids[row] for row, sure in zip(rows[user].tolist(), p[user].tolist(), strict=True) if sure),
+                item_ids=tuple(table.ids[row] for row in rows[user][p[user] > 0].tolist()),
                 confidences=tuple(confidences[user][p[user].numpy() > 0].tolist()),
                 model=self.version,
                 as_of_ms=request.as_of_ms,
@@ -133,23 +136,23 @@ class BehaviorInference:
 
 
 def merge(draws: Sequence[Draw], behaviors: int) -> tuple[Tensor, Tensor]:
-    """Several samples as one: rows (B, K) and probabilities (B, K), most probable first.
+    """Samples merged into one: rows (B, K) and probabilities (B, K), most probable first; K is `behaviors`.
 
-    An item's probability is its mean over the samples, 0 in those that did not choose it.
+    An item's probability is its mean over the samples, counted as 0 in those that did not choose it.
     """
     rows = torch.cat([draw.rows for draw in draws], dim=1)  # (B, S·K)
     p = torch.cat([draw.confidences for draw in draws], dim=1) / len(draws)
     same = rows.unsqueeze(2) == rows.unsqueeze(1)  # (B, S·K, S·K)
     total = (same * p.unsqueeze(1)).sum(-1)
-    again = same.tril(-1).any(-1)  # stands earlier already
-    best, order = total.masked_fill(again, 0.0).sort(dim=1, descending=True, stable=True)
+    duplicate = same.tril(-1).any(-1)  # the item already occurs further left
+    best, order = total.masked_fill(duplicate, 0.0).sort(dim=1, descending=True, stable=True)
     return rows.gather(1, order)[:, :behaviors], best[:, :behaviors]
 
 
 def _gumbel(requests: Sequence[InferenceRequest], slots: Slots, items: int, sample: int) -> Tensor:
-    """Noise (B, Q, N) that hangs on each user's request and on the sample alone."""
+    """Gumbel noise (B, Q, N), seeded by each user's request and the sample."""
     noise = torch.empty(len(requests), slots.positions.shape[1], items)
-    for place, request in enumerate(requests):
+    for user, request in enumerate(requests):
         seed = hash((request.as_of_ms, request.events_seen, request.history.event_keys[-1:], sample))
-        noise[place].exponential_(generator=torch.Generator().manual_seed(seed % 2**63))
+        noise[user].exponential_(generator=torch.Generator().manual_seed(seed % 2**63))
     return -noise.log()

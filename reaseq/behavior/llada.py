@@ -1,6 +1,6 @@
-"""LLaDA checkpoints (safetensors, one file or sharded) as the backbone of the behavior model.
+"""Loads LLaDA checkpoints (safetensors, one file or sharded) as the backbone of the behavior model.
 
-What carries over is the transformer. The token table does not: behaviors are written with tokens of their own.
+Only the transformer is loaded, not the token embeddings: behaviors have their own tokens.
 """
 
 import json
@@ -28,12 +28,14 @@ REQUIRED = {"block_type": "llama", "activation_type": "silu", "layer_norm_type":
 
 
 def read_config(folder: Path) -> BackboneConfig:
-    """The sizes of a checkpoint. Raises ArtifactError where it is not of this family."""
+    """The sizes of a checkpoint. Raises ArtifactError if it is not of the LLaDA family."""
     try:
         config = json.loads((folder / "config.json").read_text())
         for name, expected in REQUIRED.items():
             if config.get(name, expected) != expected:
-                raise ArtifactError(f"{folder / 'config.json'}: {name} is {config[name]!r}, a LLaDA backbone has {expected!r}")
+                raise ArtifactError(
+                    f"{folder / 'config.json'}: {name} is {config[name]!r}, a LLaDA backbone needs {expected!r}"
+                )
         return BackboneConfig(
             width=config["d_model"],
             layers=config["n_layers"],
@@ -44,32 +46,33 @@ def read_config(folder: Path) -> BackboneConfig:
             norm_eps=config.get("rms_norm_eps", 1e-5),
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{folder} is no LLaDA checkpoint: {error!r}") from error
+        raise ArtifactError(f"{folder} is not a LLaDA checkpoint: {error!r}") from error
 
 
 def load_backbone(folder: Path, dtype: torch.dtype = torch.float32) -> Backbone:
     """The backbone with the weights of a checkpoint, in `dtype`.
 
-    Raises ArtifactError where the checkpoint lacks a weight or has one of another shape.
+    Raises ArtifactError if a weight is missing or has another shape than the checkpoint's config implies.
     """
     config = read_config(folder)
-    with torch.device("meta"):  # no memory for weights that are about to be replaced
+    with torch.device("meta"):  # allocates nothing: the weights are replaced below
         backbone = Backbone(config).to(dtype)
     files = _files(folder)
     weights = {}
-    for ours, theirs in _names(config).items():
+    for ours, theirs in _weight_names(config).items():
         if theirs not in files:
             raise ArtifactError(f"{folder} has no weight {theirs}")
         with safe_open(files[theirs], framework="pt") as opened:
             weights[ours] = opened.get_tensor(theirs).to(dtype)
         expected = backbone.get_parameter(ours).shape
         if weights[ours].shape != expected:
-            raise ArtifactError(f"{folder}: {theirs} is {tuple(weights[ours].shape)}, its config says {tuple(expected)}")
+            raise ArtifactError(f"{folder}: {theirs} has shape {tuple(weights[ours].shape)}, its config says {tuple(expected)}")
     backbone.load_state_dict(weights, assign=True)
     return backbone
 
 
-def _names(config: BackboneConfig) -> dict[str, str]:
+def _weight_names(config: BackboneConfig) -> dict[str, str]:
+    """The checkpoint's name of each weight of the backbone."""
     names = {"norm.weight": f"{ROOT}.ln_f.weight"}
     for layer in range(config.layers):
         for theirs, ours in BLOCK.items():
@@ -78,7 +81,7 @@ def _names(config: BackboneConfig) -> dict[str, str]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Which file holds each weight."""
+    """The file of each weight."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}

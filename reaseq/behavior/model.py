@@ -1,4 +1,4 @@
-"""The behavior model: a LLaMA-style backbone over behaviors whose tokens are tied to what their items are."""
+"""The behavior model: a LLaMA-style backbone over behaviors whose tokens are embedded from the content of their items."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,26 +16,28 @@ from reaseq.representation.item_table import Snapshot
 
 @dataclass(frozen=True)
 class BehaviorConfig:
-    """Sizes of the model, and what a behavior is written as: its item, or the digits of its semantic ID."""
+    """Sizes of the model, and how a behavior is written: as its item, or as the digits of its semantic ID."""
 
     vector_dim: int = 384
-    claims: int = 1  # ids of the vocabulary, with 0 for padding
-    items: int = 1  # ids that training knew, with 0 for all others
-    codes: tuple[int, ...] = ()  # codes of each digit; none: the item is the token
+    claims: int = 1  # claim ids of the vocabulary, 0 is padding
+    items: int = 1  # trained item ids, 0 is every other item
+    codes: tuple[int, ...] = ()  # codes of each digit; empty: the item is the token
     history: int = 48  # behaviors that the model sees
-    response: int = 16  # behaviors to come that it is trained to infer at once
-    id_dropout: float = 0.15  # share of items trained as if unknown, so that an unseen item is not a random one
-    dropout: float = 0.1  # of the places that the backbone reads
+    response: int = 16  # future behaviors that it is trained to infer at once
+    id_dropout: float = (
+        0.15  # share of items trained without their id, so that items without a trained id are embedded sensibly
+    )
+    dropout: float = 0.1  # of the backbone's input
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
 
     @property
     def tokens(self) -> Literal["items", "codes"]:
-        """What a behavior is written as."""
+        """What the tokens are."""
         return "codes" if self.codes else "items"
 
 
 class ContentEmbedding(nn.Module):
-    """Items by what they are: content vector and claims; two items that are alike have like embeddings."""
+    """Embeds items by content vector and claims; similar items have similar embeddings."""
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
@@ -50,7 +52,7 @@ class ContentEmbedding(nn.Module):
 
 
 class ItemTokens(nn.Module):
-    """An item is a token: its meaning, and an id where training knew it."""
+    """One token per item: its content embedding, plus an id embedding if the item was trained on."""
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
@@ -62,7 +64,7 @@ class ItemTokens(nn.Module):
         nn.init.zeros_(self.bias.weight)
 
     def forward(self, table: Snapshot, ids: Tensor) -> TokenTable:
-        """Every row of the table; `ids` (N,) are the rows' trained ids."""
+        """The tokens of every row of the table; `ids` (N,) are the rows' trained ids."""
         if self.training:
             ids = ids * (torch.rand(ids.shape, device=ids.device) >= self.id_dropout)
         return build_item_token_table(
@@ -71,7 +73,7 @@ class ItemTokens(nn.Module):
 
 
 class CodeTokens(nn.Module):
-    """The digits of a semantic ID are the tokens: a code means what its items mean on average, and something of its own."""
+    """One token per code of a semantic ID: the mean content embedding of its items, projected, plus an embedding of its own."""
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
@@ -81,20 +83,20 @@ class CodeTokens(nn.Module):
         self.project = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in config.codes)
         self.bias = nn.ParameterList(nn.Parameter(torch.zeros(size)) for size in config.codes)
 
-    def forward(self, table: Snapshot, tree: SemanticIdTrie) -> TokenTable:
-        """Every row of the table, written as the tree says."""
-        meaning = self.content_embedding(table.contents[table.slots])  # (N, d)
+    def forward(self, table: Snapshot, trie: SemanticIdTrie) -> TokenTable:
+        """The tokens of every row of the table, whose semantic IDs are in `trie`."""
+        content_embeddings = self.content_embedding(table.contents[table.slots])  # (N, d)
         tables = []
         for digit, (own, project) in enumerate(zip(self.own, self.project, strict=True)):
-            of = tree.codes[:, digit]
-            members = torch.bincount(of, minlength=len(own)).clamp(min=1).unsqueeze(-1)
-            mean = torch.zeros_like(own).index_add(0, of, meaning) / members
+            codes = trie.codes[:, digit]
+            items = torch.bincount(codes, minlength=len(own)).clamp(min=1).unsqueeze(-1)
+            mean = torch.zeros_like(own).index_add(0, codes, content_embeddings) / items
             tables.append(own + project(mean))
-        return tree.token_table(tables, list(self.bias))
+        return TokenTable(trie.codes, tuple(tables), tuple(self.bias), trie)
 
 
 class BehaviorModel(nn.Module):
-    """Tells what stands at masked places of a canvas. The algorithm around it is `reaseq.behavior.diffusion`."""
+    """Predicts the masked tokens of a canvas. The algorithm around it is `reaseq.behavior.diffusion`."""
 
     sales: Tensor
     calibration: Tensor
@@ -111,22 +113,21 @@ class BehaviorModel(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.backbone = Backbone(config.backbone)
         self.scale = nn.Parameter(torch.tensor(width**-0.5))
-        # What a code stands for has no sales of its own.
-        self.prior = None if config.codes else nn.Parameter(torch.tensor(0.5))
-        self.register_buffer("sales", torch.zeros(config.items))  # of each trained id in the last 30 days before the cut
+        self.prior = None if config.codes else nn.Parameter(torch.tensor(0.5))  # weight of the prior; codes have no sales
+        self.register_buffer("sales", torch.zeros(config.items))  # of each trained id in the 30 days before the cut
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # see `reaseq.behavior.calibration`
         for table in (self.types, self.gaps, self.months):
             nn.init.normal_(table.weight, std=0.02)
 
-    def token_table(self, table: Snapshot, ids: Tensor, tree: SemanticIdTrie | None = None) -> TokenTable:
-        """The tokens of every row of the table; `ids` (N,) are the rows' trained ids, `tree` their semantic IDs."""
+    def token_table(self, table: Snapshot, ids: Tensor, trie: SemanticIdTrie | None = None) -> TokenTable:
+        """The tokens of every row of the table; `ids` (N,) are the rows' trained ids, `trie` holds their semantic IDs."""
         if isinstance(self.tokens, CodeTokens):
-            assert tree is not None  # noqa: S101  for the type checker
-            return self.tokens(table, tree)  # type: ignore[no-any-return]
+            assert trie is not None  # noqa: S101  for the type checker
+            return self.tokens(table, trie)  # type: ignore[no-any-return]
         return self.tokens(table, ids)  # type: ignore[no-any-return]
 
     def hidden(self, canvas: Canvas, token_table: TokenTable) -> Tensor:
-        """Hidden states (B, L, d) of every place."""
+        """Hidden states (B, L, d) of every position."""
         x = self.types(canvas.types) + self.gaps(canvas.gaps)  # (B, L, d)
         x = x + self.months(canvas.months).unsqueeze(1) * (canvas.tokens == MASK).any(-1, keepdim=True)
         for digit, table in enumerate(token_table.tables):
@@ -136,6 +137,6 @@ class BehaviorModel(nn.Module):
         return self.backbone(self.dropout(x), attend, canvas.positions)  # type: ignore[no-any-return]
 
     def logits(self, hidden: Tensor, token_table: TokenTable, digit: int, prior: Tensor | None) -> Tensor:
-        """Scores (…, V) of a digit's codes for hidden states (…, d)."""
+        """Scores (…, V) of a digit's codes for hidden states (…, d); `prior` (…, N) if a code is an item."""
         scores = (hidden * self.scale) @ token_table.tables[digit].T + token_table.biases[digit]
         return scores if prior is None or self.prior is None else scores + self.prior * prior

@@ -1,4 +1,4 @@
-"""What sold lately, by the day: the one thing about an item that holds for every user."""
+"""Recent sales by day, the prior over items that all users share."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,7 +14,7 @@ WINDOW_DAYS = 30
 
 
 class RecentSales:
-    """Behaviors an item had in the 30 days before a day, that day not included."""
+    """Counts the behaviors of each item in the days before a given day, that day excluded."""
 
     def __init__(self, events: Iterable[tuple[int, str]], table: Snapshot) -> None:
         """`events` are (time in ms, item id), in any order."""
@@ -23,15 +23,15 @@ class RecentSales:
         self._first = int(days.min())
         daily = np.zeros((int(days.max()) - self._first + 2, len(table)), np.int32)
         np.add.at(daily, (days - self._first + 1, table.rows(item_ids).numpy()), 1)
-        self._before = daily.cumsum(0, dtype=np.int32)  # (days, N): row k holds what was before day k
+        self._before = daily.cumsum(0, dtype=np.int32)  # (days, N): row k holds the total before day k
 
     @staticmethod
     def from_baskets(baskets: Sequence[Basket], table: Snapshot) -> "RecentSales":
-        """The sales that baskets tell of."""
+        """The sales in `baskets`."""
         return RecentSales([(basket.time_ms, item_id) for basket in baskets for item_id in basket.item_ids], table)
 
     def counts(self, times_ms: Tensor, days: int = WINDOW_DAYS) -> Tensor:
-        """Behaviors (B, N) in the so many days before the day of each time (B,)."""
+        """Behaviors (B, N) in the `days` days before the day of each time (B,)."""
         last = len(self._before) - 1
         day = (times_ms.numpy() // DAY_MS - self._first).clip(0, last)
         start = (day - days).clip(0, last)

@@ -1,4 +1,4 @@
-"""Histories as tensors: what the behavior model and the ranker read of a user, from the same code in training and serving."""
+"""Histories as tensors, built by the same code in training and serving, for the behavior model and the ranker."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from reaseq.records import EVENT_TYPES, History
 from reaseq.representation.item_table import Snapshot
 
 HOUR_MS = 3_600_000
-GAP_BUCKETS = 16  # logarithmic: 0 = within the hour, each further bucket twice as far back, the last 2^14 hours
+GAP_BUCKETS = 16  # logarithmic: bucket 0 is within the hour, each further one reaches twice as far back, the last 2^14 hours
 TYPES = len(EVENT_TYPES) + 1
 
 
@@ -23,25 +23,25 @@ class Sequences:
     types: Tensor  # (B, H) int64, 0 is padding
     gaps: Tensor  # (B, H) int64, bucket of the time from the behavior to now
 
-    def __getitem__(self, places: Tensor) -> "Sequences":
-        return Sequences(self.rows[places], self.types[places], self.gaps[places])
+    def __getitem__(self, users: Tensor) -> "Sequences":
+        return Sequences(self.rows[users], self.types[users], self.gaps[users])
 
     def to(self, device: torch.device) -> "Sequences":
-        """The same on a device."""
+        """A copy on a device."""
         return Sequences(self.rows.to(device), self.types.to(device), self.gaps.to(device))
 
 
 def build_sequences(histories: Sequence[History], now_ms: Sequence[int], table: Snapshot, length: int) -> Sequences:
-    """Tensors of `histories` as seen at `now_ms`, each cut to its latest `length` behaviors."""
+    """The latest `length` behaviors of each history as tensors; gaps are relative to `now_ms` of each."""
     rows = np.zeros((len(histories), length), np.int64)
     types = np.zeros_like(rows)
     times = np.zeros_like(rows)
-    for place, history in enumerate(histories):
+    for user, history in enumerate(histories):
         count = min(len(history.item_ids), length)
         if count:
-            rows[place, -count:] = table.rows(history.item_ids[-count:]).cpu()
-            types[place, -count:] = history.types[-count:]
-            times[place, -count:] = history.times_ms[-count:]
+            rows[user, -count:] = table.rows(history.item_ids[-count:]).cpu()
+            types[user, -count:] = history.types[-count:]
+            times[user, -count:] = history.times_ms[-count:]
     ago_hours = np.maximum(np.asarray(now_ms, np.int64)[:, None] - times, 0) / HOUR_MS
     gaps = np.minimum(np.ceil(np.log2(ago_hours + 1)), GAP_BUCKETS - 1).astype(np.int64)
     return Sequences(torch.from_numpy(rows), torch.from_numpy(types), torch.from_numpy(np.where(types > 0, gaps, 0)))
@@ -49,10 +49,10 @@ def build_sequences(histories: Sequence[History], now_ms: Sequence[int], table: 
 
 def to_weekday(times_ms: Tensor) -> Tensor:
     """Day of the week of each time (B,), 0 is Monday."""
-    return (times_ms // 86_400_000 + 3) % 7  # the epoch began on a Thursday
+    return (times_ms // 86_400_000 + 3) % 7  # the epoch starts on a Thursday
 
 
 def to_month(times_ms: Tensor) -> Tensor:
-    """Month of the year 0…11 of each time (B,), exact to about a day."""
+    """Month of the year of each time (B,), 0 is January; accurate to about a day."""
     day_of_year = (times_ms // 86_400_000 % 1461) % 365.25
     return (day_of_year / 30.4375).long().clamp(max=11)

@@ -1,7 +1,7 @@
-"""The second backend of latent reasoning: a diffusion language model infers behaviors in words, the encoder grounds them.
+"""The second backend of latent reasoning: a diffusion language model names products in words, the encoder grounds them.
 
-vLLM serves such a model (DiffusionGemma) like any other, but without structured outputs: its text is read leniently and
-checked strictly. A phrase is grounded to the item on sale that it is closest to, if it is close enough.
+vLLM serves such a model (DiffusionGemma) like any other, but without structured outputs: its text is parsed leniently and
+checked strictly. A phrase is grounded to the closest item on sale, if that is close enough.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from reaseq.behavior.history import InferenceRequest
 from reaseq.days import DAY_MS
 from reaseq.knowledge import metrics
 from reaseq.knowledge.content import clean
-from reaseq.knowledge.llm.call import Completion, LlmRequest
 from reaseq.knowledge.llm.quoting import as_data
+from reaseq.knowledge.llm.request import Completion, LlmRequest
 from reaseq.readers import ItemReader, TextEncoder
 from reaseq.records import EVENT_TYPES, Inferred, ItemFeatures
 from reaseq.representation.item_table import ItemTable, Snapshot
@@ -41,13 +41,13 @@ would. Most plausible first. Name no product that stands in the history, and non
 
 
 class Completer(Protocol):
-    """What completes calls; see `reaseq.knowledge.llm.endpoint`."""
+    """Completes requests; see `reaseq.knowledge.llm.endpoint`."""
 
-    async def complete(self, call: LlmRequest) -> Completion: ...
+    async def complete(self, request: LlmRequest) -> Completion: ...
 
 
 class TextDiffusionBackend:
-    """Asks for behaviors in words, a call a user, and grounds them."""
+    """Infers behaviors with one LLM request per user, and grounds the answers."""
 
     def __init__(
         self,
@@ -68,60 +68,60 @@ class TextDiffusionBackend:
         self._behaviors = behaviors
 
     async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
-        """Answers in order; None where the model's answer was rejected or held nothing that is on sale.
+        """One result per request, in order; None if the answer was rejected or nothing on sale is close to it.
 
-        Raises EndpointUnavailable when the endpoint answers nobody.
+        Raises EndpointUnavailable while the endpoint serves no requests.
         """
-        shown = {item_id for request in requests for item_id in self._recent(request)}
-        known = await asyncio.to_thread(self._items.read_items, sorted(shown))
-        texts = await asyncio.gather(*(self._ask(request, known) for request in requests))
-        return await asyncio.to_thread(self._ground, requests, texts)
+        item_ids = {item_id for request in requests for item_id in self._recent(request)}
+        items = await asyncio.to_thread(self._items.read_items, sorted(item_ids))
+        phrases = await asyncio.gather(*(self._infer_phrases(request, items) for request in requests))
+        return await asyncio.to_thread(self._ground, requests, phrases)
 
     def _recent(self, request: InferenceRequest) -> tuple[str, ...]:
         return request.history.item_ids[-self._settings.history_behaviors :]
 
-    async def _ask(self, request: InferenceRequest, known: dict[str, ItemFeatures]) -> list[str]:
-        completion = await self._endpoint.complete(self._call(request, known))
+    async def _infer_phrases(self, request: InferenceRequest, items: dict[str, ItemFeatures]) -> list[str]:
+        completion = await self._endpoint.complete(self._build_call(request, items))
         metrics.CALLS.labels(AGENT, completion.rejected or "answered").inc()
         if completion.rejected not in ("", TRUNCATED):
             return []
         phrases = parse_phrases(completion.text, self._behaviors)
-        return phrases[:-1] if completion.rejected else phrases  # where the text was cut, its last phrase may be half of one
+        return phrases[:-1] if completion.rejected else phrases  # the last phrase of a truncated text may be incomplete
 
-    def _call(self, request: InferenceRequest, known: dict[str, ItemFeatures]) -> LlmRequest:
+    def _build_call(self, request: InferenceRequest, items: dict[str, ItemFeatures]) -> LlmRequest:
         history, count = request.history, self._settings.history_behaviors
         behaviors = [
             {
                 "days_ago": (request.as_of_ms - time_ms) // DAY_MS,
                 "done": EVENT_TYPES[code - 1],
-                "product": known[item_id].title,
+                "product": items[item_id].title,
             }
             for item_id, code, time_ms in zip(
                 history.item_ids[-count:], history.types[-count:], history.times_ms[-count:], strict=True
             )
-            if item_id in known and known[item_id].title
+            if item_id in items and items[item_id].title
         ]
         today = datetime.fromtimestamp(request.as_of_ms / 1000, UTC).date().isoformat()
         body = {"today": today, "count": self._behaviors, "history": behaviors}
         return LlmRequest(AGENT, SYSTEM, as_data(body), schema="")
 
-    def _ground(self, requests: Sequence[InferenceRequest], texts: Sequence[list[str]]) -> list[Inferred | None]:
-        phrases = [phrase for said in texts for phrase in said]
-        vectors = torch.split(torch.from_numpy(self._encoder.encode(phrases)), [len(said) for said in texts])
+    def _ground(self, requests: Sequence[InferenceRequest], phrases: Sequence[list[str]]) -> list[Inferred | None]:
+        encoded = torch.from_numpy(self._encoder.encode([phrase for answer in phrases for phrase in answer]))
+        vectors = torch.split(encoded, [len(answer) for answer in phrases])
         table = self._table.snapshot.by_id()
-        return [self._grounded(request, of, table) for request, of in zip(requests, vectors, strict=True)]
+        return [self._ground_one(*each, table) for each in zip(requests, vectors, strict=True)]
 
-    def _grounded(self, request: InferenceRequest, phrases: torch.Tensor, table: Snapshot) -> Inferred | None:
-        """Each phrase (P, D) to its closest item on sale that the log does not have, an item for its closest phrase only."""
+    def _ground_one(self, request: InferenceRequest, phrases: torch.Tensor, table: Snapshot) -> Inferred | None:
+        """Map each phrase (P, D) to the closest item on sale that is not in the log; an item counts for its closest phrase."""
         allowed = table.live & (table.listed_ms <= request.as_of_ms)  # (N,)
         allowed[table.rows(request.history.item_ids)] = False
         if not len(phrases) or not allowed.any():
             return None
-        cosine, rows = (phrases @ table.vectors.T).masked_fill(~allowed, -1.0).max(-1)  # (P,) each
+        cosines, rows = (phrases @ table.vectors.T).masked_fill(~allowed, -1.0).max(-1)  # (P,) each
         closest: dict[int, float] = {}
-        for row, of in zip(rows.tolist(), cosine.tolist(), strict=True):
-            if of >= self._settings.least_cosine:
-                closest[row] = max(of, closest.get(row, 0.0))
+        for row, cosine in zip(rows.tolist(), cosines.tolist(), strict=True):
+            if cosine >= self._settings.least_cosine:
+                closest[row] = max(cosine, closest.get(row, 0.0))
         if not closest:
             return None
         ranked = sorted(closest, key=lambda row: -closest[row])
@@ -135,12 +135,12 @@ class TextDiffusionBackend:
 
 
 def parse_phrases(text: str, limit: int) -> list[str]:
-    """The distinct phrases of an answer, at most `limit`: out of a JSON list where there is one, else a line each."""
+    """The distinct phrases of an answer, at most `limit`: from its JSON list if it has one, else one per line."""
     start, end = text.find("["), text.rfind("]")
     try:
         listed = json.loads(text[start : end + 1]) if 0 <= start < end else None
     except ValueError:
         listed = None
-    said = [part for part in listed if isinstance(part, str)] if isinstance(listed, list) else text.splitlines()
-    cleaned = (clean(_MARKER.sub("", part))[:PHRASE_LIMIT_CHARS].strip() for part in said)
-    return list(dict.fromkeys(phrase for phrase in cleaned if any(letter.isalpha() for letter in phrase)))[:limit]
+    parts = [part for part in listed if isinstance(part, str)] if isinstance(listed, list) else text.splitlines()
+    cleaned = (clean(_MARKER.sub("", part))[:PHRASE_LIMIT_CHARS].strip() for part in parts)
+    return list(dict.fromkeys(phrase for phrase in cleaned if any(character.isalpha() for character in phrase)))[:limit]

@@ -1,84 +1,32 @@
-"""The tokens of behaviors: what each item is written as, and the embeddings of the codes it is written with."""
+"""The tokens of behaviors: how each item is written, and the embeddings of the codes it is written with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from reaseq.representation.semantic_ids import Codebook
 
-MASK = -1  # stands where a token is masked
-ABSENT = -2  # stands where there is no behavior
-
-
-@dataclass(frozen=True)
-class TokenTable:
-    """N items written with D digits, and a table of embeddings and output biases for each digit's codes.
-
-    With one digit, a code is an item. With more, the codes of semantic IDs make a tree: its leaves are the IDs that exist.
-    """
-
-    codes: Tensor  # (N, D)
-    tables: tuple[Tensor, ...]  # D × (V, d)
-    biases: tuple[Tensor, ...]  # D × (V,)
-    paths: tuple[Tensor, ...] = ()  # D × (N,) which beginning of that length an item has; the last is its leaf
-    children: tuple[Tensor, ...] = ()  # D × (P, V) the beginning that a code makes of a shorter one, −1 where none exists
-    _prefixes: tuple[Tensor, ...] = field(default=(), repr=False)  # D × (P', D) digits of each beginning
-
-    @property
-    def digits(self) -> int:
-        """D."""
-        return self.codes.shape[1]
-
-    @property
-    def leaf(self) -> Tensor:
-        """Which semantic ID each item has (N,)."""
-        return self.paths[-1]
-
-    @property
-    def children_count(self) -> int:
-        """How many semantic IDs exist."""
-        return len(self._prefixes[-1])
-
-    def to_tokens(self, rows: Tensor) -> Tensor:
-        """Tokens (…, D) of items (…); where there is no item there are none."""
-        return torch.where((rows >= 0).unsqueeze(-1), self.codes[rows.clamp(min=0)], ABSENT)
-
-    def prefixes(self, digit: int, prefix: Tensor) -> Tensor:
-        """Tokens (…, D) of prefixes (…) that end with `digit`, the rest masked."""
-        return self._prefixes[digit][prefix]
-
-    def holds(self, digit: int, available: Tensor) -> Tensor:
-        """Which prefixes that end with `digit` have an available item (B, P'); available (B, N)."""
-        count = len(self._prefixes[digit])
-        found = torch.zeros(len(available), count, device=available.device)
-        return found.index_add_(1, self.paths[digit], available.float()) > 0
-
-    def sharing(self, available: Tensor) -> Tensor:
-        """How many available items have each item's semantic ID (B, N), itself included, at least 1."""
-        count = torch.zeros(len(available), self.children_count, device=available.device)
-        return count.index_add_(1, self.leaf, available.float())[:, self.leaf].clamp(min=1)
-
-
-def build_item_token_table(table: Tensor, bias: Tensor) -> TokenTable:
-    """Each of N items is its own token: embeddings (N, d) and biases (N,)."""
-    codes = torch.arange(len(table), device=table.device).unsqueeze(-1)
-    return TokenTable(codes, (table,), (bias,))
+MASK = -1  # a masked token
+ABSENT = -2  # a token of a position without a behavior
 
 
 @dataclass(frozen=True)
 class SemanticIdTrie:
-    """The semantic IDs of N items as a tree: see the fields of `TokenTable`."""
+    """The semantic IDs of N items as a trie: an ID that is not in it does not exist.
 
-    codes: Tensor
-    paths: tuple[Tensor, ...]
-    children: tuple[Tensor, ...]
-    prefixes: tuple[Tensor, ...]
+    The prefixes that end with the same digit are numbered from 0; those that end with the last digit are the IDs.
+    """
+
+    codes: Tensor  # (N, D) the digits of each item's ID
+    paths: tuple[Tensor, ...]  # D × (N,) the prefix of each item that ends with the digit
+    children: tuple[Tensor, ...]  # D × (P, V) the prefix that a code extends a shorter one to, −1 if it does not exist
+    prefixes: tuple[Tensor, ...]  # D × (P', D) the tokens of each prefix, the rest masked
 
     @staticmethod
     def from_codes(codes: Tensor, sizes: Sequence[int]) -> "SemanticIdTrie":
-        """The tree of `codes` (N, D), whose digits have so many codes each."""
+        """The trie of `codes` (N, D); digit l has `sizes[l]` codes."""
         parent = torch.zeros(len(codes), dtype=torch.long)
         paths, children, prefixes = [], [], []
         parents = 1
@@ -95,15 +43,59 @@ class SemanticIdTrie:
         return SemanticIdTrie(codes, tuple(paths), tuple(children), tuple(prefixes))
 
     def to(self, device: torch.device) -> "SemanticIdTrie":
-        """The same on a device."""
-        parts = (tuple(tensor.to(device) for tensor in some) for some in (self.paths, self.children, self.prefixes))
-        return SemanticIdTrie(self.codes.to(device), *parts)
+        """A copy on a device."""
+        levels = (tuple(tensor.to(device) for tensor in column) for column in (self.paths, self.children, self.prefixes))
+        return SemanticIdTrie(self.codes.to(device), *levels)
 
-    def token_table(self, tables: Sequence[Tensor], biases: Sequence[Tensor]) -> TokenTable:
-        """With embeddings (V, d) and output biases (V,) for each digit."""
-        return TokenTable(self.codes, tuple(tables), tuple(biases), self.paths, self.children, self.prefixes)
+    @property
+    def leaf(self) -> Tensor:
+        """The number of each item's semantic ID (N,)."""
+        return self.paths[-1]
+
+    @property
+    def leaves(self) -> int:
+        """How many semantic IDs exist."""
+        return len(self.prefixes[-1])
+
+    def has_available(self, digit: int, available: Tensor) -> Tensor:
+        """Which prefixes that end with `digit` have an available item (B, P'); `available` (B, N) bool."""
+        counts = torch.zeros(len(available), len(self.prefixes[digit]), device=available.device)
+        return counts.index_add_(1, self.paths[digit], available.float()) > 0
+
+    def count_sharing(self, available: Tensor) -> Tensor:
+        """How many available items have the same semantic ID as each item (B, N), at least 1; `available` (B, N) bool."""
+        counts = torch.zeros(len(available), self.leaves, device=available.device)
+        return counts.index_add_(1, self.leaf, available.float())[:, self.leaf].clamp(min=1)
+
+
+@dataclass(frozen=True)
+class TokenTable:
+    """N items written with D digits, with embeddings and output biases for the codes of each digit.
+
+    With one digit and no trie, a code is an item. With a trie, items are written with the digits of their semantic IDs.
+    """
+
+    codes: Tensor  # (N, D)
+    tables: tuple[Tensor, ...]  # D × (V, d)
+    biases: tuple[Tensor, ...]  # D × (V,)
+    trie: SemanticIdTrie | None = None
+
+    @property
+    def digits(self) -> int:
+        """D."""
+        return self.codes.shape[1]
+
+    def to_tokens(self, rows: Tensor) -> Tensor:
+        """Tokens (…, D) of item rows (…); ABSENT for a negative row."""
+        return torch.where((rows >= 0).unsqueeze(-1), self.codes[rows.clamp(min=0)], ABSENT)
+
+
+def build_item_token_table(table: Tensor, bias: Tensor) -> TokenTable:
+    """Each of N items is its own token: embeddings (N, d) and biases (N,)."""
+    codes = torch.arange(len(table), device=table.device).unsqueeze(-1)
+    return TokenTable(codes, (table,), (bias,))
 
 
 def build_trie(codebook: Codebook, vectors: Tensor, space_id: str) -> SemanticIdTrie:
-    """The semantic IDs of vectors (N, D). Raises SpaceMismatch where they are of another space than the codebook."""
+    """The trie of the semantic IDs of vectors (N, D). Raises SpaceMismatch if their space is not the codebook's."""
     return SemanticIdTrie.from_codes(torch.from_numpy(codebook.encode(vectors.numpy(), space_id)), codebook.sizes)

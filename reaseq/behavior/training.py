@@ -1,4 +1,4 @@
-"""Training of the behavior model: what it learns from, its loss_module, and what inference needs beside its weights."""
+"""Training of the behavior model: its data, its loss, and the calibration and recent sales that inference needs."""
 
 import math
 from collections.abc import Sequence
@@ -18,34 +18,34 @@ from reaseq.behavior.token_table import SemanticIdTrie
 from reaseq.errors import CatalogError
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
-from reaseq.training_loop import Curve, Progress, device_to_train_on, fit
+from reaseq.training_loop import Curve, Progress, fit, training_device
 
-HELD_OUT_SHARE = 0.05  # of the baskets, the latest ones: to calibrate on
+HELD_OUT_SHARE = 0.05  # the latest baskets, used for calibration
 CALIBRATION_BATCH = 64
 
 
 @dataclass(frozen=True)
 class BehaviorTrainingConfig:
-    """How long and how fast to train."""
+    """Hyperparameters of training."""
 
     epochs: int = 6
     batch_baskets: int = 128
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
-    infill_share: float = 0.25  # of the rows that have history masked as well, not only what came after
+    infill_share: float = 0.25  # share of the rows whose history may be masked too, not only the response
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class BehaviorTrainingData:
-    """What is learned from: baskets before the cut, later ones to measure and calibrate on, and the catalog."""
+    """Training examples from before the cut, later ones to measure and calibrate on, and the catalog."""
 
     train: BehaviorExamples
     held_out: BehaviorExamples
     table: Snapshot
     ids: Tensor  # (N,) trained ids of the table's rows
     sales: RecentSales
-    tree: SemanticIdTrie | None = None  # semantic IDs, where the model writes with them
+    trie: SemanticIdTrie | None = None  # semantic IDs, if the model uses them
 
 
 def build_training_data(
@@ -53,46 +53,46 @@ def build_training_data(
     table: Snapshot,
     config: BehaviorConfig,
     held_out_share: float = 0.0,
-    tree: SemanticIdTrie | None = None,
+    trie: SemanticIdTrie | None = None,
 ) -> tuple[BehaviorTrainingData, TrainedIds]:
-    """BehaviorTrainingData out of baskets in order of time, of which the last share is held out, and the items that training knows.
+    """Training data from baskets in order of time, the last `held_out_share` of them held out, and the trained item ids.
 
-    Recent sales are counted over all of the baskets: each example sees those of the days before its own. Raises CatalogError
-    where no basket teaches anything.
+    Recent sales are counted over all baskets; each example sees those of the days before its own. Raises CatalogError if there
+    is no basket to learn from.
     """
     cut = round(len(baskets) * (1 - held_out_share))
-    known = TrainedIds(sorted({item_id for basket in baskets[:cut] for item_id in basket.item_ids}))
+    ids = TrainedIds(sorted({item_id for basket in baskets[:cut] for item_id in basket.item_ids}))
     train, held_out = (
         build_examples(trainable(part), table, config.history, config.response) for part in (baskets[:cut], baskets[cut:])
     )
     if not len(train):
-        raise CatalogError(f"of {cut} baskets to learn from, none has a history and holds something new: send a longer log")
+        raise CatalogError(f"none of the {cut} training baskets has both a history and a new item: provide a longer log")
     sales = RecentSales.from_baskets(baskets, table)
-    return BehaviorTrainingData(train, held_out, table, known.number(table), sales, tree), known
+    return BehaviorTrainingData(train, held_out, table, ids.number(table), sales, trie), ids
 
 
 class BehaviorLossModule(nn.Module):
-    """The diffusion loss of a batch as a module, which is what distributed training wraps."""
+    """The diffusion loss of a batch, as a module that distributed training can wrap."""
 
     def __init__(self, model: BehaviorModel, data: BehaviorTrainingData, infill_share: float, device: torch.device) -> None:
         super().__init__()
         self.model = model.to(device)
         self._device = device
         self._table, self._ids = data.table.to(device), data.ids.to(device)
-        self._tree = data.tree.to(device) if data.tree else None
+        self._trie = data.trie.to(device) if data.trie else None
         self._sales = data.sales
         self._train = data.train
         self._infill_share = infill_share
 
-    def forward(self, places: Tensor) -> Tensor:
-        """The loss of the training examples at places (B,)."""
-        return self.loss(self._train[places])
+    def forward(self, index: Tensor) -> Tensor:
+        """The loss of the training examples with indices (B,)."""
+        return self.loss(self._train[index])
 
     def loss(self, examples: BehaviorExamples) -> Tensor:
-        """The loss, masked anew at every call."""
+        """The loss of examples, with new masks at every call."""
         prior = self._sales.prior(examples.times_ms).to(self._device)
         examples = examples.to(self._device)
-        token_table = self.model.token_table(self._table, self._ids, self._tree)
+        token_table = self.model.token_table(self._table, self._ids, self._trie)
         history = build_canvas(examples.history, examples.times_ms, token_table, prior)
         batch, length = examples.history.rows.shape
         after = torch.full_like(examples.response, length)
@@ -106,28 +106,28 @@ class BehaviorLossModule(nn.Module):
 
 def train(
     data: BehaviorTrainingData,
-    config: BehaviorConfig,
-    plan: BehaviorTrainingConfig,
+    sizes: BehaviorConfig,
+    config: BehaviorTrainingConfig,
     checkpoint: Path | None = None,
     progress: Progress = lambda steps, loss: None,
     model: BehaviorModel | None = None,
 ) -> tuple[BehaviorModel, Curve]:
-    """A model trained on the data and calibrated on what was held out, and its learning curve.
+    """A trained model, calibrated on the held-out examples, and its learning curve.
 
-    For `checkpoint` and `progress` see `reaseq.training_loop.fit`. Training starts from `model`, or from a new one.
+    Training starts from `model`, or from a new one of `sizes`. For `checkpoint` and `progress` see `reaseq.training_loop.fit`.
     """
-    torch.manual_seed(plan.seed)
-    model = model or BehaviorModel(config)
-    loss_module = BehaviorLossModule(model, data, plan.infill_share, device_to_train_on())
-    held_out = partial(held_out_loss, loss_module, data.held_out, plan.seed)
-    curve = fit(model, loss_module, len(data.train), plan, held_out, checkpoint, progress)
+    torch.manual_seed(config.seed)
+    model = model or BehaviorModel(sizes)
+    loss_module = BehaviorLossModule(model, data, config.infill_share, training_device())
+    held_out = partial(held_out_loss, loss_module, data.held_out, config.seed)
+    curve = fit(model, loss_module, len(data.train), config, held_out, checkpoint, progress)
     model.eval().cpu()
     _finish(model, data)
     return model, curve
 
 
 def held_out_loss(loss_module: BehaviorLossModule, examples: BehaviorExamples, seed: int) -> float:
-    """The loss on examples that are not trained on, under the same masks at every call; NaN of none."""
+    """The loss on held-out examples, with the same masks at every call; NaN without examples."""
     if not len(examples):
         return math.nan
     loss_module.eval()
@@ -138,25 +138,25 @@ def held_out_loss(loss_module: BehaviorLossModule, examples: BehaviorExamples, s
 
 
 def _finish(model: BehaviorModel, data: BehaviorTrainingData) -> None:
-    """Give the model what inference needs beside weights: what its confidences mean, and recent sales."""
+    """Fill the model's buffers for inference: the calibration and recent sales."""
     parts = (data.train, data.held_out)
-    cut_ms, end_ms = (1 + max(int(part.times_ms.max()) for part in some if len(part)) for some in (parts[:1], parts))
+    cut_ms, end_ms = (1 + max(int(part.times_ms.max()) for part in seen if len(part)) for seen in (parts[:1], parts))
     if len(data.held_out):
-        _take_sales(model, data, cut_ms)
-        model.calibration.copy_(calibration.fit(*infer_held_out(model, data, Sampling(steps=1))))
-    _take_sales(model, data, end_ms)
+        _set_sales(model, data, cut_ms)
+        model.calibration.copy_(calibration.fit(*infer_held_out(model, data, Sampling())))
+    _set_sales(model, data, end_ms)
 
 
-def _take_sales(model: BehaviorModel, data: BehaviorTrainingData, time_ms: int) -> None:
+def _set_sales(model: BehaviorModel, data: BehaviorTrainingData, time_ms: int) -> None:
     model.sales[data.ids] = data.sales.counts(torch.tensor([time_ms]))[0]
-    model.sales[0] = 0  # all that training does not know
+    model.sales[0] = 0  # shared by all items without a trained id
 
 
 def infer_held_out(model: BehaviorModel, data: BehaviorTrainingData, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """What is inferred for the held-out baskets as it would be served: probabilities (M,), and which came true (M,)."""
-    found, truth = [], []
+    """Inference for the held-out baskets as in serving: probabilities (M,) of what was inferred, and which came true (M,)."""
+    probabilities, outcomes = [], []
     with torch.inference_mode():
-        token_table = model.token_table(data.table, data.ids, data.tree)
+        token_table = model.token_table(data.table, data.ids, data.trie)
         prior = torch.log1p(model.sales[data.ids])
         for part in torch.split(torch.arange(len(data.held_out)), CALIBRATION_BATCH):
             examples = data.held_out[part]
@@ -165,8 +165,8 @@ def infer_held_out(model: BehaviorModel, data: BehaviorTrainingData, sampling: S
             allowed = allowed.scatter(1, examples.history.rows, False)
             slots = build_slots(canvas, sampling.behaviors)
             draw = diffusion.denoise(model, canvas, token_table, allowed, slots, sampling)
-            kept = draw.confidences > 0
-            hits = (draw.rows.unsqueeze(-1) == examples.response.unsqueeze(1)).any(-1)
-            found.append(draw.confidences[kept])
-            truth.append(hits[kept])
-    return torch.cat(found), torch.cat(truth)
+            inferred = draw.confidences > 0
+            came_true = (draw.rows.unsqueeze(-1) == examples.response.unsqueeze(1)).any(-1)
+            probabilities.append(draw.confidences[inferred])
+            outcomes.append(came_true[inferred])
+    return torch.cat(probabilities), torch.cat(outcomes)

@@ -1,4 +1,4 @@
-"""What reasoning sees of an item, and the hashes that keep it from seeing the same thing twice."""
+"""The canonical text of an item, and the hashes that prevent reasoning about the same text twice."""
 
 import json
 import unicodedata
@@ -11,14 +11,14 @@ FINGERPRINT_BYTES = 16
 
 @dataclass(frozen=True)
 class Content:
-    """An item's text in canonical form. The price is not part of it: a new price changes no knowledge."""
+    """An item's text in canonical form. Excludes the price: a new price changes no knowledge."""
 
     title: str
     attributes: tuple[tuple[str, str], ...] = ()
 
     @staticmethod
     def from_listing(title: str, attributes: Mapping[str, str]) -> "Content":
-        """Canonical form: Unicode NFKC, no control or format characters, single spaces, attributes by name."""
+        """Canonical form: Unicode NFKC, no control or format characters, single spaces, attributes sorted by name."""
         return Content(clean(title), tuple(sorted((clean(name), clean(text)) for name, text in attributes.items())))
 
     @property
@@ -28,22 +28,22 @@ class Content:
 
     @property
     def hash(self) -> str:
-        """Equal content, equal hash."""
+        """A hash of the title and attributes."""
         return digest(self.title, *(part for pair in self.attributes for part in pair))
 
 
 def clean(text: str) -> str:
-    """Normalized text: what a seller types to look different or to hide (zero-width, bidi, control) does not survive."""
+    """Normalize text and remove zero-width, bidi, control and other characters that hide or disguise text."""
     normal = unicodedata.normalize("NFKC", text)
     visible = (" " if char.isspace() else char for char in normal if char.isspace() or unicodedata.category(char)[0] != "C")
     return " ".join("".join(visible).split())
 
 
 def fingerprint(content_hash: str, vocabulary: str, reasoner: str) -> str:
-    """Names one act of reasoning: the content, the vocabulary it was held to, and who reasoned with which parameters."""
+    """Identifies one act of reasoning: the content, the vocabulary version, and the reasoner with its parameters."""
     return digest(content_hash, vocabulary, reasoner)
 
 
 def digest(*parts: str) -> str:
-    """A hash of the parts and of where one ends and the next begins."""
+    """A hash of the sequence of parts, boundaries included."""
     return blake2b(json.dumps(parts).encode(), digest_size=FINGERPRINT_BYTES).hexdigest()

@@ -1,6 +1,6 @@
-"""The guard: what a reasoner said is checked against the vocabulary and the item's own words before it becomes a value.
+"""The guard: checks a reasoner's output against the vocabulary and the item's text before it becomes a feature.
 
-The text that goes in is cleaned in `content.py` and quoted in `agents/prompts.py`; this is what holds for what comes out.
+Input text is cleaned in `content.py` and escaped in `llm/quoting.py`.
 """
 
 import re
@@ -15,20 +15,20 @@ from reaseq.knowledge.content import Content, clean
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import Claim
 
-PROFILE_WEIGHT = 0.5  # of the profile's vector beside the text's
-LEAST_COSINE = 0.75  # between an item's enriched vector and its text vector
+PROFILE_WEIGHT = 0.5  # share of the profile's vector in the mix with the text vector
+LEAST_COSINE = 0.75  # lower bound between an item's enriched vector and its text vector
 
 _PHRASE = re.compile(r"[^\W\d_][\w' &-]*")
 _NO_PROSE = re.compile(r"https?:|www\.|@|[<>{}\[\]|\\]|\b\w+\.(?:com|net|org|io|ru|cn|de|co)\b", re.IGNORECASE)
 
 
 def admit(
-    claims: Iterable[Claim], vocabulary: Vocabulary, content: Content, speaker: str, quoting: bool = False
+    claims: Iterable[Claim], vocabulary: Vocabulary, content: Content, reasoner: str, quoting: bool = False
 ) -> tuple[Claim, ...]:
-    """The claims that may stand, in their order: in the vocabulary, once, within the group's bound, on words that are there.
+    """The valid claims, in order: in the vocabulary, not repeated, within the group's `most`, with evidence found in the text.
 
-    `quoting` says that the speaker can quote, so that a group whose evidence is required is held to it. What is dropped is
-    counted by reason.
+    `quoting`: the reasoner can quote, so groups that require evidence must have it. Dropped claims are counted under
+    `reasoner` (for an LLM, the agent) and reason.
     """
     groups = {group.name: group for group in vocabulary.groups}
     text = content.text.casefold()
@@ -49,34 +49,34 @@ def admit(
             kept.append(claim)
             counts[claim.group] += 1
             continue
-        metrics.CLAIMS_DROPPED.labels(speaker, fault).inc()
+        metrics.CLAIMS_DROPPED.labels(reasoner, fault).inc()
     return tuple(kept)
 
 
 def admit_phrases(phrases: Sequence[str]) -> tuple[str, ...]:
-    """Free phrases, cleaned, in lower case, each once; what does not read like the name of a kind of product is left out."""
+    """Phrases in lower case, cleaned and without duplicates. Drops those that do not look like the name of a product type."""
     cleaned = (clean(phrase).lower() for phrase in phrases)
     return tuple(dict.fromkeys(phrase for phrase in cleaned if _PHRASE.fullmatch(phrase)))
 
 
 def admit_profile(profile: str) -> str:
-    """The profile, cleaned; empty where it holds an address or markup, which no sentence about a product needs."""
+    """The cleaned profile; empty if it contains an address or markup."""
     cleaned = clean(profile)
     return "" if _NO_PROSE.search(cleaned) else cleaned
 
 
 def enrich(text: NDArray[np.float32], profile: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A text vector (D,) drawn towards its profile's vector (D,), but never below LEAST_COSINE to itself; unit length.
+    """Mix a text vector (D,) with its profile's vector (D,); returns a unit vector with cosine ≥ LEAST_COSINE to the text.
 
-    A seller who talks an agent into a false profile moves the item by this much and no further.
+    The bound limits how far a seller can move an item with a text that makes an agent write a false profile.
     """
-    across = profile - float(text @ profile) * text  # (D,), what of the profile lies beside the text
-    if np.linalg.norm(across) < 1e-6:
+    orthogonal = profile - float(text @ profile) * text  # (D,) the profile's component orthogonal to the text
+    if np.linalg.norm(orthogonal) < 1e-6:
         return text
     mixed = (1 - PROFILE_WEIGHT) * text + PROFILE_WEIGHT * profile
     mixed /= np.linalg.norm(mixed)
     if float(text @ mixed) >= LEAST_COSINE:
         return mixed
-    # On the arc from text to profile, the point whose cosine to the text is exactly the limit.
-    limited: NDArray[np.float32] = LEAST_COSINE * text + (1 - LEAST_COSINE**2) ** 0.5 * across / np.linalg.norm(across)
+    # The point on the arc from text to profile whose cosine to the text is exactly LEAST_COSINE.
+    limited: NDArray[np.float32] = LEAST_COSINE * text + (1 - LEAST_COSINE**2) ** 0.5 * orthogonal / np.linalg.norm(orthogonal)
     return limited

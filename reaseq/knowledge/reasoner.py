@@ -1,4 +1,4 @@
-"""The interface of explicit reasoning: items in, product knowledge out, whoever reasons."""
+"""The interface of explicit reasoning: items in, product knowledge out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from reaseq.records import ProductKnowledge
 
 @dataclass(frozen=True)
 class ReasoningItem:
-    """An item that is reasoned about. Only the content reaches a prompt; the ids say on whose account."""
+    """An item to reason about. Only the content reaches a prompt; the ids attribute the cost."""
 
     content: Content
     item_id: str = ""
@@ -24,34 +24,34 @@ Answers = list[ProductKnowledge | None]
 
 
 class Reasoner(Protocol):
-    """Turns items into knowledge. `identity` names everything that its answers depend on beside the content."""
+    """Turns items into knowledge. `identity` names everything that its answers depend on besides the content."""
 
     @property
     def identity(self) -> str: ...
 
     async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
-        """Knowledge of each item, in order; None where this reasoner has no answer. `vectors` (N, D): their text vectors.
+        """Knowledge about each item, in order; None if this reasoner has no answer. `vectors` (N, D) are text vectors.
 
-        Raises Unavailable where the answers must be waited for.
+        Raises Unavailable if the caller must wait and retry.
         """
         ...
 
 
 class FirstAnswer:
-    """Asks one reasoner after the other and takes, for each item, the first answer."""
+    """Tries reasoners in order and returns, for each item, the first answer."""
 
     def __init__(self, *reasoners: Reasoner) -> None:
         self._reasoners = reasoners
         self.identity = " > ".join(reasoner.identity for reasoner in reasoners)
 
     async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
-        """The first answer to each item; None where nobody has one."""
+        """The first answer for each item; None if no reasoner has one."""
         answers: Answers = [None] * len(items)
         for reasoner in self._reasoners:
-            unanswered = [place for place, answer in enumerate(answers) if answer is None]
-            if not unanswered:
+            rows = [row for row, answer in enumerate(answers) if answer is None]
+            if not rows:
                 break
-            given = await reasoner.reason([items[place] for place in unanswered], vectors[unanswered])
-            for place, answer in zip(unanswered, given, strict=True):
-                answers[place] = answer
+            found = await reasoner.reason([items[row] for row in rows], vectors[rows])
+            for row, answer in zip(rows, found, strict=True):
+                answers[row] = answer
         return answers

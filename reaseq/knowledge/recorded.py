@@ -1,4 +1,4 @@
-"""The recorded reasoner: answers that a real LLM gave earlier, found by the item's content."""
+"""The recorded reasoner: stored answers of a real LLM, looked up by the item's content."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 
 RECORDED = "recorded"
-CONFIDENCE = 1.0  # the LLM gave no confidences: an answer that passed the vocabulary stands as it is
+CONFIDENCE = 1.0  # recorded answers have no confidences
 PHRASES_LIMIT = 8
-VOCABULARY = "giftware-1"  # what the table's claims are held to, where its metadata does not say
+VOCABULARY = "giftware-1"  # vocabulary of a table whose metadata names none
 VOCABULARY_KEY = b"vocabulary"
 
 
 class RecordedReasoner:
-    """Looks answers up; has none for content that nobody reasoned about."""
+    """Looks up answers by content hash."""
 
     def __init__(self, answers: dict[str, ProductKnowledge], source: str) -> None:
         self._answers = answers
@@ -30,37 +30,36 @@ class RecordedReasoner:
 
     @staticmethod
     def from_parquet(path: Path, vocabulary: Vocabulary) -> "RecordedReasoner":
-        """Read answers from a table (see `read_answers`)."""
+        """Read the answers of a table (see `read_answers`); the first one of each content counts."""
         answers: dict[str, ProductKnowledge] = {}
         for content, knowledge in read_answers(path, vocabulary):
             answers.setdefault(content.hash, knowledge)
         return RecordedReasoner(answers, path.stem)
 
     async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
-        """The recorded answer to each item's content, if there is one."""
+        """The recorded answer for each item, or None."""
         return [self._answers.get(item.content.hash) for item in items]
 
 
 def read_answers(path: Path, vocabulary: Vocabulary) -> Iterator[tuple[Content, ProductKnowledge]]:
-    """Contents and their answers out of a table with `description`, the free texts, and a column a group.
+    """Contents and answers of a table with `description`, the free-text columns, and one column per group.
 
-    The claims are migrated to `vocabulary`, and one that it lacks is dropped: a recorded answer gets no more trust than a
-    live one.
+    Claims are migrated to `vocabulary` and checked like those of a live answer.
     """
     table = pq.read_table(path)
-    spoken = (table.schema.metadata or {}).get(VOCABULARY_KEY, VOCABULARY.encode()).decode()
+    version = (table.schema.metadata or {}).get(VOCABULARY_KEY, VOCABULARY.encode()).decode()
     for answer in table.to_pylist():
         content = Content.from_listing(answer["description"], {})
-        yield content, _knowledge(answer, content, spoken, vocabulary)
+        yield content, _to_knowledge(answer, content, version, vocabulary)
 
 
-def _knowledge(answer: dict[str, Any], content: Content, spoken: str, vocabulary: Vocabulary) -> ProductKnowledge:
+def _to_knowledge(answer: dict[str, Any], content: Content, version: str, vocabulary: Vocabulary) -> ProductKnowledge:
     claims = []
     for group in vocabulary.groups:
-        given = answer.get(group.name) or []
-        values = [given] if isinstance(given, str) else given
+        recorded = answer.get(group.name) or []
+        values = [recorded] if isinstance(recorded, str) else recorded
         claims += [Claim(group.name, value, CONFIDENCE, RECORDED) for value in values]
-    adopted = vocabulary.adopt(ProductKnowledge(vocabulary=spoken, claims=tuple(claims)))
+    adopted = vocabulary.adopt(ProductKnowledge(vocabulary=version, claims=tuple(claims)))
     return ProductKnowledge(
         vocabulary=vocabulary.version,
         claims=admit(adopted.claims, vocabulary, content, RECORDED),

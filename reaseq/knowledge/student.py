@@ -1,8 +1,8 @@
-"""The student: small heads on an item's text vector, distilled from the answers of a language model, and calibrated.
+"""The student: small heads on an item's text vector, distilled from a language model's answers and calibrated.
 
-A hidden layer, then one logit a value: a softmax over the values of a group that takes exactly one, a sigmoid each where
-several may hold. Calibration is Platt scaling (Platt 1999), one scale and one offset a group, fitted on items set aside; so
-a claim's confidence is the share of such claims that the teacher would make too.
+A hidden layer, then one logit per value: a softmax over the values of a group that takes exactly one, a sigmoid per value in
+other groups. Calibration is Platt scaling (Platt 1999) with one scale and one offset per group, fitted on held-out items, so
+a claim's confidence estimates the probability that the teacher makes the same claim.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from reaseq.optimizer import Optimizer
 from reaseq.records import Claim, ProductKnowledge
 
 KIND = "student"
-CLAIM_FROM = 0.4  # half of the F1 that it reaches, where F1 is best for calibrated probabilities (Lipton et al. 2014)
+CLAIM_FROM = 0.4  # half of the F1 reached: the F1-optimal threshold of calibrated probabilities (Lipton et al. 2014)
 WEIGHTS, SIZES = "model.safetensors", "config.json"
 
 
@@ -44,7 +44,7 @@ class StudentConfig:
 
 @dataclass(frozen=True)
 class StudentTrainingConfig:
-    """How long and how fast to train, and what share of the examples is set aside for calibration."""
+    """Length and rate of training, and the share of examples held out for calibration."""
 
     epochs: int = 60
     batch_items: int = 128
@@ -55,7 +55,7 @@ class StudentTrainingConfig:
 
 
 class StudentModel(nn.Module):
-    """Text vectors (N, D) to logits (N, V), V the values of the vocabulary in its order; scaled and shifted by group."""
+    """Text vectors (N, D) to calibrated logits (N, V), where V are the values of the vocabulary in order."""
 
     scale: Tensor
     offset: Tensor
@@ -69,11 +69,11 @@ class StudentModel(nn.Module):
         self.out = nn.Linear(config.width + config.vector_dim, config.values)
         self.register_buffer("scale", torch.ones(config.values))
         self.register_buffer("offset", torch.zeros(config.values))
-        self.register_buffer("taught", torch.ones(config.values, dtype=torch.bool))  # values whose group the teacher spoke of
+        self.register_buffer("taught", torch.ones(config.values, dtype=torch.bool))  # values of groups in the teacher's answers
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Calibrated logits (N, V)."""
-        # A unit vector's entries are of size 1/√D: brought to size 1, as layers expect them.
+        # A unit vector's entries are of size 1/√D; scale them to size 1, as the layers expect.
         x = vectors * self.config.vector_dim**0.5
         hidden = self.dropout(F.gelu(self.hidden(x)))
         logits = self.out(torch.cat([hidden, self.dropout(x)], dim=-1))
@@ -82,7 +82,7 @@ class StudentModel(nn.Module):
 
 @dataclass(frozen=True)
 class Slice:
-    """A group's columns among the values of the vocabulary."""
+    """The columns of a group's values."""
 
     group: Group
     start: int
@@ -90,26 +90,26 @@ class Slice:
 
     @property
     def single(self) -> bool:
-        """Whether exactly one value holds."""
+        """Whether the group takes exactly one value."""
         return self.group.least == self.group.most == 1
 
 
 def build_slices(vocabulary: Vocabulary) -> list[Slice]:
-    """The columns of each group."""
-    found, start = [], 0
+    """The slice of each group, in the order of the vocabulary."""
+    slices, start = [], 0
     for group in vocabulary.groups:
-        found.append(Slice(group, start, start + len(group.values)))
+        slices.append(Slice(group, start, start + len(group.values)))
         start += len(group.values)
-    return found
+    return slices
 
 
 def agent_columns(slices: Sequence[Slice], agent: str) -> Tensor:
-    """The columns of the values that an agent answers for."""
+    """The columns of the values in an agent's groups."""
     return torch.cat([torch.arange(piece.start, piece.end) for piece in slices if piece.group.agent == agent])
 
 
 def build_targets(answers: Sequence[ProductKnowledge], vocabulary: Vocabulary) -> Tensor:
-    """What the teacher claimed (N, V), 0 or 1."""
+    """The teacher's claims (N, V), 0 or 1."""
     targets = torch.zeros(len(answers), vocabulary.size - 1)
     for row, knowledge in enumerate(answers):
         ids, _ = vocabulary.claim_ids(knowledge)
@@ -121,27 +121,27 @@ def train(
     vectors: NDArray[np.float32],
     answers: Sequence[ProductKnowledge],
     vocabulary: Vocabulary,
-    plan: StudentTrainingConfig,
+    config: StudentTrainingConfig,
     progress: Callable[[int], None] = lambda epochs: None,
 ) -> StudentModel:
-    """Train on text vectors (N, D) and the teacher's answers; calibrate on a share of them that is not trained on."""
-    torch.manual_seed(plan.seed)
+    """Train on text vectors (N, D) and the teacher's answers, then calibrate on a held-out share of them."""
+    torch.manual_seed(config.seed)
     inputs, targets = torch.from_numpy(vectors), build_targets(answers, vocabulary)
     order = torch.randperm(len(inputs))
-    aside = round(plan.calibration_share * len(order))
-    held, rows = order[:aside], order[aside:]
+    count = round(config.calibration_share * len(order))
+    calibration_rows, rows = order[:count], order[count:]
     model = StudentModel(StudentConfig(vectors.shape[1], vocabulary.size - 1)).train()
-    steps = plan.epochs * -(-len(rows) // plan.batch_items)
-    optimizer = Optimizer(model, plan.learning_rate, plan.weight_decay, steps)
+    steps = config.epochs * -(-len(rows) // config.batch_items)
+    optimizer = Optimizer(model, config.learning_rate, config.weight_decay, steps)
     slices = build_slices(vocabulary)
     for piece in slices:
         model.taught[piece.start : piece.end] = targets[:, piece.start : piece.end].any()
-    for _ in range(plan.epochs):
-        for batch in rows[torch.randperm(len(rows))].split(plan.batch_items):  # type: ignore[no-untyped-call]
+    for _ in range(config.epochs):
+        for batch in rows[torch.randperm(len(rows))].split(config.batch_items):  # type: ignore[no-untyped-call]
             optimizer.step(_loss(model(inputs[batch]), targets[batch], slices))
         progress(1)
     model.eval()
-    _calibrate(model, inputs[held], targets[held], slices)
+    _calibrate(model, inputs[calibration_rows], targets[calibration_rows], slices)
     return model
 
 
@@ -155,18 +155,18 @@ def probabilities(logits: Tensor, slices: Sequence[Slice]) -> Tensor:
 
 
 def chosen(p: Tensor, slices: Sequence[Slice]) -> Tensor:
-    """Which values are claimed (N, V) bool: the likely ones of each group, within its bounds."""
+    """The claimed values (N, V) bool: those of each group above CLAIM_FROM, within its `least` and `most`."""
     claimed = torch.zeros_like(p, dtype=torch.bool)
     for piece in slices:
         part = p[:, piece.start : piece.end]
-        top, at = part.topk(piece.group.most, dim=-1)  # (N, most), most likely first
+        top, columns = part.topk(piece.group.most, dim=-1)  # (N, most), most likely first
         rank = torch.arange(piece.group.most)
-        claimed[:, piece.start : piece.end].scatter_(1, at, (top >= CLAIM_FROM) | (rank < piece.group.least))
+        claimed[:, piece.start : piece.end].scatter_(1, columns, (top >= CLAIM_FROM) | (rank < piece.group.least))
     return claimed
 
 
 def expected_share(p: Tensor, claimed: Tensor, slices: Sequence[Slice], agent: str) -> Tensor:
-    """Of the claims that the teacher's agent would make, the share (N,) that the student expects to make as well:
+    """The expected share (N,) of the claims of a teacher's agent that the student makes too:
 
     E[kept] / E[made] = Σ_claimed p / Σ p, over the values of the agent's groups.
     """
@@ -176,7 +176,7 @@ def expected_share(p: Tensor, claimed: Tensor, slices: Sequence[Slice], agent: s
 
 
 class Student:
-    """A trained student: what it claims of items, and how sure it is, agent by agent."""
+    """A trained student: makes claims about items and estimates how well they replace each agent's."""
 
     def __init__(self, model: StudentModel, vocabulary: Vocabulary, version: str) -> None:
         self._model = model
@@ -188,46 +188,46 @@ class Student:
 
     @staticmethod
     def load(artifact: Artifact, vocabulary: Vocabulary, space_id: str) -> "Student":
-        """A published student. Raises ArtifactError where it was trained for another vocabulary or space."""
+        """Load a published student. Raises ArtifactError if it was trained for another vocabulary or space."""
         artifact.require(vocabulary=vocabulary.version, space_id=space_id)
         model = StudentModel(StudentConfig(**json.loads((artifact.path / SIZES).read_text())))
         model.load_state_dict(load((artifact.path / WEIGHTS).read_bytes()))
         return Student(model.eval(), vocabulary, artifact.version)
 
     def publish(self, models: Path, facts: Mapping[str, Any]) -> Artifact:
-        """Publish the model and point to it."""
+        """Publish the model and make it current."""
         weights = {name: tensor.contiguous() for name, tensor in self._model.state_dict().items()}
         files = {WEIGHTS: save(weights), SIZES: json.dumps(asdict(self._model.config)).encode()}
         return publish(models, KIND, "heads", files, facts)
 
     def predict(self, vectors: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-        """Probabilities (N, V) and which values are claimed (N, V), from text vectors (N, D).
+        """Probabilities (N, V) and claimed values (N, V) bool, from text vectors (N, D).
 
-        Of a group that the teacher never spoke of, nothing is claimed.
+        Makes no claims in groups that the teacher's answers lack.
         """
         with torch.inference_mode():
             p = probabilities(self._model(torch.from_numpy(vectors)), self._slices)
         return p, chosen(p, self._slices) & self._model.taught
 
-    def expectations(self, p: Tensor, claimed: Tensor) -> Tensor:
-        """`expected_share` of every drafting agent (N, A), in the order of DRAFTING; 0 where it has a group to be taught."""
+    def expected_shares(self, p: Tensor, claimed: Tensor) -> Tensor:
+        """`expected_share` (N, A) for the agents in DRAFTING; 0 for an agent with a group that was not taught."""
         shares = [expected_share(p, claimed, self._slices, agent) for agent in DRAFTING]
-        return torch.stack(shares, dim=1) * torch.tensor([self._knows(agent) for agent in DRAFTING])
+        return torch.stack(shares, dim=1) * torch.tensor([self._is_taught(agent) for agent in DRAFTING])
 
-    def _knows(self, agent: str) -> bool:
+    def _is_taught(self, agent: str) -> bool:
         return all(self._model.taught[piece.start] for piece in self._slices if piece.group.agent == agent)
 
     def claims(self, item: ReasoningItem, p: Tensor, claimed: Tensor) -> tuple[Claim, ...]:
-        """The claims about one item from its row of `predict` (V,), checked like everybody's."""
-        made = (
+        """The checked claims about one item, from its row (V,) of the outputs of `predict`."""
+        claims = (
             Claim(group, value, round(float(p[column]), 4), self.identity)
             for column, (group, value) in enumerate(self._values)
             if claimed[column]
         )
-        return admit(made, self._vocabulary, item.content, KIND)
+        return admit(claims, self._vocabulary, item.content, KIND)
 
     async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
-        """Claims about each item; no free texts."""
+        """Claims about each item, without free texts."""
         p, claimed = await asyncio.to_thread(self.predict, vectors)
         return [
             ProductKnowledge(vocabulary=self._vocabulary.version, claims=self.claims(item, p[row], claimed[row]))
@@ -238,29 +238,29 @@ class Student:
 def _loss(logits: Tensor, targets: Tensor, slices: Sequence[Slice]) -> Tensor:
     loss = logits.new_zeros(())
     for piece in slices:
-        part, wanted = logits[:, piece.start : piece.end], targets[:, piece.start : piece.end]
+        part, labels = logits[:, piece.start : piece.end], targets[:, piece.start : piece.end]
         if piece.single:
-            told = wanted.sum(-1) > 0  # an item of which the teacher did not say has nothing to teach here
-            loss = loss - (torch.log_softmax(part, dim=-1) * wanted).sum() / told.sum().clamp(min=1)
+            labeled = labels.sum(-1) > 0  # items without a label of the teacher in this group do not count
+            loss = loss - (torch.log_softmax(part, dim=-1) * labels).sum() / labeled.sum().clamp(min=1)
         else:
-            loss = loss + F.binary_cross_entropy_with_logits(part, wanted, reduction="none").sum(-1).mean()
+            loss = loss + F.binary_cross_entropy_with_logits(part, labels, reduction="none").sum(-1).mean()
     return loss
 
 
 def _calibrate(model: StudentModel, vectors: Tensor, targets: Tensor, slices: Sequence[Slice]) -> None:
-    """Fits each group's scale and offset (a softmax has no use for an offset) on items that training did not see."""
+    """Fit each group's scale and offset on held-out items. A softmax is invariant to an offset, so it gets none."""
     with torch.no_grad():
         logits = model(vectors)
     for piece in slices:
         scale, offset = torch.ones((), requires_grad=True), torch.zeros((), requires_grad=True)
         fitted = [scale] if piece.single else [scale, offset]
         optimizer = torch.optim.LBFGS(fitted, max_iter=50, line_search_fn="strong_wolfe")
-        part, wanted = logits[:, piece.start : piece.end], targets[:, piece.start : piece.end]
+        part, labels = logits[:, piece.start : piece.end], targets[:, piece.start : piece.end]
         whole = Slice(piece.group, 0, piece.end - piece.start)
 
         def closure() -> Tensor:
-            optimizer.zero_grad()  # noqa: B023  called within the same turn of the loop
-            loss = _loss(part * scale + offset, wanted, [whole])  # noqa: B023
+            optimizer.zero_grad()  # noqa: B023  called within the same iteration
+            loss = _loss(part * scale + offset, labels, [whole])  # noqa: B023
             loss.backward()  # type: ignore[no-untyped-call]
             return loss
 

@@ -1,7 +1,7 @@
-"""The closed vocabulary that product knowledge is held to: data files that a domain team edits, and the ids of their claims.
+"""The closed vocabularies of product knowledge: YAML files that a domain team edits, and the ids of their claims.
 
-A file is a base (`retail-1`, `content-1`) or a pack on top of one (`giftware-2`, `beauty-1`). A version is never edited once
-it is in use: a change is a new file, whose `migrates` section says what became of the values of the one before.
+A file is a base (`retail-1`, `content-1`) or a pack that extends one (`giftware-2`, `beauty-1`). A version in use is never
+edited: a change is a new file, whose `migrates` section maps the values of the previous version.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,7 @@ from reaseq.records import Claim, ProductKnowledge
 
 VOCABULARIES = Path(__file__).with_name("vocabularies")
 DEFINITION_LIMIT_CHARS = 160
-CLAIMS_LIMIT = 32  # of one item: what models and the item table have room for
+CLAIMS_LIMIT = 32  # per item; what models and the item table have room for
 
 Name = Annotated[str, Meta(pattern="^[a-z0-9_]+$", max_length=64)]
 Definition = Annotated[str, Meta(min_length=1, max_length=DEFINITION_LIMIT_CHARS, pattern=r"^[^\n]+$")]
@@ -30,7 +30,7 @@ Values = dict[Name, Definition]
 
 @dataclass(frozen=True)
 class Group:
-    """One question that the knowledge answers: between `least` and `most` of `values`, each value with its definition."""
+    """One question about an item, answered with `least` to `most` of `values`; each value has a definition."""
 
     name: str
     agent: Literal["demand", "attribute", "relation"]
@@ -43,14 +43,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Migration:
-    """What became of the values of an earlier version; those that it does not name stay as they are."""
+    """Maps the values of the version `source`; values that it does not name are unchanged."""
 
     source: str = ""
     renamed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     dropped: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def apply(self, claim: Claim) -> Claim | None:
-        """The claim in the new version's words; None where the value was dropped."""
+        """The claim with its new value; None if the value was dropped."""
         if claim.value in self.dropped.get(claim.group, ()):
             return None
         value = self.renamed.get(claim.group, {}).get(claim.value, claim.value)
@@ -58,14 +58,14 @@ class Migration:
 
 
 class Vocabulary:
-    """Groups of allowed values. A claim's id is its place in the vocabulary plus one; 0 is left for padding."""
+    """Groups of allowed values. A claim's id is its position in the vocabulary, counted from 1; 0 is padding."""
 
     def __init__(self, version: str, groups: tuple[Group, ...], migration: Migration = Migration()) -> None:
         self.version = version
         self.groups = groups
         self._migration = migration
         pairs = [(group.name, value) for group in groups for value in group.values]
-        self._ids = {pair: place for place, pair in enumerate(pairs, start=1)}
+        self._ids = {pair: claim_id for claim_id, pair in enumerate(pairs, start=1)}
         self.size = len(pairs) + 1
 
     def __contains__(self, claim: tuple[str, str]) -> bool:
@@ -75,19 +75,19 @@ class Vocabulary:
         return iter(self._ids)
 
     def claim_id(self, group: str, value: str) -> int:
-        """The shared id of a claim that the vocabulary has."""
+        """The id of a claim. Raises KeyError if the vocabulary lacks it."""
         return self._ids[group, value]
 
     def claim_ids(self, knowledge: ProductKnowledge | None) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
-        """Shared ids (C,) of an item's claims and their confidences (C,), in the order of the claims."""
+        """Ids (C,) and confidences (C,) of an item's claims, in their order."""
         claims = self.adopt(knowledge).claims if knowledge else ()
         ids = [self._ids[claim.group, claim.value] for claim in claims]
         return np.array(ids, np.int32), np.array([claim.confidence for claim in claims], np.float16)
 
     def adopt(self, knowledge: ProductKnowledge) -> ProductKnowledge:
-        """Knowledge in this version's words: migrated, step by step, where it speaks an earlier one.
+        """Migrate knowledge to this version, step by step through the versions between.
 
-        Raises VocabularyError where no migration leads here.
+        Raises VocabularyError if there is no migration path.
         """
         if knowledge.vocabulary == self.version:
             return knowledge
@@ -96,7 +96,7 @@ class Vocabulary:
                 knowledge = load_vocabulary(self._migration.source).adopt(knowledge)
             except VocabularyError as error:
                 raise VocabularyError(
-                    f"no migration leads from vocabulary {knowledge.vocabulary!r} to {self.version!r}: {error}"
+                    f"no migration path from vocabulary {knowledge.vocabulary!r} to {self.version!r}: {error}"
                 ) from error
         migrated = (self._migration.apply(claim) for claim in knowledge.claims)
         kept = tuple(claim for claim in migrated if claim and (claim.group, claim.value) in self)
@@ -130,39 +130,39 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 @cache
 def load_vocabulary(name: str) -> Vocabulary:
-    """The bundled vocabulary of that version, or the one in the file of that path.
+    """Load a bundled vocabulary by version, or a .yaml file by path.
 
-    Raises VocabularyError, which names the file and the place in it.
+    Raises VocabularyError, which names the file and the faulty key.
     """
     path = Path(name) if name.endswith(".yaml") else VOCABULARIES / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(bundled.stem for bundled in VOCABULARIES.glob("*.yaml")))
-        raise VocabularyError(f"no vocabulary {name!r}; bundled: {known}; your own: the path of a .yaml file")
+        raise VocabularyError(f"no vocabulary {name!r}; bundled are {known}; for your own, give the path of a .yaml file")
     try:
         file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
     except (yaml.YAMLError, msgspec.ValidationError) as error:
         raise VocabularyError(f"{path}: {error}") from error
     if file.version != path.stem:
-        raise VocabularyError(f"{path}: says version {file.version!r}; the name of the file is the version")
+        raise VocabularyError(f"{path}: version {file.version!r} does not match the file name")
     inherited = load_vocabulary(file.base).groups if file.base else ()
     groups = {group.name: group for group in inherited if group.name not in file.without}
     for group_name, group in file.groups.items():
-        groups[group_name] = _merged(path, group_name, group, groups.get(group_name))
+        groups[group_name] = _merge(path, group_name, group, groups.get(group_name))
     if (claims := sum(group.most for group in groups.values())) > CLAIMS_LIMIT:
-        raise VocabularyError(f"{path}: an item could have {claims} claims; {CLAIMS_LIMIT} is the limit, lower `most`")
-    vocabulary = Vocabulary(file.version, tuple(groups.values()), _migration(file))
-    for group_name, renamed in _migration(file).renamed.items():
+        raise VocabularyError(f"{path}: an item could have {claims} claims; the limit is {CLAIMS_LIMIT}, so lower `most`")
+    vocabulary = Vocabulary(file.version, tuple(groups.values()), _to_migration(file))
+    for group_name, renamed in _to_migration(file).renamed.items():
         for value in renamed.values():
             if (group_name, value) not in vocabulary:
-                raise VocabularyError(f"{path}: migrates to {group_name}={value}, which the vocabulary lacks")
+                raise VocabularyError(f"{path}: migrates to {group_name}={value}, which is not in the vocabulary")
     return vocabulary
 
 
-def _merged(path: Path, name: str, group: _Group, base: Group | None) -> Group:
+def _merge(path: Path, name: str, group: _Group, base: Group | None) -> Group:
     if group.adds:
         if base is None or group.values:
             raise VocabularyError(
-                f"{path}: group {name!r} adds to the base's values, so the base has it and `values` is absent"
+                f"{path}: group {name!r} has `adds`, which needs a group of that name in the base and excludes `values`"
             )
         merged = {**base.values, **group.adds}
         return Group(name, base.agent, base.question, base.least, base.most, base.evidence_required, merged)
@@ -171,5 +171,5 @@ def _merged(path: Path, name: str, group: _Group, base: Group | None) -> Group:
     return Group(name, group.agent, group.question, group.least, group.most, group.evidence == "required", group.values)
 
 
-def _migration(file: _File) -> Migration:
+def _to_migration(file: _File) -> Migration:
     return Migration(file.migrates.source, file.migrates.renamed, file.migrates.dropped) if file.migrates else Migration()

@@ -1,6 +1,6 @@
-"""The zero-shot reasoner: no training and no LLM. The encoder scores the closed vocabulary against the item's text.
+"""The zero-shot reasoner: the encoder scores the closed vocabulary against the item's text, without training or an LLM.
 
-The last resort: it always has an answer, and a noisy one (`docs/evaluation.md` says how noisy).
+The last resort: it always has an answer, but a noisy one (measured in `docs/evaluation.md`).
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from reaseq.records import Claim, ProductKnowledge
 from reaseq.representation.encoder import Encoder
 
 ZERO_SHOT = "zero-shot"
-TEMPERATURE = 0.05  # of the softmax over a group's cosines: a spread of 0.1 in cosine is a factor of 7
-LIFT = 2.0  # a further value of a multiple group is claimed at this many times the probability of a blind guess
+TEMPERATURE = 0.05  # of the softmax over a group's cosines; a difference of 0.1 is a factor of 7
+LIFT = 2.0  # optional values are claimed above this multiple of a uniform guess's probability
 
 
 class ZeroShotReasoner:
-    """Claims the values nearest to the text, each group on its own."""
+    """Claims the values closest to the text, in each group independently."""
 
     def __init__(self, encoder: Encoder, vocabulary: Vocabulary) -> None:
         self._encoder = encoder
@@ -29,7 +29,7 @@ class ZeroShotReasoner:
         self.identity = f"{ZERO_SHOT}:{encoder.space_id}:{TEMPERATURE}:{LIFT}"
 
     async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
-        """Knowledge of each item from its text vector (N, D)."""
+        """Knowledge about each item from its text vector (N, D)."""
         return await asyncio.to_thread(lambda: [self._knowledge(vector) for vector in vectors])
 
     def _knowledge(self, vector: NDArray[np.float32]) -> ProductKnowledge:
@@ -44,9 +44,9 @@ class ZeroShotReasoner:
         values = list(group.values)
         floor = LIFT / len(values)
         return [
-            Claim(group.name, values[place], round(float(probabilities[place]), 4), ZERO_SHOT)
-            for rank, place in enumerate(ranked)
-            if rank < group.least or probabilities[place] >= floor
+            Claim(group.name, values[index], round(float(probabilities[index]), 4), ZERO_SHOT)
+            for rank, index in enumerate(ranked)
+            if rank < group.least or probabilities[index] >= floor
         ]
 
     def _prompt_vectors(self, group: Group) -> NDArray[np.float32]:  # (V, D)

@@ -1,4 +1,4 @@
-"""What the ranker is asked: features of users and candidates as tensors, from the same code in training and in serving."""
+"""Builds the ranker's input tensors from features of users and candidates, by the same code in training and serving."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from reaseq.ranker.model import RankerBatch, RankerConfig
 from reaseq.records import History, Inferred
 from reaseq.representation.item_table import Snapshot
 
-FEATURES = "ranker-features.2"  # changes with whatever a batch holds: a model reads what it was trained on
+FEATURES = "ranker-features.3"  # version of the model's inputs and weights; a ranker of another version is rejected
 
 
 def build_batch(
@@ -25,13 +25,13 @@ def build_batch(
     table: Snapshot,
     config: RankerConfig,
 ) -> RankerBatch:
-    """Features of B users with candidates' rows (B, C), their counts (B, C, COUNTS) and scores (B, C, config.scores)."""
+    """The batch of B users with candidates' rows (B, C), their counts (B, C, COUNTS) and scores (B, C, config.scores)."""
     rows = torch.zeros(len(inferred), config.inferred, dtype=torch.long)
     confidences = torch.zeros(len(inferred), config.inferred)
-    for place, behaviors in enumerate(inferred):
+    for user, behaviors in enumerate(inferred):
         count = min(len(behaviors.item_ids), config.inferred)
-        rows[place, :count] = table.rows(behaviors.item_ids[:count]).cpu()
-        confidences[place, :count] = torch.tensor(behaviors.confidences[:count])
+        rows[user, :count] = table.rows(behaviors.item_ids[:count]).cpu()
+        confidences[user, :count] = torch.tensor(behaviors.confidences[:count])
     device = candidates.device
     return RankerBatch(
         history=build_sequences(histories, now_ms, table, config.history).to(device),

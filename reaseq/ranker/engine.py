@@ -1,4 +1,4 @@
-"""The scoring engine: users' features and candidates in, scores out, several batches in one forward pass."""
+"""The scoring engine: scores the candidates of several queries in one forward pass."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,23 +25,23 @@ KIND = "ranker"
 
 @dataclass(frozen=True)
 class ScoringQuery:
-    """One user and candidates' rows (C,) of a snapshot, at a moment."""
+    """One user and the candidates to score at a time."""
 
-    user: UserFeatures | None  # None: nothing is known of the user
-    rows: Tensor
+    user: UserFeatures | None  # None if nothing is known of the user
+    rows: Tensor  # (C,) candidates' rows of a snapshot
     now_ms: int
 
 
 @dataclass(frozen=True)
 class ScoringResult:
-    """Probabilities (C,) of a query's candidates, and whether the latent state of its user could be read."""
+    """The result of one query."""
 
-    probabilities: NDArray[np.float32]
-    latent_read: bool
+    probabilities: NDArray[np.float32]  # (C,) of the candidates
+    latent_read: bool  # whether the user's latent state could be read
 
 
 class Engine:
-    """A published ranker bound to an item table, to recent popularity and to the behavior models."""
+    """A published ranker with the item table, recent popularity and the behavior models that it reads."""
 
     def __init__(
         self,
@@ -62,46 +62,49 @@ class Engine:
 
     @staticmethod
     def load(artifact: Artifact, table: ItemTable, popularity: Popularity, latents: LatentModels) -> "Engine":
-        """The published ranker. Raises ArtifactError where it was trained on other features than this code makes."""
+        """The published ranker. Raises ArtifactError if it was trained on another version of the features."""
         artifact.require(features=FEATURES)
         model = load_weights(artifact, Ranker(RankerConfig(**load_sizes(artifact))))
         return Engine(model, load_trained_ids(artifact), artifact.version, table, popularity, latents)
 
     def score(self, user: UserFeatures | None, candidate_ids: Sequence[str], now_ms: int) -> NDArray[np.float32]:
-        """Probabilities (C,) of the candidates for the user at that moment.
+        """Probabilities (C,) of the candidates for the user at `now_ms`.
 
-        A user without features is ranked by context; a candidate that the table does not know as an unknown item.
+        A user without features is ranked by context; a candidate that the table does not know is scored as the unknown item.
         """
         table = self.table.snapshot
         return self.score_all([ScoringQuery(user, table.rows(candidate_ids), now_ms)], table)[0].probabilities
 
     def score_all(self, queries: Sequence[ScoringQuery], table: Snapshot) -> list[ScoringResult]:
-        """Several queries on one snapshot in one forward pass, each as if it were alone."""
+        """One result per query on one snapshot, in one forward pass; results do not depend on the other queries."""
         batch, read = self.batch(queries, table)
         probabilities = self.score_batch(batch, table).cpu().numpy()
         return [
-            ScoringResult(of[: len(query.rows)], latent) for of, query, latent in zip(probabilities, queries, read, strict=True)
+            ScoringResult(p[: len(query.rows)], latent) for p, query, latent in zip(probabilities, queries, read, strict=True)
         ]
 
     def prepare(self) -> None:
-        """Embed the table as it is now, so that the first question does not have to."""
+        """Embed the current table, so that the first request does not have to."""
         with torch.inference_mode(), self._precision():
             self.items(self.table.snapshot)
 
     def score_batch(self, batch: RankerBatch, table: Snapshot) -> Tensor:
-        """Probabilities (B, C) of a batch that stands already."""
+        """Probabilities (B, C) of a batch."""
         with torch.inference_mode(), self._precision():
             return self._model.probability(self._model(batch, self.items(table)).float())
 
     @torch.inference_mode()
     def batch(self, queries: Sequence[ScoringQuery], table: Snapshot) -> tuple[RankerBatch, list[bool]]:
-        """The features of several queries, candidates padded with the unknown item, and whose latent state could be read."""
+        """The batch of several queries, and which users' latent states could be read.
+
+        Shorter candidate lists are padded with the unknown item.
+        """
         width = max(len(query.rows) for query in queries)
         candidates = torch.zeros(len(queries), width, dtype=torch.long, device=self._device)
         counts = []
-        for place, query in enumerate(queries):
-            candidates[place, : len(query.rows)] = query.rows
-            counts.append(self.popularity.counts(candidates[place].cpu().numpy(), query.now_ms))
+        for user, query in enumerate(queries):
+            candidates[user, : len(query.rows)] = query.rows
+            counts.append(self.popularity.counts(candidates[user].cpu().numpy(), query.now_ms))
         inferred = [query.user.inferred if query.user else Inferred() for query in queries]
         scores, read = candidates.new_zeros(*candidates.shape, 0, dtype=torch.float), [True] * len(queries)
         if self._model.config.scores:
@@ -119,7 +122,7 @@ class Engine:
         return batch, read
 
     def items(self, table: Snapshot) -> Embedded:
-        """The snapshot as the model sees it. What has not changed since the last one is not computed again."""
+        """The embedded snapshot; only slots that are new since the last one are computed."""
         ids, content_embeddings = self._embedded.get(table).tensors
         return Embedded(table.slots, table.prices, table.contents, ids, content_embeddings)
 

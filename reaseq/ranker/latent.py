@@ -1,13 +1,15 @@
-"""What a behavior model says of each candidate, from the state that it left of a user in the feature store.
+"""Scores candidates by the latent state that a behavior model left of a user in the feature store.
 
 Latent reasoning has read the user's history already; its hidden state h costs one product with the item tokens E here:
 
     score(item) = ½ · ( h·E_item − mean over items of h·E )
 
-half of how much more likely the item is, in log, than items are on (geometric) average. Prior popularity is left out: the
-ranker sees it fresh. Twice: with the ids that training knew, and by what items are alone, which treats new items like others.
+which is half of how much more likely the item is, in log, than items are on (geometric) average. The popularity prior is left
+out, because the ranker reads fresh counts. Each candidate gets two scores: one with its trained id, and one from its content
+alone, which treats new items like all others.
 """
 
+import threading
 from pathlib import Path
 
 import msgspec
@@ -28,91 +30,110 @@ from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
 SCORES = 2  # with trained ids, and without
-MODELS_LIMIT = 4  # held at once
+MODELS_LIMIT = 4  # loaded at once
 
 
 class LatentScores:
-    """One behavior model as a source of scores; its item tokens follow the item table."""
+    """Scores candidates with one behavior model; its item tokens are kept up to date with the item table."""
 
     def __init__(self, model: BehaviorModel, ids: TrainedIds) -> None:
         assert isinstance(model.tokens, ItemTokens)  # noqa: S101  see `load`
         self._tokens = model.tokens.eval()
         self._scale = float(model.scale.detach())
-        self._items = DerivedTensors(self._written, ids)
+        self._items = DerivedTensors(self._derive, ids)
 
     @staticmethod
     def load(artifact: Artifact) -> "LatentScores | None":
-        """A published behavior model; None where it writes semantic IDs, whose scores are not one product."""
+        """A published behavior model; None if its tokens are semantic IDs, whose scores are not one product.
+
+        Raises ArtifactError if the weights do not fit.
+        """
         config = msgspec.convert(load_sizes(artifact), BehaviorConfig)
         if config.codes:
             return None
         return LatentScores(load_weights(artifact, BehaviorModel(config)), load_trained_ids(artifact))
 
     def score(self, latents: Tensor, candidates: Tensor, table: Snapshot) -> Tensor:
-        """Scores (B, C, SCORES) of candidates' rows (B, C) for users' states (B, w)."""
+        """Scores (B, C, SCORES) of candidates' rows (B, C) for users' latent states (B, w)."""
         with torch.inference_mode():
             items = self._items.get(table)
         tokens, biases = items.tensors  # (S, SCORES · w), (S, SCORES)
-        mean, level = (of / max(1, len(tokens) - 1) for of in items.sums)  # (SCORES · w,), (SCORES,)
+        mean_token, mean_bias = (total / max(1, len(tokens) - 1) for total in items.sums)  # (SCORES · w,), (SCORES,)
         slots = table.slots[candidates]  # (B, C)
         users = (latents * self._scale).unsqueeze(-1)  # (B, w, 1)
-        level = (mean.view(SCORES, -1) @ users).squeeze(-1) + level  # (B, SCORES)
+        mean = (mean_token.view(SCORES, -1) @ users).squeeze(-1) + mean_bias  # (B, SCORES)
         batch, count = candidates.shape
-        written = F.embedding(slots, tokens).view(batch, count * SCORES, -1)
+        token = F.embedding(slots, tokens).view(batch, count * SCORES, -1)
         bias = F.embedding(slots, biases).view(batch, count * SCORES, 1)
-        said = torch.baddbmm(bias, written, users).view(batch, count, SCORES)
-        return (said - level.unsqueeze(1)) / 2
+        logits = torch.baddbmm(bias, token, users).view(batch, count, SCORES)
+        return (logits - mean.unsqueeze(1)) / 2
 
-    def _written(self, contents: Contents, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (n, SCORES · w) and biases (n, SCORES) of items as the model writes them."""
-        meaning = self._tokens.content_embedding(contents)  # (n, w)
-        known = meaning + self._tokens.ids(numbers)
+    def _derive(self, contents: Contents, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (n, SCORES · w) and biases (n, SCORES) of items."""
+        content_embeddings = self._tokens.content_embedding(contents)  # (n, w)
+        with_ids = content_embeddings + self._tokens.ids(numbers)
         bias = self._tokens.bias(numbers)  # (n, 1)
-        return torch.cat([known, meaning], dim=1), torch.cat([bias, torch.zeros_like(bias)], dim=1)
+        return torch.cat([with_ids, content_embeddings], dim=1), torch.cat([bias, torch.zeros_like(bias)], dim=1)
 
 
 class LatentModels:
-    """The behavior models whose states the feature store holds: usually one, two while a new one takes over."""
+    """The behavior models whose latent states the feature store holds: usually one, two while a new one is rolled out.
+
+    Safe to use from several threads: one loads models while others score.
+    """
 
     def __init__(self, models_dir: Path) -> None:
         self._models_dir = models_dir
-        self._held: dict[str, LatentScores | None] = {}
+        self._lock = threading.Lock()  # guards both collections, never held while a model loads or scores
+        self._models: dict[str, LatentScores | None] = {}
         self._wanted: set[str] = set()
 
     def load(self, version: str) -> None:
-        """ScorerFactory a version ready; one that is not published here, or gives no scores, is remembered as such."""
-        self._wanted.discard(version)
-        if version not in self._held:
-            while len(self._held) >= MODELS_LIMIT:
-                self._held.pop(next(iter(self._held)))
-            try:
-                self._held[version] = LatentScores.load(load_version(self._models_dir, BEHAVIOR, version))
-            except ArtifactError:
-                self._held[version] = None
+        """Load a version. One that is not published here, does not fit, or gives no scores is remembered as such."""
+        with self._lock:
+            self._wanted.discard(version)
+            if version in self._models:
+                return
+        try:
+            model = LatentScores.load(load_version(self._models_dir, BEHAVIOR, version))
+        except ArtifactError:
+            model = None
+        with self._lock:
+            while len(self._models) >= MODELS_LIMIT and version not in self._models:
+                self._models.pop(next(iter(self._models)))
+            self._models[version] = model
 
     def load_wanted(self) -> None:
-        """Load what `scores` was asked for and did not have."""
-        for version in list(self._wanted):
+        """Load the versions that `scores` needed and did not have."""
+        with self._lock:
+            wanted = list(self._wanted)
+        for version in wanted:
             self.load(version)
 
     def scores(self, inferred: list[Inferred], candidates: Tensor, table: Snapshot) -> tuple[Tensor, list[bool]]:
-        """Scores (B, C, SCORES) of rows (B, C), and whose state could be read; zeros where there is none that can.
+        """Scores (B, C, SCORES) of rows (B, C), and which users' states could be read; the scores of the others are zero.
 
-        Never loads: a version that is not at hand is wanted from now on.
+        Never loads a model: `load_wanted` does that for missing versions.
         """
         read = [False] * len(inferred)
-        found = None
-        for version in {of.model for of in inferred if of.latent}:
-            if version not in self._held:
+        scores = None
+        for version in {behaviors.model for behaviors in inferred if behaviors.latent}:
+            if not (model := self._find(version)):
+                continue
+            users = [user for user, behaviors in enumerate(inferred) if behaviors.latent and behaviors.model == version]
+            states = float16.unpack_rows([inferred[user].latent for user in users])
+            latents = torch.from_numpy(states).to(candidates.device)  # (users, w)
+            if len(users) == len(inferred):
+                return model.score(latents, candidates, table), [True] * len(users)
+            scores = torch.zeros(*candidates.shape, SCORES, device=candidates.device) if scores is None else scores
+            scores[users] = model.score(latents, candidates[users], table)
+            for user in users:
+                read[user] = True
+        return torch.zeros(*candidates.shape, SCORES, device=candidates.device) if scores is None else scores, read
+
+    def _find(self, version: str) -> LatentScores | None:
+        """The model of a version, None if it gives no scores or is not loaded, in which case it is wanted from now on."""
+        with self._lock:
+            if version not in self._models:
                 self._wanted.add(version)
-            elif model := self._held[version]:
-                users = [place for place, of in enumerate(inferred) if of.latent and of.model == version]
-                states = float16.unpack_rows([inferred[user].latent for user in users])
-                of_users = torch.from_numpy(states).to(candidates.device)
-                if len(users) == len(inferred):
-                    return model.score(of_users, candidates, table), [True] * len(users)
-                found = torch.zeros(*candidates.shape, SCORES, device=candidates.device) if found is None else found
-                found[users] = model.score(of_users, candidates[users], table)
-                for user in users:
-                    read[user] = True
-        return torch.zeros(*candidates.shape, SCORES, device=candidates.device) if found is None else found, read
+            return self._models.get(version)

@@ -1,6 +1,6 @@
-"""The ranker: target attention over a user's real and inferred behaviors, by id and by meaning.
+"""The ranker: target attention over a user's real and inferred behaviors, by id and by content.
 
-The history is encoded once per user, candidates are the queries; so hundreds of candidates cost one forward pass.
+The history is encoded once per user and the candidates are the queries, so hundreds of candidates cost one forward pass.
 """
 
 from dataclasses import dataclass
@@ -13,58 +13,58 @@ from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences, to_month, to
 from reaseq.ranker.popularity import HALF_LIVES_DAYS
 from reaseq.representation.contents import Contents
 
-TIERS = 8  # of cosine similarity, from 0 to 1
+TIERS = 8  # bins of cosine similarity, from 0 to 1
 COUNTS = len(HALF_LIVES_DAYS)
 REPEAT_WIDTH = 8
-DOUBT = 0.02  # how sure an inferred behavior must be to count as much as nothing does
-CLAIM_FLOOR = 0.01  # share of a history that a claim has for nothing
+NULL_PRIOR = 0.02  # attention prior of the null slot
+CLAIM_FLOOR = 0.01  # ε, added to both shares in the lift of a claim
 
 
 @dataclass(frozen=True)
 class RankerConfig:
-    """Sizes, which are also switches: a size of nothing leaves the feature out.
+    """Sizes of the model, which are also switches: the smallest size turns a feature off.
 
-    `search`: of a longer history than that, each candidate attends to so many behaviors, those most like it.
+    With `search`, each candidate attends only to that many behaviors of a longer history, the most similar ones.
     """
 
     vector_dim: int = 384  # of the content vectors; 0: none
-    claims: int = 1  # ids of shared claims with 0 for padding; 1: none
-    items: int = 1  # ids that training knew, with 0 for all others
+    claims: int = 1  # claim ids of the vocabulary, 0 is padding; 1: none
+    items: int = 1  # trained item ids, 0 is every other item
     width: int = 48
     hidden: int = 96
     history: int = 128  # behaviors
     inferred: int = 16  # inferred behaviors; 0: none
-    scores: int = 0  # what other models say of each candidate
+    scores: int = 0  # scores of each candidate by other models
     search: int = 0  # 0: attend to the whole history
     price: bool = True
-    id_dropout: float = 0.2  # share of items trained as if unknown, so that an unseen item is not a random one
+    id_dropout: float = 0.2  # share of items trained without their id, so that items without a trained id are embedded sensibly
 
 
 @dataclass(frozen=True)
 class RankerBatch:
-    """B users with C candidates each."""
+    """The tensors of a batch: B users with C candidates each."""
 
     history: Sequences  # (B, H)
-    inferred: Tensor  # (B, K) rows
-    confidences: Tensor  # (B, K)
+    inferred: Tensor  # (B, K) rows of inferred behaviors, 0 is padding
+    confidences: Tensor  # (B, K) of the inferred behaviors, 0 where padded or unknown
     candidates: Tensor  # (B, C) rows
-    counts: Tensor  # (B, C, COUNTS)
+    counts: Tensor  # (B, C, COUNTS) recent popularity
     now_ms: Tensor  # (B,)
-    scores: Tensor  # (B, C, scores)
+    scores: Tensor  # (B, C, config.scores) by other models
 
-    def __getitem__(self, places: Tensor) -> "RankerBatch":
+    def __getitem__(self, users: Tensor) -> "RankerBatch":
         return RankerBatch(
-            history=self.history[places],
-            inferred=self.inferred[places],
-            confidences=self.confidences[places],
-            candidates=self.candidates[places],
-            counts=self.counts[places],
-            now_ms=self.now_ms[places],
-            scores=self.scores[places],
+            history=self.history[users],
+            inferred=self.inferred[users],
+            confidences=self.confidences[users],
+            candidates=self.candidates[users],
+            counts=self.counts[users],
+            now_ms=self.now_ms[users],
+            scores=self.scores[users],
         )
 
     def to(self, device: torch.device) -> "RankerBatch":
-        """The same on a device."""
+        """A copy on a device."""
         return RankerBatch(
             history=self.history.to(device),
             inferred=self.inferred.to(device),
@@ -78,17 +78,17 @@ class RankerBatch:
 
 @dataclass(frozen=True)
 class Embedded:
-    """The item table as the model sees it. Rows point to slots, which hold what items are."""
+    """The item table with the model's embeddings. Rows point to slots, which hold the contents of items."""
 
     slots: Tensor  # (N,)
     prices: Tensor  # (N,)
     contents: Contents  # (S, …)
-    ids: Tensor  # (S, d)
+    ids: Tensor  # (S, d) id embeddings
     content_embeddings: Tensor  # (S, d)
 
 
 class Ranker(nn.Module):
-    """Scores candidates; greater is better. `probability` says what a score means."""
+    """Scores candidates, higher is better; `probability` calibrates the scores."""
 
     calibration: Tensor
     claim_rates: Tensor
@@ -119,10 +119,10 @@ class Ranker(nn.Module):
             self.content_attention = TargetAttention(width)
             features += 2 * width
         if config.inferred:
-            self.inferred_attention = TargetAttention(width, doubt=DOUBT)
+            self.inferred_attention = TargetAttention(width, null_prior=NULL_PRIOR)
             features += width + 2 + (TIERS + 2 if config.vector_dim else 0)
         self.head = nn.Sequential(nn.Linear(features, config.hidden), nn.SiLU(), nn.Dropout(0.1), nn.Linear(config.hidden, 1))
-        self.register_buffer("claim_rates", torch.zeros(config.claims))  # share of the catalog that bears each claim
+        self.register_buffer("claim_rates", torch.zeros(config.claims))  # share of the items on sale with each claim
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # see `reaseq.behavior.calibration`
         for table in (self.ids, self.types, self.gaps, self.months, self.weekdays):
             nn.init.normal_(table.weight, std=0.05)
@@ -132,9 +132,9 @@ class Ranker(nn.Module):
         return self.config.vector_dim > 0 or self.config.claims > 1
 
     def embed(self, contents: Contents, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Slots as the model sees them, by id (S, d) and by meaning (S, d); `numbers` (S,) are trained ids, 0 where unknown.
+        """Id embeddings and content embeddings of slots, (S, d) each; `numbers` (S,) are trained ids, 0 if untrained.
 
-        Without content and claims an item means its id.
+        Without content vectors and claims, the id embedding is returned as both.
         """
         if self.training:
             numbers = numbers * (torch.rand(numbers.shape, device=numbers.device) >= self.config.id_dropout)
@@ -151,44 +151,42 @@ class Ranker(nn.Module):
         return ids, content_embeddings
 
     def forward(self, batch: RankerBatch, items: Embedded) -> Tensor:
-        """Scores (B, C)."""
+        """Scores (B, C) of the candidates."""
         history = batch.history
         known = (history.rows > 0).float()  # (B, H)
-        slots, past = items.slots[batch.candidates], items.slots[history.rows]  # (B, C), (B, H)
+        slots, history_slots = items.slots[batch.candidates], items.slots[history.rows]  # (B, C), (B, H)
         when = self.types(history.types) + self.gaps(history.gaps)  # (B, H, d)
         same = (batch.candidates.unsqueeze(-1) == history.rows.unsqueeze(1)) * known.unsqueeze(1)  # (B, C, H)
-        cosine = _cosine(items, slots, past) if self.config.vector_dim else None  # (B, C, H)
-        places = self._search(cosine, known)
+        cosine = _cosine(items, slots, history_slots) if self.config.vector_dim else None  # (B, C, H)
+        nearest = self._search(cosine, known)
         ids, content_embeddings = F.embedding(slots, items.ids), F.embedding(slots, items.content_embeddings)  # (B, C, d)
-        features = [ids, self.id_attention(ids, F.embedding(past, items.ids) + when, known, places)]
+        features = [ids, self.id_attention(ids, F.embedding(history_slots, items.ids) + when, known, nearest)]
         features += [self._repeats(history, same), self._side(batch, items, same), batch.scores]
         features.append(self._calendar(batch.now_ms, content_embeddings))
         if self._has_content:
-            features += [
-                content_embeddings,
-                self.content_attention(content_embeddings, F.embedding(past, items.content_embeddings) + when, known, places),
-            ]
+            sequence = F.embedding(history_slots, items.content_embeddings) + when  # (B, H, d)
+            features += [content_embeddings, self.content_attention(content_embeddings, sequence, known, nearest)]
         if self.config.claims > 1:
-            features.append(self._by_claims(history, items, slots, past))
+            features.append(self._claim_features(history, items, slots, history_slots))
         if cosine is not None:
             tiers, summary = _similarity(cosine, known)
             features += [torch.log1p(tiers), summary]
         if self.config.inferred:
-            features += self._by_inferred(batch, items, slots, content_embeddings)
+            features += self._inferred_features(batch, items, slots, content_embeddings)
         return self.head(torch.cat(features, dim=-1)).squeeze(-1)  # type: ignore[no-any-return]
 
     def probability(self, scores: Tensor) -> Tensor:
-        """How probable it is that the user's next basket holds the candidate, for scores of any shape."""
+        """The probability that the user's next basket contains the candidate, for scores of any shape."""
         return torch.sigmoid(self.calibration[0] * scores + self.calibration[1])
 
     def _search(self, cosine: Tensor | None, known: Tensor) -> Tensor | None:
-        """The places (B, C, s) of the behaviors most like each candidate; None where all are attended to."""
+        """Indices (B, C, s) of the behaviors most similar to each candidate; None to attend to all."""
         if cosine is None or not 0 < self.config.search < known.shape[1]:
             return None
         return cosine.masked_fill(known.unsqueeze(1) == 0, -2.0).topk(self.config.search, dim=-1).indices
 
     def _repeats(self, history: Sequences, same: Tensor) -> Tensor:
-        """How long ago the candidate was last taken (B, C, 8)."""
+        """Embedding of the time since the user's latest behavior with the candidate (B, C, 8)."""
         latest = torch.where(same > 0, history.gaps.unsqueeze(1), GAP_BUCKETS).amin(-1)  # (B, C)
         return self.repeat(latest)  # type: ignore[no-any-return]
 
@@ -200,31 +198,36 @@ class Ranker(nn.Module):
         return torch.log1p(torch.cat(columns, dim=-1))
 
     def _calendar(self, now_ms: Tensor, content_embeddings: Tensor) -> Tensor:
-        """How well the candidate goes with the month and the day of the week (B, C, 1)."""
+        """How well the candidate fits the month and the day of the week (B, C, 1)."""
         when = self.months(to_month(now_ms)) + self.weekdays(to_weekday(now_ms))  # (B, d)
         return content_embeddings @ when.unsqueeze(-1)  # type: ignore[no-any-return]
 
-    def _by_claims(self, history: Sequences, items: Embedded, slots: Tensor, past: Tensor) -> Tensor:
-        """How much more often than the catalog's items those of the history bear what is claimed of the candidate (B, C, 3).
+    def _claim_features(self, history: Sequences, items: Embedded, slots: Tensor, history_slots: Tensor) -> Tensor:
+        """How much more frequent the candidate's claims are in the history than in the catalog (B, C, 3).
 
-        For each claim v: log( (p_v + ε) / (rate_v + ε) ), p_v the share of the history that bears it, recent behaviors
-        counting more. Their sum weighted claim by claim, their mean, and the greatest.
+        The lift of claim v is log( (p_v + ε) / (rate_v + ε) ), with p_v its share of the history, recent behaviors counting
+        more. The features are the sum of the lifts with a learned weight per claim, their mean weighted by the candidate's
+        confidences, and their maximum.
         """
         recent = (history.rows > 0) / (1.0 + history.gaps)  # (B, H)
         recent = recent / recent.sum(-1, keepdim=True).clamp(min=1e-6)
-        borne = items.contents.claims[past]  # (B, H, K)
-        each = (recent.unsqueeze(-1) * (borne > 0)).flatten(1)
-        share = each.new_zeros(len(past), self.config.claims).scatter_add(1, borne.flatten(1), each)  # (B, V)
+        history_claim_ids = items.contents.claims[history_slots]  # (B, H, K)
+        weights = (recent.unsqueeze(-1) * (history_claim_ids > 0)).flatten(1)
+        share = weights.new_zeros(len(recent), self.config.claims).scatter_add(
+            1, history_claim_ids.flatten(1), weights
+        )  # (B, V)
         lift = torch.log((share + CLAIM_FLOOR) / (self.claim_rates + CLAIM_FLOOR)) * (recent.sum(-1, keepdim=True) > 0)
-        claimed = items.contents.claims[slots]  # (B, C, K)
-        sure = items.contents.confidences[slots]
-        of_each = lift.gather(1, claimed.flatten(1)).view(claimed.shape) * (claimed > 0)
-        weighted = (of_each * self.claim_weights(claimed).squeeze(-1)).sum(-1)
-        mean = (of_each * sure).sum(-1) / sure.sum(-1).clamp(min=1e-6)
-        return torch.stack([weighted, mean, of_each.amax(-1)], dim=-1)
+        claim_ids = items.contents.claims[slots]  # (B, C, K)
+        confidence = items.contents.confidences[slots]
+        lifts = lift.gather(1, claim_ids.flatten(1)).view(claim_ids.shape) * (claim_ids > 0)
+        weighted = (lifts * self.claim_weights(claim_ids).squeeze(-1)).sum(-1)
+        mean = (lifts * confidence).sum(-1) / confidence.sum(-1).clamp(min=1e-6)
+        return torch.stack([weighted, mean, lifts.amax(-1)], dim=-1)
 
-    def _by_inferred(self, batch: RankerBatch, items: Embedded, slots: Tensor, content_embeddings: Tensor) -> list[Tensor]:
-        """The same over inferred behaviors, gated by their confidence."""
+    def _inferred_features(
+        self, batch: RankerBatch, items: Embedded, slots: Tensor, content_embeddings: Tensor
+    ) -> list[Tensor]:
+        """Attention, match with the candidate and similarity over the inferred behaviors, gated by their confidences."""
         confidences, inferred = batch.confidences, items.slots[batch.inferred]  # (B, K) each
         attended = self.inferred_attention(content_embeddings, items.content_embeddings[inferred], confidences)
         same = batch.candidates.unsqueeze(-1) == batch.inferred.unsqueeze(1)  # (B, C, K)
@@ -232,40 +235,41 @@ class Ranker(nn.Module):
         features = [attended, own.sqrt(), torch.log(own + 1e-4) / 10]
         if self.config.vector_dim:
             tiers, summary = _similarity(_cosine(items, slots, inferred), confidences)
-            sure = confidences.sum(-1) / (confidences.sum(-1) + DOUBT)  # (B,)
-            features += [tiers.sqrt(), summary * sure[:, None, None]]
+            confidence = confidences.sum(-1) / (confidences.sum(-1) + NULL_PRIOR)  # (B,)
+            features += [tiers.sqrt(), summary * confidence[:, None, None]]
         return features
 
 
 class TargetAttention(nn.Module):
-    """Candidates (B, C, d) attend over a sequence (B, L, d), each place weighted by its gate (B, L) in [0, 1].
+    """Candidates (B, C, d) attend over a sequence (B, L, d), each position weighted by its gate (B, L) in [0, 1].
 
-    With `doubt`, nothing at all is one more place, of that gate to begin with: the less the places are sure, the less is said.
+    With `null_prior`, a null slot with a value of zero joins the sequence. Its gate is learned and starts at the prior: the
+    smaller the gates of the sequence, the smaller the output.
     """
 
-    def __init__(self, width: int, doubt: float = 0.0) -> None:
+    def __init__(self, width: int, null_prior: float = 0.0) -> None:
         super().__init__()
-        self.doubt = nn.Parameter(torch.tensor(doubt).log()) if doubt else None
+        self.null_logit = nn.Parameter(torch.tensor(null_prior).log()) if null_prior else None
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width, bias=False)
 
-    def forward(self, candidates: Tensor, sequence: Tensor, gate: Tensor, places: Tensor | None = None) -> Tensor:
-        """What the sequence says of each candidate (B, C, d). A gate of 0 hides a place; all hidden gives zeros.
+    def forward(self, candidates: Tensor, sequence: Tensor, gate: Tensor, indices: Tensor | None = None) -> Tensor:
+        """The attended sequence per candidate (B, C, d). A gate of 0 hides a position; if all are hidden, the output is zero.
 
-        With `places` (B, C, s), each candidate attends to those alone.
+        With `indices` (B, C, s), each candidate attends only to those positions.
         """
         scores = self.query(candidates) @ self.key(sequence).transpose(1, 2) / candidates.shape[-1] ** 0.5  # (B, C, L)
-        opened = torch.log(gate).masked_fill(gate == 0, torch.finfo(gate.dtype).min)  # (B, L)
-        scores = scores + opened.unsqueeze(1)
-        if places is not None:
-            found = torch.full_like(scores, torch.finfo(scores.dtype).min)
-            scores = found.scatter(-1, places, scores.gather(-1, places))
-        if self.doubt is not None:
-            scores = torch.cat([scores, self.doubt.expand(*scores.shape[:2], 1)], dim=-1)
-        told = gate.amax(-1).gt(0)[:, None, None]
+        log_gate = torch.log(gate).masked_fill(gate == 0, torch.finfo(gate.dtype).min)  # (B, L)
+        scores = scores + log_gate.unsqueeze(1)
+        if indices is not None:
+            hidden = torch.full_like(scores, torch.finfo(scores.dtype).min)
+            scores = hidden.scatter(-1, indices, scores.gather(-1, indices))
+        if self.null_logit is not None:
+            scores = torch.cat([scores, self.null_logit.expand(*scores.shape[:2], 1)], dim=-1)
+        any_visible = gate.amax(-1).gt(0)[:, None, None]
         weights = torch.softmax(scores, dim=-1)[..., : sequence.shape[1]]
-        return weights @ self.value(sequence) * told  # type: ignore[no-any-return]
+        return weights @ self.value(sequence) * any_visible  # type: ignore[no-any-return]
 
 
 def _cosine(items: Embedded, slots: Tensor, others: Tensor) -> Tensor:
@@ -275,7 +279,7 @@ def _cosine(items: Embedded, slots: Tensor, others: Tensor) -> Tensor:
 
 
 def _similarity(cosine: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """SimTier: the histogram (B, C, TIERS) of similarities (B, C, L), each weighing its gate (B, L); mean and maximum."""
+    """SimTier: the histogram (B, C, TIERS) of similarities (B, C, L) weighted by gate (B, L), and their mean and maximum."""
     weights = gate.unsqueeze(1).expand_as(cosine)  # (B, C, L)
     tier = (cosine * TIERS).long().clamp(0, TIERS - 1)
     counts = cosine.new_zeros(*cosine.shape[:2], TIERS).scatter_add(-1, tier, weights)

@@ -1,8 +1,8 @@
-"""The alignment head: text vectors bent so that items which go together in behavior lie together.
+"""The alignment head: maps text vectors so that items which occur together in behavior move closer together.
 
-A residual linear map, trained contrastively on pairs of items that one user took (InfoNCE, both directions, in-batch negatives
-with their share of the log taken out). It makes a space of its own: what it was trained on must be of an earlier block of
-time than what it is judged on.
+A residual linear map, trained contrastively on pairs of items of one user (InfoNCE in both directions, in-batch negatives
+corrected by their share of the log). Its output is a vector space of its own. Train it on an earlier block of time than the one
+it is evaluated on.
 """
 
 import json
@@ -20,12 +20,12 @@ from reaseq.errors import ArtifactError, SpaceMismatch
 from reaseq.optimizer import Optimizer
 
 KIND = "alignment"
-WEIGHTS = "head.safetensors"
+WEIGHTS, WEIGHT = "head.safetensors", "turn"  # the file, and its one tensor W
 
 
 @dataclass(frozen=True)
 class AlignmentTrainingConfig:
-    """How long and how fast to train."""
+    """Hyperparameters of training."""
 
     steps: int = 400
     batch_pairs: int = 512
@@ -36,60 +36,63 @@ class AlignmentTrainingConfig:
 
 
 class AlignmentHead(nn.Module):
-    """v ↦ unit(v + W v): the identity before training."""
+    """v ↦ unit(v + W v), the identity before training."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.turn = nn.Linear(dim, dim, bias=False)
-        nn.init.zeros_(self.turn.weight)
+        self.linear = nn.Linear(dim, dim, bias=False)
+        nn.init.zeros_(self.linear.weight)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Unit vectors (N, D) of unit vectors (N, D)."""
-        return nn.functional.normalize(vectors + self.turn(vectors), dim=-1)
+        return nn.functional.normalize(vectors + self.linear(vectors), dim=-1)
 
     def publish(self, models: Path, label: str, space_id: str, facts: dict[str, Any]) -> Artifact:
-        """Publish the head, which reads vectors of `space_id`."""
-        files = {WEIGHTS: save({"turn": self.turn.weight.detach().contiguous()})}
+        """Publish the head, which maps vectors of `space_id`."""
+        files = {WEIGHTS: save({WEIGHT: self.linear.weight.detach().contiguous()})}
         return publish(models, KIND, label, files, {"space_id": space_id, **facts})
 
 
 def load_head(folder: Path, space_id: str) -> AlignmentHead:
-    """The head of a published version's folder. Raises SpaceMismatch where it reads another space."""
+    """The head published in `folder`.
+
+    Raises ArtifactError if there is none, and SpaceMismatch if it was trained on another space than `space_id`.
+    """
     if not (folder / MANIFEST).exists():
-        raise ArtifactError(f"{folder} is no published alignment head: it has no {MANIFEST}")
-    reads = json.loads((folder / MANIFEST).read_text())["facts"]["space_id"]
-    if reads != space_id:
-        raise SpaceMismatch(f"{folder} aligns vectors of space {reads!r}, the encoder makes {space_id!r}")
-    weight = load_file(folder / WEIGHTS)["turn"]
+        raise ArtifactError(f"{folder} is not a published alignment head: it has no {MANIFEST}")
+    trained_on = json.loads((folder / MANIFEST).read_text())["facts"]["space_id"]
+    if trained_on != space_id:
+        raise SpaceMismatch(f"{folder} aligns vectors of space {trained_on!r}, but the encoder produces {space_id!r}")
+    weight = load_file(folder / WEIGHTS)[WEIGHT]
     head = AlignmentHead(len(weight))
-    head.turn.weight.data = weight
+    head.linear.weight.data = weight
     return head.eval().requires_grad_(False)
 
 
 def train_head(
     vectors: Tensor,
     pairs: Tensor,
-    plan: AlignmentTrainingConfig,
+    config: AlignmentTrainingConfig,
     progress: Callable[[int, float], None] = lambda step, loss: None,
 ) -> AlignmentHead:
-    """A head trained on pairs (M, 2) of rows of vectors (N, D)."""
-    torch.manual_seed(plan.seed)
+    """A head trained on pairs (M, 2) of rows of vectors (N, D); `progress` is called with 1 and the loss after each step."""
+    torch.manual_seed(config.seed)
     head = AlignmentHead(vectors.shape[1])
-    optimizer = Optimizer(head, plan.learning_rate, plan.weight_decay, plan.steps)
+    optimizer = Optimizer(head, config.learning_rate, config.weight_decay, config.steps)
     shares = torch.bincount(pairs.flatten(), minlength=len(vectors)) / pairs.numel()  # (N,)
-    for _ in range(plan.steps):
-        batch = pairs[torch.randint(len(pairs), (plan.batch_pairs,))]
-        progress(1, optimizer.step(_loss(head, vectors, batch, shares, plan.temperature)))
+    for _ in range(config.steps):
+        batch = pairs[torch.randint(len(pairs), (config.batch_pairs,))]
+        progress(1, optimizer.step(_loss(head, vectors, batch, shares, config.temperature)))
     return head.eval().requires_grad_(False)
 
 
 def _loss(head: AlignmentHead, vectors: Tensor, batch: Tensor, shares: Tensor, temperature: float) -> Tensor:
-    """InfoNCE of a batch (P, 2): −log softmax of each partner's cosine, corrected by how often it is drawn as a negative."""
+    """InfoNCE of a batch (P, 2): −log softmax of each partner's cosine, each item corrected by its share of the draws."""
     left, right = head(vectors[batch[:, 0]]), head(vectors[batch[:, 1]])  # (P, D) each
     total = left.new_zeros(())
-    for asked, told, column in ((left, right, 1), (right, left, 0)):
-        logits = asked @ told.T / temperature - shares[batch[:, column]].log()  # (P, P)
+    for queries, keys, column in ((left, right, 1), (right, left, 0)):
+        logits = queries @ keys.T / temperature - shares[batch[:, column]].log()  # (P, P)
         same = batch[:, column] == batch[:, column].unsqueeze(-1)
-        same.fill_diagonal_(False)  # the partner itself stands elsewhere in the batch too: it is no negative
+        same.fill_diagonal_(False)  # other occurrences of the partner in the batch are not negatives
         total = total + nn.functional.cross_entropy(logits.masked_fill(same, -torch.inf), torch.arange(len(batch)))
     return total / 2  # type: ignore[no-any-return]

@@ -1,8 +1,8 @@
-"""Text to vectors: a sentence-transformers model in batches of fixed shape.
+"""Encodes text as vectors: a sentence-transformers model in batches of fixed shape.
 
-A matrix product may round differently when its shape changes, so a text encoded beside others would differ in its last
-bits from the same text encoded alone, and two workers would disagree. Every forward pass here has one of a few shapes
-(texts × tokens, padded), which makes a text's vector the same whatever it was batched with.
+A matrix product may round differently when its shape changes, so a text encoded with others would differ in its last bits
+from the same text encoded alone, and two workers would disagree. Every forward pass here has one of a few shapes (texts ×
+tokens, padded), so a text's vector does not depend on its batch.
 """
 
 import os
@@ -35,7 +35,7 @@ class Encoder:
             self.space_id += f"+{settings.alignment.name}"
         if Path(model).is_dir():
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        from sentence_transformers import SentenceTransformer  # several seconds: only where texts are encoded
+        from sentence_transformers import SentenceTransformer  # takes seconds: only when texts are encoded
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -43,29 +43,30 @@ class Encoder:
         self._model = SentenceTransformer(model, revision=revision).eval()
         self._buckets = [size for size in BUCKETS_TOKENS if size < settings.limit_tokens] + [settings.limit_tokens]
         self._batch = settings.batch_texts
-        self._lock = threading.Lock()  # fast tokenizers must not be called from two threads at once
+        self._lock = threading.Lock()  # fast tokenizers are not thread-safe
         self.dim: int = int(self._model.get_embedding_dimension() or 0)
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
-        """Unit vectors (N, D) of `texts`, longer ones cut at the token limit. `progress` hears how many are done."""
+        """Unit vectors (N, D) of `texts`, cut at the token limit; `progress` is called with the size of each encoded batch."""
         vectors = np.zeros((len(texts), self.dim), np.float32)
         with self._lock, torch.inference_mode():
-            for bucket, places in self._by_length(texts).items():
-                for start in range(0, len(places), self._batch):
-                    batch = places[start : start + self._batch]
-                    vectors[batch] = self._forward([texts[place] for place in batch], bucket)
+            for bucket, indices in self._by_length(texts).items():
+                for start in range(0, len(indices), self._batch):
+                    batch = indices[start : start + self._batch]
+                    vectors[batch] = self._forward([texts[index] for index in batch], bucket)
                     if progress:
                         progress(len(batch))
         return vectors
 
     def _by_length(self, texts: Sequence[str]) -> dict[int, list[int]]:
-        places: dict[int, list[int]] = {}
+        """The indices of the texts by the length in tokens that they are padded to."""
+        indices: dict[int, list[int]] = {}
         if texts:
             tokens = self._model.tokenizer(list(texts), truncation=True, max_length=self._buckets[-1])["input_ids"]
-            for place, ids in enumerate(tokens):
+            for index, ids in enumerate(tokens):
                 bucket = next(size for size in self._buckets if len(ids) <= size)
-                places.setdefault(bucket, []).append(place)
-        return places
+                indices.setdefault(bucket, []).append(index)
+        return indices
 
     def _forward(self, texts: list[str], bucket: int) -> NDArray[np.float32]:
         padded = texts + [""] * (self._batch - len(texts))
@@ -78,10 +79,10 @@ class Encoder:
 
 
 def _resolve(settings: EncoderSettings) -> tuple[str, str]:
-    """The model to load and the name of its space."""
+    """The model to load and its space id."""
     if settings.model:
         if not settings.revision and not Path(settings.model).is_dir():
-            raise ReaSeqError(f"encoder {settings.model}: pin it, set REASEQ_ENCODER__REVISION to a commit")
+            raise ReaSeqError(f"encoder {settings.model} is not pinned: set REASEQ_ENCODER__REVISION to a commit")
         return settings.model, f"{settings.model}@{settings.revision or 'local'}"
     package = find_spec(BUNDLED.replace("-", "_"))
     if package is None or package.origin is None:

@@ -1,4 +1,4 @@
-"""Which rows of an item table a model has an id embedding for."""
+"""Maps the rows of an item table to the id embeddings of a model."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from reaseq.representation.item_table import Snapshot
 
 
 class TrainedIds:
-    """Item ids that training knew, numbered from 1; 0 stands for every other item."""
+    """The ids of the items a model was trained on, numbered from 1; 0 stands for every other item."""
 
     def __init__(self, item_ids: Sequence[str]) -> None:
         self.item_ids = list(item_ids)
@@ -19,10 +19,10 @@ class TrainedIds:
         return len(self.item_ids) + 1
 
     def number(self, table: Snapshot) -> Tensor:
-        """The number of each row's item (N,)."""
+        """The number of each row of the table (N,)."""
         return self.number_rows(table, torch.arange(len(table), device=table.live.device))
 
     def number_rows(self, table: Snapshot, rows: Tensor) -> Tensor:
-        """The numbers of some rows (M,)."""
+        """The numbers of the given rows (M,)."""
         numbers = [self._numbers.get(table.ids[row], 0) for row in rows.tolist()]
         return torch.tensor(numbers, dtype=torch.long, device=rows.device)

@@ -1,1 +1,1 @@
-"""What people look at: a page that the ranking service serves, and the read-only answers behind it."""
+"""The console: a page that the ranking service serves, and the read-only endpoints behind it."""

@@ -1,4 +1,4 @@
-"""An item's card: what its text says, what is known of it and on whose word, what lies near it, and what that cost."""
+"""An item's card: its listing, its knowledge with provenance, its neighbors, and what reasoning about it cost."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +6,13 @@ from pathlib import Path
 from features.repository import FeatureRepository
 from reaseq import float16
 from reaseq.artifacts import current, is_published
-from reaseq.knowledge.agents.agent_pipeline import thinking
+from reaseq.knowledge.agents.answers import extract_reasoning
 from reaseq.knowledge.llm.ledger import Entry, look_up
 from reaseq.knowledge.vocabulary import Vocabulary
-from reaseq.records import Claim, ItemFeatures, ProductKnowledge
+from reaseq.records import Claim, ItemFeatures, ProductKnowledge, Status
 from reaseq.representation.item_table import ItemTable
 from reaseq.representation.semantic_ids import KIND as SEMANTIC_IDS
-from reaseq.representation.semantic_ids import Codebook, semantic_id, written
+from reaseq.representation.semantic_ids import Codebook, format_semantic_id, semantic_id
 from serving.console.titles import read_titles
 
 NEIGHBORS = 10
@@ -20,30 +20,34 @@ NEIGHBORS = 10
 
 @dataclass(frozen=True)
 class DefinedClaim:
-    """A claim, and what its value means in the vocabulary."""
+    """A claim with the vocabulary's definition of its value."""
 
-    claim: Claim
-    definition: str
+    group: str
+    value: str
+    definition: str  # empty if this service's vocabulary lacks the value
+    confidence: float
+    reasoner: str
+    evidence: str  # empty: the claim rests on the whole text
 
 
 @dataclass(frozen=True)
 class Neighbor:
-    """An item on sale that lies near in the space of content vectors."""
+    """An item on sale with a similar content vector."""
 
     item_id: str
     title: str
     cosine: float
-    claims_shared: int
+    shared_claims: int
 
 
 @dataclass(frozen=True)
 class LedgerCall:
-    """One answered call of the language model about the item's text."""
+    """One answered language-model call about the item's text."""
 
     agent: str
     model: str
     reasoning: str
-    rejected: str
+    rejected: str  # why the answer was rejected; empty if it was accepted
     tokens_in: int
     tokens_cached: int
     tokens_out: int
@@ -53,10 +57,10 @@ class LedgerCall:
 
 @dataclass(frozen=True)
 class ItemCard:
-    """Everything that is known of an item. `calls` is None where no ledger can be read here."""
+    """Everything that is known about an item."""
 
     item_id: str
-    status: str
+    status: Status
     title: str
     attributes: dict[str, str]
     price: float | None
@@ -72,15 +76,15 @@ class ItemCard:
     complements: tuple[str, ...]
     substitutes: tuple[str, ...]
     claims: tuple[DefinedClaim, ...]
-    semantic_id: str  # empty: no codebook is published for this space
-    served: bool  # the ranking service has it in its table
+    semantic_id: str  # empty if no codebook is published for this space
+    served: bool  # whether this service's item table has the item
     neighbors: tuple[Neighbor, ...]
-    calls: tuple[LedgerCall, ...] | None
+    calls: tuple[LedgerCall, ...] | None  # None if this machine has no readable ledger
 
 
 @dataclass(frozen=True)
 class ItemCards:
-    """Reads cards. `read` raises StoreUnavailable."""
+    """Builds cards from the store, the item table, the published codebook and the ledger."""
 
     store: FeatureRepository
     table: ItemTable
@@ -89,7 +93,7 @@ class ItemCards:
     ledger_file: Path
 
     def read(self, item_id: str) -> ItemCard | None:
-        """The card of an item; None of one that the store does not know."""
+        """The item's card, or None if the store does not know the item. Raises StoreUnavailable."""
         record = self.store.read_items([item_id]).get(item_id)
         if record is None:
             return None
@@ -111,27 +115,28 @@ class ItemCards:
             profile=knowledge.profile,
             complements=knowledge.complements,
             substitutes=knowledge.substitutes,
-            claims=tuple(DefinedClaim(claim, self._definition(claim)) for claim in knowledge.claims),
+            claims=tuple(map(self._define, knowledge.claims)),
             semantic_id=self._semantic_id(record),
             served=self.table.knows(item_id),
             neighbors=self._neighbors(item_id),
             calls=self._calls(record.content),
         )
 
-    def _definition(self, claim: Claim) -> str:
-        groups = [group for group in self.vocabulary.groups if group.name == claim.group]
-        return groups[0].values.get(claim.value, "") if groups else ""
+    def _define(self, claim: Claim) -> DefinedClaim:
+        groups = {group.name: group for group in self.vocabulary.groups}
+        definition = groups[claim.group].values.get(claim.value, "") if claim.group in groups else ""
+        return DefinedClaim(claim.group, claim.value, definition, claim.confidence, claim.reasoner, claim.evidence)
 
     def _neighbors(self, item_id: str) -> tuple[Neighbor, ...]:
         table = self.table.snapshot
         row = int(table.rows([item_id])[0])
         if not row:
             return ()
-        near = table.neighbors(row, NEIGHBORS)
-        titles, claims = read_titles(self.store, [table.ids[other] for other, _ in near]), table.get_claims(row)
+        nearest = [(table.ids[other], other, cosine) for other, cosine in table.neighbors(row, NEIGHBORS)]
+        titles, claims = read_titles(self.store, [other_id for other_id, _, _ in nearest]), table.get_claims(row)
         return tuple(
-            Neighbor(table.ids[other], titles.get(table.ids[other], ""), cosine, len(claims & table.get_claims(other)))
-            for other, cosine in near
+            Neighbor(other_id, titles.get(other_id, ""), cosine, len(claims & table.get_claims(other)))
+            for other_id, other, cosine in nearest
         )
 
     def _semantic_id(self, record: ItemFeatures) -> str:
@@ -141,15 +146,15 @@ class ItemCards:
         if codebook.space_id != record.space_id:
             return ""
         vector = float16.unpack(record.vector)
-        return written(semantic_id(record.item_id, codebook.encode(vector[None], record.space_id)[0]))
+        return format_semantic_id(semantic_id(record.item_id, codebook.encode(vector[None], record.space_id)[0]))
 
     def _calls(self, content: str) -> tuple[LedgerCall, ...] | None:
         entries = look_up(self.ledger_file, content)
-        return None if entries is None else tuple(map(_call, entries))
+        return None if entries is None else tuple(map(_to_call, entries))
 
 
-def _call(entry: Entry) -> LedgerCall:
+def _to_call(entry: Entry) -> LedgerCall:
     usage, rejected = entry.completion.usage, entry.completion.rejected
-    reasoning = "" if rejected else thinking(entry.completion.text)
+    reasoning = "" if rejected else extract_reasoning(entry.completion.text)
     counts = (usage.tokens_in, usage.tokens_cached, usage.tokens_out, usage.seconds)
     return LedgerCall(entry.agent, entry.model, reasoning, rejected, *counts, entry.answered_ms)

@@ -1,4 +1,4 @@
-"""Which models, spaces and vocabularies are in force, and what else is published."""
+"""Models in force in this service, and everything that is published."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,26 +9,46 @@ from reaseq.errors import ArtifactError
 
 
 @dataclass(frozen=True)
-class Published:
-    """One kind of model: the version in force with its facts, and the others. `broken` says why it cannot be read."""
+class PublishedModel:
+    """One kind of model: the published version with the facts of its manifest, and the other versions."""
 
     kind: str
-    version: str
+    version: str  # empty if it cannot be read
     facts: dict[str, Any]
-    others: tuple[str, ...]
-    broken: str = ""
+    other_versions: tuple[str, ...]
+    error: str = ""  # why the published version cannot be read
 
 
-def published(models_dir: Path) -> list[Published]:
-    """Every kind of model of which a version is in force."""
+@dataclass(frozen=True)
+class ModelsInForce:
+    """What this service ranks with."""
+
+    ranker: str
+    vocabulary: str
+    items: int
+    items_on_sale: int
+    item_table_mib: float
+
+
+@dataclass(frozen=True)
+class Models:
+    """Models in force, and one published model per kind."""
+
+    in_force: ModelsInForce
+    published: list[PublishedModel]
+
+
+def list_published(models_dir: Path) -> list[PublishedModel]:
+    """Every kind of model that has a published version, by name."""
     kinds = sorted(path.name for path in models_dir.iterdir() if is_published(models_dir, path.name))
-    return [_published(models_dir, kind) for kind in kinds]
+    return [_read_published(models_dir, kind) for kind in kinds]
 
 
-def _published(models_dir: Path, kind: str) -> Published:
+def _read_published(models_dir: Path, kind: str) -> PublishedModel:
     versions = sorted(path.parent.name for path in (models_dir / kind).glob(f"*/{MANIFEST}"))
     try:
         artifact = current(models_dir, kind)
     except ArtifactError as error:
-        return Published(kind, "", {}, tuple(versions), str(error))
-    return Published(kind, artifact.version, artifact.facts, tuple(v for v in versions if v != artifact.version))
+        return PublishedModel(kind, "", {}, tuple(versions), str(error))
+    others = tuple(version for version in versions if version != artifact.version)
+    return PublishedModel(kind, artifact.version, artifact.facts, others)

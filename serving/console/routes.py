@@ -1,4 +1,4 @@
-"""The console's addresses: a page without secrets, and what it asks, for which a key is needed where the service has keys."""
+"""The console's routes: a page without data, and the endpoints it reads, which need an API key if the service has keys."""
 
 import threading
 from pathlib import Path
@@ -14,19 +14,20 @@ from reaseq.errors import ReaSeqError, Unavailable
 from reaseq.records import ID_LIMIT_CHARS
 from serving.access import require_api_key
 from serving.api import json_response
-from serving.console.items import ItemCards
-from serving.console.models import published
-from serving.console.search import Search
-from serving.console.stream import StreamWatch
+from serving.console.items import ItemCard, ItemCards
+from serving.console.models import Models, ModelsInForce, list_published
+from serving.console.recent import PopularItem, RecentActivity
+from serving.console.search import ItemSearch, SearchMatch
+from serving.console.stream import StreamHealth, StreamMonitor
 from serving.console.titles import read_titles
-from serving.console.users import UserViews
+from serving.console.users import UserView, UserViews
 from serving.service import RankingService
 
 log = structlog.get_logger()
 
 PAGE = Path(__file__).with_name("page")
 TITLES_LIMIT = 500
-SHOWN = 12
+RECENT_LIMIT = 12  # popular items, and active users
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -36,102 +37,137 @@ HEADERS = {
 }
 
 
-def add_console(app: FastAPI, serving: RankingService) -> None:
-    """Serve the console beside the ranking service, under the same keys."""
-    app.include_router(_routes(serving), dependencies=[Depends(require_api_key(serving.settings.service))])
-    app.mount("/console", _Page(directory=PAGE, html=True))
-    app.add_exception_handler(ReaSeqError, _told)
-
-    @app.get("/", include_in_schema=False)
-    async def start() -> RedirectResponse:
-        return RedirectResponse("/console/")
+def add_console(app: FastAPI, service: RankingService) -> None:
+    """Add the page and its endpoints to the ranking service's application."""
+    app.include_router(_console_routes(service), dependencies=[Depends(require_api_key(service.settings.service))])
+    app.mount("/console", ConsolePage(directory=PAGE, html=True))
+    app.add_exception_handler(ReaSeqError, _report_error)
+    app.get("/", include_in_schema=False)(_redirect_to_console)
 
 
-def _routes(serving: RankingService) -> APIRouter:
+def _console_routes(service: RankingService) -> APIRouter:
+    store = FeatureRepository(service.settings)
+    slow_calls = threading.Lock()
+    items = ItemEndpoints(service, store, slow_calls)
+    users = UserEndpoints(service, store)
+    system = SystemEndpoints(service, slow_calls)
     routes = APIRouter(prefix="/v1", tags=["console"])
-    settings, store, watch = serving.settings, FeatureRepository(serving.settings), StreamWatch(serving.settings)
-    users = UserViews(store)
-    turn = threading.Lock()  # what takes a while is done for one after the other: rankings share the machine
-    items = ItemCards(store, serving.table, serving.vocabulary, settings.models_dir, settings.ledger_file)
-    search = Search(settings.encoder, serving.table, store)
-
-    @routes.get("/stream")
-    def stream() -> Response:
-        """Lag, rates, freshness, dead letters, workers."""
-        return json_response(watch.health())
-
-    @routes.get("/items/{item_id:path}")
-    def item(item_id: str) -> Response:
-        """Everything that is known of an item."""
-        with turn:
-            card = items.read(_id(item_id))
-        return json_response(_found(card, f"the feature store knows no item {item_id!r}"))
-
-    @routes.get("/users/{user_id:path}")
-    def user(user_id: str) -> Response:
-        """What a user did, beside what was inferred."""
-        return json_response(_found(users.read(_id(user_id)), f"the feature store knows no user {user_id!r}"))
-
-    @routes.get("/search")
-    def closest(words: Annotated[str, Query(min_length=1, max_length=ID_LIMIT_CHARS)]) -> Response:
-        """The items on sale that come closest to some words in meaning."""
-        with turn:
-            return json_response(search.closest(words))
-
-    @routes.get("/titles")
-    def titles(item_id: Annotated[list[str], Query(max_length=TITLES_LIMIT)]) -> Response:
-        """The titles of items, by id."""
-        return json_response(read_titles(store, item_id))
-
-    @routes.get("/recent")
-    def recent() -> Response:
-        """Somewhere to begin: the items that are taken most, and the users who did something last."""
-        popular = serving.ranking.popular(SHOWN)
-        titles = read_titles(store, popular)
-        active = users.remembered(serving.active_users()[:SHOWN])
-        return json_response({"items": [(item_id, titles.get(item_id, "")) for item_id in popular], "users": active})
-
-    @routes.get("/models")
-    def models() -> Response:
-        """Models, spaces and vocabulary: published, and in force in this service."""
-        engine = serving.ranking.engine
-        in_force = {
-            "ranker": engine.version,
-            "vocabulary": serving.vocabulary.version,
-            "items": len(engine.table.snapshot) - 1,
-            "items_on_sale": int(engine.table.snapshot.live.sum()),
-            "item_table_mib": round(engine.table.nbytes / 2**20, 1),
-        }
-        with turn:
-            return json_response({"in_force": in_force, "published": published(settings.models_dir)})
-
+    routes.get("/items/{item_id:path}", responses={200: {"model": ItemCard}})(items.get_card)
+    routes.get("/search", responses={200: {"model": list[SearchMatch]}})(items.search)
+    routes.get("/titles", responses={200: {"model": dict[str, str]}})(items.get_titles)
+    routes.get("/users/{user_id:path}", responses={200: {"model": UserView}})(users.get_view)
+    routes.get("/recent", responses={200: {"model": RecentActivity}})(users.get_recent)
+    routes.get("/stream", responses={200: {"model": StreamHealth}})(system.get_stream)
+    routes.get("/models", responses={200: {"model": Models}})(system.get_models)
     return routes
 
 
-class _Page(StaticFiles):
-    """The page's files, which may load and reach nothing but this service."""
+class ItemEndpoints:
+    """Item cards, search and titles.
 
-    def file_response(self, *arguments: object, **named: object) -> Response:
-        response: Response = super().file_response(*arguments, **named)  # type: ignore[arg-type]
+    Slow calls run one at a time, under a lock that the endpoints share, because rankings use the same cores.
+    """
+
+    def __init__(self, service: RankingService, store: FeatureRepository, slow_calls: threading.Lock) -> None:
+        settings = service.settings
+        self._store = store
+        self._slow_calls = slow_calls
+        self._cards = ItemCards(store, service.table, service.vocabulary, settings.models_dir, settings.ledger_file)
+        self._search = ItemSearch(settings.encoder, service.table, store)
+
+    def get_card(self, item_id: str) -> Response:
+        """Everything that is known about an item."""
+        _check_id(item_id)
+        with self._slow_calls:
+            card = self._cards.read(item_id)
+        if card is None:
+            raise HTTPException(404, f"the feature store has no item {item_id!r}")
+        return json_response(card)
+
+    def search(self, words: Annotated[str, Query(min_length=1, max_length=ID_LIMIT_CHARS)]) -> Response:
+        """Items on sale whose meaning is closest to the words."""
+        with self._slow_calls:
+            return json_response(self._search.search(words))
+
+    def get_titles(self, item_id: Annotated[list[str], Query(max_length=TITLES_LIMIT)]) -> Response:
+        """Titles by item id."""
+        return json_response(read_titles(self._store, item_id))
+
+
+class UserEndpoints:
+    """User views, and starting points for people who know no id."""
+
+    def __init__(self, service: RankingService, store: FeatureRepository) -> None:
+        self._service = service
+        self._store = store
+        self._views = UserViews(store)
+
+    def get_view(self, user_id: str) -> Response:
+        """A user's history beside the inferred behaviors."""
+        _check_id(user_id)
+        view = self._views.read(user_id)
+        if view is None:
+            raise HTTPException(404, f"the feature store has no user {user_id!r}")
+        return json_response(view)
+
+    def get_recent(self) -> Response:
+        """The most popular items on sale, and the most recently active users."""
+        popular = self._service.ranker.popular(RECENT_LIMIT)
+        titles = read_titles(self._store, popular)
+        users = self._views.with_history(self._service.active_users()[:RECENT_LIMIT])
+        items = tuple(PopularItem(item_id, titles.get(item_id, "")) for item_id in popular)
+        return json_response(RecentActivity(items, tuple(users)))
+
+
+class SystemEndpoints:
+    """The health of the stream, and the models."""
+
+    def __init__(self, service: RankingService, slow_calls: threading.Lock) -> None:
+        self._service = service
+        self._slow_calls = slow_calls
+        self._monitor = StreamMonitor(service.settings)
+
+    def get_stream(self) -> Response:
+        """Lag, rates, freshness, dead letters and workers."""
+        return json_response(self._monitor.health())
+
+    def get_models(self) -> Response:
+        """Models, spaces and vocabularies: in force in this service, and published."""
+        engine = self._service.ranker.engine
+        table = engine.table.snapshot
+        in_force = ModelsInForce(
+            ranker=engine.version,
+            vocabulary=self._service.vocabulary.version,
+            items=len(table) - 1,
+            items_on_sale=int(table.live.sum()),
+            item_table_mib=round(engine.table.nbytes / 2**20, 1),
+        )
+        with self._slow_calls:
+            return json_response(Models(in_force, list_published(self._service.settings.models_dir)))
+
+
+class ConsolePage(StaticFiles):
+    """The page's files. Their headers allow the page to load and call this service only."""
+
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        """The file with the security headers."""
+        response: Response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
         response.headers.update(HEADERS)
         return response
 
 
-def _id(text: str) -> str:
-    if not 0 < len(text) <= ID_LIMIT_CHARS:
-        raise HTTPException(422, f"an id has between 1 and {ID_LIMIT_CHARS} characters")
-    return text
+async def _redirect_to_console() -> RedirectResponse:
+    return RedirectResponse("/console/")
 
 
-def _found(found: object | None, otherwise: str) -> object:
-    if found is None:
-        raise HTTPException(404, otherwise)
-    return found
-
-
-async def _told(request: Request, error: Exception) -> Response:
-    """What failed and why, for people: what does not answer may do so later."""
+async def _report_error(request: Request, error: Exception) -> Response:
+    """503 if a retry may succeed, else 500; the message is for people."""
     if isinstance(error, Unavailable):
         return json_response({"detail": str(error)}, 503)
-    log.error("failed", path=request.url.path, exc_info=error)
+    log.error("request_failed", path=request.url.path, exc_info=error)
     return json_response({"detail": str(error)}, 500)
+
+
+def _check_id(entity_id: str) -> None:
+    if not 0 < len(entity_id) <= ID_LIMIT_CHARS:
+        raise HTTPException(422, f"an id has between 1 and {ID_LIMIT_CHARS} characters")

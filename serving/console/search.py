@@ -1,4 +1,4 @@
-"""Items by words: those on sale whose listings come closest to what the words mean."""
+"""Search by meaning: items on sale whose content vectors are closest to the embedding of a query."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,36 +17,37 @@ MATCHES = 12
 
 
 @dataclass(frozen=True)
-class Match:
-    """An item on sale, and how close it comes."""
+class SearchMatch:
+    """An item on sale, and its similarity to the query."""
 
     item_id: str
     title: str
     cosine: float
 
 
-class Search:
-    """Finds items. The encoder is loaded when somebody first searches, which takes seconds."""
+class ItemSearch:
+    """Searches the item table. The first search loads the encoder, which takes seconds."""
 
     def __init__(self, settings: EncoderSettings, table: ItemTable, store: FeatureRepository) -> None:
         self._settings = settings
         self._table = table
         self._store = store
 
-    def closest(self, words: str) -> Sequence[Match]:
-        """The best matches, the closest first.
+    def search(self, words: str) -> Sequence[SearchMatch]:
+        """The best matches, closest first.
 
-        Raises StoreUnavailable, and SpaceMismatch where the items were encoded by another encoder than the one set here.
+        Raises StoreUnavailable, and SpaceMismatch if the items were encoded by another encoder than this service's.
         """
         if self._encoder.space_id != self._table.space_id:
             raise SpaceMismatch(
-                f"the encoder set here is of {self._encoder.space_id!r}, the items are of {self._table.space_id!r}: "
-                "set REASEQ_ENCODER__* as the workers have it"
+                f"this service's encoder has the space {self._encoder.space_id!r}, the items have {self._table.space_id!r}: "
+                "set REASEQ_ENCODER__* to the workers' values"
             )
         table = self._table.snapshot
-        near = table.nearest(torch.from_numpy(self._encoder.encode([words])[0]), MATCHES)
-        titles = read_titles(self._store, [table.ids[row] for row, _ in near])
-        return [Match(table.ids[row], titles[table.ids[row]], cosine) for row, cosine in near if table.ids[row] in titles]
+        nearest = table.nearest(torch.from_numpy(self._encoder.encode([words])[0]), MATCHES)
+        titles = read_titles(self._store, [table.ids[row] for row, _ in nearest])
+        matches = [(table.ids[row], cosine) for row, cosine in nearest]
+        return [SearchMatch(item_id, titles[item_id], cosine) for item_id, cosine in matches if item_id in titles]
 
     @cached_property
     def _encoder(self) -> Encoder:

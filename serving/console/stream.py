@@ -1,8 +1,10 @@
-"""How the stream is doing: lag, rates, freshness, dead letters, and what each worker says of itself."""
+"""Health of the stream: lag, rates, freshness, dead letters, and the readiness of each worker."""
 
+import math
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -13,115 +15,127 @@ from reaseq.settings import Settings
 from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.status import TopicStatus, freshness_s, topics_status
 
-KEPT_S = 2.0
+CACHED_S = 2.0
 WORKER_TIMEOUT_S = 2.0
 QUANTILES = (0.5, 0.99)
 
 
 @dataclass(frozen=True)
-class Freshness:
-    """From a record's production to its servability in one stage: upper bounds, since the workers started."""
+class StageFreshness:
+    """Time from a record's production to its servability in one stage, since the workers started.
+
+    Values are upper bounds of histogram buckets, None above the last finite bucket.
+    """
 
     stage: str
-    p50_s: float
-    p99_s: float
+    p50_s: float | None
+    p99_s: float | None
 
 
 @dataclass(frozen=True)
-class DeadLetters:
-    """How many open letters bear a reason."""
+class DeadLetterCount:
+    """Open dead letters of one stage and reason."""
 
     stage: str
     reason: str
-    letters: int
+    count: int
 
 
 @dataclass(frozen=True)
-class Worker:
-    """One worker at its address: ready, or what it says is wrong."""
+class WorkerStatus:
+    """One worker: ready, or what is wrong."""
 
     address: str
-    trouble: str  # empty: ready
+    problem: str  # empty if ready
 
 
 @dataclass(frozen=True)
 class StreamHealth:
-    """The stream as it was at a moment."""
+    """The stream at one moment."""
 
-    seen_ms: int
+    observed_ms: int
     topics: tuple[TopicStatus, ...]
-    freshness: tuple[Freshness, ...]
-    dead_letters: tuple[DeadLetters, ...]
-    workers: tuple[Worker, ...]
+    freshness: tuple[StageFreshness, ...]
+    dead_letters: tuple[DeadLetterCount, ...]
+    workers: tuple[WorkerStatus, ...]
 
 
-class StreamWatch:
-    """Looks at the stream, and tells everybody who asks within a while what it saw. Threads may share it."""
+class StreamMonitor:
+    """Observes the stream on request and caches the result, so that many viewers cost as much as one. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._found: StreamHealth | ReaSeqError = BrokerUnavailable("nobody has looked yet")
-        self._look_again_s = 0.0
+        self._latest: StreamHealth | ReaSeqError = BrokerUnavailable("the stream has not been observed yet")
+        self._expires_s = 0.0
 
     def health(self) -> StreamHealth:
-        """The stream now, or a little ago. Raises BrokerUnavailable or DeliveryError where the brokers do not tell."""
-        # While somebody looks, the others are told what was found last, if anything was.
-        if self._lock.acquire(blocking=not self._look_again_s):
+        """The current or the cached health. Raises BrokerUnavailable or DeliveryError if the brokers do not answer."""
+        # While one thread observes, the others return the cached result. Only the very first observation is waited for.
+        if self._lock.acquire(blocking=not self._expires_s):
             try:
-                if time.monotonic() >= self._look_again_s:
-                    self._look_again()
+                if time.monotonic() >= self._expires_s:
+                    self._refresh()
             finally:
                 self._lock.release()
-        if isinstance(self._found, StreamHealth):
-            return self._found
-        raise self._found
+        if isinstance(self._latest, StreamHealth):
+            return self._latest
+        raise self._latest
 
-    def _look_again(self) -> None:
+    def _refresh(self) -> None:
         started, took_s = time.monotonic(), 0.0
         try:
-            self._found = self._look()
+            self._latest = self._observe()
             took_s = time.monotonic() - started
         except ReaSeqError as error:
-            self._found = error
-        self._look_again_s = time.monotonic() + max(KEPT_S, took_s)  # brokers have at least as long a rest
+            self._latest = error
+        self._expires_s = time.monotonic() + max(CACHED_S, took_s)  # brokers rest at least as long as they worked
 
-    def _look(self) -> StreamHealth:
-        letters = DeadLetterQueue(self._settings.kafka, self._settings.guard.quarantine_attempts).counts()
-        workers, scrapes = self._workers()
+    def _observe(self) -> StreamHealth:
+        counts = DeadLetterQueue(self._settings.kafka, self._settings.guard.quarantine_attempts).counts()
+        workers, scrapes = _ask_workers(self._settings.service.worker_urls)
         return StreamHealth(
-            seen_ms=int(time.time() * 1000),
+            observed_ms=int(time.time() * 1000),
             topics=tuple(topics_status(self._settings)),
-            freshness=tuple(Freshness(stage, *bounds) for stage, bounds in sorted(freshness_s(scrapes, QUANTILES).items())),
-            dead_letters=tuple(DeadLetters(stage, reason, count) for (stage, reason), count in letters.most_common()),
+            freshness=_build_freshness(scrapes),
+            dead_letters=tuple(DeadLetterCount(stage, reason, count) for (stage, reason), count in counts.most_common()),
             workers=tuple(workers),
         )
 
-    def _workers(self) -> tuple[list[Worker], list[str]]:
-        """What each worker says of itself, and the metrics of those that answer."""
-        workers, scrapes = [], []
-        with httpx.Client(timeout=WORKER_TIMEOUT_S, trust_env=False) as http:
-            for name in self._settings.service.worker_urls:
-                for url in _addresses(name):
-                    try:
-                        ready = http.get(f"{url}/readyz")
-                        scrape = http.get(f"{url}/metrics").text
-                        freshness_s([scrape], QUANTILES)
-                    except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
-                        workers.append(Worker(url, f"does not answer ({type(error).__name__})"))
-                    else:
-                        scrapes.append(scrape)
-                        workers.append(Worker(url, "" if ready.is_success else ready.text.strip()))
-        return workers, scrapes
+
+def _ask_workers(urls: Sequence[str]) -> tuple[list[WorkerStatus], list[str]]:
+    """The status of each worker, and the metrics of those that answer."""
+    workers, scrapes = [], []
+    with httpx.Client(timeout=WORKER_TIMEOUT_S, trust_env=False) as http:
+        for address in [address for url in urls for address in _resolve(url)]:
+            try:
+                ready = http.get(f"{address}/readyz")
+                scrape = http.get(f"{address}/metrics").text
+                freshness_s([scrape], QUANTILES)  # raises ValueError if these are no metrics
+            except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
+                workers.append(WorkerStatus(address, f"does not answer ({type(error).__name__})"))
+            else:
+                scrapes.append(scrape)
+                workers.append(WorkerStatus(address, "" if ready.is_success else ready.text.strip()))
+    return workers, scrapes
 
 
-def _addresses(url: str) -> list[str]:
-    """The URL once for each address that its host stands for; itself where there is none, or TLS, which needs the name."""
+def _build_freshness(scrapes: Sequence[str]) -> tuple[StageFreshness, ...]:
+    bounds = {
+        stage: [bound if math.isfinite(bound) else None for bound in quantiles]
+        for stage, quantiles in freshness_s(scrapes, QUANTILES).items()
+    }
+    return tuple(StageFreshness(stage, *quantiles) for stage, quantiles in sorted(bounds.items()))
+
+
+def _resolve(url: str) -> list[str]:
+    """The URL at each address of its host. Unchanged if the name does not resolve, or for TLS, which needs the name."""
     parts = urlsplit(url)
     if parts.scheme != "http":
         return [url]
     try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or 80, socket.AF_INET, socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(parts.hostname, parts.port or 80, socket.AF_INET, socket.SOCK_STREAM)
     except OSError:
         return [url]
-    return [f"{parts.scheme}://{host}:{parts.port or 80}" for host in sorted({str(address[4][0]) for address in found})]
+    hosts = sorted({str(address[4][0]) for address in addresses})
+    return [f"{parts.scheme}://{host}:{parts.port or 80}" for host in hosts]

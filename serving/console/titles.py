@@ -1,4 +1,4 @@
-"""What items are called, for whoever shows ids."""
+"""Item titles, for endpoints that show item ids."""
 
 from collections.abc import Sequence
 
@@ -6,5 +6,5 @@ from features.repository import FeatureRepository
 
 
 def read_titles(store: FeatureRepository, item_ids: Sequence[str]) -> dict[str, str]:
-    """The titles of those items that the store knows. Raises StoreUnavailable."""
+    """Titles by item id, for the items that the store knows. Raises StoreUnavailable."""
     return {item_id: record.title for item_id, record in store.read_items(list(item_ids)).items()}

@@ -1,15 +1,15 @@
-"""Dead letters: a record that could not be processed, with its original bytes and headers, and why.
+"""Dead letters: records that could not be processed, with their original bytes and headers, and the reason.
 
-A letter's key names the record that died and the stage it died in, so a record that is delivered twice leaves one letter, and
-one that has been replayed, or must be forgotten, is taken away by a tombstone of that key.
+A dead letter's key is the failed record's topic, partition and offset, and the stage in which it failed. A record that is
+delivered twice therefore leaves one dead letter, and a tombstone with that key deletes it after a replay or an erasure request.
 
-A producer's compression lets records through that are larger than a letter may be. Of such a one the letter keeps the
-beginning, and its id says where the rest lies.
+Compression lets producers send records that are larger than a dead letter may be. The dead letter of such a record keeps only
+the beginning of its key and value, and the id locates the rest.
 """
 
 from dataclasses import dataclass
 
-from streams.contract.messages import Headers, RawRecord, header, number
+from streams.contract.messages import Headers, RawRecord, get_header, get_int_header
 from streams.contract.topics import DEAD_LETTERS
 
 PREFIX = "reaseq-dead-"
@@ -21,36 +21,57 @@ KEPT_KEY_BYTES, KEPT_VALUE_BYTES = 1024, 64 * 1024  # of a record that is too la
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A dead letter: the record as it was, and what is known of its failures."""
+    """A failed record and its failures."""
 
     id: str
-    record: RawRecord  # as it lay in its topic, but for the time of its production
+    record: RawRecord  # as produced to its topic, except for `timestamp_ms`
     stage: str
     reason: str
     message: str
     attempts: int
     first_failure_ms: int
     last_failure_ms: int
-    cut_bytes: int  # what has not been kept of a record that was too large
+    cut_bytes: int  # bytes dropped from a record that was too large
 
-    def again(self, now_ms: int) -> RawRecord:
-        """The record to produce anew; its headers bear the failures so far, so that another one counts on."""
+    @classmethod
+    def from_record(cls, raw: RawRecord) -> "DeadLetter":
+        """Decode a record of the dead-letter topic."""
+
+        def text(name: str) -> str:
+            return (get_header(raw.headers, PREFIX + name) or b"").decode(errors="replace")
+
+        key = get_header(raw.headers, f"{PREFIX}key")
+        value = None if get_header(raw.headers, f"{PREFIX}null") is not None else raw.value
+        return cls(
+            id=(raw.key or b"").decode(errors="replace"),
+            record=RawRecord(text("topic"), key, value, raw.timestamp_ms, _original_headers(raw.headers)),
+            stage=text("stage"),
+            reason=text("reason"),
+            message=text("message"),
+            attempts=get_int_header(raw.headers, ATTEMPTS) or 0,
+            first_failure_ms=get_int_header(raw.headers, FIRST_FAILURE) or 0,
+            last_failure_ms=get_int_header(raw.headers, LAST_FAILURE) or 0,
+            cut_bytes=get_int_header(raw.headers, CUT) or 0,
+        )
+
+    def to_replay(self, now_ms: int) -> RawRecord:
+        """The record to produce again. Its headers carry the failures so far, so that another failure continues the count."""
         failures = ((ATTEMPTS, str(self.attempts).encode()), (FIRST_FAILURE, str(self.first_failure_ms).encode()))
         return self.record._replace(timestamp_ms=now_ms, headers=self.record.headers + failures)
 
 
 def to_dead_letter(raw: RawRecord, stage: str, reason: str, message: str, now_ms: int, limit_bytes: int) -> RawRecord:
-    """The record of `raw`'s dead letter. One that was replayed and failed again counts on from where it was.
+    """Encode the dead letter of `raw`, which continues the count of attempts if `raw` is a replay.
 
-    `limit_bytes`: the largest record that is kept whole.
+    A record of more than `limit_bytes` is cut.
     """
     whole_bytes = _size_bytes(raw)
     if whole_bytes > limit_bytes:
         key, value = raw.key and raw.key[:KEPT_KEY_BYTES], raw.value and raw.value[:KEPT_VALUE_BYTES]
         raw = raw._replace(key=key, value=value, headers=())
     notes = {
-        ATTEMPTS: str((number(raw.headers, ATTEMPTS) or 0) + 1).encode(),
-        FIRST_FAILURE: str(number(raw.headers, FIRST_FAILURE) or now_ms).encode(),
+        ATTEMPTS: str((get_int_header(raw.headers, ATTEMPTS) or 0) + 1).encode(),
+        FIRST_FAILURE: str(get_int_header(raw.headers, FIRST_FAILURE) or now_ms).encode(),
         LAST_FAILURE: str(now_ms).encode(),
         f"{PREFIX}topic": raw.topic.encode(),
         f"{PREFIX}stage": stage.encode(),
@@ -61,36 +82,15 @@ def to_dead_letter(raw: RawRecord, stage: str, reason: str, message: str, now_ms
         notes[f"{PREFIX}key"] = raw.key
     if cut_bytes := whole_bytes - _size_bytes(raw):
         notes[CUT] = str(cut_bytes).encode()
-    if raw.value is None:  # which as a letter's value would take the letter away
+    if raw.value is None:  # a null value would be a tombstone and delete the dead letter
         notes[f"{PREFIX}null"] = b""
     key = f"{raw.topic}/{raw.partition}/{raw.offset}/{stage}".encode()
-    return RawRecord(DEAD_LETTERS.name, key, raw.value or b"", now_ms, _foreign(raw.headers) + tuple(notes.items()))
-
-
-def read(raw: RawRecord) -> DeadLetter:
-    """The letter that a record of the dead letters' topic is."""
-
-    def text(name: str) -> str:
-        return (header(raw.headers, PREFIX + name) or b"").decode(errors="replace")
-
-    value = None if header(raw.headers, f"{PREFIX}null") is not None else raw.value
-    return DeadLetter(
-        id=(raw.key or b"").decode(errors="replace"),
-        record=RawRecord(text("topic"), header(raw.headers, f"{PREFIX}key"), value, raw.timestamp_ms, _foreign(raw.headers)),
-        stage=text("stage"),
-        reason=text("reason"),
-        message=text("message"),
-        attempts=number(raw.headers, ATTEMPTS) or 0,
-        first_failure_ms=number(raw.headers, FIRST_FAILURE) or 0,
-        last_failure_ms=number(raw.headers, LAST_FAILURE) or 0,
-        cut_bytes=number(raw.headers, CUT) or 0,
-    )
+    return RawRecord(DEAD_LETTERS.name, key, raw.value or b"", now_ms, _original_headers(raw.headers) + tuple(notes.items()))
 
 
 def _size_bytes(raw: RawRecord) -> int:
     return len(raw.key or b"") + len(raw.value or b"") + sum(len(name) + len(value or b"") for name, value in raw.headers)
 
 
-def _foreign(headers: Headers) -> Headers:
-    """The headers that the record came with."""
+def _original_headers(headers: Headers) -> Headers:
     return tuple((name, value) for name, value in headers if not name.startswith(PREFIX))

@@ -1,6 +1,6 @@
-"""Locks by record key, over all stages of a process.
+"""Locks by record key, shared by all stages of a process.
 
-Two stages that write records of one entity at the same time could leave the older record last in a compacted topic.
+Without them, two stages that write the same entity concurrently could leave the older record last in a compacted topic.
 """
 
 import asyncio
@@ -9,21 +9,21 @@ from contextlib import asynccontextmanager
 
 
 class KeyLocks:
-    """Which records are being written, over all stages of a process. Belongs to one event loop."""
+    """A set of locked keys. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._held: set[str] = set()
+        self._locked: set[str] = set()
         self._released = asyncio.Condition()
 
     @asynccontextmanager
     async def holding(self, keys: set[str]) -> AsyncIterator[None]:
-        """Have the keys for oneself; waits while somebody else has one of them."""
+        """Lock all keys at once; waits until none of them is locked."""
         async with self._released:
-            await self._released.wait_for(lambda: self._held.isdisjoint(keys))
-            self._held |= keys
+            await self._released.wait_for(lambda: self._locked.isdisjoint(keys))
+            self._locked |= keys
         try:
             yield
         finally:
             async with self._released:
-                self._held -= keys
+                self._locked -= keys
                 self._released.notify_all()

@@ -1,4 +1,4 @@
-"""Bytes on a topic to records and back, and the one place where a bad message is recognised and named."""
+"""Encodes and decodes the records of a topic. Invalid records are detected and classified here, and nowhere else."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,33 +7,39 @@ import msgspec
 
 from reaseq.errors import InvalidRecord
 from reaseq.records import Event, Item
-from streams.contract.topics import TOPIC_OF, Topic
+from streams.contract.topics import TOPIC_BY_MESSAGE, Topic
 
 ORIGIN_HEADER = "reaseq-origin-ms"
 ERROR_LIMIT_CHARS = 500
-NUMBER_LIMIT_DIGITS = 15
+INTEGER_LIMIT_DIGITS = 15
 
 Headers = tuple[tuple[str, bytes], ...]
 
 
 class RawRecord(NamedTuple):
-    """A record as the broker has it. `timestamp_ms` is when it was produced, by the producer's clock."""
+    """A record in the form in which the broker stores it."""
 
     topic: str
     key: bytes | None
     value: bytes | None
-    timestamp_ms: int
+    timestamp_ms: int  # when it was produced, by the producer's clock
     headers: Headers = ()
     partition: int = 0
     offset: int = 0
 
+    @classmethod
+    def from_broker(cls, record: Any) -> "RawRecord":
+        """From a consumer record of kafka-python or aiokafka, which have the same attributes."""
+        headers = tuple(record.headers)
+        return cls(record.topic, record.key, record.value, record.timestamp, headers, record.partition, record.offset)
+
 
 class Message(NamedTuple):
-    """A decoded record: `body` is None for a tombstone. `origin_ms`: when the input that led to it was produced."""
+    """A decoded record."""
 
     key: str
-    body: Any
-    origin_ms: int
+    body: Any  # None for a tombstone
+    origin_ms: int  # when the input that led to this record was produced
 
 
 class _Head(msgspec.Struct):
@@ -41,18 +47,18 @@ class _Head(msgspec.Struct):
 
 
 class _Untyped(msgspec.Struct, tag_field="schema", tag=""):
-    """Stands beside a message type, since a tag is only asked for where there are several to tell apart."""
+    """Makes a union of the message type: msgspec requires the tag field only in a union."""
 
 
-def encode(record: msgspec.Struct, origin_ms: int, further: Headers = ()) -> RawRecord:
-    """A record ready to be produced to its topic, with further headers."""
-    topic = TOPIC_OF[type(record)]
-    headers = ((ORIGIN_HEADER, str(origin_ms).encode()), *further)
+def encode(record: msgspec.Struct, origin_ms: int, extra_headers: Headers = ()) -> RawRecord:
+    """Encode a record for its topic."""
+    topic = TOPIC_BY_MESSAGE[type(record)]
+    headers = ((ORIGIN_HEADER, str(origin_ms).encode()), *extra_headers)
     return RawRecord(topic.name, topic.key(record).encode(), msgspec.json.encode(record), origin_ms, headers)
 
 
 class Decoder:
-    """Decodes and validates the records of one topic."""
+    """Decodes and validates the records of one topic. Rejects events more than `future_limit_s` ahead of the clock."""
 
     def __init__(self, topic: Topic, future_limit_s: float) -> None:
         self._topic = topic
@@ -60,16 +66,18 @@ class Decoder:
         self._body = msgspec.json.Decoder(topic.message | _Untyped)
 
     def decode(self, raw: RawRecord, now_ms: int) -> Message:
-        """The message in `raw`. Raises InvalidRecord, which names what is wrong and where."""
-        key = _key(raw)
-        origin_ms = _origin(raw, now_ms)
+        """The message in `raw`. Raises InvalidRecord with a reason code and the path of the invalid field."""
+        key = _decode_key(raw)
+        origin_ms = _read_origin_ms(raw, now_ms)
         if raw.value is None:
-            if not self._topic.nulls:
-                raise InvalidRecord("empty_value", f"a null means nothing on {raw.topic}, and the value of key {key!r} is one")
+            if not self._topic.null_meaning:
+                raise InvalidRecord(
+                    "empty_value", f"{raw.topic} does not allow null values, but the value of key {key!r} is null"
+                )
             return Message(key, None, origin_ms)
         body = self._parse(raw.value)
-        if (own := self._topic.key(body)) != key:
-            raise InvalidRecord("key_mismatch", f"the record's key is {key!r}, its content is about {own!r}")
+        if (body_key := self._topic.key(body)) != key:
+            raise InvalidRecord("key_mismatch", f"the record's key is {key!r}, but its body belongs to {body_key!r}")
         if isinstance(body, Item | Event) and body.event_time_ms > now_ms + self._future_limit_ms:
             ahead_s = (body.event_time_ms - now_ms) / 1000
             raise InvalidRecord("from_the_future", f"event time is {ahead_s:.0f} s ahead of the clock - at `$.event_time_ms`")
@@ -79,7 +87,7 @@ class Decoder:
         try:
             body = self._body.decode(value)
         except msgspec.ValidationError as error:
-            raise InvalidRecord(self._reason(value), str(error)[:ERROR_LIMIT_CHARS]) from error
+            raise InvalidRecord(self._invalid_reason(value), str(error)[:ERROR_LIMIT_CHARS]) from error
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRecord("malformed_json", str(error)[:ERROR_LIMIT_CHARS]) from error
         except RecursionError as error:
@@ -88,7 +96,7 @@ class Decoder:
             raise InvalidRecord("unknown_schema", "the schema is empty - at `$.schema`")
         return body
 
-    def _reason(self, value: bytes) -> str:
+    def _invalid_reason(self, value: bytes) -> str:
         try:
             schema = msgspec.json.decode(value, type=_Head).schema
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -97,30 +105,30 @@ class Decoder:
         return "invalid_field" if schema == expected else "unknown_schema"
 
 
-def header(headers: Sequence[tuple[str, bytes]], name: str) -> bytes | None:
-    """The last header of that name."""
+def get_header(headers: Sequence[tuple[str, bytes]], name: str) -> bytes | None:
+    """The last header with that name; None if there is none."""
     for key, value in reversed(headers):
         if key == name:
             return value
     return None
 
 
-def _key(raw: RawRecord) -> str:
+def get_int_header(headers: Sequence[tuple[str, bytes]], name: str) -> int | None:
+    """The non-negative integer in the last header with that name; None if it is missing or not such a number."""
+    digits = get_header(headers, name) or b""
+    return int(digits) if digits.isdigit() and len(digits) <= INTEGER_LIMIT_DIGITS else None
+
+
+def _decode_key(raw: RawRecord) -> str:
     if not raw.key:
-        raise InvalidRecord("missing_key", f"a record of {raw.topic} needs the id of its entity as key")
+        raise InvalidRecord("missing_key", f"a record of {raw.topic} needs the entity's id as its key")
     try:
         return raw.key.decode()
     except UnicodeDecodeError as error:
         raise InvalidRecord("invalid_key", f"the key is not UTF-8: {error}") from error
 
 
-def number(headers: Sequence[tuple[str, bytes]], name: str) -> int | None:
-    """The whole number in the last header of that name; None where there is none, whoever wrote what there."""
-    digits = header(headers, name) or b""
-    return int(digits) if digits.isdigit() and len(digits) <= NUMBER_LIMIT_DIGITS else None
-
-
-def _origin(raw: RawRecord, now_ms: int) -> int:
-    """A broker rejects records from the future, so a clock or a header that is ahead must not be passed on."""
-    origin = number(raw.headers, ORIGIN_HEADER)
-    return max(0, min(raw.timestamp_ms if origin is None else origin, now_ms))
+def _read_origin_ms(raw: RawRecord, now_ms: int) -> int:
+    """Clamped to now: brokers reject records from the future, so a clock or header that is ahead must not be passed on."""
+    origin_ms = get_int_header(raw.headers, ORIGIN_HEADER)
+    return max(0, min(raw.timestamp_ms if origin_ms is None else origin_ms, now_ms))

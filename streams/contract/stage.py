@@ -12,27 +12,26 @@ from streams.contract.topics import Topic
 
 @dataclass(frozen=True)
 class BatchPolicy:
-    """How many records a batch holds at most, how long the first of them waits for the others, and how many batches may be
-    under way at once: more than one suits a stage that waits for somebody else."""
+    """How a runtime batches the records of a stage."""
 
-    limit_records: int
-    wait_s: float
-    in_flight: int = 1
+    limit_records: int  # largest batch
+    wait_s: float  # longest time that a batch's first record waits for more
+    in_flight: int = 1  # concurrent batches; more than one helps a stage that waits for a remote service
 
 
 @dataclass
 class Effects:
-    """What a batch leads to: feature records to produce and make servable, and outcomes worth counting."""
+    """The result of a batch: feature records to produce and make servable, and outcomes to count."""
 
     records: list[FeatureRecord] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
 
 
 class Stage(Protocol):
-    """One step of the stream.
+    """One processing step of the stream.
 
-    `process` may see a message twice and must then lead to the same end. It may raise: Unavailable is retried, any
-    other exception sends the message it stems from to the dead letters.
+    `process` must be idempotent, because a message may be delivered twice. If it raises Unavailable, the batch is retried; any
+    other exception sends the message that causes it to the dead-letter queue.
     """
 
     @property
@@ -45,5 +44,5 @@ class Stage(Protocol):
     def batch(self) -> BatchPolicy: ...
 
     async def process(self, batch: Sequence[Message]) -> Effects:
-        """The effects of a batch; messages of one key are in their order."""
+        """The effects of a batch, in which messages with the same key are in order."""
         ...

@@ -1,4 +1,4 @@
-"""The topics: what each carries, by which key, and how long."""
+"""The topics: message type, key, cleanup policy and retention of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,33 +7,29 @@ from typing import Any, Literal
 
 from reaseq.records import Event, Item, ItemFeatures, UserFeatures
 
-DEAD_LETTER_MARGIN_BYTES = 64 * 1024  # what headers add to the bytes of a record that died
 WEEK_MS = 7 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic of one message type. The key is the entity, so one worker owns an entity at a time.
-
-    `nulls`: what a message without a value means; empty where it means nothing.
-    """
+    """A topic of one message type. The key is the entity, so one worker owns an entity at a time."""
 
     name: str
     message: type
     key: Callable[[Any], str]
     cleanup: Literal["compact", "delete", "compact,delete"]
     retention_ms: int | None = None
-    nulls: str = ""
+    null_meaning: str = ""  # of a record without a value; if empty, such a record is invalid
 
 
-GONE = "there is no record any more"
+NO_RECORD = "the entity has no record any more"
 
-ITEMS = Topic("items", Item, attrgetter("item_id"), "compact", nulls="the item is no longer on sale")
-EVENTS = Topic("events", Event, attrgetter("user_id"), "delete", 5 * WEEK_MS, nulls="the user asks to be forgotten")
-ITEM_FEATURES = Topic("item-features", ItemFeatures, attrgetter("item_id"), "compact", nulls=GONE)
-USER_FEATURES = Topic("user-features", UserFeatures, attrgetter("user_id"), "compact", nulls=GONE)
-# Carries the bytes that failed, unchanged, so it has no message type of its own. A tombstone takes a letter away.
+ITEMS = Topic("items", Item, attrgetter("item_id"), "compact", null_meaning="the item is delisted")
+EVENTS = Topic("events", Event, attrgetter("user_id"), "delete", 5 * WEEK_MS, null_meaning="an erasure request of the user")
+ITEM_FEATURES = Topic("item-features", ItemFeatures, attrgetter("item_id"), "compact", null_meaning=NO_RECORD)
+USER_FEATURES = Topic("user-features", UserFeatures, attrgetter("user_id"), "compact", null_meaning=NO_RECORD)
+# Carries the failed bytes unchanged, so it has no message type of its own. A tombstone deletes a dead letter.
 DEAD_LETTERS = Topic("dead-letters", bytes, str, "compact,delete", 4 * WEEK_MS)
 
 TOPICS = (ITEMS, EVENTS, ITEM_FEATURES, USER_FEATURES, DEAD_LETTERS)
-TOPIC_OF: dict[type, Topic] = {topic.message: topic for topic in TOPICS}
+TOPIC_BY_MESSAGE: dict[type, Topic] = {topic.message: topic for topic in TOPICS}

@@ -1,8 +1,8 @@
-"""Traces from an input to its features, across the topics: W3C trace context in the records' headers.
+"""Traces an input through the topics to its features: W3C trace context in record headers.
 
-Whoever produces a record decides whether it is traced. One with a `traceparent` header that is sampled gets a span in each
-stage that it goes through, and what comes of it bears that span on. Spans go where OpenTelemetry's own variables say
-(`OTEL_EXPORTER_OTLP_ENDPOINT`); without them the context is passed on and nothing is collected.
+The producer decides which records are sampled. A sampled record (`traceparent` header) gets a span in each stage, and records
+derived from it carry that span. OpenTelemetry's own variables configure the export (`OTEL_EXPORTER_OTLP_ENDPOINT`); if they are
+not set, the context is passed on and no span is exported.
 """
 
 import os
@@ -13,14 +13,14 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from streams.contract.messages import Headers, Message, RawRecord, header
+from streams.contract.messages import Headers, Message, RawRecord, get_header
 
 HEADER = "traceparent"
 _W3C = TraceContextTextMapPropagator()
 
 
 def export_traces(service: str) -> None:
-    """Send this process's spans to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names, if it names one."""
+    """Export this process's spans to OTEL_EXPORTER_OTLP_ENDPOINT, if it is set."""
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -33,35 +33,35 @@ def export_traces(service: str) -> None:
 
 
 class Spans:
-    """The spans of a batch in a stage: one for each entity that a traced record is about, linked to any further ones."""
+    """The spans of one batch in one stage: one per entity with a sampled record, linked to the entity's other ones."""
 
-    def __init__(self, stage: str, pairs: Sequence[tuple[RawRecord, Message]]) -> None:
+    def __init__(self, stage: str, decoded: Sequence[tuple[RawRecord, Message]]) -> None:
         contexts: dict[str, list[SpanContext]] = {}
-        for raw, message in pairs:
-            if context := _context(raw.headers):
+        for raw, message in decoded:
+            if context := _sampled_context(raw.headers):
                 contexts.setdefault(message.key, []).append(context)
-        self._spans = {key: _start(stage, key, of) for key, of in contexts.items()}
+        self._spans = {entity: _start_span(stage, entity, parents) for entity, parents in contexts.items()}
 
     def headers(self, entity: str) -> Headers:
-        """What a record about the entity bears on."""
+        """The trace headers for records about the entity."""
         span = self._spans.get(entity)
         return ((HEADER, _traceparent(span)),) if span else ()
 
     def end(self, servable: Collection[str]) -> None:
-        """The batch has been delivered; the features of these entities are servable now."""
+        """End all spans. `servable`: the entities whose features are servable now."""
         for entity, span in self._spans.items():
             span.set_attribute("reaseq.servable", entity in servable)
             span.end()
 
 
 def trace_id(headers: Headers) -> str:
-    """The trace that a record belongs to, as logs name it; empty where it is not traced."""
-    context = _context(headers)
+    """The trace id of a record in hexadecimal; empty if the record is not sampled."""
+    context = _sampled_context(headers)
     return format_trace_id(context.trace_id) if context else ""
 
 
-def _start(stage: str, entity: str, contexts: Sequence[SpanContext]) -> Span:
-    first, *others = contexts
+def _start_span(stage: str, entity: str, parents: Sequence[SpanContext]) -> Span:
+    first, *others = parents
     return trace.get_tracer("reaseq").start_span(
         stage,
         context=trace.set_span_in_context(NonRecordingSpan(first)),
@@ -71,8 +71,8 @@ def _start(stage: str, entity: str, contexts: Sequence[SpanContext]) -> Span:
     )
 
 
-def _context(headers: Headers) -> SpanContext | None:
-    value = header(headers, HEADER)
+def _sampled_context(headers: Headers) -> SpanContext | None:
+    value = get_header(headers, HEADER)
     if value is None:
         return None
     carrier = {HEADER: value.decode(errors="replace")}

@@ -1,1 +1,1 @@
-"""What operators do to a running stream: replay, backfill, rebuild, reconcile, status and dead letters."""
+"""Operator actions on a running stream: replay, backfill, rebuild, reconciliation, status and dead letters."""

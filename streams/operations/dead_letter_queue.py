@@ -1,4 +1,4 @@
-"""The dead letters of a running system: which are open, and what becomes of them."""
+"""The dead-letter queue of a running system: reads, replays, discards and erases dead letters."""
 
 import json
 import time
@@ -14,152 +14,161 @@ from reaseq.errors import BrokerUnavailable, DeliveryError, ReaSeqError
 from reaseq.readers import FeatureReader
 from reaseq.records import ItemFeatures, UserFeatures
 from reaseq.settings import KafkaSettings
-from streams.contract import dead_letters
 from streams.contract.dead_letters import DeadLetter
 from streams.contract.messages import RawRecord, encode
 from streams.contract.topics import DEAD_LETTERS, ITEM_FEATURES, USER_FEATURES
-from streams.runtime.kafka_clients import Producer, read_all
+from streams.runtime.kafka.producer import Producer
+from streams.runtime.kafka.reader import read_all
 
-PAGE_LETTERS = 500
+REPLAY_PAGE = 500  # dead letters
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which letters are meant. Names may hold wildcards (`*`); times are milliseconds since the epoch."""
+    """Selects dead letters. Names may contain wildcards (`*`)."""
 
     id: str = "*"
     topic: str = "*"
     stage: str = "*"
     reason: str = "*"
     key: str = "*"
-    since_ms: int = 0
+    since_ms: int = 0  # last failure at or after this time
 
-    def takes(self, letter: DeadLetter) -> bool:
-        """Whether the letter is meant."""
-        told = (
-            letter.id,
-            letter.record.topic,
-            letter.stage,
-            letter.reason,
-            (letter.record.key or b"").decode(errors="replace"),
-        )
-        wanted = (self.id, self.topic, self.stage, self.reason, self.key)
-        return letter.last_failure_ms >= self.since_ms and all(map(fnmatchcase, told, wanted))
+    def matches(self, dead_letter: DeadLetter) -> bool:
+        """Whether the dead letter is selected."""
+        key = (dead_letter.record.key or b"").decode(errors="replace")
+        names = (dead_letter.id, dead_letter.record.topic, dead_letter.stage, dead_letter.reason, key)
+        patterns = (self.id, self.topic, self.stage, self.reason, self.key)
+        return dead_letter.last_failure_ms >= self.since_ms and all(map(fnmatchcase, names, patterns))
 
 
 @dataclass(frozen=True)
-class Replayed:
-    """What became of the letters that a replay met."""
+class ReplayResult:
+    """The outcome of a replay, in dead letters."""
 
     produced: int
-    left: int  # in quarantine, or too large to be kept whole
+    skipped: int  # in quarantine, or cut because the record was too large
 
 
 class DeadLetterQueue:
-    """Letters that nobody has dealt with. One that failed `quarantine_attempts` times is in quarantine."""
+    """The open dead letters: those that have not been replayed, discarded or erased.
+
+    A dead letter whose record has failed `quarantine_attempts` times is in quarantine.
+    """
 
     def __init__(self, settings: KafkaSettings, quarantine_attempts: int) -> None:
         self._settings = settings
         self._quarantine_attempts = quarantine_attempts
 
-    def open(self, which: Filter = Filter()) -> Iterator[DeadLetter]:
-        """The open letters, partition by partition, oldest first. Reads the topic twice and remembers its keys alone."""
+    def read_open(self, matching: Filter = Filter()) -> Iterator[DeadLetter]:
+        """The open dead letters, partition by partition, oldest first.
+
+        Reads the topic twice, so that only its keys are kept in memory.
+        """
         last: dict[bytes | None, tuple[int, int]] = {}
         for raw in read_all(self._settings, DEAD_LETTERS):
             last[raw.key] = (raw.partition, raw.offset)
         for raw in read_all(self._settings, DEAD_LETTERS):
             if raw.value is not None and last.get(raw.key) == (raw.partition, raw.offset):
-                letter = dead_letters.read(raw)
-                if which.takes(letter):
-                    yield letter
+                dead_letter = DeadLetter.from_record(raw)
+                if matching.matches(dead_letter):
+                    yield dead_letter
 
     def counts(self) -> Counter[tuple[str, str]]:
-        """How many open letters each (stage, reason) has."""
-        return Counter((letter.stage, letter.reason) for letter in self.open())
+        """The number of open dead letters by (stage, reason)."""
+        return Counter((dead_letter.stage, dead_letter.reason) for dead_letter in self.read_open())
 
-    def in_quarantine(self, letter: DeadLetter) -> bool:
-        """Whether the letter has failed too often to be replayed unasked."""
-        return letter.attempts >= self._quarantine_attempts
-
-    def _is_due(self, letter: DeadLetter, quarantined: bool) -> bool:
-        return not letter.cut_bytes and (quarantined or not self.in_quarantine(letter))
+    def in_quarantine(self, dead_letter: DeadLetter) -> bool:
+        """Whether the record has failed too often to be replayed by default."""
+        return dead_letter.attempts >= self._quarantine_attempts
 
     def replay(
         self,
-        which: Filter,
-        present: FeatureReader,
+        matching: Filter,
+        store: FeatureReader,
         quarantined: bool = False,
-        progress: Callable[[int], None] = lambda met: None,
-    ) -> Replayed:
-        """Produce the records of the letters anew, then take the letters away, page by page, each confirmed.
+        progress: Callable[[int], None] = lambda dead_letters: None,
+    ) -> ReplayResult:
+        """Produce the records of the dead letters again, then delete the dead letters, page by page, each step confirmed.
 
-        Stopped in between, a record is produced again next time, which changes nothing. Those in quarantine stay, unless
-        `quarantined` asks for them, and always those of which only the beginning was kept.
+        If a replay is interrupted, the next one produces some records again; stages are idempotent, so this changes nothing.
+        Skips dead letters in quarantine, unless `quarantined` is set, and those that were cut. Calls `progress` with the
+        size of each page.
         """
-        producer, produced, met, letters = Producer(self._settings), 0, 0, self.open(which)
+        producer, produced, read, dead_letters = Producer(self._settings), 0, 0, self.read_open(matching)
         try:
-            while page := list(islice(letters, PAGE_LETTERS)):
-                due = [letter for letter in page if self._is_due(letter, quarantined)]
-                producer.send_raw([_newest(letter, present) for letter in due])
-                producer.send_raw(map(_taken_away, due))
-                produced, met = produced + len(due), met + len(page)
+            while page := list(islice(dead_letters, REPLAY_PAGE)):
+                due = [dead_letter for dead_letter in page if self._is_due(dead_letter, quarantined)]
+                producer.send_raw([_build_replay(dead_letter, store) for dead_letter in due])
+                producer.send_raw(map(_build_tombstone, due))
+                produced, read = produced + len(due), read + len(page)
                 progress(len(page))
         finally:
             producer.close()
-        return Replayed(produced, met - produced)
+        return ReplayResult(produced, read - produced)
 
-    def discard(self, which: Filter) -> int:
-        """Take letters away without replaying them; returns how many."""
-        return self._take_away(letter for letter in self.open(which))
+    def discard(self, matching: Filter) -> int:
+        """Delete dead letters without replaying them. Returns how many."""
+        return self._delete(self.read_open(matching))
 
-    def forget(self, user_ids: Sequence[str]) -> int:
-        """Take away every letter that bears a user's id, as its key or as a string in its bytes; returns how many.
+    def erase(self, user_ids: Sequence[str]) -> int:
+        """Delete every dead letter with the id of one of the users, as its key or as a string in its value. Returns how many.
 
         Raises BrokerUnavailable.
         """
-        theirs = (letter for letter in self.open() if any(_bears(letter.record, user_id) for user_id in user_ids))
+        found = (
+            dead_letter
+            for dead_letter in self.read_open()
+            if any(_mentions(dead_letter.record, user_id) for user_id in user_ids)
+        )
         try:
-            return self._take_away(theirs)
+            return self._delete(found)
         except DeliveryError as error:
-            raise BrokerUnavailable(f"dead letters cannot be forgotten: {error}") from error
+            raise BrokerUnavailable(f"cannot erase dead letters: {error}") from error
 
-    def _take_away(self, letters: Iterator[DeadLetter]) -> int:
+    def _is_due(self, dead_letter: DeadLetter, quarantined: bool) -> bool:
+        return not dead_letter.cut_bytes and (quarantined or not self.in_quarantine(dead_letter))
+
+    def _delete(self, dead_letters: Iterator[DeadLetter]) -> int:
         producer = Producer(self._settings)
         try:
-            return producer.send_raw(map(_taken_away, letters))
+            return producer.send_raw(map(_build_tombstone, dead_letters))
         finally:
             producer.close()
 
 
-def _newest(letter: DeadLetter, present: FeatureReader) -> RawRecord:
-    """What to produce in a letter's place: of a feature record, the newest of its entity.
+def _build_replay(dead_letter: DeadLetter, store: FeatureReader) -> RawRecord:
+    """The record to produce for a dead letter. For a feature record, the newest record of its entity.
 
-    An older one must not become the last of a compacted topic.
+    A compacted topic must not end with an older one.
     """
-    again = letter.again(int(time.time() * 1000))
-    held: dict[str, ItemFeatures] | dict[str, UserFeatures]
-    kind: type[ItemFeatures] | type[UserFeatures]
-    match letter.record.topic:
+    replay = dead_letter.to_replay(int(time.time() * 1000))
+    key = (dead_letter.record.key or b"").decode(errors="replace")
+    stored: dict[str, ItemFeatures] | dict[str, UserFeatures]
+    record_type: type[ItemFeatures] | type[UserFeatures]
+    match dead_letter.record.topic:
         case ITEM_FEATURES.name:
-            kind, held = ItemFeatures, present.read_items([(letter.record.key or b"").decode(errors="replace")])
+            record_type, stored = ItemFeatures, store.read_items([key])
         case USER_FEATURES.name:
-            kind, held = UserFeatures, present.read_users([(letter.record.key or b"").decode(errors="replace")])
+            record_type, stored = UserFeatures, store.read_users([key])
         case _:
-            return again
+            return replay
     try:
-        told = msgspec.json.decode(letter.record.value or b"", type=kind)
+        failed = msgspec.json.decode(dead_letter.record.value or b"", type=record_type)
     except msgspec.DecodeError as error:
-        raise ReaSeqError(f"{letter.id} is no feature record and cannot be replayed (discard it): {error}") from error
-    for record in held.values():
-        if record.version > told.version:
-            return again._replace(value=encode(record, again.timestamp_ms).value)
-    return again
+        raise ReaSeqError(
+            f"{dead_letter.id} is not a valid feature record and cannot be replayed, only discarded: {error}"
+        ) from error
+    for record in stored.values():
+        if record.version > failed.version:
+            return replay._replace(value=encode(record, replay.timestamp_ms).value)
+    return replay
 
 
-def _taken_away(letter: DeadLetter) -> RawRecord:
-    return RawRecord(DEAD_LETTERS.name, letter.id.encode(), None, int(time.time() * 1000))
+def _build_tombstone(dead_letter: DeadLetter) -> RawRecord:
+    return RawRecord(DEAD_LETTERS.name, dead_letter.id.encode(), None, int(time.time() * 1000))
 
 
-def _bears(record: RawRecord, user_id: str) -> bool:
-    written = (json.dumps(user_id).encode(), msgspec.json.encode(user_id))  # with and without escapes
-    return record.key == user_id.encode() or any(string in (record.value or b"") for string in written)
+def _mentions(record: RawRecord, user_id: str) -> bool:
+    strings = (json.dumps(user_id).encode(), msgspec.json.encode(user_id))  # with and without escapes
+    return record.key == user_id.encode() or any(string in (record.value or b"") for string in strings)

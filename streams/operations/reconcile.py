@@ -1,4 +1,4 @@
-"""Sampled reconciliation: does the store hold what the topics of feature records say it should?"""
+"""Sampled reconciliation: checks that the online store has the records of the feature topics, and repairs lost writes."""
 
 import random
 import threading
@@ -14,20 +14,20 @@ from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
 from streams.contract import metrics
 from streams.contract.topics import Topic
-from streams.operations.rebuild import FEATURES, valid
-from streams.runtime.kafka_clients import sample
+from streams.operations.rebuild import FEATURES, decode_valid
+from streams.runtime.kafka.reader import read_sample
 
 log = structlog.get_logger()
 
-for _topic in FEATURES:  # from the start, so that the first difference is an increase
-    for _compare in get_args(ReconcileResult):
-        metrics.RECONCILED.labels(_topic.name, _compare)
+for _topic in FEATURES:  # so that every series starts at 0 and the first difference shows as an increase
+    for _result in get_args(ReconcileResult):
+        metrics.RECONCILED.labels(_topic.name, _result)
 
-GRACE_S = 2.0  # between a record's confirmation by its topic and its write to the store
+GRACE_S = 2.0  # a record is confirmed by its topic before it is written to the store
 
 
 class ReconciledStore(Protocol):
-    """What is compared with the topics."""
+    """The store that is compared with the topics."""
 
     def compare(self, records: Sequence[FeatureRecord]) -> list[ReconcileResult]: ...
 
@@ -35,10 +35,10 @@ class ReconciledStore(Protocol):
 
 
 def reconcile(settings: Settings, store: ReconciledStore, records: int, generator: random.Random) -> dict[str, Counter[str]]:
-    """Compare about so many records of each topic with the store; by topic, how many there are of each result.
+    """Compare a sample of about `records` records of each topic with the store. Returns the counts of each result by topic.
 
-    A record in the topic is the truth of its time, so the store is right with the same or a newer one (`ahead`). Where it is
-    `behind`, a write was lost; the record is written again. Raises StoreUnavailable.
+    The store is right if it has the same record or a newer one (`ahead`). If it is `behind`, a write was lost, and the record
+    is written again. Raises StoreUnavailable.
     """
     return {topic.name: _reconcile(settings, store, topic, records, generator) for topic in FEATURES}
 
@@ -46,31 +46,31 @@ def reconcile(settings: Settings, store: ReconciledStore, records: int, generato
 def _reconcile(
     settings: Settings, store: ReconciledStore, topic: Topic, records: int, generator: random.Random
 ) -> Counter[str]:
-    sampled = valid(settings, topic, sample(settings.kafka, topic, records, generator), Counter())
-    found = {message.key: message.body for message in sampled}  # the last of each key
-    held = dict(zip(found, store.compare(list(found.values())), strict=True))
-    if late := [key for key, result in held.items() if result == "behind"]:
+    sample = decode_valid(settings, topic, read_sample(settings.kafka, topic, records, generator), Counter())
+    newest = {message.key: message.body for message in sample}  # the last record of each key
+    results = dict(zip(newest, store.compare(list(newest.values())), strict=True))
+    if behind := [key for key, result in results.items() if result == "behind"]:
         time.sleep(GRACE_S)
-        held |= zip(late, store.compare([found[key] for key in late]), strict=True)
-        store.write([found[key] for key in late if held[key] == "behind"])
-    for key, result in held.items():
+        results |= zip(behind, store.compare([newest[key] for key in behind]), strict=True)
+        store.write([newest[key] for key in behind if results[key] == "behind"])
+    for key, result in results.items():
         metrics.RECONCILED.labels(topic.name, result).inc()
         if result in ("behind", "different"):
             log.warning("store_differs", topic=topic.name, key=key, result=result)
-    return Counter(held.values())
+    return Counter(results.values())
 
 
 class Reconciler:
-    """Reconciles every now and then, in a thread of its own."""
+    """Reconciles every `reconcile_interval_s` in a background thread."""
 
     def __init__(self, settings: Settings, store: ReconciledStore) -> None:
         self._settings = settings
         self._store = store
-        self._generator = random.Random()  # noqa: S311  which records are looked at is no secret
+        self._generator = random.Random()  # noqa: S311  the choice of records is not a secret
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def _run(self) -> None:
@@ -78,5 +78,5 @@ class Reconciler:
             time.sleep(self._settings.worker.reconcile_interval_s)
             try:
                 reconcile(self._settings, self._store, self._settings.worker.reconcile_records, self._generator)
-            except Exception as error:  # a broker or a store that is away is somebody else's to tell
-                log.warning("not_reconciled", error=str(error))
+            except Exception as error:  # an unavailable broker or store is reported elsewhere
+                log.warning("reconcile_failed", error=str(error))

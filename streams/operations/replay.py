@@ -1,4 +1,4 @@
-"""Replaying a shop onto the topics, in order of event time, at a chosen speed."""
+"""Replays a shop onto the topics, in order of event time and at a chosen speed."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TypeVar
 
 from reaseq.records import Event, Item
-from streams.runtime.kafka_clients import Producer
+from streams.runtime.kafka.producer import Producer
 
 CHUNK_RECORDS = 500
 TICK_S = 0.05
@@ -21,11 +21,12 @@ def replay(
     items: Sequence[Item],
     events: Sequence[Event],
     speed: float,
-    progress: Callable[[int], None] = lambda produced: None,
+    progress: Callable[[int], None] = lambda records: None,
 ) -> int:
-    """Produce items and events by event time, an item before the events of its moment; returns how many.
+    """Produce items and events, each sorted by event time, in one order; at equal times the item comes first.
 
-    `speed` is how many seconds of event time pass in one second; 0 goes as fast as the broker confirms.
+    `speed` is the event time in seconds that passes per second; 0 produces as fast as the broker confirms. Calls `progress`
+    with the number of records of each step. Returns the number of records produced.
     """
     produced = 0
     for chunk in _paced(list(merge(items, events, key=attrgetter("event_time_ms"))), speed):
@@ -35,25 +36,25 @@ def replay(
 
 
 def _paced(records: Sequence[Item | Event], speed: float) -> Iterator[Sequence[Item | Event]]:
-    started, at = time.monotonic(), 0
-    while at < len(records):
-        end = min(at + CHUNK_RECORDS, len(records))
+    started, position = time.monotonic(), 0
+    while position < len(records):
+        end = min(position + CHUNK_RECORDS, len(records))
         if speed:
-            passed_ms = (time.monotonic() - started) * 1000 * speed
-            due_ms = records[0].event_time_ms + passed_ms
-            end = next((place for place in range(at, end) if records[place].event_time_ms > due_ms), end)
-        if end == at:
+            elapsed_ms = (time.monotonic() - started) * 1000 * speed
+            due_ms = records[0].event_time_ms + elapsed_ms
+            end = next((index for index in range(position, end) if records[index].event_time_ms > due_ms), end)
+        if end == position:
             time.sleep(TICK_S)
             continue
-        yield records[at:end]
-        at = end
+        yield records[position:end]
+        position = end
 
 
 def at_rate(records: Iterable[T], rate_per_s: float) -> Iterator[list[T]]:
-    """The records in chunks, no more than so many a second: between two chunks it waits for as long as that takes."""
+    """The records in chunks, at most `rate_per_s` per second. Sleeps between chunks to keep the rate."""
     limit = max(1, int(min(CHUNK_RECORDS, rate_per_s)))
-    started, given, left = time.monotonic(), 0, iter(records)
-    while chunk := list(islice(left, limit)):
+    started, yielded, remaining = time.monotonic(), 0, iter(records)
+    while chunk := list(islice(remaining, limit)):
         yield chunk
-        given += len(chunk)
-        time.sleep(max(0.0, given / rate_per_s - (time.monotonic() - started)))
+        yielded += len(chunk)
+        time.sleep(max(0.0, yielded / rate_per_s - (time.monotonic() - started)))

@@ -1,1 +1,1 @@
-"""What runs the stages: Faust on Kafka, the in-process runtime, Kafka clients, offsets and the watchdog."""
+"""Runs the stages, on Kafka through Faust or in one process: batching, offsets, watchdog. `kafka/` has the Kafka clients."""

@@ -1,6 +1,7 @@
-"""What a stage has been handed and has not taken yet, cut into batches. Belongs to one event loop."""
+"""Buffers the records of a stage and cuts them into batches."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -9,37 +10,36 @@ from streams.contract.stage import BatchPolicy
 
 
 class BatchBuffer:
-    """Keeps records in their order until a batch is full, or the first of them has waited long enough."""
+    """Holds records in order until a batch is full or its first record has waited long enough. Belongs to one event loop."""
 
     def __init__(self, policy: BatchPolicy) -> None:
         self._policy = policy
-        self._waiting: list[RawRecord] = []
+        self._waiting: deque[RawRecord] = deque()
         self._changed = asyncio.Event()
 
     @property
     def has_room(self) -> bool:
-        """Whether there is less than a batch: more should not be fetched before it is taken."""
+        """Whether less than a full batch is waiting; otherwise no more records should be fetched."""
         return len(self._waiting) < self._policy.limit_records
 
     def put(self, records: Sequence[RawRecord]) -> None:
-        """Hand on records."""
-        self._waiting += records
+        """Append records."""
+        self._waiting.extend(records)
         self._changed.set()
 
     def clear(self) -> None:
-        """Forget what has not been taken."""
-        self._waiting = []
+        """Drop all waiting records."""
+        self._waiting.clear()
 
     async def take(self) -> list[RawRecord]:
-        """The next batch; waits for it."""
+        """Wait for the next batch and remove it from the buffer."""
         while True:
             await self._until(lambda: bool(self._waiting))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._policy.wait_s):
                     await self._until(lambda: not self.has_room)
-            limit = self._policy.limit_records
-            batch, self._waiting = self._waiting[:limit], self._waiting[limit:]
-            if batch:  # else they were cleared meanwhile
+            batch = [self._waiting.popleft() for _ in range(min(self._policy.limit_records, len(self._waiting)))]
+            if batch:  # empty if `clear` was called meanwhile
                 return batch
 
     async def _until(self, condition: Callable[[], bool]) -> None:

@@ -1,7 +1,10 @@
-"""Batches below Faust's agents: what its consumer fetches goes to the stages as it comes, by the partition.
+"""A Faust consumer that passes fetched records to the stages in batches, by partition, below Faust's agents.
 
-Faust's own way (a message through conductor, channel, stream and event) costs a third of a millisecond for each. The group,
-its rebalances and the fetching itself stay Faust's.
+Faust's own path (each message through conductor, channel, stream and event) costs a third of a millisecond per message. The
+consumer group, rebalances and fetching remain Faust's.
+
+The private names of Faust used here and in `faust_runtime.py` are listed in docs/adr/0001-faust-below-its-agents.md;
+tests/unit/streams/runtime/test_faust_internals.py checks that they exist.
 """
 
 import asyncio
@@ -20,11 +23,11 @@ from streams.contract.messages import RawRecord
 log = structlog.get_logger()
 
 FETCH_WAIT_S = 1.0
-FULL_WAIT_S = 0.05  # how long the partitions of a full stage go unasked at most
+PAUSE_S = 0.05  # longest time between checks for room, or for the end of a rebalance
 
 
 class Receiver(Protocol):
-    """Who gets what is fetched."""
+    """Receives fetched records."""
 
     def has_room(self, topic: str) -> bool: ...
 
@@ -32,13 +35,13 @@ class Receiver(Protocol):
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's driver has no types
-    """Fetches for a receiver, only from topics that it has room for: a stage that waits holds up no other."""
+    """Fetches only from topics for which the receiver has room, so a stage that waits does not block the others."""
 
     receiver: Receiver
-    _rewound = -1  # the assignment that was begun from its commits
+    _rewound_generation = -1  # of the consumer group
 
     async def _drain_messages(self, fetcher: Any) -> None:
-        """What Faust's fetcher runs from the first assignment on until it is stopped."""
+        """Fetch until stopped. Faust's fetcher calls this once, from the first assignment on."""
         try:
             while not (self._stopped.is_set() or fetcher._stopped.is_set()):
                 await self._fetch()
@@ -49,48 +52,43 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's driver ha
     async def _fetch(self) -> None:
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
-        if self.app.rebalancing:  # Faust stops the flow only of who had partitions
-            await self.sleep(FULL_WAIT_S)
+        if self.app.rebalancing:  # Faust stops the flow only of a worker that had partitions
+            await self.sleep(PAUSE_S)
             return
         generation = self.app.consumer_generation_id
-        if generation != self._rewound:
+        if generation != self._rewound_generation:
             try:
                 await self._rewind()
-                self._rewound = generation
-            except KafkaError as error:  # partitions are handed out anew again
-                log.warning("rewind_failed", error=repr(error), consequence="tried again")
-                await self.sleep(FULL_WAIT_S)
+                self._rewound_generation = generation
+            except KafkaError as error:  # the group rebalances again
+                log.warning("rewind_failed", error=repr(error), consequence="retried")
+                await self.sleep(PAUSE_S)
             return
         assigned: Collection[TP] = self._get_active_partitions()
         ready = {tp for tp in assigned if self.receiver.has_room(tp.topic)}
         if not ready:
-            await self.sleep(FULL_WAIT_S)
+            await self.sleep(PAUSE_S)
             return
-        fetched = await self._getmany(ready, FETCH_WAIT_S if len(ready) == len(assigned) else FULL_WAIT_S)
+        fetched = await self._getmany(ready, FETCH_WAIT_S if len(ready) == len(assigned) else PAUSE_S)
         if not self.flow_active or generation != self.app.consumer_generation_id:
-            return  # partitions are handed out anew; what has been fetched is read again from the commits
+            return  # the group rebalances: drop the records, they are fetched again from the committed offsets
         for tp, records in fetched.items():
-            self.receiver.put(tp.topic, list(map(_raw, records)))
+            self.receiver.put(tp.topic, list(map(RawRecord.from_broker, records)))
 
     async def _rewind(self) -> None:
-        """Begin an assignment from the commits, or from the start of partitions that have none, or one of 0.
+        """Seek to the committed offsets, and to the start of partitions that have none, or a committed offset of 0.
 
-        Faust seeks to commits only, before it lets anybody fetch again; a fetch that was under way meanwhile and is dropped has
-        moved the position of a partition without a commit for good.
+        Faust seeks only to committed offsets, before it resumes fetching. In a partition that has none, a fetch that is dropped
+        because of a rebalance would skip its records for good.
         """
         committed = await self.seek_to_committed() if self.assignment() else {}
         if new := [ensure_TP(tp) for tp, offset in committed.items() if not offset]:
             await self.seek_wait(await self.earliest_offsets(*new))
 
 
-def install(app: faust.App, receiver: Receiver, topics: Iterable[str]) -> None:
-    """Have an application fetch these topics for a receiver."""
+def install_consumer(app: faust.App, receiver: Receiver, topics: Iterable[str]) -> None:
+    """Make an application fetch these topics for a receiver."""
     consumer = type("Consumer", (BatchConsumer,), {"receiver": receiver})
     app.transport = type("Transport", (driver.Transport,), {"Consumer": consumer})(app.conf.broker_consumer, app)
     for topic in topics:
         app.topics.add(app.topic(topic, key_serializer="raw", value_serializer="raw", acks=False))
-
-
-def _raw(record: Any) -> RawRecord:
-    headers = tuple(record.headers)
-    return RawRecord(record.topic, record.key, record.value, record.timestamp, headers, record.partition, record.offset)

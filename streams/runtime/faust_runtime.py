@@ -1,8 +1,8 @@
-"""The Faust runtime: the stages on Kafka, with Faust's streams and acknowledgement left out and ours in their place.
+"""The Faust runtime: runs the stages on Kafka, without Faust's streams and acknowledgment.
 
-Faust acknowledges on an exception, drops on a stop what a batch still holds, and loses count when partitions are handed out
-anew. Here a batch goes through `Delivery`, and only then counts as finished; commits are made from that account alone. What
-escapes `Delivery` must not be committed by anyone: the process ends at once, and the group hands its partitions on.
+Faust acknowledges a message when an agent raises, drops unfinished batches when it stops, and loses count of offsets in a
+rebalance. Here, a batch is finished only after `Delivery.handle` has returned, and only finished batches are committed. If
+`handle` raises, nothing may be committed any more: the process exits at once, and the group reassigns its partitions.
 """
 
 import asyncio
@@ -14,94 +14,51 @@ from itertools import chain
 
 import faust
 import structlog
-from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
 from reaseq.settings import Settings
 from streams.contract.delivery import Delivery
 from streams.contract.messages import RawRecord
-from streams.contract.topics import DEAD_LETTER_MARGIN_BYTES
 from streams.runtime.batch_buffer import BatchBuffer
-from streams.runtime.faust_consumer import install
+from streams.runtime.faust_consumer import install_consumer
 from streams.runtime.in_flight import InFlight
-from streams.runtime.kafka_connection import client_options, faust_credentials
+from streams.runtime.kafka.connection import faust_credentials
+from streams.runtime.kafka.producer import KafkaRecordProducer
 from streams.runtime.offset_tracker import OffsetTracker, StartOffsets
 
 log = structlog.get_logger()
 
-EXIT_UNDELIVERED = 70  # EX_SOFTWARE: the worker could neither deliver nor to_dead_letter a record
+EXIT_UNDELIVERED = 70  # EX_SOFTWARE: the worker could neither deliver a record nor produce its dead letter
 COMMIT_INTERVAL_S = 1.0
+HEARTBEATS_PER_SESSION = 5
 FETCH_LIMIT_RECORDS = 2000
 NEVER_S = 1e6
-
-
-class KafkaRecordProducer:
-    """Produces with confirmation: idempotent, acks from all in-sync replicas. Belongs to one event loop."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings.kafka
-        self.limit_bytes = settings.kafka.max_message_bytes
-        self._producer: AIOKafkaProducer | None = None
-
-    async def produce(self, records: Sequence[RawRecord]) -> None:
-        """Append the records; returns when the broker has confirmed all."""
-        if not records:
-            return
-        producer = await self._started()
-        pending = [
-            await producer.send(
-                record.topic,
-                value=record.value,
-                key=record.key,
-                timestamp_ms=record.timestamp_ms,
-                headers=list(record.headers),
-            )
-            for record in records
-        ]
-        await asyncio.gather(*pending)
-
-    async def close(self) -> None:
-        """Send what is left and close the connections."""
-        if self._producer:
-            await self._producer.stop()
-
-    async def _started(self) -> AIOKafkaProducer:
-        if self._producer is None:
-            self._producer = AIOKafkaProducer(
-                **client_options(self._settings),
-                enable_idempotence=True,
-                acks="all",
-                compression_type="lz4",
-                linger_ms=5,
-                max_request_size=self._settings.max_message_bytes + DEAD_LETTER_MARGIN_BYTES,
-            )
-            await self._producer.start()
-        return self._producer
 
 
 def build_app(
     settings: Settings, group_id: str, deliveries: Sequence[Delivery], producer: KafkaRecordProducer, data_dir: str
 ) -> faust.App:
-    """A Faust application that runs the stages, each in a task of its own, and delivers to `producer`."""
-    logging.getLogger("aiokafka").setLevel(logging.INFO)  # else a line is made for each record, and thrown away
+    """A Faust application that runs each stage in its own task. It closes `producer` when it stops."""
+    logging.getLogger("aiokafka").setLevel(logging.INFO)  # at DEBUG, aiokafka formats a line per record
+    kafka = settings.kafka
     app = faust.App(
         group_id,
-        broker=";".join(f"kafka://{server}" for server in settings.kafka.bootstrap_servers.split(",")),
-        broker_credentials=faust_credentials(settings.kafka),
+        broker=";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")),
+        broker_credentials=faust_credentials(kafka),
         datadir=data_dir,
         topic_disable_leader=True,
         web_enabled=False,
-        broker_session_timeout=settings.kafka.session_timeout_s,
-        broker_heartbeat_interval=settings.kafka.session_timeout_s / 5,
-        broker_max_poll_interval=NEVER_S,  # a worker whose stages wait is not to leave; the watchdog tells who stands still
+        broker_session_timeout=kafka.session_timeout_s,
+        broker_heartbeat_interval=kafka.session_timeout_s / HEARTBEATS_PER_SESSION,
+        broker_max_poll_interval=NEVER_S,  # waiting stages must not trigger a rebalance; the watchdog reports stalls
         broker_max_poll_records=FETCH_LIMIT_RECORDS,
         consumer_auto_offset_reset="earliest",
-        consumer_max_fetch_size=settings.kafka.max_message_bytes + DEAD_LETTER_MARGIN_BYTES,
+        consumer_max_fetch_size=kafka.record_limit_bytes,
     )
     runtime = _Runtime(app, deliveries, settings.worker.drain_s)
 
     @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
-    async def hand_over(_: object, revoked: object, **__: object) -> None:
+    async def drain(_: object, revoked: object, **__: object) -> None:
         await runtime.drain()
 
     @app.on_before_shutdown.connect  # type: ignore[untyped-decorator]
@@ -116,15 +73,15 @@ def build_app(
     return app
 
 
-def assigned_to(app: faust.App) -> set[tuple[str, int]]:
-    """The partitions that the application has at this moment."""
+def assigned_partitions(app: faust.App) -> set[tuple[str, int]]:
+    """The (topic, partition) pairs that are assigned to the application now."""
     if not app._consumer:  # not started yet
         return set()
     return {(tp.topic, tp.partition) for tp in app.consumer.assignment()}
 
 
 class _Runtime:
-    """The stages of an application: what each has been handed, has under way and has finished."""
+    """The stages of an application: their buffered, running and finished batches."""
 
     def __init__(self, app: faust.App, deliveries: Sequence[Delivery], drain_s: float) -> None:
         self._app = app
@@ -132,66 +89,65 @@ class _Runtime:
         self._ended = False
         self._buffers: dict[str, list[BatchBuffer]] = {}
         self._readers: dict[str, list[str]] = {}
-        self._flights: list[InFlight] = []
+        self._in_flight: list[InFlight] = []
         for delivery in deliveries:
             self._add(delivery)
         self._offsets = OffsetTracker(self._readers)
-        install(app, self, self._readers)
+        install_consumer(app, self, self._readers)
 
     def has_room(self, topic: str) -> bool:
-        """Whether every stage that reads the topic could do with more."""
+        """Whether every stage that reads the topic has room for more records."""
         return all(buffer.has_room for buffer in self._buffers[topic])
 
     def put(self, topic: str, records: list[RawRecord]) -> None:
-        """Hand on what has been fetched of a topic."""
+        """Buffer fetched records for every stage that reads the topic."""
         if not self._ended:
             for buffer in self._buffers[topic]:
                 buffer.put(records)
 
     async def commit(self) -> None:
-        """Tell the broker what has been finished."""
+        """Commit the finished batches."""
         await self._commit(self._offsets)
 
     async def drain(self) -> None:
-        """Finish what is under way and commit it, so that nobody else has to do it again; what takes too long is given up.
+        """Finish running batches within `drain_s` and commit them, so that no other worker repeats them; cancel the rest.
 
-        Whoever has the partitions then starts from the commit, with an account of his own; what has not been begun by now is
-        not begun any more.
+        The next assignment starts from the committed offsets with a new tracker. Buffered batches are dropped.
         """
-        account, self._offsets = self._offsets, OffsetTracker(self._readers)
+        finishing, self._offsets = self._offsets, OffsetTracker(self._readers)
         for buffer in chain.from_iterable(self._buffers.values()):
             buffer.clear()
-        given_up = sum(await asyncio.gather(*(flight.finish(self._drain_s) for flight in self._flights)))
-        if given_up:
-            log.warning("given_up", batches=given_up, consequence="they are done again, to the same end")
-        await self._commit(account)
+        cancelled = sum(await asyncio.gather(*(in_flight.finish(self._drain_s) for in_flight in self._in_flight)))
+        if cancelled:
+            log.warning("batches_cancelled", batches=cancelled, consequence="they are redelivered, with the same result")
+        await self._commit(finishing)
 
     async def end(self) -> None:
-        """The same for the last time: nothing more is begun."""
+        """Drain, and accept no more records."""
         self._ended = True
         await self.drain()
 
-    async def _commit(self, account: OffsetTracker) -> None:
-        if moved := account.to_commit():
-            if await self._app.consumer._commit({TP(*partition): offset for partition, offset in moved.items()}):
-                account.committed(moved)
+    async def _commit(self, tracker: OffsetTracker) -> None:
+        if offsets := tracker.to_commit():
+            if await self._app.consumer._commit({TP(*partition): offset for partition, offset in offsets.items()}):
+                tracker.mark_committed(offsets)
 
     def _add(self, delivery: Delivery) -> None:
         stage = delivery.stage
         buffer, in_flight = BatchBuffer(stage.batch), InFlight(stage.batch.in_flight)
         self._buffers.setdefault(stage.source.name, []).append(buffer)
         self._readers.setdefault(stage.source.name, []).append(stage.name)
-        self._flights.append(in_flight)
+        self._in_flight.append(in_flight)
 
-        async def work(batch: Sequence[RawRecord], offsets: OffsetTracker, starts: StartOffsets) -> None:
-            if offsets is self._offsets:  # else the partitions have been handed out anew while the batch waited to begin
+        async def work(batch: Sequence[RawRecord], tracker: OffsetTracker, starts: StartOffsets) -> None:
+            if tracker is self._offsets:  # otherwise the group was rebalanced while the batch waited to start
                 await _handle(delivery, batch)
-                offsets.finished(stage.name, starts)
+                tracker.finish(stage.name, starts)
 
         async def run() -> None:
             while True:
                 batch = await buffer.take()
-                starts = self._offsets.taken(stage.name, batch)
+                starts = self._offsets.start(stage.name, batch)
                 await in_flight.start(batch, partial(work, batch, self._offsets, starts))
 
         self._app.task(run)

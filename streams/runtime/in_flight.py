@@ -1,4 +1,4 @@
-"""Batches in flight: several at once, but never two that share a key."""
+"""Runs several batches at once, but never two that share a key."""
 
 import asyncio
 import time
@@ -8,14 +8,14 @@ from streams.contract.messages import RawRecord
 
 
 class InFlight:
-    """StartOffsets batches as slots and keys allow. Belongs to one event loop."""
+    """The running batches of a stage, at most `limit_batches`. Belongs to one event loop."""
 
     def __init__(self, limit_batches: int) -> None:
         self._limit = limit_batches
         self._tasks: dict[asyncio.Task[None], frozenset[bytes | None]] = {}
 
     async def start(self, batch: Sequence[RawRecord], work: Callable[[], Awaitable[None]]) -> None:
-        """Run `work`; returns when it has begun. Raises what an earlier batch raised."""
+        """Start `work` once a slot and all keys of the batch are free. Raises what an earlier batch raised."""
         keys = frozenset(record.key for record in batch)
         while len(self._tasks) >= self._limit or any(keys & busy for busy in self._tasks.values()):
             await self._reap()
@@ -26,16 +26,16 @@ class InFlight:
         self._tasks[asyncio.create_task(run())] = keys
 
     async def finish(self, within_s: float) -> int:
-        """Wait for what is under way, then give it up; returns how many batches were given up."""
-        ending = time.monotonic() + within_s
-        while (left := [task for task in self._tasks if not task.done()]) and time.monotonic() < ending:
-            await asyncio.wait(left, timeout=ending - time.monotonic())
-        for task in left:
+        """Wait up to `within_s` for running batches, then cancel the rest; returns how many were cancelled."""
+        deadline_s = time.monotonic() + within_s
+        while (running := [task for task in self._tasks if not task.done()]) and time.monotonic() < deadline_s:
+            await asyncio.wait(running, timeout=deadline_s - time.monotonic())
+        for task in running:
             task.cancel()
-        return len(left)
+        return len(running)
 
     async def drain(self) -> None:
-        """Wait for all."""
+        """Wait for all running batches. Raises what one of them raised."""
         while self._tasks:
             await self._reap()
 

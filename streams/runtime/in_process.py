@@ -1,11 +1,11 @@
-"""The in-process runtime: the same stages and the same delivery contract, without a broker.
+"""The in-process runtime: the same stages and delivery contract, without a broker.
 
-The quick start and the tests use it. A topic is a list in memory; each stage reads it at its own pace.
+The quick start and the tests use it. Each stage has its own queue and consumes it at its own pace.
 """
 
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -21,9 +21,9 @@ Receiver = Callable[[list[RawRecord]], None]
 
 
 class InProcessBroker:
-    """Topics in memory. Whoever subscribes gets the records produced from then on; dead letters are kept."""
+    """Passes produced records to the subscribers of their topic; keeps only dead letters."""
 
-    limit_bytes = sys.maxsize
+    max_message_bytes = sys.maxsize
 
     def __init__(self) -> None:
         self.dead_letters: list[RawRecord] = []
@@ -31,11 +31,11 @@ class InProcessBroker:
         self._produced: Counter[str] = Counter()
 
     def subscribe(self, topic: str, receive: Receiver) -> None:
-        """Call `receive` with the records that one call produces to `topic`, in their order."""
+        """From now on, call `receive` with the records of `topic` from each `produce`, in order."""
         self._subscribers[topic].append(receive)
 
     async def produce(self, records: Sequence[RawRecord]) -> None:
-        """Append the records and hand them out, in their order."""
+        """Assign offsets and pass the records to the subscribers, in order."""
         by_topic: dict[str, list[RawRecord]] = defaultdict(list)
         for record in records:
             self._produced[record.topic] += 1
@@ -47,23 +47,23 @@ class InProcessBroker:
 
 
 class InProcessRuntime:
-    """Runs stages over an in-process log, batch after batch, until nothing is left to do."""
+    """Runs stages on an in-process broker, batch by batch, until they are idle."""
 
-    def __init__(self, log: InProcessBroker, deliver: Callable[[Stage], Delivery], stages: Sequence[Stage]) -> None:
-        self._log = log
+    def __init__(self, broker: InProcessBroker, deliver: Callable[[Stage], Delivery], stages: Sequence[Stage]) -> None:
+        self._broker = broker
         self._queues = [_Queue(deliver(stage)) for stage in stages]
         for queue in self._queues:
-            log.subscribe(queue.delivery.stage.source.name, queue.extend)
+            broker.subscribe(queue.delivery.stage.source.name, queue.extend)
 
     async def publish(self, records: Sequence[msgspec.Struct]) -> None:
-        """Produce records as a catalog or a shop would, stamped with this moment."""
+        """Produce input records, timestamped now."""
         now_ms = int(time.time() * 1000)
-        await self._log.produce([encode(record, now_ms) for record in records])
+        await self._broker.produce([encode(record, now_ms) for record in records])
 
     async def run_until_idle(self, flush: bool = False) -> None:
-        """Work until no stage has a due batch: a full one, or one whose first record has waited long enough.
+        """Run until no stage has a due batch: one that is full, or whose first record has waited long enough.
 
-        `flush` takes every batch for due.
+        With `flush`, every batch is due.
         """
         busy = True
         while busy:
@@ -73,20 +73,20 @@ class InProcessRuntime:
 
 
 class _Queue:
-    """What one stage has not taken yet."""
+    """The waiting records of one stage."""
 
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
-        self._waiting: list[RawRecord] = []
-        self._first_at = 0.0
+        self._waiting: deque[RawRecord] = deque()
+        self._first_s = 0.0  # when the first waiting record became the first
 
     def extend(self, records: list[RawRecord]) -> None:
         if not self._waiting:
-            self._first_at = time.monotonic()
-        self._waiting += records
+            self._first_s = time.monotonic()
+        self._waiting.extend(records)
 
     async def work(self, flush: bool) -> bool:
-        """Handle due batches, as many at once as the policy allows, until none is due; whether there was one."""
+        """Run due batches, as many at once as the policy allows, until none is due; returns whether one was."""
         worked = False
         in_flight = InFlight(self.delivery.stage.batch.in_flight)
         while batch := self._take(flush):
@@ -98,8 +98,8 @@ class _Queue:
     def _take(self, flush: bool) -> list[RawRecord]:
         policy = self.delivery.stage.batch
         full = len(self._waiting) >= policy.limit_records
-        if not self._waiting or not (full or flush or time.monotonic() - self._first_at >= policy.wait_s):
+        if not (full or flush or time.monotonic() - self._first_s >= policy.wait_s):
             return []
-        batch, self._waiting = self._waiting[: policy.limit_records], self._waiting[policy.limit_records :]
-        self._first_at = time.monotonic()
+        batch = [self._waiting.popleft() for _ in range(min(policy.limit_records, len(self._waiting)))]
+        self._first_s = time.monotonic()
         return batch

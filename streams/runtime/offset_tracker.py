@@ -1,7 +1,7 @@
-"""What has been finished of each partition, and so up to where it may be committed.
+"""Tracks finished batches by partition, and the offsets that can be committed.
 
-Faust's own account is not used: when partitions are handed out anew it acknowledges what it skips, forgets where it stood, and
-may then commit behind records that nobody has finished.
+Faust's own tracking is not used: in a rebalance it acknowledges the records that it skips and forgets its position, and may
+then commit past records that no stage has finished.
 """
 
 from collections import Counter
@@ -9,48 +9,48 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from streams.contract.messages import RawRecord
 
-Partition = tuple[str, int]  # topic and number
+Partition = tuple[str, int]  # topic, number
 StartOffsets = dict[Partition, int]  # the first offset of a batch in each of its partitions
 
 
 class OffsetTracker:
-    """The account of one assignment. Several stages may read one topic; each takes a partition's records in their order."""
+    """Tracks one assignment. Several stages may read one topic; each starts the records of a partition in order."""
 
     def __init__(self, readers: Mapping[str, Iterable[str]]) -> None:
-        """`readers`: by topic, the stages that read it."""
+        """`readers`: the stages that read each topic."""
         self._readers = readers
-        self._under_way: dict[tuple[str, Partition], Counter[int]] = {}  # where batches start, and how many
-        self._next: dict[tuple[str, Partition], int] = {}  # behind the last that was taken
+        self._running: dict[tuple[str, Partition], Counter[int]] = {}  # number of running batches, by start offset
+        self._next: dict[tuple[str, Partition], int] = {}  # offset after the last started record
         self._committed: dict[Partition, int] = {}
 
-    def taken(self, stage: str, batch: Sequence[RawRecord]) -> StartOffsets:
-        """A stage has begun with a batch; returns what `finished` wants to be told."""
+    def start(self, stage: str, batch: Sequence[RawRecord]) -> StartOffsets:
+        """Record that a stage starts a batch; returns the argument for `finish`."""
         starts: StartOffsets = {}
         for record in batch:
             partition = (record.topic, record.partition)
             starts.setdefault(partition, record.offset)
             self._next[stage, partition] = max(record.offset + 1, self._next.get((stage, partition), 0))
-        for partition, start in starts.items():
-            self._under_way.setdefault((stage, partition), Counter())[start] += 1
+        for partition, offset in starts.items():
+            self._running.setdefault((stage, partition), Counter())[offset] += 1
         return starts
 
-    def finished(self, stage: str, starts: StartOffsets) -> None:
-        """A stage has done with a batch, whatever it has done before with others."""
-        for partition, start in starts.items():
-            self._under_way[stage, partition] -= Counter([start])
+    def finish(self, stage: str, starts: StartOffsets) -> None:
+        """Record that a stage has finished a batch. Batches may finish in any order."""
+        for partition, offset in starts.items():
+            self._running[stage, partition] -= Counter([offset])
 
     def to_commit(self) -> dict[Partition, int]:
-        """Where each partition may be taken up again, as far as that has moved: behind what all its readers have finished."""
-        found = {}
+        """The offsets to commit, for partitions where they have advanced: all readers have finished every record before."""
+        offsets = {}
         for partition in {partition for _, partition in self._next}:
-            reached = min(self._reached(stage, partition) for stage in self._readers[partition[0]])
-            if reached > self._committed.get(partition, 0):
-                found[partition] = reached
-        return found
+            finished = min(self._finished(stage, partition) for stage in self._readers[partition[0]])
+            if finished > self._committed.get(partition, 0):
+                offsets[partition] = finished
+        return offsets
 
-    def committed(self, offsets: Mapping[Partition, int]) -> None:
-        """The broker has taken these."""
+    def mark_committed(self, offsets: Mapping[Partition, int]) -> None:
+        """Record that the broker has committed these offsets."""
         self._committed.update(offsets)
 
-    def _reached(self, stage: str, partition: Partition) -> int:
-        return min(self._under_way.get((stage, partition), ()), default=self._next.get((stage, partition), 0))
+    def _finished(self, stage: str, partition: Partition) -> int:
+        return min(self._running.get((stage, partition), ()), default=self._next.get((stage, partition), 0))

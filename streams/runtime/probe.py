@@ -1,4 +1,4 @@
-"""What a worker tells its surroundings over HTTP: metrics, and whether it is alive and ready."""
+"""The HTTP endpoints of a worker: metrics, liveness and readiness."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -10,30 +10,32 @@ from streams.runtime.watchdog import Stall
 
 
 def serve_probe(host: str, port: int, stalls: Callable[[], Sequence[Stall]]) -> ThreadingHTTPServer:
-    """Serve `/metrics`, `/healthz` and `/readyz` from a thread; port 0 takes a free one (see `server_port`).
+    """Serve `/metrics`, `/healthz` and `/readyz` from a thread. Port 0 picks a free port (see `server_port`).
 
-    Not ready: something stands still. Not alive: it stands still though nothing is under way, and only a new process helps.
+    A worker is not ready while a topic is stalled. It is not alive if a topic is stalled with no batch in flight: only a
+    restart helps.
     """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             match self.path:
                 case "/metrics":
-                    self._answer(200, CONTENT_TYPE_LATEST, generate_latest())
+                    self._respond(200, CONTENT_TYPE_LATEST, generate_latest())
                 case "/readyz":
-                    self._tell(stalls())
+                    self._respond_health(stalls())
                 case "/healthz":
-                    self._tell([stall for stall in stalls() if stall.dead])
+                    self._respond_health([stall for stall in stalls() if stall.consumer_stuck])
                 case _:
-                    self._answer(404, "text/plain", b"not found\n")
+                    self._respond(404, "text/plain", b"not found\n")
 
         def log_message(self, format: str, *args: object) -> None:
-            """Probes come every few seconds: they are not worth a line."""
+            """No access log: probes arrive every few seconds."""
 
-        def _tell(self, trouble: Sequence[Stall]) -> None:
-            self._answer(503 if trouble else 200, "text/plain", "".join(f"{stall}\n" for stall in trouble).encode() or b"ok\n")
+        def _respond_health(self, stalls: Sequence[Stall]) -> None:
+            body = "".join(f"{stall}\n" for stall in stalls).encode()
+            self._respond(503 if stalls else 200, "text/plain", body or b"ok\n")
 
-        def _answer(self, status: int, content_type: str, body: bytes) -> None:
+        def _respond(self, status: int, content_type: str, body: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))

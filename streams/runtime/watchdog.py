@@ -1,7 +1,7 @@
-"""The watchdog: a worker lives as long as its committed offsets move while there is something to do.
+"""The watchdog: a worker is healthy if its committed offsets advance while there is lag.
 
-Consumers have been known to stand still for days in a process that looks well. So offsets are asked of the broker itself, over
-a connection that Faust knows nothing of.
+Consumers have been known to stall for days in a process that looks healthy. So the watchdog queries offsets from the brokers,
+over a connection independent of Faust.
 """
 
 import threading
@@ -11,34 +11,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
-from kafka import TopicPartition
+from kafka import KafkaConsumer, TopicPartition
 
 from reaseq.settings import Settings
 from streams.contract import metrics
 from streams.contract.delivery import Delivery
-from streams.runtime.kafka_clients import new_consumer
+from streams.runtime.kafka.consumer import new_consumer
 
 log = structlog.get_logger()
 
 CHECKS_PER_STALL = 5
 
+Offsets = dict[tuple[str, int], tuple[int, int]]  # committed and end offset, by (topic, partition)
+
 
 @dataclass(frozen=True)
 class Stall:
-    """A topic of which this worker has not committed anything for too long, though there is something to do."""
+    """A topic in which this worker has not committed for too long despite lag."""
 
     topic: str
     seconds: float
-    waiting_for: tuple[str, ...]  # what its batches wait for, as far as they say
-    in_hand: int  # batches under way
+    waiting_for: tuple[str, ...]  # reason codes for which batches wait
+    in_flight: int  # batches
 
     @property
-    def dead(self) -> bool:
-        """Whether nothing is under way that could still move it: the consumer, not the work, stands still."""
-        return not self.in_hand
+    def consumer_stuck(self) -> bool:
+        """Whether the consumer is stalled rather than the work: no batch is in flight that could still advance."""
+        return not self.in_flight
 
     def __str__(self) -> str:
-        why = f"waiting for {', '.join(self.waiting_for)}" if self.waiting_for else f"{self.in_hand} batches under way"
+        why = f"waiting for {', '.join(self.waiting_for)}" if self.waiting_for else f"{self.in_flight} batches in flight"
         return f"no progress on {self.topic} for {self.seconds:.0f} s, {why}"
 
 
@@ -58,39 +60,38 @@ class Watchdog:
         self._deliveries = deliveries
         self._assigned = assigned
         self._clock = clock
-        self._still: dict[tuple[str, int], tuple[int, float]] = {}  # of what is behind: committed offset, and since when
+        self._unchanged: dict[tuple[str, int], tuple[int, float]] = {}  # partitions with lag: committed offset, since when
         self._stalls: list[Stall] = []
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         threading.Thread(target=self._run, name="watchdog", daemon=True).start()
 
     def stalls(self) -> list[Stall]:
-        """What stands still, as of the last look."""
+        """The stalled topics, as of the last check."""
         return self._stalls
 
-    def look(self, offsets: dict[tuple[str, int], tuple[int, int]]) -> None:
-        """Take in committed offset and end of each partition that is assigned."""
-        now = self._clock()
-        still: dict[tuple[str, int], tuple[int, float]] = {}
+    def check(self, offsets: Offsets) -> None:
+        """Update the stalls from the offsets of all assigned partitions."""
+        now_s = self._clock()
+        unchanged: dict[tuple[str, int], tuple[int, float]] = {}
         for tp, (committed, end) in offsets.items():
             if committed < end:
-                before = self._still.get(tp)
-                still[tp] = before if before and before[0] == committed else (committed, now)
-        self._still = still
-        longest: dict[str, float] = dict.fromkeys((topic for topic, _ in offsets), 0.0)
-        for (topic, _), (_, since) in still.items():
-            longest[topic] = max(longest[topic], now - since)
-        for topic, seconds in longest.items():
+                before = self._unchanged.get(tp)
+                unchanged[tp] = before if before and before[0] == committed else (committed, now_s)
+        self._unchanged = unchanged
+        longest_s: dict[str, float] = dict.fromkeys((topic for topic, _ in offsets), 0.0)
+        for (topic, _), (_, since_s) in unchanged.items():
+            longest_s[topic] = max(longest_s[topic], now_s - since_s)
+        for topic, seconds in longest_s.items():
             metrics.STALLED.labels(topic).set(seconds)
-        self._stalls = [
-            self._stall(topic, seconds) for topic, seconds in longest.items() if seconds >= self._settings.worker.stall_s
-        ]
+        limit_s = self._settings.worker.stall_s
+        self._stalls = [self._build_stall(topic, seconds) for topic, seconds in longest_s.items() if seconds >= limit_s]
 
-    def _stall(self, topic: str, seconds: float) -> Stall:
+    def _build_stall(self, topic: str, seconds: float) -> Stall:
         readers = [delivery for delivery in self._deliveries if delivery.stage.source.name == topic]
         waiting_for = tuple(sorted({reason for delivery in readers for reason in tuple(delivery.waiting_for)}))
-        return Stall(topic, seconds, waiting_for, sum(delivery.in_hand for delivery in readers))
+        return Stall(topic, seconds, waiting_for, sum(delivery.in_flight for delivery in readers))
 
     def _run(self) -> None:
         consumer = None
@@ -98,18 +99,21 @@ class Watchdog:
             time.sleep(self._settings.worker.stall_s / CHECKS_PER_STALL)
             try:
                 consumer = consumer or new_consumer(self._settings.kafka, self._group_id)
-                partitions = [TopicPartition(*tp) for tp in self._assigned()]
-                starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-                committed = {tp: consumer.committed(tp) for tp in partitions}
-                offsets = {(tp.topic, tp.partition): (max(committed[tp] or 0, starts[tp]), ends[tp]) for tp in partitions}
-                _tell_lag(offsets)
-                self.look(offsets)
-            except Exception as error:  # without a broker nothing moves either
+                offsets = self._query(consumer)
+                _set_lag(offsets)
+                self.check(offsets)
+            except Exception as error:  # without a broker, nothing advances: count every lagging partition as unchanged
                 log.warning("offsets_unknown", error=str(error))
-                self.look({tp: (committed, committed + 1) for tp, (committed, _) in self._still.items()})
+                self.check({tp: (committed, committed + 1) for tp, (committed, _) in self._unchanged.items()})
+
+    def _query(self, consumer: KafkaConsumer) -> Offsets:
+        partitions = [TopicPartition(*tp) for tp in self._assigned()]
+        starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+        committed = {tp: consumer.committed(tp) for tp in partitions}
+        return {(tp.topic, tp.partition): (max(committed[tp] or 0, starts[tp]), ends[tp]) for tp in partitions}
 
 
-def _tell_lag(offsets: dict[tuple[str, int], tuple[int, int]]) -> None:
+def _set_lag(offsets: Offsets) -> None:
     lag = Counter[str]()
     for (topic, _), (committed, end) in offsets.items():
         lag[topic] += end - committed

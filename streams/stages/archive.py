@@ -1,4 +1,4 @@
-"""The archive on the stream: every feature record, once confirmed by its topic, is appended to the parquet archive."""
+"""The archive stage: appends every feature record that its topic has confirmed to the parquet archive."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,40 +11,45 @@ from streams.contract.topics import Topic
 
 COMPACT_EVERY_BATCHES = 100
 
+OnErasure = Callable[[Sequence[str]], object]
+
 
 class RecordArchive(Protocol):
-    """Where records are appended, durable when the call returns, files made fewer, and users forgotten."""
+    """The archive that the stage writes to."""
 
-    def append(self, records: Sequence[FeatureRecord]) -> None: ...
+    def append(self, records: Sequence[FeatureRecord]) -> None:
+        """Write records durably, and carry out their erasure requests."""
+        ...
 
-    def compact(self) -> int: ...
+    def compact(self) -> int:
+        """Merge small files."""
+        ...
 
-    def wishes(self, records: Sequence[FeatureRecord]) -> dict[str, int]: ...
-
-
-Forget = Callable[[Sequence[str]], object]
+    def erasure_requests(self, records: Sequence[FeatureRecord]) -> dict[str, int]:
+        """The records' erasure requests that have not been carried out yet, by user id."""
+        ...
 
 
 class ArchiveStage:
-    """Follows one topic of feature records; acknowledges a batch when its file is on disk.
+    """Archives one topic of feature records. A batch is acknowledged when its files are on disk.
 
-    Of users who ask to be forgotten, the archive keeps nothing, and `forget` hears of them.
+    `on_erasure` is called with the users that have a new erasure request; the archive erases its own rows of them.
     """
 
-    def __init__(self, source: Topic, archive: RecordArchive, batch: BatchPolicy, forget: Forget) -> None:
+    def __init__(self, source: Topic, archive: RecordArchive, batch: BatchPolicy, on_erasure: OnErasure) -> None:
         self.name = f"archive-{source.name}"
         self.source = source
         self.batch = batch
         self._archive = archive
-        self._forget = forget
+        self._on_erasure = on_erasure
         self._appended = 0
 
     async def process(self, batch: Sequence[Message]) -> Effects:
-        """Append the batch. A redelivered batch is appended again: readers take one row of equals."""
+        """Append the batch. A redelivered batch is appended again: readers keep one of equal rows."""
         records = [message.body for message in batch if message.body]
-        # Letters first: once the archive has done it, nobody asks again.
-        if gone := await asyncio.to_thread(self._archive.wishes, records):
-            await asyncio.to_thread(self._forget, list(gone))
+        # `on_erasure` goes first: once the archive has carried out a request, the request is no longer reported.
+        if requests := await asyncio.to_thread(self._archive.erasure_requests, records):
+            await asyncio.to_thread(self._on_erasure, list(requests))
         await asyncio.to_thread(self._archive.append, records)
         self._appended += 1
         if self._appended % COMPACT_EVERY_BATCHES == 0:

@@ -1,4 +1,4 @@
-"""Latent reasoning on the stream: histories lead to inferred behaviors, not at every event and never in the way of one."""
+"""Latent reasoning on the stream: infers behaviors from histories, debounced, and without delaying the histories."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ class InferenceBackend(Protocol):
     """Infers behaviors that the log never saw."""
 
     async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
-        """Answers in order, None where there is none. An answer depends on its own request only."""
+        """The answers in order of the requests, None without an answer. Each answer depends only on its own request."""
         ...
 
 
 class BehaviorInferenceStage:
-    """Follows `user-features`: a record whose behaviors are due to be inferred leads to one that has them.
+    """Reads `user-features` and writes a record with inferred behaviors for each one that is due.
 
-    A batch asks once about a user, however many of its records are in it, and about all users at once.
+    All users of a batch are inferred in one call, and each user at most once per batch.
     """
 
     name = "inference"
@@ -42,7 +42,7 @@ class BehaviorInferenceStage:
         batch: BatchPolicy,
     ) -> None:
         self.batch = batch
-        self.model = model  # may be replaced between batches; None: nothing is inferred
+        self.model = model  # may be replaced between batches; None disables inference
         self._store = store
         self._catalog = catalog
         self._settings = settings
@@ -52,18 +52,15 @@ class BehaviorInferenceStage:
         effects = Effects()
         if self.model is None:
             return effects
-        # The newest due record of each user, which need not be the last: two stages write this topic. What is due is decided
-        # record by record: an answer that a crash kept out of the store stands here too, and must not hide its request.
-        newest: dict[str, UserFeatures] = {}
-        for record in (message.body for message in batch if message.body):
-            if is_due(record, self._settings, self._catalog) and _is_newer(record, newest.get(record.user_id)):
-                newest[record.user_id] = record
+        newest = self._newest_due(batch)
         if not newest:
             return effects
         known = await asyncio.to_thread(self._store.read_users, list(newest))
         due = [record for record in newest.values() if not _is_newer(known.get(record.user_id), record)]
-        effects.counts["superseded"] += len(newest) - len(due)  # by what is in the topic too, and decided about in its turn
-        answers = await self.model.answer([InferenceRequest(r.history, r.event_time_ms, r.events_seen) for r in due])
+        # The record that supersedes one of these is in the topic too, and is decided on when it arrives.
+        effects.counts["superseded"] += len(newest) - len(due)
+        requests = [InferenceRequest(record.history, record.event_time_ms, record.events_seen) for record in due]
+        answers = await self.model.answer(requests)
         effects.counts["inferred"] += sum(answer is not None for answer in answers)
         effects.counts["no_answer"] += sum(answer is None for answer in answers)
         effects.records.extend(
@@ -73,6 +70,18 @@ class BehaviorInferenceStage:
         )
         return effects
 
+    def _newest_due(self, batch: Sequence[Message]) -> dict[str, UserFeatures]:
+        """The newest due record of each user. It need not be the last one, because two stages write this topic.
 
-def _is_newer(record: UserFeatures | None, than: UserFeatures | None) -> bool:
-    return record is not None and (than is None or record.version > than.version)
+        Each record is checked by itself. If a worker crashed after producing an answer and before storing it, the batch has
+        the answer as well as its request, and the answer, which is not due, must not hide the request.
+        """
+        newest: dict[str, UserFeatures] = {}
+        for record in (message.body for message in batch if message.body):
+            if is_due(record, self._settings, self._catalog) and _is_newer(record, newest.get(record.user_id)):
+                newest[record.user_id] = record
+        return newest
+
+
+def _is_newer(record: UserFeatures | None, other: UserFeatures | None) -> bool:
+    return record is not None and (other is None or record.version > other.version)

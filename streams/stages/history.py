@@ -1,4 +1,4 @@
-"""User behavior on the stream: events become histories."""
+"""The history stage: folds events into user histories."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,16 +14,16 @@ from streams.contract.topics import EVENTS
 
 
 class ItemLookup(Protocol):
-    """Which items have been onboarded."""
+    """The items that have been onboarded."""
 
     def knows(self, item_id: str) -> bool: ...
 
 
 class HistoryStage:
-    """Events to histories, at once. What was inferred before stays beside the history until `BehaviorInferenceStage` renews it.
+    """Events to histories, immediately. The inferred behaviors are kept until `BehaviorInferenceStage` renews them.
 
-    A null is a user's wish to be forgotten. What is left is the moment of the wish, so that no event from before it, whenever
-    it arrives, brings anything back.
+    A message without a body is an erasure request. The record keeps the time of the request, so that earlier events, whenever
+    they arrive, bring nothing back.
     """
 
     name = "history"
@@ -54,8 +54,8 @@ class HistoryStage:
         fold = HistoryFold(known.history if known else History(), self._limit)
         inferred, accepted = known.inferred if known else Inferred(), 0
         for message in messages:
-            if message.body is None:  # the user asks to be forgotten
-                if fold.forget(message.origin_ms):
+            if message.body is None:  # an erasure request
+                if fold.erase(message.origin_ms):
                     effects.counts["users_forgotten"] += 1
                     inferred, accepted = Inferred(), accepted + 1
                 continue
@@ -66,10 +66,12 @@ class HistoryStage:
             accepted += outcome in ("accepted", "retracted")
         if not accepted:
             return None
+        history = fold.history()
         return UserFeatures(
             user_id=user_id,
             event_time_ms=fold.newest_ms,
             events_seen=(known.events_seen if known else 0) + accepted,
-            history=fold.history(),
-            inferred=inferred,
+            history=history,
+            # An empty history is never inferred from again: what was inferred from retracted events goes with them.
+            inferred=inferred if history.item_ids else Inferred(),
         )

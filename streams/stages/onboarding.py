@@ -1,4 +1,4 @@
-"""Onboarding: an item of the catalog becomes servable at once, by its text."""
+"""The onboarding stage: makes a catalog item servable at once, from its text."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from streams.contract.topics import ITEMS
 
 
 class OnboardingStage:
-    """Items to feature records. New content is servable as stage `text`; old content keeps its vector and knowledge."""
+    """Items to feature records. New content gets status `text`; unchanged content keeps its vector and knowledge."""
 
     name = "onboarding"
     source = ITEMS
@@ -26,13 +26,13 @@ class OnboardingStage:
         self._encoder = encoder
 
     async def process(self, batch: Sequence[Message]) -> Effects:
-        """One record for each item that changed: what its last message in the batch leaves it at."""
+        """One record for each item that changed: its state after the last message in the batch."""
         effects = Effects()
         known = await asyncio.to_thread(self._store.read_items, list({message.key for message in batch}))
         changed: dict[str, ItemFeatures] = {}
         for message in batch:
             before = changed.get(message.key, known.get(message.key))
-            after = _delisted(before) if message.body is None else self._listed(message.body, before)
+            after = _build_delisted(before) if message.body is None else self._build_listed(message.body, before)
             if after:
                 changed[message.key] = after
             else:
@@ -41,8 +41,8 @@ class OnboardingStage:
         effects.records.extend(await asyncio.to_thread(self._with_vectors, list(changed.values())))
         return effects
 
-    def _listed(self, item: Item, before: ItemFeatures | None) -> ItemFeatures | None:
-        """The record of an item as listed now; None when the catalog said so before or has said something newer."""
+    def _build_listed(self, item: Item, before: ItemFeatures | None) -> ItemFeatures | None:
+        """The record of an item as listed now; None if the listing is not newer than the known record."""
         if before and item.event_time_ms <= before.event_time_ms:
             return None
         content = Content.from_listing(item.title, item.attributes)
@@ -70,17 +70,21 @@ class OnboardingStage:
         )
 
     def _with_vectors(self, records: list[ItemFeatures]) -> list[ItemFeatures]:
-        bare = [record for record in records if record.status == "text" and not record.vector]
-        vectors = self._encoder.encode([Content.from_listing(record.title, record.attributes).text for record in bare])
+        """The records with text vectors added where they are missing."""
+        missing = [record for record in records if record.status == "text" and not record.vector]
+        vectors = self._encoder.encode([Content.from_listing(record.title, record.attributes).text for record in missing])
         encoded = {
             record.item_id: msgspec.structs.replace(record, vector=float16.pack(vector))
-            for record, vector in zip(bare, vectors, strict=True)
+            for record, vector in zip(missing, vectors, strict=True)
         }
         return [encoded.get(record.item_id, record) for record in records]
 
 
-def _delisted(before: ItemFeatures | None) -> ItemFeatures | None:
-    """The mark that a delisted item leaves; its event time is that of the listing it ends, so a later listing wins."""
+def _build_delisted(before: ItemFeatures | None) -> ItemFeatures | None:
+    """The record of a delisted item; None if the item is unknown or already delisted.
+
+    It keeps the event time of the listing that it ends, so that a later listing wins over it.
+    """
     if before is None or before.status == "delisted":
         return None
     return ItemFeatures(

@@ -1,4 +1,4 @@
-"""Explicit reasoning on the stream: a text-stage record becomes a reasoned one, each content once."""
+"""Explicit reasoning on the stream: adds knowledge to item records, once for each content."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ NAME = "reasoning"
 
 
 class ReasoningStage:
-    """Follows `item-features`: what arrives there without the knowledge of the present reasoner leaves with it.
+    """Reads `item-features` and writes a `reasoned` record for each one that lacks the current reasoner's knowledge.
 
-    That is every record at the text stage, and one that was reasoned about under another fingerprint (a changed prompt, model
-    or vocabulary), which `reaseq knowledge refresh` puts there again.
+    Due are records with status `text`, and `reasoned` records with another fingerprint (after a change of prompt, model or
+    vocabulary), which `reaseq knowledge refresh` produces to the topic again.
     """
 
     name = NAME
@@ -38,18 +38,19 @@ class ReasoningStage:
         self._reasoner = reasoner
         self._encoder = encoder
         self._vocabulary = vocabulary
-        # Batches under way would queue for the encoder in threads, and leave none for looking up the endpoint's address.
+        # Without it, concurrent batches that wait for the encoder would use up the thread pool, which also resolves the
+        # endpoint's address.
         self._encoding = asyncio.Lock()
 
     async def process(self, batch: Sequence[Message]) -> Effects:
         """A reasoned record for each record that is due and still the newest of its item.
 
-        Raises Unavailable where the reasoner must be waited for; what it has answered by then costs nothing again.
+        Raises Unavailable if the reasoner is unavailable. Answers that it has given by then cost nothing on a retry.
         """
         effects = Effects()
-        asked = {message.key: message.body for message in batch if message.body and self._is_due(message.body)}
-        due = await self._still_due(list(asked.values()))
-        effects.counts["superseded"] += len(asked) - len(due)
+        candidates = {message.key: message.body for message in batch if message.body and self._is_due(message.body)}
+        due = await self._drop_superseded(list(candidates.values()))
+        effects.counts["superseded"] += len(candidates) - len(due)
         if not due:
             return effects
         items = [
@@ -61,26 +62,21 @@ class ReasoningStage:
         answers = await self._reasoner.reason(items, vectors)
         async with self._encoding:
             enriched = await asyncio.to_thread(self._enrich, vectors, answers)
-        current = {record.item_id for record in await self._still_due(due)}  # reasoning takes its time
+        # Reasoning takes time, so a record may have been superseded meanwhile.
+        current = {record.item_id for record in await self._drop_superseded(due)}
         effects.counts["reasoned"] += sum(answer is not None for answer in answers)
         effects.counts["no_answer"] += sum(answer is None for answer in answers)
         effects.records.extend(
-            msgspec.structs.replace(
-                record,
-                status="reasoned",
-                knowledge=answer,
-                vector=float16.pack(vector),
-                fingerprint=self._fingerprint(record),
-                reasoned_again=record.reasoned_again + (record.status == "reasoned"),
-            )
+            self._build_reasoned(record, answer, vector)
             for record, answer, vector in zip(due, answers, enriched, strict=True)
             if answer is not None and record.item_id in current
         )
         return effects
 
-    async def _still_due(self, records: list[ItemFeatures]) -> list[ItemFeatures]:
+    async def _drop_superseded(self, records: list[ItemFeatures]) -> list[ItemFeatures]:
+        """The records that are not older than the stored ones."""
         known = await asyncio.to_thread(self._store.read_items, [record.item_id for record in records])
-        return [record for record in records if not _superseded(record, known.get(record.item_id))]
+        return [record for record in records if not _is_superseded(record, known.get(record.item_id))]
 
     def _is_due(self, record: ItemFeatures) -> bool:
         return record.status == "text" or (record.status == "reasoned" and record.fingerprint != self._fingerprint(record))
@@ -88,22 +84,32 @@ class ReasoningStage:
     def _fingerprint(self, record: ItemFeatures) -> str:
         return fingerprint(record.content, self._vocabulary, self._reasoner.identity)
 
+    def _build_reasoned(self, record: ItemFeatures, knowledge: ProductKnowledge, vector: NDArray[np.float32]) -> ItemFeatures:
+        return msgspec.structs.replace(
+            record,
+            status="reasoned",
+            knowledge=knowledge,
+            vector=float16.pack(vector),
+            fingerprint=self._fingerprint(record),
+            reasoned_again=record.reasoned_again + (record.status == "reasoned"),
+        )
+
     def _text_vectors(self, records: Sequence[ItemFeatures], items: Sequence[ReasoningItem]) -> NDArray[np.float32]:
-        """The vectors of the items' texts; one that was reasoned about has an enriched vector and is encoded anew."""
+        """Text vectors (N, D). A reasoned record holds an enriched vector instead, so its text is encoded again."""
         vectors = float16.unpack_rows([record.vector for record in records])
-        again = [place for place, record in enumerate(records) if record.status == "reasoned"]
-        vectors[again] = self._encoder.encode([items[place].content.text for place in again]).astype(float16.FLOAT16)
+        reasoned = [row for row, record in enumerate(records) if record.status == "reasoned"]
+        vectors[reasoned] = self._encoder.encode([items[row].content.text for row in reasoned]).astype(float16.FLOAT16)
         return vectors
 
     def _enrich(self, vectors: NDArray[np.float32], answers: Sequence[ProductKnowledge | None]) -> NDArray[np.float32]:
-        """Text vectors (N, D) drawn towards their profiles' vectors."""
-        told = [place for place, answer in enumerate(answers) if answer and answer.profile]
-        profiles = self._encoder.encode([answers[place].profile for place in told])  # type: ignore[union-attr]
+        """Text vectors (N, D), moved toward the vectors of their profiles."""
+        rows = [row for row, answer in enumerate(answers) if answer and answer.profile]
+        profiles = self._encoder.encode([answers[row].profile for row in rows])  # type: ignore[union-attr]
         enriched = vectors.copy()
-        for place, profile in zip(told, profiles, strict=True):
-            enriched[place] = enrich(vectors[place], profile)
+        for row, profile in zip(rows, profiles, strict=True):
+            enriched[row] = enrich(vectors[row], profile)
         return enriched
 
 
-def _superseded(asked: ItemFeatures, known: ItemFeatures | None) -> bool:
-    return known is not None and known.version > asked.version
+def _is_superseded(record: ItemFeatures, known: ItemFeatures | None) -> bool:
+    return known is not None and known.version > record.version

@@ -1,4 +1,4 @@
-"""The quick demo as a newcomer runs it: one command, a report that can be read, models that can be served."""
+"""The quick demo: one command, a readable report, and models to serve."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_the_demo_reports_what_it_did(quick_demo: Path) -> None:
+def test_demo_reports_plausible_metrics(quick_demo: Path) -> None:
     report = json.loads((quick_demo / "out" / "report.json").read_text())
 
     assert report["items_onboarded_by_status"]["reasoned"] > 0
@@ -20,14 +20,14 @@ def test_the_demo_reports_what_it_did(quick_demo: Path) -> None:
     assert report["parity"]["rows"] > 10 and set(report["parity"]["features_not_equal"]) <= {"ahead"}
 
 
-def test_the_page_needs_nothing_from_elsewhere(quick_demo: Path) -> None:
+def test_page_is_self_contained(quick_demo: Path) -> None:
     page = (quick_demo / "out" / "report.html").read_text()
 
     assert "<svg" in page
     assert "<script src" not in page and "<link rel" not in page
 
 
-def test_the_models_are_published(quick_demo: Path) -> None:
+def test_models_are_published(quick_demo: Path) -> None:
     for kind in ("behavior", "ranker"):
         version = (quick_demo / "state" / "models" / kind / "current").read_text()
         assert (quick_demo / "state" / "models" / kind / version / "manifest.json").exists()

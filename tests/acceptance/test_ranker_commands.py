@@ -1,4 +1,4 @@
-"""The ranker's commands on the state of a real replay: training point in time, explaining, and refusing what would leak."""
+"""The ranker's commands on the state of a finished demo: point-in-time training, explanation, and parity."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,12 @@ from reaseq.ranker.batch import FEATURES
 from reaseq.ranker.training import RankerTrainingConfig
 from reaseq.settings import Settings
 from serving.served_feature_log import served_user
-from tests.acceptance.demo_state import make_copy, reaseq
+from tests.acceptance.demo_state import make_copy
+from tests.commands import reaseq
 
 pytestmark = pytest.mark.slow
 
-PLAN = RankerTrainingConfig(epochs=1, batch_baskets=8)
+CONFIG = RankerTrainingConfig(epochs=1, batch_baskets=8)
 
 
 @pytest.fixture(scope="module")
@@ -27,36 +28,36 @@ def state(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_copy(quick_demo, tmp_path_factory.mktemp("ranked") / "state")
 
 
-def test_a_ranker_is_trained_from_the_archive_measured_published_and_not_anew_where_it_was_stopped(state: Path) -> None:
-    said = reaseq(state, "train", "ranker", "--epochs", "1")
+def test_train_ranker_measures_publishes_and_resumes(state: Path) -> None:
+    output = reaseq(state, "train", "ranker", "--epochs", "1")
 
     artifact = current(state / "models", "ranker")
-    assert f"published: ranker {artifact.version}" in said and "0 without inferred behaviors" in said
+    assert f"published: ranker {artifact.version}" in output and "0 without inferred behaviors" in output
     facts = artifact.facts
     assert facts["features"] == FEATURES and facts["behavior_models"] and facts["space_id"] and facts["vocabulary"]
     assert 0 < facts["held_out"]["ranker"]["calibration_error"] < 0.05
     assert facts["held_out"]["ranker"]["gauc"] > 0.55
     assert list((state / "training" / "ranker").glob("*/curve.png"))
     again = reaseq(state, "train", "ranker", "--epochs", "1")
-    assert artifact.version in again  # from the checkpoint: equal models are one version
+    assert artifact.version in again  # resumed from the checkpoint: equal models are one version
 
 
 def load_data(settings: Settings) -> RankerTrainingData:
     repository = FeatureRepository(settings)
     pipeline = RankerPipeline(repository, load_item_table(repository), settings.models_dir)
     samples, dropped = pipeline.load_samples(2**53)
-    return pipeline.build_data(samples, PLAN, pipeline.config, dropped_inferences=dropped)
+    return pipeline.build_data(samples, CONFIG, pipeline.config, dropped_inferences=dropped)
 
 
-def test_an_inference_by_a_model_of_later_time_is_dropped(state: Path) -> None:
+def test_inferences_by_a_model_of_later_time_are_dropped(state: Path) -> None:
     settings = Settings(state_dir=state)
     before = load_data(settings)
     manifests = sorted((state / "models" / "behavior").glob("*/manifest.json"))
     kept = [manifest.read_text() for manifest in manifests]
     for manifest, text in zip(manifests, kept, strict=True):
-        told = json.loads(text)
-        told["facts"]["trained_until_ms"] = 2**52
-        manifest.write_text(json.dumps(told))
+        manifest_json = json.loads(text)
+        manifest_json["facts"]["trained_until_ms"] = 2**52
+        manifest.write_text(json.dumps(manifest_json))
 
     after = load_data(settings)
 
@@ -69,24 +70,29 @@ def test_an_inference_by_a_model_of_later_time_is_dropped(state: Path) -> None:
     assert after.behavior_models == []
 
 
-def test_a_ranking_is_explained_by_what_carried_it_and_how_fresh_it_is(state: Path) -> None:
+def test_rank_explains_contributions_and_feature_ages(state: Path) -> None:
     repository = FeatureRepository(Settings(state_dir=state))
     user_id = next(iter(sorted(repository.scan_ids(user_history))))
-    said = reaseq(state, "rank", user_id, "--best", "2")
+    output = reaseq(state, "rank", user_id, "--best", "2")
 
-    assert f"user {user_id} at" in said and "carried by" in said and "latent state" in said and "newest behavior" in said
+    assert (
+        f"user {user_id} at" in output
+        and "contributed by" in output
+        and "latent state" in output
+        and "newest behavior" in output
+    )
     few = reaseq(state, "rank", user_id, "22423", "85123A", "--at", "2011-12-01T12:00")
     assert "2 candidates" in few and "(22423)" in few and "2011-12-01 12:00" in few
-    assert "nothing is known of user nobody" in reaseq(state, "rank", "nobody", "22423")
+    assert "user nobody has no features" in reaseq(state, "rank", "nobody", "22423")
     assert "does not know item nothing" in reaseq(state, "rank", user_id, "nothing", status=1)
-    assert "is no day" in reaseq(state, "rank", user_id, "--at", "yesterday", status=1)
+    assert "is not a date" in reaseq(state, "rank", user_id, "--at", "yesterday", status=1)
 
 
-def test_served_rows_that_training_would_not_be_told_are_an_error(state: Path) -> None:
-    log = state / "served" / "rows.jsonl"
-    assert " different " not in reaseq(state, "features", "parity")  # what the demo served
+def test_parity_fails_on_served_rows_that_differ_from_the_join(state: Path) -> None:
+    log = Settings(state_dir=state).served_features_dir / "rows.jsonl"
+    assert " different " not in reaseq(state, "features", "parity")  # the demo's own log
     log.unlink()
-    assert "holds no served row" in reaseq(state, "features", "parity", status=1)
+    assert "has no served rows" in reaseq(state, "features", "parity", status=1)
     repository = FeatureRepository(Settings(state_dir=state))
     (user,) = repository.read_users([sorted(repository.scan_ids(user_history))[0]]).values()
     row = served_user(user, user.event_time_ms + 1)

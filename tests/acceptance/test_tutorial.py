@@ -1,4 +1,4 @@
-"""The tutorial's own commands, word for word, on a small catalog and log of somebody else's make."""
+"""The commands of docs/tutorial.md, word for word, on a small catalog and event log."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from infra import local, process
 from infra.scratch import settings_on_free_ports
 from reaseq.records import Event
 from reaseq.settings import Settings
-from tests.unit.streams.operations.test_backfill import written
+from tests.fakes.parquet import write_parquet
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -38,54 +38,55 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
 
 @pytest.fixture(scope="module")
 def events(settings: Settings) -> list[Event]:
-    """The latest of the sample's events, in files as the tutorial has them; two thirds of them before the day that it names."""
+    """The sample's latest events, written to files like the tutorial's. Two thirds are from before the tutorial's day."""
     retail = read_retail(ORDER_LINES)
     events = [event for order in retail.orders for event in order.events][-EVENTS:]
-    later = SPLIT - datetime.fromtimestamp(events[EVENTS * 2 // 3].event_time_ms / 1000, UTC)
+    shift = SPLIT - datetime.fromtimestamp(events[EVENTS * 2 // 3].event_time_ms / 1000, UTC)
     titles = {item.item_id: item.title for item in retail.items}
     bought = sorted({event.item_id for event in events})
     folder = settings.state_dir.parents[1]
-    written(
+    write_parquet(
         folder / "items.parquet", asin=bought, title=[titles[item_id] for item_id in bought], brand=["a shop"] * len(bought)
     )
-    shuffled = sorted(events, key=lambda event: event.user_id)  # user by user, as such files are
-    written(
+    by_user = sorted(events, key=lambda event: event.user_id)  # the usual order of such files
+    write_parquet(
         folder / "interactions.parquet",
-        user_id=[event.user_id for event in shuffled],
-        asin=[event.item_id for event in shuffled],
-        timestamp=[datetime.fromtimestamp(event.event_time_ms / 1000, UTC) + later for event in shuffled],
+        user_id=[event.user_id for event in by_user],
+        asin=[event.item_id for event in by_user],
+        timestamp=[datetime.fromtimestamp(event.event_time_ms / 1000, UTC) + shift for event in by_user],
     )
     return events
 
 
-def run(settings: Settings, block: str, **replaced: str) -> str:
-    for name, value in replaced.items():
-        block = block.replace(name, value)
+def run(settings: Settings, block: str, **replacements: str) -> str:
+    """Run a block of the tutorial in a shell; returns its output."""
+    for text, replacement in replacements.items():
+        block = block.replace(text, replacement)
     env = {**os.environ, **local.environment(settings), "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}"}
     folder = settings.state_dir.parents[1]
-    done = subprocess.run(["bash", "-euc", block], env=env, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+    completed = subprocess.run(["bash", "-euc", block], env=env, cwd=folder, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, f"{block}\n{completed.stdout}\n{completed.stderr}"
+    return completed.stdout
 
 
-def test_the_tutorial_ends_in_a_served_ranking(settings: Settings, events: list[Event]) -> None:
-    variables, start, send, infer, serve, rank, ask = BLOCKS
+def test_tutorial_ends_in_a_served_ranking(settings: Settings, events: list[Event]) -> None:
+    variables, start, send, train_behavior, train_ranker, rank, request = BLOCKS
     for name in re.findall(r"export (REASEQ_\w+)", variables):
-        assert name in local.environment(settings), "the test sets what the tutorial does"
+        assert name in local.environment(settings), "the test must set what the tutorial sets"
 
     assert "no ranking service" in run(settings, start)
     sent = run(settings, send)
     before = len([event for event in events if event.event_time_ms < events[EVENTS * 2 // 3].event_time_ms])
     assert f"produced {before} of {before} events" in sent
-    assert "published: behavior" in run(settings, infer)
-    served = run(settings, serve)
-    assert re.search(r"published: ranker \S+", served) and "it ranks by both" in served
+    assert "published: behavior" in run(settings, train_behavior)
+    output = run(settings, train_ranker)
+    assert re.search(r"published: ranker \S+", output) and "ranking uses both" in output
 
     user, items = events[-1].user_id, [event.item_id for event in events[-2:]]
     assert f"user {user} at" in run(settings, rank, A2CG5Y82ZZNY6W=user)
     names = {"A2CG5Y82ZZNY6W": user, "B00LG63DOM": items[0], "B00KFM16OW": items[1]}
     ranking = json.loads(
-        run(settings, ask, **names, **{":8080": f":{settings.service.port}", '"time_ms"': '"budget_ms": 5000, "time_ms"'})
+        run(settings, request, **names, **{":8080": f":{settings.service.port}", '"time_ms"': '"budget_ms": 5000, "time_ms"'})
     )
     assert ranking["fallback_level"] == "fresh" and ranking["model"] and not ranking["degraded"]
-    assert {of["item_id"] for of in ranking["ranked"]} == set(items)
+    assert {ranked["item_id"] for ranked in ranking["ranked"]} == set(items)

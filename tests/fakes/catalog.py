@@ -1,7 +1,8 @@
-"""Stand-ins that several unit tests share: a small catalog of random items, and users with histories over it."""
+"""A small catalog of random items, and users with histories of them, shared by several unit tests."""
 
 import numpy as np
 
+from reaseq import float16
 from reaseq.behavior.history import InferenceRequest
 from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import load_vocabulary
@@ -13,30 +14,30 @@ VOCABULARY = load_vocabulary("giftware-2")
 
 
 def item(number: int, **changes: object) -> ItemFeatures:
-    """A reasoned item `i<number>` whose vector and one claim hang on its number."""
+    """A reasoned item `i<number>`; its vector and its one claim depend only on the number."""
     vector = np.random.default_rng(number).normal(size=DIM)
     category = VOCABULARY.groups[0]
-    claim = Claim(category.name, list(category.values)[number % len(category.values)], 1.0, "stand-in")
+    claim = Claim(category.name, list(category.values)[number % len(category.values)], 1.0, "fake")
     fields = {
         "event_time_ms": 1,
         "listed_ms": 1,
         "status": "reasoned",
         "space_id": "s",
-        "vector": (vector / np.linalg.norm(vector)).astype(np.float16).tobytes(),
+        "vector": float16.pack(vector / np.linalg.norm(vector)),
         "knowledge": ProductKnowledge(vocabulary=VOCABULARY.version, claims=(claim,)),
     }
     return ItemFeatures(item_id=f"i{number}", **(fields | changes))  # type: ignore[arg-type]
 
 
-def table_of(*items: ItemFeatures) -> ItemTable:
-    """A table that holds the items."""
+def build_table(*items: ItemFeatures) -> ItemTable:
+    """An item table with the items."""
     table = ItemTable(VOCABULARY, "s", DIM)
     table.apply(items)
     return table
 
 
 def request(seed: int) -> InferenceRequest:
-    """A user with a history of 1 to 20 random items, a day apart, asked about now."""
+    """An inference request as of `NOW_MS` for a user with 1 to 20 random items, one a day."""
     rows = np.random.default_rng(seed).choice(ITEMS, size=seed % 20 + 1, replace=False)
     times = tuple(NOW_MS - DAY_MS * back for back in range(len(rows), 0, -1))
     history = History(
@@ -45,4 +46,4 @@ def request(seed: int) -> InferenceRequest:
     return InferenceRequest(history, NOW_MS, len(rows))
 
 
-CATALOG = table_of(*(item(number) for number in range(ITEMS)))
+CATALOG = build_table(*(item(number) for number in range(ITEMS)))

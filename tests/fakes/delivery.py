@@ -1,4 +1,4 @@
-"""Stand-ins for what delivery works with: a log and store that write down what happens, and a stage that counts."""
+"""Fakes for delivery: a producer and store that record the order of calls, and a stage that counts events."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from reaseq.errors import DeliveryError, StoreUnavailable
 from reaseq.records import FeatureRecord, History, UserFeatures
 from streams.contract.delivery import Backoff, Delivery
-from streams.contract.messages import Message, RawRecord
+from streams.contract.messages import Headers, Message, RawRecord
 from streams.contract.stage import BatchPolicy, Effects
 from streams.contract.topics import DEAD_LETTERS, EVENTS
 
@@ -16,18 +16,18 @@ EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "
 
 
 class Journal:
-    """A stand-in for log and store that writes down what happens in which order."""
+    """A producer and store that records calls in order."""
 
-    limit_bytes = 1_000_000
+    max_message_bytes = 1_000_000
 
-    def __init__(self, produce_fails: bool = False, store_is_away: int = 0) -> None:
+    def __init__(self, produce_fails: bool = False, store_outages: int = 0) -> None:
         self.steps: list[str] = []
-        self.held = 0  # the revision that the store has of everybody
-        self.overtaken_meanwhile = 0  # by a revision that another worker writes between the check and the write
+        self.stored_revision = 0  # of every user
+        self.superseding_revision = 0  # written by another worker between `drop_stale` and `write`; 0 for none
         self.produced: list[RawRecord] = []
         self.written: list[FeatureRecord] = []
         self._produce_fails = produce_fails
-        self._store_is_away = store_is_away
+        self._store_outages = store_outages
 
     async def produce(self, records: Sequence[RawRecord]) -> None:
         if self._produce_fails:
@@ -36,35 +36,35 @@ class Journal:
         self.produced += records
 
     def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        return [record for record in records if record.revision >= self.held]
+        return [record for record in records if record.revision >= self.stored_revision]
 
     def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        return [replace(record, events_seen=self.held) for record in records if isinstance(record, UserFeatures)]
+        return [replace(record, events_seen=self.stored_revision) for record in records if isinstance(record, UserFeatures)]
 
     def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        if self._store_is_away:
-            self._store_is_away -= 1
-            self.steps.append("store away")
-            raise StoreUnavailable("gone")
+        if self._store_outages:
+            self._store_outages -= 1
+            self.steps.append("store unavailable")
+            raise StoreUnavailable("connection lost")
         self.steps.append("write")
         self.written += records
-        if self.overtaken_meanwhile:
-            self.held, self.overtaken_meanwhile = self.overtaken_meanwhile, 0
-        return [record for record in records if record.revision < self.held]
+        if self.superseding_revision:
+            self.stored_revision, self.superseding_revision = self.superseding_revision, 0
+        return [record for record in records if record.revision < self.stored_revision]
 
     @property
-    def letters(self) -> list[RawRecord]:
+    def dead_letters(self) -> list[RawRecord]:
         return [record for record in self.produced if record.topic == DEAD_LETTERS.name]
 
 
 class CountEvents:
-    """A stage that counts a user's events, and fails on what it is told to."""
+    """A stage that counts each user's events. Fails on the event `poison` and on more than `limit` events of a user."""
 
     name, source, batch = "count", EVENTS, BatchPolicy(10, 0)
 
-    def __init__(self, poison: str = "", most: int = 100) -> None:
+    def __init__(self, poison: str = "", limit: int = 100) -> None:
         self._poison = poison
-        self._most = most
+        self._limit = limit
 
     async def process(self, batch: Sequence[Message]) -> Effects:
         counts: dict[str, int] = {}
@@ -72,15 +72,17 @@ class CountEvents:
             if message.body.event_id == self._poison:
                 raise ValueError("poisonous")
             counts[message.key] = counts.get(message.key, 0) + 1
-        if max(counts.values()) > self._most:
+        if max(counts.values()) > self._limit:
             raise OverflowError("too many")
         return Effects([UserFeatures(user_id=u, event_time_ms=1, events_seen=n, history=History()) for u, n in counts.items()])
 
 
-def raw(event_id: str, user_id: str = "u", headers: tuple[tuple[str, bytes], ...] = ()) -> RawRecord:
+def event_record(event_id: str, user_id: str = "u", headers: Headers = ()) -> RawRecord:
+    """A valid record of `events`."""
     value = json.dumps(EVENT | {"event_id": event_id, "user_id": user_id}).encode()
     return RawRecord(EVENTS.name, user_id.encode(), value, 1, headers)
 
 
-def deliver(stage: CountEvents, journal: Journal) -> Delivery:
+def build_delivery(stage: CountEvents, journal: Journal) -> Delivery:
+    """A delivery that retries without noticeable delay."""
     return Delivery(stage, journal, journal, 300, backoff=Backoff(first_s=0.001))

@@ -1,4 +1,4 @@
-"""Stand-ins for the ranker's tests: a small random ranker on the random catalog, and behavior models to read states of."""
+"""Fakes for tests of the ranker: a small random ranker and behavior model on the random catalog, and a feature store."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +35,7 @@ USER = UserFeatures(
 
 
 def ranker(seed: int = 0, **changes: int) -> Ranker:
-    """A random ranker; its claim rates are what the catalog has."""
+    """A random ranker, claim rates included."""
     torch.manual_seed(seed)
     config = {"vector_dim": DIM, "claims": VOCABULARY.size, "items": len(IDS), "width": 16} | changes
     model = Ranker(RankerConfig(**config)).eval()  # type: ignore[arg-type]
@@ -44,10 +44,10 @@ def ranker(seed: int = 0, **changes: int) -> Ranker:
 
 
 def popularity() -> Popularity:
-    """What sells, half a day apart."""
-    counted = Popularity()
-    counted.observe(np.arange(1, 100), [NOW_MS - row * DAY_MS // 2 for row in range(1, 100)])
-    return counted
+    """The popularity after one event of each of the rows 1 to 99, half a day apart."""
+    popularity = Popularity()
+    popularity.observe(np.arange(1, 100), [NOW_MS - row * DAY_MS // 2 for row in range(1, 100)])
+    return popularity
 
 
 def engine(table: ItemTable = CATALOG, latents: LatentModels | None = None, seed: int = 0, **changes: int) -> Engine:
@@ -57,9 +57,9 @@ def engine(table: ItemTable = CATALOG, latents: LatentModels | None = None, seed
 
 def publish_ranker(models: Path, seed: int = 0, **facts: object) -> str:
     """Publish the random ranker; returns its version."""
-    told = {"space_id": "s", "vector_dim": DIM, "vocabulary": VOCABULARY.version, "features": FEATURES, **facts}
+    required = {"space_id": "s", "vector_dim": DIM, "vocabulary": VOCABULARY.version, "features": FEATURES, **facts}
     model = ranker(seed)
-    return publish_model(models, RANKER, f"made-{seed}", model, model.config, IDS, told).version
+    return publish_model(models, RANKER, f"made-{seed}", model, model.config, IDS, required).version
 
 
 def publish_behavior(models: Path, seed: int = 0) -> str:
@@ -73,16 +73,16 @@ def publish_behavior(models: Path, seed: int = 0) -> str:
 
 
 class Store:
-    """A stand-in for the feature store: a dictionary that can be switched off, and counts how often it is asked."""
+    """A fake feature store: a dictionary that can be switched off and counts its reads."""
 
     def __init__(self, *users: UserFeatures) -> None:
         self.users = {user.user_id: user for user in users}
         self.off = False
-        self.asked = 0
+        self.reads = 0
 
     def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
-        """The users that are there. Raises StoreUnavailable when switched off."""
-        self.asked += 1
+        """The known users. Raises StoreUnavailable while switched off."""
+        self.reads += 1
         if self.off:
             raise StoreUnavailable("switched off")
         return {user_id: self.users[user_id] for user_id in user_ids if user_id in self.users}

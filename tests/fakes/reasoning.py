@@ -1,4 +1,4 @@
-"""Stand-ins for a language model: a small vocabulary, and a model that says what a test tells it to."""
+"""Fakes of a language model: a small vocabulary, and a model with scripted answers."""
 
 import json
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 from reaseq.knowledge.agents.agent_pipeline import AgentPipeline
 from reaseq.knowledge.agents.prompts import make_agents
-from reaseq.knowledge.llm.call import Completion, LlmRequest, Model, Usage
+from reaseq.knowledge.llm.request import Completion, LlmRequest, Model, Usage
 from reaseq.knowledge.vocabulary import Group, Vocabulary
 
 USAGE = Usage(tokens_in=100, tokens_cached=80, tokens_out=20, seconds=0.5)
@@ -40,25 +40,28 @@ GOOD: dict[str, dict[str, Any]] = {
 
 
 class ScriptedModel:
-    """Answers each agent in turn with what was put there for it; the last answer repeats. Keeps every call."""
+    """An `LlmCall` that gives each agent its scripted answers in order, repeating the last one. Records all requests.
+
+    An answer is a Completion, text, JSON data, or a function of the request; a list is a sequence of answers.
+    """
 
     def __init__(self, **answers: Any) -> None:
         self._answers = {**GOOD, **answers}
-        self.calls: list[LlmRequest] = []
+        self.requests: list[LlmRequest] = []
 
-    async def __call__(self, call: LlmRequest) -> Completion:
-        self.calls.append(call)
-        answer = self._answers[call.agent]
+    async def __call__(self, request: LlmRequest) -> Completion:
+        self.requests.append(request)
+        answer = self._answers[request.agent]
         if isinstance(answer, list):
-            earlier = sum(asked.agent == call.agent for asked in self.calls) - 1
+            earlier = sum(recorded.agent == request.agent for recorded in self.requests) - 1
             answer = answer[min(earlier, len(answer) - 1)]
         if callable(answer):
-            answer = answer(call)
+            answer = answer(request)
         if isinstance(answer, Completion):
             return answer
         return Completion(answer if isinstance(answer, str) else json.dumps(answer), usage=USAGE)
 
     @property
-    def asked(self) -> Sequence[str]:
-        """The agents in the order they were asked."""
-        return [call.agent for call in self.calls]
+    def called_agents(self) -> Sequence[str]:
+        """The agents, in the order of their requests."""
+        return [request.agent for request in self.requests]

@@ -1,4 +1,4 @@
-"""The faults: each acts on a running system under load, and returns how often it struck."""
+"""The faults. Each acts on a running system under load and returns how many times it did."""
 
 import signal
 import subprocess
@@ -24,12 +24,12 @@ ARCHIVE_MIB = 1
 
 
 def none(system: FaultySystem) -> int:
-    """Nothing happens."""
+    """No fault."""
     return 0
 
 
 def kills(system: FaultySystem, times: int) -> int:
-    """SIGKILL at random moments, in whatever stage it meets a worker; another takes its place."""
+    """Kill workers at random times, whatever they are doing, and start replacements."""
     for _ in range(times):
         time.sleep(system.random.uniform(*KILL_INTERVAL_S))
         system.replace(system.random.choice(system.workers))
@@ -37,16 +37,16 @@ def kills(system: FaultySystem, times: int) -> int:
 
 
 def broker_restart(system: FaultySystem) -> int:
-    """The only broker is killed and started again."""
+    """Kill the only broker and start it again."""
     settings = system.settings
     time.sleep(1.0)
     broker = process.find(settings.run_dir, "kafka")
     assert broker
     process.stop(settings.run_dir, "kafka", wait_s=0.0)
     state = settings.state_dir.resolve()
-    margin = settings.kafka.max_message_bytes + 64 * 1024
-    start_broker(settings.run_dir, state / "kafka" / "data", install(state), broker.ports[0], max_message_bytes=margin)
-    for worker in list(system.workers):  # one that could neither deliver nor to_dead_letter has ended, as it should
+    limit_bytes = settings.kafka.record_limit_bytes
+    start_broker(settings.run_dir, state / "kafka" / "data", install(state), broker.ports[0], max_message_bytes=limit_bytes)
+    for worker in list(system.workers):  # a worker that could neither deliver nor dead-letter has exited, as it should
         if not worker.alive:
             system.workers.remove(worker)
             system.start_worker()
@@ -54,21 +54,21 @@ def broker_restart(system: FaultySystem) -> int:
 
 
 def broker_lost(system: FaultySystem) -> int:
-    """Each of three brokers in turn is killed, stays away for a while, and comes back."""
+    """Kill each of three brokers in turn, and start it again after a while."""
     settings = system.settings
     for number in (1, 2, 3):
         broker = process.find(settings.run_dir, f"kafka-{number}")
         assert broker
         process.stop(settings.run_dir, broker.name, wait_s=0.0)
         time.sleep(BROKER_AWAY_S)
-        assert all(worker.alive for worker in system.workers)  # two of three replicas are there: nothing is to be waited for
+        assert all(worker.alive for worker in system.workers)  # two of three replicas are enough: no worker waits
         start_again(settings.run_dir, install(settings.state_dir.resolve()), broker)
         time.sleep(BROKER_AWAY_S)
     return 3
 
 
 def redis_restart(system: FaultySystem) -> int:
-    """Redis is killed, and comes back with what it had written."""
+    """Kill Redis and start it again on its append-only file."""
     time.sleep(1.0)
     process.stop(system.settings.run_dir, "redis", wait_s=0.0)
     time.sleep(REDIS_AWAY_S)
@@ -77,16 +77,16 @@ def redis_restart(system: FaultySystem) -> int:
 
 
 def redis_emptied(system: FaultySystem) -> int:
-    """FLUSHALL, and a rebuild."""
+    """Empty Redis (FLUSHALL), then rebuild it."""
     time.sleep(1.0)
-    client(system).flushall()
+    redis_client(system).flushall()
     time.sleep(REDIS_AWAY_S)
     rebuild(system.settings, FeatureRepository(system.settings))
     return 1
 
 
 def redis_slow(system: FaultySystem) -> int:
-    """Every answer of Redis comes 200 ms late."""
+    """Delay every Redis response by 200 ms."""
     system.proxy.latency_s = LATENCY_S
     time.sleep(SLOW_FOR_S)
     system.proxy.latency_s = 0.0
@@ -94,16 +94,16 @@ def redis_slow(system: FaultySystem) -> int:
 
 
 def redis_full(system: FaultySystem) -> int:
-    """Redis is out of memory and rejects writes, then gets more."""
+    """Let Redis run out of memory, so that it rejects writes, then give it more."""
     time.sleep(1.0)
-    client(system).config_set("maxmemory", 1)
+    redis_client(system).config_set("maxmemory", 1)
     time.sleep(REDIS_AWAY_S)
-    client(system).config_set("maxmemory", 0)
+    redis_client(system).config_set("maxmemory", 0)
     return 1
 
 
 def archive_full(system: FaultySystem) -> int:
-    """No space is left on the archive's disk, then there is."""
+    """Fill the archive's disk, then free it."""
     folder = system.settings.archive_dir
     workers = list(system.workers)
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={ARCHIVE_MIB}m", "tmpfs", str(folder)], check=True)
@@ -120,7 +120,7 @@ def archive_full(system: FaultySystem) -> int:
 
 
 def rebalance_storm(system: FaultySystem, times: int) -> int:
-    """Workers come and go, some killed, some told to, faster than a group settles."""
+    """Start workers and end them, by SIGKILL and SIGTERM in turn, faster than the group rebalances."""
     for number in range(times):
         extra = system.start_worker()
         time.sleep(system.random.uniform(2.0, 5.0))
@@ -130,7 +130,7 @@ def rebalance_storm(system: FaultySystem, times: int) -> int:
 
 
 def zombie(system: FaultySystem, times: int) -> int:
-    """A worker stands still until the group takes it for dead, then goes on with what it has in hand."""
+    """Pause a worker until the group has evicted it, then let it continue with its batches in flight."""
     for _ in range(times):
         worker = system.random.choice(system.workers)
         worker.kill(signal.SIGSTOP)
@@ -141,7 +141,7 @@ def zombie(system: FaultySystem, times: int) -> int:
 
 
 def clock_skew(system: FaultySystem) -> int:
-    """A worker's clock is two minutes ahead, another's two minutes behind."""
+    """Run one worker with its clock two minutes ahead, and another two minutes behind."""
     for ahead_s in (CLOCK_AHEAD_S, -CLOCK_AHEAD_S):
         worker = system.workers.pop(0)
         worker.kill(signal.SIGTERM)
@@ -152,7 +152,7 @@ def clock_skew(system: FaultySystem) -> int:
 
 
 def model_killed(system: FaultySystem) -> int:
-    """The language model's server is killed, and comes back as soon as it has loaded its model."""
+    """Kill the language model's server and start it again."""
     time.sleep(5.0)
     process.stop(system.settings.run_dir, "vllm", wait_s=0.0)
     system.restart_language_model()
@@ -160,7 +160,7 @@ def model_killed(system: FaultySystem) -> int:
 
 
 def model_slow(system: FaultySystem) -> int:
-    """Every answer of the language model comes when nobody waits for it any more."""
+    """Delay every answer of the language model beyond its timeout."""
     time.sleep(5.0)
     system.model_proxy.latency_s = MODEL_TIMEOUT_S + 1.0
     time.sleep(2 * MODEL_TIMEOUT_S)
@@ -169,47 +169,47 @@ def model_slow(system: FaultySystem) -> int:
 
 
 def model_garbage(system: FaultySystem) -> int:
-    """The language model's server answers 200 OK, and nothing else that makes sense."""
+    """Let the language model's server respond 200 OK with a meaningless body."""
     time.sleep(5.0)
-    system.model_proxy.spoil = _without_sense
+    system.model_proxy.corrupt = _replace_body
     time.sleep(SLOW_FOR_S)
-    system.model_proxy.spoil = bytes
+    system.model_proxy.corrupt = bytes
     return 1
 
 
-def _without_sense(answer: bytes) -> bytes:
+def _replace_body(answer: bytes) -> bytes:
     head, blank_line, body = answer.partition(b"\r\n\r\n") if answer.startswith(b"HTTP/") else (b"", b"", answer)
     return head + blank_line + b"x" * len(body)
 
 
-def client(system: FaultySystem) -> redis.Redis:
-    """A connection of our own, past the proxy."""
+def redis_client(system: FaultySystem) -> redis.Redis:
+    """A Redis connection that bypasses the proxy."""
     return redis.Redis(port=system.redis_port)
 
 
 Fault = Callable[[FaultySystem], int]
 
-OF_A_CLUSTER: dict[str, Fault] = {"one of three brokers lost": broker_lost}
-OF_A_LANGUAGE_MODEL: dict[str, Fault] = {
+CLUSTER_FAULTS: dict[str, Fault] = {"one of three brokers lost": broker_lost}
+LANGUAGE_MODEL_FAULTS: dict[str, Fault] = {
     "workers killed while the language model answers": partial(kills, times=4),
     "language model killed and started again": model_killed,
-    "language model answers nobody in time": model_slow,
+    "language model answers too late": model_slow,
     "language model answers garbage": model_garbage,
 }
 
 
 def faults(kill_times: int, storm_times: int) -> dict[str, Fault]:
-    """The faults of a system with one broker and recorded answers, by their names in the report."""
+    """The faults of a system with one broker and recorded answers, by name in the report."""
     return {
         "nothing": none,
         "SIGKILL of a worker at a random moment": partial(kills, times=kill_times),
         "broker killed and restarted": broker_restart,
         "Redis killed and restarted": redis_restart,
         "Redis emptied (FLUSHALL), then rebuilt": redis_emptied,
-        "Redis 200 ms late": redis_slow,
+        "Redis 200 ms slower": redis_slow,
         "Redis out of memory": redis_full,
-        "no space for the archive": archive_full,
-        "workers come and go": partial(rebalance_storm, times=storm_times),
-        "a worker taken for dead goes on": partial(zombie, times=max(1, storm_times // 2)),
-        "clocks two minutes ahead and behind": clock_skew,
+        "archive disk full": archive_full,
+        "rebalance storm": partial(rebalance_storm, times=storm_times),
+        "zombie worker": partial(zombie, times=max(1, storm_times // 2)),
+        "worker clocks two minutes ahead and behind": clock_skew,
     }

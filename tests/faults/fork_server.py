@@ -1,6 +1,6 @@
-"""Starts workers by forking a process that has imported everything: real processes, up in seconds rather than half a minute.
+"""Forks workers from a process that has imported everything: real processes that start in seconds, not half a minute.
 
-Reads a line of JSON for each worker from its input, and answers with the process id.
+Reads one line of JSON per worker from standard input, and answers with the process id.
 """
 
 import json
@@ -20,18 +20,18 @@ _NOW = time.time
 
 
 def main() -> None:
-    """Fork until the input ends."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
+    """Fork until standard input is closed."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # reap children automatically
     for line in sys.stdin:
-        wanted = json.loads(line)
+        arguments = json.loads(line)
         child = os.fork()
         if not child:
-            _work(**wanted)
-        os.setpgid(child, child)  # it may be killed before it has come to doing so itself
+            _run_worker(**arguments)
+        os.setpgid(child, child)  # the child does so too, but may be killed before
         print(child, flush=True)
 
 
-def _work(name: str, log: str, env: dict[str, str], clock_ahead_s: float) -> NoReturn:
+def _run_worker(name: str, log: str, env: dict[str, str], clock_ahead_s: float) -> NoReturn:
     os.setpgid(0, 0)
     output = os.open(Path(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
@@ -39,8 +39,8 @@ def _work(name: str, log: str, env: dict[str, str], clock_ahead_s: float) -> NoR
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.update(env)
     if clock_ahead_s:
-        setattr(time, "time", lambda: _NOW() + clock_ahead_s)  # noqa: B010  mypy knows better than to let one assign it
-    configure_logs("nursery")
+        setattr(time, "time", lambda: _NOW() + clock_ahead_s)  # noqa: B010  mypy rejects a plain assignment
+    configure_logs(name)
     settings: Any = Settings()
     settings.store.profile = "production"
     streams.worker.run_worker(settings, name, "all")

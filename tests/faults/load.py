@@ -1,4 +1,4 @@
-"""An endless shop, and a producer of it that goes on as long as somebody wants."""
+"""A load generator: an endless shop, produced until it is stopped."""
 
 import random
 import threading
@@ -12,9 +12,9 @@ import msgspec
 from reaseq.records import Event, Item
 from streams.contract.messages import RawRecord, encode
 from streams.contract.topics import EVENTS
-from streams.runtime.kafka_clients import Producer
+from streams.runtime.kafka.producer import Producer
 
-Record = Item | Event | RawRecord  # the last: what no producer should send
+Record = Item | Event | RawRecord  # RawRecord: an invalid record
 
 CHUNK_INTERVAL_S = 0.2
 POISON_EVERY = 200  # records
@@ -22,7 +22,7 @@ POISON_EVERY = 200  # records
 
 @dataclass
 class Load:
-    """Records that are produced as long as somebody wants, so many at once."""
+    """Produces `chunk_records` records at a time until `ending` is set."""
 
     records: Iterator[Record]
     chunk_records: int
@@ -36,8 +36,8 @@ class Load:
             time.sleep(CHUNK_INTERVAL_S)
 
 
-def mixed(items: Sequence[Item], events: Sequence[Event], generator: random.Random, changing: bool) -> Iterator[Record]:
-    """An endless shop: items are listed, and may change their price or title, people buy, and some producer sends garbage."""
+def mix_records(items: Sequence[Item], events: Sequence[Event], generator: random.Random, changing: bool) -> Iterator[Record]:
+    """An endless shop: items are listed, items may change price and title, users buy, and some records are invalid."""
     listed: list[Item] = []
     number = 0
     new = iter(items)
@@ -47,17 +47,17 @@ def mixed(items: Sequence[Item], events: Sequence[Event], generator: random.Rand
             listed.append(item)
             yield item
         if changing and number % 31 == 0:
-            place = generator.randrange(len(listed))
-            title = listed[place].title + (" new" if generator.random() < 0.5 else "")  # which asks for new reasoning
-            price = (listed[place].price or 0) + 1
-            later = listed[place].event_time_ms + 1
-            listed[place] = msgspec.structs.replace(listed[place], title=title[:900], price=price, event_time_ms=later)
-            yield listed[place]
+            index = generator.randrange(len(listed))
+            title = listed[index].title + (" new" if generator.random() < 0.5 else "")  # a new title needs new reasoning
+            price = (listed[index].price or 0) + 1
+            later = listed[index].event_time_ms + 1
+            listed[index] = msgspec.structs.replace(listed[index], title=title[:900], price=price, event_time_ms=later)
+            yield listed[index]
         if number % POISON_EVERY == 0:
             yield RawRecord(EVENTS.name, event.user_id.encode(), b'{"schema": "event.1", "broken', int(time.time() * 1000))
         yield event
 
 
 def build_raw(record: Record) -> RawRecord:
-    """A record as bytes, produced at this moment."""
+    """Encode a record, with the current time as its timestamp."""
     return record if isinstance(record, RawRecord) else encode(record, int(time.time() * 1000))

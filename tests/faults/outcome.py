@@ -1,4 +1,4 @@
-"""How a faulty system differs from the reference."""
+"""Compares a faulty system with the reference."""
 
 from dataclasses import dataclass, field
 
@@ -11,66 +11,68 @@ from features.row_format import read_version, unpack
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
 from streams.operations.rebuild import FEATURES
-from streams.runtime.kafka_clients import read_all
+from streams.runtime.kafka.reader import read_all
 from tests.faults.reference import Rows
 
 
 @dataclass
 class Outcome:
-    """What a fault did. All of lost, doubled and stale are to be 0."""
+    """The outcome of a fault. `lost`, `doubled`, `stale_over_fresh` and `different` must be 0."""
 
     fault: str
     runs: int
     records: int
     dead_letters: int
-    lost: int = 0  # rows that are missing, or letters
-    doubled: int = 0  # rows that count more than there was, or letters
-    stale_over_fresh: int = 0  # rows older than the reference, or records that stand last in a topic though the store has newer
-    different: int = 0  # rows of the right version with another content
+    lost: int = 0  # missing rows and dead letters
+    doubled: int = 0  # rows that are newer than the reference or unknown to it, and excess dead letters
+    stale_over_fresh: int = 0  # stale rows, and topics whose last record of an entity is stale
+    different: int = 0  # rows of the right version with the wrong content
     recovered_s: float = 0.0
     differences: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> bool:
-        """Whether the store and the letters are what they would have been without the fault."""
+        """Whether store and dead letters are the same as without the fault."""
         return not (self.lost or self.doubled or self.stale_over_fresh or self.different)
 
-    def compare(self, found: Rows, wanted: Rows) -> None:
-        """Count how the rows differ from the reference's."""
-        for view, right in wanted.items():
-            there = found[view]
-            self.doubled += len(there.keys() - right.keys())
-            for key, row in right.items():
-                held = there.get(key)
-                if held is None:
+    def compare_rows(self, found: Rows, reference: Rows) -> None:
+        """Compare the rows of the store with the reference's."""
+        for view, expected_rows in reference.items():
+            rows = found[view]
+            self.doubled += len(rows.keys() - expected_rows.keys())
+            for key, expected in expected_rows.items():
+                row = rows.get(key)
+                if row is None:
                     self.lost += 1
                     self.differences.append(f"{view}: {parse_entity_id(key)} is missing")
-                elif held != row:
-                    ours, theirs = read_version(held)[:2], read_version(row)[:2]
-                    told = f"is at {ours}, not at {theirs}" if ours != theirs else _differing(view, held, row)
-                    self.differences.append(f"{view}: {parse_entity_id(key)} {told}")
-                    self.stale_over_fresh += ours < theirs
-                    self.doubled += ours > theirs
-                    self.different += ours == theirs
+                elif row != expected:
+                    version, right = read_version(row)[:2], read_version(expected)[:2]
+                    difference = f"is at {version}, not {right}" if version != right else _compare_features(view, row, expected)
+                    self.differences.append(f"{view}: {parse_entity_id(key)} {difference}")
+                    self.stale_over_fresh += version < right
+                    self.doubled += version > right
+                    self.different += version == right
 
     def compare_topics(self, settings: Settings, store: FeatureRepository) -> None:
-        """Count the entities whose last record in their compacted topic is not the newest."""
+        """Count the entities whose last record in a compacted topic is stale."""
         for topic in FEATURES:
             last = {raw.key: raw.value for raw in read_all(settings.kafka, topic)}
             records: list[FeatureRecord] = [msgspec.json.decode(value, type=topic.message) for value in last.values() if value]
             kept = store.drop_stale(records)
             stale = [record for record in records if record not in kept]
             self.stale_over_fresh += len(stale)
-            self.differences += [f"{topic.name}: {topic.key(of)} ends at {of.event_time_ms}, {of.revision}" for of in stale]
+            self.differences += [
+                f"{topic.name}: {topic.key(record)} ends at {record.event_time_ms}, {record.revision}" for record in stale
+            ]
 
-    def compare_letters(self, there: int, expected: int) -> None:
-        """Count the dead letters that are missing, or too many."""
-        self.lost += max(0, expected - there)
-        self.doubled += max(0, there - expected)
+    def compare_dead_letters(self, found: int, expected: int) -> None:
+        """Count missing and excess dead letters."""
+        self.lost += max(0, expected - found)
+        self.doubled += max(0, found - expected)
 
 
-def _differing(view: str, held: bytes, right: bytes) -> str:
-    """The features in which two rows differ."""
-    names = next([feature.name for feature in of.features] for of in VIEWS if of.name == view)
-    ours, theirs = unpack(held, names), unpack(right, names)
-    return ", ".join(f"{name} {ours.get(name)} / {theirs.get(name)}" for name in names if ours.get(name) != theirs.get(name))
+def _compare_features(view_name: str, row: bytes, expected: bytes) -> str:
+    """The features in which two rows differ, with both values."""
+    names = next([feature.name for feature in view.features] for view in VIEWS if view.name == view_name)
+    found, right = unpack(row, names), unpack(expected, names)
+    return ", ".join(f"{name} {found.get(name)} / {right.get(name)}" for name in names if found.get(name) != right.get(name))

@@ -1,4 +1,4 @@
-"""A TCP proxy that passes bytes on late, changed, or not at all."""
+"""A TCP proxy that delays, corrupts or drops responses."""
 
 import socket
 import threading
@@ -10,18 +10,18 @@ from infra.process import LOOPBACK
 
 
 class FaultyProxy:
-    """Listens on loopback before another port; every piece of an answer goes through `spoil` after `latency_s`."""
+    """A loopback proxy for `target_port`: every chunk of a response is delayed by `latency_s` and passed through `corrupt`."""
 
     def __init__(self, target_port: int) -> None:
         self.latency_s = 0.0
-        self.spoil: Callable[[bytes], bytes] = bytes
+        self.corrupt: Callable[[bytes], bytes] = bytes
         self._target_port = target_port
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Accept nobody any more."""
+        """Stop accepting connections."""
         self._listener.close()
 
     def _accept(self) -> None:
@@ -35,16 +35,16 @@ class FaultyProxy:
             except OSError:
                 client.close()
                 continue
-            for source, sink, is_answer in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pass, args=(source, sink, is_answer), daemon=True).start()
+            for source, sink, is_response in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._forward, args=(source, sink, is_response), daemon=True).start()
 
-    def _pass(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, is_response: bool) -> None:
         with suppress(OSError):
-            while piece := source.recv(1 << 16):
-                if is_answer:
+            while chunk := source.recv(1 << 16):
+                if is_response:
                     time.sleep(self.latency_s)
-                    piece = self.spoil(piece)
-                sink.sendall(piece)
+                    chunk = self.corrupt(chunk)
+                sink.sendall(chunk)
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)

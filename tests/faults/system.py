@@ -1,4 +1,4 @@
-"""The whole stream on real processes, under load, beside a fault-free reference that sees the same records in process."""
+"""The whole stream as real processes under load, next to a fault-free in-process reference with the same records."""
 
 import json
 import os
@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo import ANSWERS, ORDER_LINES
@@ -21,7 +22,7 @@ from evaluation.datasets.online_retail import read_retail
 from infra import local, process
 from infra.redis import start_redis
 from infra.scratch import settings_on_free_ports, start_empty
-from infra.vllm.server import SERVED_NAME_OF_TINY, start_vllm
+from infra.vllm.server import TINY_MODEL, start_vllm
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.knowledge.vocabulary import load_vocabulary
@@ -33,22 +34,23 @@ from streams.contract.topics import ITEM_FEATURES
 from streams.operations import status
 from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild
-from streams.runtime.kafka_clients import Producer, lags
-from tests.faults.load import Load, Record, build_raw, mixed
+from streams.runtime.kafka.lag import lags
+from streams.runtime.kafka.producer import Producer
+from tests.faults.load import Load, Record, build_raw, mix_records
 from tests.faults.outcome import Outcome
 from tests.faults.proxy import FaultyProxy
 from tests.faults.reference import Reference, to_rows
 
 LEAST_LOAD_S = 5.0
 SETTLE_TIMEOUT_S = 300.0
-SESSION_TIMEOUT_S = 6.0  # the least that a broker allows
+SESSION_TIMEOUT_S = 6.0  # the minimum that a broker allows
 MODEL_TIMEOUT_S = 20.0
 CHUNK_RECORDS, CHUNK_RECORDS_OF_A_MODEL = 25, 5  # a language model on the CPU is slow
 
 
 @dataclass
 class Worker:
-    """A worker that was forked."""
+    """A forked worker."""
 
     name: str
     pid: int
@@ -60,15 +62,15 @@ class Worker:
     @property
     def alive(self) -> bool:
         try:
-            return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-        except FileNotFoundError:
+            return bool(psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
             return False
 
 
 class FaultySystem:
-    """Broker, Redis behind a proxy, workers, and the reference. `state` is an empty folder.
+    """Brokers, Redis behind a proxy, workers, and the reference. `state` is an empty directory.
 
-    Items are reasoned about by recorded answers, or by a language model behind a proxy, whose answers the reference shares.
+    Knowledge comes from recorded answers, or from a language model behind a proxy; then the reference uses the same answers.
     """
 
     def __init__(self, state: Path, seed: int, brokers: int = 1, language_model: bool = False) -> None:
@@ -89,11 +91,11 @@ class FaultySystem:
         retail = read_retail(ORDER_LINES)
         self._publish_model([item.item_id for item in retail.items])
         events = [event for order in retail.orders for event in order.events]
-        self._records = mixed(retail.items, events, self.random, changing=not language_model)
-        self._letters = 0
-        self._closings = 0
+        self._records = mix_records(retail.items, events, self.random, changing=not language_model)
+        self._dead_letters = 0
+        self._rounds = 0
         self._env = local.environment(settings) | {"REASEQ_STORE__REDIS_URL": f"redis://127.0.0.1:{self.proxy.port}/0"}
-        self._nursery = subprocess.Popen(
+        self._fork_server = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.fork_server"],
             env={**os.environ, **self._env},
             stdin=subprocess.PIPE,
@@ -101,36 +103,36 @@ class FaultySystem:
             text=True,
         )
         self.workers: list[Worker] = []
-        self._named = 0
+        self._workers_started = 0
         self._reference = Reference(state / "reference", settings)
 
     def close(self) -> None:
-        """Stop everything."""
+        """Stop all processes."""
         for worker in self.workers:
             if worker.alive:
                 worker.kill(signal.SIGKILL)
-        self._nursery.kill()
-        self._nursery.communicate()  # and close the pipes
+        self._fork_server.kill()
+        self._fork_server.communicate()  # close the pipes
         self.proxy.close()
         self._reference.close()
         local.stop_all(self.settings)
 
     def start_worker(self, clock_ahead_s: float = 0.0) -> Worker:
-        """Fork a worker; does not wait until it is ready."""
-        self._named += 1
-        name, port = f"worker-{self._named}", process.free_port()
+        """Fork a worker; returns before it is ready."""
+        self._workers_started += 1
+        name, port = f"worker-{self._workers_started}", process.free_port()
         env = self._env | {"REASEQ_WORKER__METRICS_PORT": str(port)}
         log = str(self.settings.run_dir / f"{name}.log")
-        assert self._nursery.stdin and self._nursery.stdout
-        wanted = {"name": name, "log": log, "env": env, "clock_ahead_s": clock_ahead_s}
-        self._nursery.stdin.write(json.dumps(wanted) + "\n")
-        self._nursery.stdin.flush()
-        worker = Worker(name, int(self._nursery.stdout.readline()), port)
+        assert self._fork_server.stdin and self._fork_server.stdout
+        arguments = {"name": name, "log": log, "env": env, "clock_ahead_s": clock_ahead_s}
+        self._fork_server.stdin.write(json.dumps(arguments) + "\n")
+        self._fork_server.stdin.flush()
+        worker = Worker(name, int(self._fork_server.stdout.readline()), port)
         self.workers.append(worker)
         return worker
 
     def replace(self, worker: Worker, number: signal.Signals = signal.SIGKILL) -> Worker:
-        """End a worker and start another."""
+        """Kill a worker and start another."""
         worker.kill(number)
         self.workers.remove(worker)
         return self.start_worker()
@@ -147,11 +149,11 @@ class FaultySystem:
                 time.sleep(0.1)
 
     def restart_redis(self) -> None:
-        """Start Redis where it was."""
+        """Start Redis again, on its data and port."""
         start_redis(self.settings.run_dir, self.settings.state_dir / "redis", self.redis_port)
 
-    def under(self, fault: str, act: Callable[["FaultySystem"], int]) -> Outcome:
-        """Let a fault act under load, which returns how often it struck; then compare with the reference."""
+    def run_under_fault(self, fault: str, act: Callable[["FaultySystem"], int]) -> Outcome:
+        """Run the load while `act` causes the fault, wait for recovery, and compare with the reference."""
         load = Load(self._records, self._chunk_records)
         producer = Producer(self.settings.kafka)
         loading = threading.Thread(target=load.run, args=(producer,))
@@ -165,66 +167,67 @@ class FaultySystem:
         self.wait_ready()
         self._settle()
         outcome = Outcome(fault, runs, len(load.produced), 0, recovered_s=round(time.monotonic() - ended, 1))
-        closing = self._closing(load.produced)
+        last_events = self._build_last_events(load.produced)
         self._wait_for_item_tables()
-        producer.send_raw([build_raw(event) for event in closing])
+        producer.send_raw([build_raw(event) for event in last_events])
         producer.close()
         self._settle()
-        outcome.dead_letters = self._reference.take(load.produced, closing)
-        self._letters += outcome.dead_letters
-        outcome.compare(to_rows(self.store), self._reference.rows())
+        outcome.dead_letters = self._reference.process(load.produced, last_events)
+        self._dead_letters += outcome.dead_letters
+        outcome.compare_rows(to_rows(self.store), self._reference.rows())
         outcome.compare_topics(self.settings, self.store)
-        outcome.compare_letters(sum(DeadLetterQueue(self.settings.kafka, 3).counts().values()), self._letters)
+        found = sum(DeadLetterQueue(self.settings.kafka, 3).counts().values())
+        outcome.compare_dead_letters(found, self._dead_letters)
         return outcome
 
-    def _closing(self, produced: Sequence[Record]) -> list[Event]:
-        """One more event for each user: what is inferred last is inferred from the whole catalog, in any order of things.
+    def _build_last_events(self, produced: Sequence[Record]) -> list[Event]:
+        """One more event per user, so that the last inference uses the whole catalog, however records were ordered.
 
-        A millisecond later than the rest, for it to be kept: some baskets alone are longer than a history.
+        The event is a millisecond later than the others, so that it is kept: some baskets are longer than a history.
         """
-        self._closings += 1
+        self._rounds += 1
         latest: dict[str, Event] = {}
         for record in produced:
             if isinstance(record, Event):
                 latest[record.user_id] = record
         return [
             msgspec.structs.replace(
-                event, event_id=f"closing-{self._closings}-{user_id}", event_time_ms=event.event_time_ms + self._closings
+                event, event_id=f"last-{self._rounds}-{user_id}", event_time_ms=event.event_time_ms + self._rounds
             )
             for user_id, event in latest.items()
         ]
 
     def _settle(self) -> None:
-        deadline, calm = time.monotonic() + SETTLE_TIMEOUT_S, 0
-        while calm < 2:
+        deadline, idle = time.monotonic() + SETTLE_TIMEOUT_S, 0
+        while idle < 2:
             behind = lags(self.settings.kafka, self.settings.kafka.group_id, status.SOURCES)
-            calm = 0 if any(lag.unacknowledged for lag in behind.values()) else calm + 1
+            idle = 0 if any(lag.uncommitted for lag in behind.values()) else idle + 1
             assert time.monotonic() < deadline, (behind, self.workers)
             time.sleep(0.3)
 
     def _wait_for_item_tables(self) -> None:
-        held = lags(self.settings.kafka, self.settings.kafka.group_id, [ITEM_FEATURES])[ITEM_FEATURES.name].held
+        records = lags(self.settings.kafka, self.settings.kafka.group_id, [ITEM_FEATURES])[ITEM_FEATURES.name].records
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         for worker in self.workers:
-            while _followed(worker) < held:
+            while _tailed_records(worker) < records:
                 assert time.monotonic() < deadline, worker
                 time.sleep(0.1)
 
     def restart_language_model(self) -> None:
-        """Start the language model's server where it was."""
-        start_vllm(self.settings.state_dir, self.settings.run_dir, SERVED_NAME_OF_TINY, self.model_port)
+        """Start the language model's server again, on its port."""
+        start_vllm(self.settings.state_dir, self.settings.run_dir, TINY_MODEL, self.model_port)
 
     def _use_language_model(self) -> None:
         self.model_port = process.free_port()
         self.restart_language_model()
         self.model_proxy = FaultyProxy(self.model_port)
         llm = self.settings.knowledge.llm
-        llm.base_url, llm.model = f"http://127.0.0.1:{self.model_proxy.port}/v1", SERVED_NAME_OF_TINY
+        llm.base_url, llm.model = f"http://127.0.0.1:{self.model_proxy.port}/v1", TINY_MODEL
         llm.reasoning_limit_chars, llm.answer_limit_tokens, llm.breaker_open_s = 60, 768, 1.0
         llm.concurrency_limit_calls, llm.answer_timeout_s = 16, MODEL_TIMEOUT_S
 
     def _publish_model(self, item_ids: Sequence[str]) -> None:
-        """A behavior model with random weights: it infers nonsense, always the same."""
+        """Publish a behavior model with random weights: its inferences are meaningless but deterministic."""
         ids, encoder, vocabulary = (
             TrainedIds(item_ids),
             Encoder(self.settings.encoder),
@@ -235,7 +238,7 @@ class FaultySystem:
         publish_model(self.settings.models_dir, BEHAVIOR, "random", BehaviorModel(config), config, ids, facts)
 
 
-def _followed(worker: Worker) -> float:
+def _tailed_records(worker: Worker) -> float:
     scrape = process.http_get(f"http://127.0.0.1:{worker.port}/metrics") or ""
     for family in text_string_to_metric_families(scrape):
         for sample in family.samples:

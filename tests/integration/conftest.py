@@ -1,4 +1,4 @@
-"""Services that several integration tests start."""
+"""Services for integration tests."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from reaseq.settings import Settings
 
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A real broker with our topics and a real Redis that knows our views, both empty, for one module of tests."""
+    """A real broker and a real Redis with empty topics and views, one pair per test module."""
     settings = settings_on_free_ports(tmp_path_factory.mktemp("services"))
     try:
         start_empty(settings)

@@ -1,4 +1,4 @@
-"""What a dashboard shows of a running system."""
+"""Checks that dashboards have data."""
 
 import time
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ TIMEOUT_S = 60.0
 
 
 def wait_for_data(prometheus: process.Process, panels: Iterable[Panel]) -> None:
-    """Wait until every curve has something to show; a rate needs two scrapes."""
+    """Wait until every curve has a series; a rate needs two scrapes."""
     curves = [(panel.title, expression) for panel in panels for expression in panel.curves.values()]
     deadline = time.monotonic() + TIMEOUT_S
     while empty := [(title, expression) for title, expression in curves if not query(prometheus, expression)]:

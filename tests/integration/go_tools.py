@@ -1,4 +1,4 @@
-"""What `make services` builds where Go is; CI may lack none of it."""
+"""Programs that `make services` builds with Go. In CI, all of them are required."""
 
 import os
 from shutil import which
@@ -7,6 +7,6 @@ import pytest
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
-    """Leaves a test out where one of the programs is missing, and says how to get it."""
+    """Skip a test if one of the programs is missing, and say how to get it."""
     missing = not all(map(which, programs)) and not os.environ.get("CI")
-    return pytest.mark.skipif(missing, reason=f"needs {' and '.join(programs)}: `make services` builds them where Go is")
+    return pytest.mark.skipif(missing, reason=f"needs {' and '.join(programs)}: install Go and run `make services`")

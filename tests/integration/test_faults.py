@@ -1,4 +1,4 @@
-"""The short version of the fault suite (`make faults`): workers, Redis and a zombie, each under load on the real system."""
+"""A short version of the fault suite (`make faults`): worker, Redis and zombie faults under load on the real system."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,14 +13,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
-    found = FaultySystem(tmp_path_factory.mktemp("faults"), seed=1)
+    started = FaultySystem(tmp_path_factory.mktemp("faults"), seed=1)
     try:
         for _ in range(2):
-            found.start_worker()
-        found.wait_ready()
-        yield found
+            started.start_worker()
+        started.wait_ready()
+        yield started
     finally:
-        found.close()
+        started.close()
 
 
 @pytest.mark.parametrize(
@@ -34,9 +34,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
     ],
     ids=["SIGKILL", "Redis restarted", "Redis emptied", "Redis full", "zombie"],
 )
-def test_the_store_and_the_letters_are_what_they_would_have_been(
+def test_store_and_dead_letters_equal_the_reference_after_a_fault(
     system: FaultySystem, fault: Callable[[FaultySystem], int]
 ) -> None:
-    outcome = system.under("", fault)
+    outcome = system.run_under_fault("", fault)
 
     assert outcome.clean and outcome.records > 100, outcome

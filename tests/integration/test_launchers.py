@@ -1,4 +1,4 @@
-"""The launchers against the real programs: what they start is found again, keeps its data, and is gone when stopped."""
+"""Launchers and process control with the real programs: processes are found again, keep their data, and stop completely."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import psutil
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka.admin import NewTopic
@@ -20,7 +21,7 @@ from reaseq.errors import InfrastructureError
 
 pytestmark = pytest.mark.integration
 
-STATE_DIR = Path(__file__).parents[2] / "var"  # where `reaseq up` keeps the jars too: they are fetched once
+STATE_DIR = Path(__file__).parents[2] / "var"  # as for `reaseq up`, so that the jars are fetched once
 STUBBORN = "trap '' TERM; sleep 300 & echo child $!; wait"  # ignores SIGTERM, and so does its child
 
 
@@ -31,7 +32,7 @@ def libs() -> Path:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Iterator[Path]:
-    """A run folder of its own, with everything stopped in the end whatever the test did."""
+    """A run directory, whose processes are stopped after the test."""
     folder = tmp_path / "run"
     yield folder
     for record in folder.glob("*.json"):
@@ -39,15 +40,15 @@ def run_dir(tmp_path: Path) -> Iterator[Path]:
 
 
 def ended(pid: int) -> bool:
-    """Whether the process is gone, or a zombie that waits for its parent."""
+    """Whether the process is gone or a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return True
 
 
 def kill(process: Process) -> None:
-    """SIGKILL the leader alone, as the kernel does when memory runs out."""
+    """SIGKILL only the leader of the group, as the kernel does when memory runs out."""
     os.kill(process.pid, signal.SIGKILL)
     deadline = time.monotonic() + 5.0
     while process.alive and time.monotonic() < deadline:
@@ -65,7 +66,7 @@ def produce(port: int, topic: str, value: bytes) -> None:
 
 
 def consume(port: int, topic: str) -> list[bytes]:
-    """The first message of the topic, through a consumer group; empty when none comes."""
+    """The first message of the topic, read by a consumer group; empty if there is none."""
     consumer = KafkaConsumer(
         topic,
         bootstrap_servers=f"{LOOPBACK}:{port}",
@@ -81,7 +82,7 @@ def consume(port: int, topic: str) -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_the_broker_keeps_its_messages_over_a_stop_and_over_a_kill(run_dir: Path, tmp_path: Path, libs: Path) -> None:
+def test_broker_keeps_messages_after_stop_and_kill(run_dir: Path, tmp_path: Path, libs: Path) -> None:
     port, data_dir = free_port(), tmp_path / "data"
 
     first = start_broker(run_dir, data_dir, libs, port)
@@ -103,7 +104,7 @@ def test_the_broker_keeps_its_messages_over_a_stop_and_over_a_kill(run_dir: Path
     assert consume(port, "greetings") == [b"hello"]
 
 
-def test_the_broker_bounds_a_message_and_creates_no_topic_by_itself(run_dir: Path, tmp_path: Path, libs: Path) -> None:
+def test_broker_limits_message_size_and_does_not_auto_create_topics(run_dir: Path, tmp_path: Path, libs: Path) -> None:
     port = free_port()
     start_broker(run_dir, tmp_path / "data", libs, port, max_message_bytes=2048)
     with KafkaAdminClient(bootstrap_servers=f"{LOOPBACK}:{port}") as admin:
@@ -113,13 +114,13 @@ def test_the_broker_bounds_a_message_and_creates_no_topic_by_itself(run_dir: Pat
         produce(port, "large", bytes(4096))
 
 
-def test_a_broker_that_cannot_start_says_why_and_is_gone(run_dir: Path, tmp_path: Path, libs: Path) -> None:
+def test_broker_that_cannot_start_reports_why_and_is_stopped(run_dir: Path, tmp_path: Path, libs: Path) -> None:
     with pytest.raises(InfrastructureError, match=r"message\.max\.bytes"):
         start_broker(run_dir, tmp_path / "data", libs, free_port(), max_message_bytes=-1)
     assert running(run_dir) == []
 
 
-def test_redis_keeps_a_key_over_a_restart(run_dir: Path, tmp_path: Path) -> None:
+def test_redis_keeps_keys_after_restart(run_dir: Path, tmp_path: Path) -> None:
     port, data_dir = free_port(), tmp_path / "data"
     first = start_redis(run_dir, data_dir, port)
     with Redis(port=port) as client:
@@ -132,7 +133,7 @@ def test_redis_keeps_a_key_over_a_restart(run_dir: Path, tmp_path: Path) -> None
         assert client.get("item") == b"lamp"
 
 
-def test_stop_ends_the_whole_group_even_when_it_ignores_sigterm(run_dir: Path) -> None:
+def test_stop_ends_a_group_that_ignores_sigterm(run_dir: Path) -> None:
     process, child = start_stubborn(run_dir)
     stop(run_dir, "stubborn", wait_s=0.3)
     assert ended(process.pid)
@@ -150,15 +151,15 @@ def test_stop_ends_the_children_of_a_killed_leader(run_dir: Path) -> None:
 
 
 def start_stubborn(run_dir: Path) -> tuple[Process, int]:
-    """A process with a child, and the child's id; neither heeds SIGTERM."""
+    """A process with a child, and the child's pid; both ignore SIGTERM."""
     process = start(run_dir, "stubborn", ["sh", "-c", STUBBORN])
     wait_until(lambda: "child" in process.log_tail(), 5.0, "the child", process)
     return process, int(process.log_tail().split()[-1])
 
 
-def test_another_process_under_a_reused_id_is_neither_running_nor_stopped(run_dir: Path) -> None:
+def test_a_process_with_a_reused_pid_is_neither_running_nor_stopped(run_dir: Path) -> None:
     innocent = start(run_dir, "innocent", ["sleep", "300"])
-    stale = innocent.model_copy(update={"name": "stale", "start_ticks": innocent.start_ticks - 1})
+    stale = innocent.model_copy(update={"name": "stale", "boot_to_start_s": innocent.boot_to_start_s - 0.01})
     (run_dir / "stale.json").write_text(stale.model_dump_json())
     assert running(run_dir) == [innocent]
     stop(run_dir, "stale")
@@ -166,36 +167,36 @@ def test_another_process_under_a_reused_id_is_neither_running_nor_stopped(run_di
     assert find(run_dir, "stale") is None
 
 
-def test_start_refuses_a_second_of_the_same_name_and_a_taken_port(run_dir: Path) -> None:
+def test_start_rejects_a_running_name_and_a_port_in_use(run_dir: Path) -> None:
     start(run_dir, "sleeper", ["sleep", "300"])
     with pytest.raises(InfrastructureError, match="already runs"):
         start(run_dir, "sleeper", ["sleep", "300"])
-    with socket.create_server((LOOPBACK, 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(InfrastructureError, match=f"port {port}, which is taken"):
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(InfrastructureError, match=f"port {port}, which is in use"):
             start(run_dir, "server", ["sleep", "300"], ports=[port])
 
 
-def test_the_environment_reaches_the_process_and_not_its_record(run_dir: Path) -> None:
+def test_environment_is_passed_but_not_recorded(run_dir: Path) -> None:
     process = start(run_dir, "echo", ["sh", "-c", "echo $GREETING; sleep 300"], env={"GREETING": "bonjour"})
     wait_until(lambda: process.log_tail() == "bonjour", 5.0, "the greeting", process)
     assert "bonjour" not in (run_dir / "echo.json").read_text()
 
 
-def test_a_process_that_ends_early_is_reported_with_its_last_lines(run_dir: Path) -> None:
+def test_early_exit_is_reported_with_the_end_of_the_log(run_dir: Path) -> None:
     process = start(run_dir, "broken", ["sh", "-c", "echo out of luck; exit 3"])
-    with pytest.raises(InfrastructureError, match=r"(?s)the service will not come.*out of luck"):
+    with pytest.raises(InfrastructureError, match=r"(?s)the service: the process exited.*out of luck"):
         wait_until(lambda: False, 5.0, "the service", process)
 
 
-def test_a_process_that_is_never_ready_is_stopped(run_dir: Path) -> None:
+def test_process_that_is_never_ready_is_stopped(run_dir: Path) -> None:
     process = start(run_dir, "idle", ["sleep", "300"])
-    with pytest.raises(InfrastructureError, match=r"is not there after 0\.3 s"):
+    with pytest.raises(InfrastructureError, match=r"the service: not ready after 0\.3 s"):
         wait_until(lambda: False, 0.3, "the service", process)
     assert ended(process.pid)
 
 
-def test_a_missing_program_is_named_with_its_package(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_program_is_reported_with_its_package(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("REASEQ_KAFKA_LIBS", raising=False)
     with pytest.raises(InfrastructureError, match=r"apt-get install.* openjdk-17-jre-headless maven"):
@@ -207,7 +208,7 @@ def test_a_missing_program_is_named_with_its_package(run_dir: Path, tmp_path: Pa
     assert running(run_dir) == []
 
 
-def test_the_jars_are_fetched_once_and_complete_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jars_are_fetched_once_and_never_partially(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = tmp_path / "calls"
     fake_maven(
         tmp_path,
@@ -228,7 +229,7 @@ def test_the_jars_are_fetched_once_and_complete_or_not_at_all(tmp_path: Path, mo
 
 
 def fake_maven(folder: Path, script: str) -> None:
-    """Put an `mvn` into `folder` that runs `script`."""
+    """Write an `mvn` into `folder` that runs `script`."""
     maven = folder / "mvn"
     maven.write_text(f"#!/bin/sh\n{script}\n")
     maven.chmod(0o755)

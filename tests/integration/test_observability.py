@@ -1,6 +1,6 @@
-"""A real Prometheus scrapes the real system: each alert fires on the fault that it is for, each dashboard shows something.
+"""A real Prometheus scrapes a real system: every alert fires on its fault, and every dashboard panel has data.
 
-Time is hurried: what the rules call a minute is two seconds, and an hour two minutes.
+The rules run on compressed time: their minute is two seconds, their hour two minutes.
 """
 
 import gzip
@@ -8,8 +8,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,26 +40,29 @@ from serving.client import RankingClient, RankingRejected
 from streams.contract.messages import RawRecord, encode
 from streams.contract.topics import EVENTS
 from streams.operations.rebuild import rebuild
-from streams.runtime.kafka_clients import Producer
+from streams.runtime.kafka.producer import Producer
+from tests.commands import reaseq
 from tests.integration.curves import wait_for_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 TIMEOUT_S = 120.0
-MOMENTS = 20
+WARM_UP_ROUNDS = 20
 CALLERS = 4
-HURRIED = {"m": "s", "h": "m"}
-TIMES = 2
+COMPRESSED_UNITS = {"m": "s", "h": "m"}
+COMPRESSED_MINUTE_S = 2
 
 
-def hurried(promql: str) -> str:
-    """The same with every duration a thirtieth as long."""
-    return re.sub(r"(?<=[\[ ])(\d+)([mh])\b", lambda match: f"{TIMES * int(match[1])}{HURRIED[match[2]]}", promql)
+def compress_time(promql: str) -> str:
+    """Shorten every duration in the rules to a thirtieth."""
+    return re.sub(
+        r"(?<=[\[ ])(\d+)([mh])\b", lambda match: f"{COMPRESSED_MINUTE_S * int(match[1])}{COMPRESSED_UNITS[match[2]]}", promql
+    )
 
 
 @dataclass
 class Observed:
-    """The system, its Prometheus, and an endless shop."""
+    """The system, its Prometheus, and the shop's events to produce."""
 
     settings: Settings
     worker: process.Process
@@ -73,42 +74,42 @@ class Observed:
     spans: list[Span]
 
     def wait_for(self, *alerts: str, meanwhile: Callable[[], object] = lambda: None) -> None:
-        """Wait until all of the alerts fire."""
+        """Wait until all of the alerts fire, calling `meanwhile` repeatedly."""
         self._wait(lambda: set(alerts) <= firing(self.prometheus), f"{alerts} to fire", meanwhile)
 
     def wait_for_silence(self, *alerts: str) -> None:
-        """Wait until none of the alerts fires, for whatever came before."""
+        """Wait until none of the alerts fires any more."""
         self._wait(lambda: not set(alerts) & firing(self.prometheus), f"{alerts} to be silent", lambda: None)
 
-    def wait_for_calm(self) -> None:
-        """Wait until no alert fires though there is something to see."""
-        for _ in range(MOMENTS):
+    def wait_for_no_alerts(self) -> None:
+        """Wait until no alert fires under ordinary load."""
+        for _ in range(WARM_UP_ROUNDS):
             self.work()
-        self._wait(lambda: not firing(self.prometheus), "calm", self.work)
+        self._wait(lambda: not firing(self.prometheus), "no alerts", self.work)
 
     def send_events(self, events: int) -> None:
-        """Produce so many, and give them a moment."""
+        """Produce events, and give the workers a moment."""
         producer = Producer(self.settings.kafka)
         producer.send([next(self.events) for _ in range(events)])
         producer.close()
         time.sleep(0.2)
 
     def work(self) -> None:
-        """A moment of an ordinary day."""
+        """One round of ordinary load."""
         self.send_events(20)
         self.rank()
 
     def rank(self) -> None:
-        """One ranking of a user who has a history, or is new."""
+        """Rank once, for a user with or without a history."""
         with RankingClient(f"http://127.0.0.1:{self.ranker.ports[0]}", budget_ms=1000.0) as client:
             client.rank(
                 RankingRequest(user_id=next(self.events).user_id, candidate_ids=[item.item_id for item in self.items[:100]])
             )
 
-    def _wait(self, met: Callable[[], bool], what: str, meanwhile: Callable[[], object]) -> None:
+    def _wait(self, is_done: Callable[[], bool], what: str, meanwhile: Callable[[], object]) -> None:
         deadline = time.monotonic() + TIMEOUT_S
-        while not met():
-            assert time.monotonic() < deadline, f"waited for {what}; what fires: {firing(self.prometheus)}"
+        while not is_done():
+            assert time.monotonic() < deadline, f"waited for {what}; firing: {firing(self.prometheus)}"
             meanwhile()
             time.sleep(0.1)
 
@@ -119,23 +120,20 @@ def observed(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     state = tmp_path_factory.mktemp("observed")
     copytree(quick_demo / "state" / "models", state / "models")
     settings = settings_on_free_ports(state)
-    settings.knowledge.recorded_file = ANSWERS  # of the sample's items; about others a model would be asked, on a budget of 0
+    settings.knowledge.recorded_file = ANSWERS  # of the sample's items; other items need a model call, on a budget of 0
     settings.knowledge.llm.base_url, settings.knowledge.llm.budget_day_tokens = "http://127.0.0.1:1/v1", 0
-    settings.service.port, settings.service.served_feature_log_share, settings.service.reload_interval_s = (
-        process.free_port(),
-        1.0,
-        0.5,
-    )
+    settings.service.port, settings.service.served_feature_log_share = process.free_port(), 1.0
+    settings.service.reload_interval_s = 0.5
     settings.kafka.archive_batch_wait_s = 1.0
     settings.store.redis_timeout_s = 1.0
     settings.worker.stall_s, settings.worker.reconcile_interval_s = 5.0, 1.0
     rules, textfile = state / "rules.yml", state / "textfile" / "metrics"
-    rules.write_text(hurried(RULES.read_text()))
+    rules.write_text(compress_time(RULES.read_text()))
     textfile.parent.mkdir()
     retail = read_retail(ORDER_LINES)
     try:
         rebuild(settings, start_empty(settings))
-        with collecting() as (collector, spans), serving(textfile.parent) as textfile_port:
+        with collect_spans() as (collector, spans), serve_folder(textfile.parent) as textfile_port:
             monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector)
             worker, ranker = local.start_worker(settings, "worker-1"), local.start_ranker(settings)
             for started in (worker, ranker):
@@ -156,8 +154,8 @@ def observed(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[int]:
-    """A web server of a folder, as node_exporter is one of its textfiles; gives its port."""
+def serve_folder(folder: Path) -> Iterator[int]:
+    """A web server for a folder, in the role of node_exporter's textfile collector; yields its port."""
 
     class Handler(SimpleHTTPRequestHandler):
         def __init__(self, *arguments: object) -> None:
@@ -166,13 +164,13 @@ def serving(folder: Path) -> Iterator[int]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with answering(Handler) as port:
+    with web_server(Handler) as port:
         yield port
 
 
 @contextmanager
-def collecting() -> Iterator[tuple[str, list[Span]]]:
-    """A stand-in for an OpenTelemetry collector; gives its address, and the spans that it is sent."""
+def collect_spans() -> Iterator[tuple[str, list[Span]]]:
+    """A fake OpenTelemetry collector; yields its address and the spans it receives."""
     spans: list[Span] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -188,13 +186,13 @@ def collecting() -> Iterator[tuple[str, list[Span]]]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with answering(Handler) as port:
+    with web_server(Handler) as port:
         yield f"http://127.0.0.1:{port}", spans
 
 
 @contextmanager
-def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    """A web server; gives its port."""
+def web_server(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """A web server; yields its port."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -206,7 +204,7 @@ def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
 
 @contextmanager
 def paused(running: process.Process | None) -> Iterator[None]:
-    """A process that stands still meanwhile."""
+    """Suspend a process."""
     assert running
     os.killpg(running.pid, signal.SIGSTOP)
     try:
@@ -215,13 +213,13 @@ def paused(running: process.Process | None) -> Iterator[None]:
         os.killpg(running.pid, signal.SIGCONT)
 
 
-def test_of_a_healthy_system_nothing_fires(observed: Observed) -> None:
-    observed.wait_for_calm()
+def test_no_alert_fires_on_a_healthy_system(observed: Observed) -> None:
+    observed.wait_for_no_alerts()
 
     assert {series["value"][1] for series in query(observed.prometheus, 'up{job=~"reaseq-.+"}')} == {"1"}
 
 
-def test_a_store_that_hangs_stalls_commits_lets_lag_grow_and_burns_freshness(observed: Observed) -> None:
+def test_hanging_store_stalls_commits_grows_lag_and_burns_freshness(observed: Observed) -> None:
     meanwhile = ("ReaseqCommitStalled", "ReaseqWaiting", "ReaseqLagGrows", "ReaseqRankingDegraded")
     afterwards = ("ReaseqFreshnessBurnsFast", "ReaseqFreshnessBurnsSlowly")
     observed.wait_for_silence(*meanwhile, *afterwards)
@@ -232,41 +230,41 @@ def test_a_store_that_hangs_stalls_commits_lets_lag_grow_and_burns_freshness(obs
 
     with paused(process.find(observed.settings.run_dir, "redis")):
         observed.wait_for(*meanwhile, meanwhile=load)
-    for alert in afterwards:  # the second when the first is over
+    for alert in afterwards:  # the second fires when the first is over
         observed.wait_for(alert)
 
 
-def test_garbage_on_a_topic_is_told_by_its_dead_letters(observed: Observed) -> None:
+def test_invalid_records_fire_dead_letters(observed: Observed) -> None:
     producer = Producer(observed.settings.kafka)
 
-    def garbage() -> None:
-        producer.send_raw([RawRecord(EVENTS.name, b"u", b"{garbage", int(time.time() * 1000))])
+    def send_invalid() -> None:
+        producer.send_raw([RawRecord(EVENTS.name, b"u", b"{invalid", int(time.time() * 1000))])
 
     observed.wait_for_silence("ReaseqDeadLetters")
-    observed.wait_for("ReaseqDeadLetters", meanwhile=garbage)
+    observed.wait_for("ReaseqDeadLetters", meanwhile=send_invalid)
     producer.close()
 
 
-def test_rows_that_the_store_has_lost_are_found(observed: Observed) -> None:
+def test_lost_rows_fire_store_differs(observed: Observed) -> None:
     client = redis.Redis(port=urlsplit(observed.settings.store.redis_url.get_secret_value()).port or 0)
 
-    def lose() -> None:
+    def lose_rows() -> None:
         if keys := list(client.scan_iter(b"*:user_history:*", count=1000)):
             client.unlink(*keys[:50])
 
     observed.wait_for_silence("ReaseqStoreDiffers")
-    observed.wait_for("ReaseqStoreDiffers", meanwhile=lose)
+    observed.wait_for("ReaseqStoreDiffers", meanwhile=lose_rows)
     client.close()
 
 
-def test_rankings_that_take_long_are_told(observed: Observed) -> None:
-    ending = threading.Event()
+def test_slow_rankings_fire_ranking_slow(observed: Observed) -> None:
+    stop = threading.Event()
 
     def call() -> None:
-        while not ending.is_set():
+        while not stop.is_set():
             observed.rank()
 
-    def hinder() -> None:
+    def slow_down() -> None:
         with paused(observed.ranker):
             time.sleep(0.3)
 
@@ -275,60 +273,56 @@ def test_rankings_that_take_long_are_told(observed: Observed) -> None:
     for caller in callers:
         caller.start()
     try:
-        observed.wait_for("ReaseqRankingSlow", meanwhile=hinder)
+        observed.wait_for("ReaseqRankingSlow", meanwhile=slow_down)
     finally:
-        ending.set()
+        stop.set()
         for caller in callers:
             caller.join()
 
 
-def test_a_published_ranker_that_does_not_fit_is_told(observed: Observed) -> None:
-    observed.wait_for_silence("ReaseqRankerRefused")
+def test_published_ranker_of_another_space_fires_ranker_rejected(observed: Observed) -> None:
+    observed.wait_for_silence("ReaseqRankerRejected")
     models = observed.settings.models_dir
     artifact = current(models, RANKER)
     publish(models, RANKER, "misfit", {"weights": b""}, {**artifact.facts, "space_id": "another"})
 
-    observed.wait_for("ReaseqRankerRefused")
+    observed.wait_for("ReaseqRankerRejected")
 
 
-def test_a_served_value_that_training_would_not_read_is_told(observed: Observed) -> None:
+def test_served_value_that_training_would_not_read_fires_parity_broken(observed: Observed) -> None:
     observed.wait_for_silence("ReaseqParityBroken")
-    log = next((observed.settings.state_dir / "served").iterdir())
+    log = next((observed.settings.served_features_dir).iterdir())
     first, *others = log.read_text().splitlines()
     changed = json.loads(first)
     changed["features"] = dict.fromkeys(changed["features"], "another")
     log.write_text("\n".join([json.dumps(changed), *others]) + "\n")
-    command = [sys.executable, "-m", "reaseq", "features", "parity", "--metrics", str(observed.textfile)]
 
-    run = subprocess.run(
-        command, env={**os.environ, **local.environment(observed.settings)}, capture_output=True, text=True, check=False
-    )
+    reaseq(observed.settings, "features", "parity", "--metrics", str(observed.textfile), status=1)
 
-    assert run.returncode == 1, run.stdout + run.stderr
     observed.wait_for("ReaseqParityBroken")
 
 
-def test_a_token_budget_that_is_used_up_is_told(observed: Observed) -> None:
+def test_used_up_token_budget_fires_token_budget_spent(observed: Observed) -> None:
     numbers = count()
     producer = Producer(observed.settings.kafka)
 
-    def list_unheard_of() -> None:
+    def list_new_item() -> None:
         number = next(numbers)
-        producer.send([Item(item_id=f"new-{number}", title=f"unheard of {number}", event_time_ms=1)])
+        producer.send([Item(item_id=f"new-{number}", title=f"new item {number}", event_time_ms=1)])
 
     observed.wait_for_silence("ReaseqTokenBudgetSpent")
-    observed.wait_for("ReaseqTokenBudgetSpent", meanwhile=list_unheard_of)
+    observed.wait_for("ReaseqTokenBudgetSpent", meanwhile=list_new_item)
     producer.close()
 
 
-def test_every_curve_of_the_dashboards_has_something_to_show(observed: Observed) -> None:
+def test_every_dashboard_panel_has_data(observed: Observed) -> None:
     with RankingClient(f"http://127.0.0.1:{observed.ranker.ports[0]}") as client, pytest.raises(RankingRejected):
         client.rank(RankingRequest(user_id="u", candidate_ids=["i"] * (observed.settings.service.candidates_limit + 1)))
 
     wait_for_data(observed.prometheus, [*STREAM, *RANKING])
 
 
-def test_a_trace_follows_an_event_into_the_store_and_the_archive(observed: Observed) -> None:
+def test_trace_follows_an_event_into_the_store_and_the_archive(observed: Observed) -> None:
     trace_id, parent_id = os.urandom(16), os.urandom(8)
     event = next(observed.events)
     record = encode(event, int(time.time() * 1000), (("traceparent", f"00-{trace_id.hex()}-{parent_id.hex()}-01".encode()),))
@@ -336,21 +330,21 @@ def test_a_trace_follows_an_event_into_the_store_and_the_archive(observed: Obser
     producer.send_raw([record])
     producer.close()
 
-    def collect_spans(stage: str) -> list[Span]:
+    def find_spans(stage: str) -> list[Span]:
         return [span for span in observed.spans if span.trace_id == trace_id and span.name == stage]
 
     deadline = time.monotonic() + TIMEOUT_S
-    while not collect_spans("archive-user-features") and time.monotonic() < deadline:
+    while not find_spans("archive-user-features") and time.monotonic() < deadline:
         time.sleep(0.2)
 
-    [history] = collect_spans("history")
+    [history] = find_spans("history")
     assert history.parent_span_id == parent_id
     assert {value.key: value.value.string_value for value in history.attributes}["reaseq.entity"] == event.user_id
-    # What is inferred of the user since is archived under the same trace.
-    assert history.span_id in {span.parent_span_id for span in collect_spans("archive-user-features")}
+    # Behaviors inferred later are archived under the same trace.
+    assert history.span_id in {span.parent_span_id for span in find_spans("archive-user-features")}
 
 
-def test_a_worker_that_is_gone_is_told(observed: Observed) -> None:
+def test_stopped_worker_fires_target_down(observed: Observed) -> None:
     observed.wait_for_silence("ReaseqTargetDown")
     process.stop(observed.settings.run_dir, "worker-1", wait_s=0.0)
 

@@ -1,4 +1,4 @@
-"""One contract for both flavours of the online store: SQLite (embedded) and Redis (production)."""
+"""One contract for both online stores: SQLite (embedded profile) and Redis (production profile)."""
 
 import multiprocessing
 import os
@@ -16,10 +16,10 @@ import pytest
 from feast.protos.feast.types.Value_pb2 import Value
 
 from features import definitions as views
-from features import row_format as rows
 from features.archive import Archive
 from features.packed_store import entity_key, parse_entity_id
 from features.repository import FeatureRepository, feast_variables, profile_file
+from features.row_format import REVISION, pack, read_version, unpack, unpack_bytes
 from infra import process
 from infra.redis import start_redis
 from reaseq.errors import StoreUnavailable
@@ -33,7 +33,7 @@ WRITERS, ROUNDS, KEYS = 4, 40, 12
 
 @pytest.fixture(scope="module", params=["embedded", "production"])
 def repository(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureRepository]:
-    """An applied repository over a real store."""
+    """A repository on a real store, applied to Feast."""
     state = tmp_path_factory.mktemp(request.param)
     settings = Settings(state_dir=state)
     settings.store.profile = request.param
@@ -49,7 +49,7 @@ def repository(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(autouse=True)
 def empty_store(repository: FeatureRepository) -> None:
-    """Each test starts without rows."""
+    """Each test starts with an empty store."""
     clear(repository)
 
 
@@ -59,7 +59,7 @@ def clear(repository: FeatureRepository) -> None:
 
 
 def item(item_id: str, time_ms: int = 1000, **changes: object) -> ItemFeatures:
-    fields = {"title": item_id, "stage": "text", "vector": np.full(4, time_ms % 7, np.float16).tobytes()} | changes
+    fields = {"title": item_id, "status": "text", "vector": np.full(4, time_ms % 7, np.float16).tobytes()} | changes
     return ItemFeatures(item_id=item_id, event_time_ms=time_ms, listed_ms=1, **fields)  # type: ignore[arg-type]
 
 
@@ -67,7 +67,7 @@ def user(user_id: str, events_seen: int) -> UserFeatures:
     return UserFeatures(user_id=user_id, event_time_ms=1000, events_seen=events_seen, history=History())
 
 
-def test_a_record_comes_back_as_it_was_written(repository: FeatureRepository) -> None:
+def test_record_is_read_as_it_was_written(repository: FeatureRepository) -> None:
     record = item("a", price=2.5, attributes={"color": "red"}, content="c", fingerprint="f", space_id="s")
 
     repository.write([record])
@@ -76,25 +76,25 @@ def test_a_record_comes_back_as_it_was_written(repository: FeatureRepository) ->
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
-def test_the_newest_wins_whatever_the_order(repository: FeatureRepository, order: tuple[int, ...]) -> None:
+def test_newest_record_wins_in_any_order(repository: FeatureRepository, order: tuple[int, ...]) -> None:
     records = [item("a", 900, status="reasoned"), item("a", 1000), item("a", 1000, status="reasoned"), item("a", 800)]
 
-    for place in order:
-        repository.write([records[place]])
+    for index in order:
+        repository.write([records[index]])
 
     assert repository.read_items(["a"]) == {"a": records[2]}
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
-def test_within_a_batch_too(repository: FeatureRepository, order: tuple[int, ...]) -> None:
+def test_newest_record_of_a_batch_wins(repository: FeatureRepository, order: tuple[int, ...]) -> None:
     records = [item("a", 900), item("a", 1000), item("a", 1100)]
 
-    repository.write([records[place] for place in order])
+    repository.write([records[index] for index in order])
 
     assert repository.read_items(["a"])["a"].event_time_ms == 1100
 
 
-def test_a_tie_is_settled_by_content_and_the_same_in_every_order(repository: FeatureRepository) -> None:
+def test_tie_is_decided_by_content_in_any_order(repository: FeatureRepository) -> None:
     one, other = item("a", title="one"), item("a", title="other")
     outcomes = []
     for pair in ((one, other), (other, one)):
@@ -106,7 +106,7 @@ def test_a_tie_is_settled_by_content_and_the_same_in_every_order(repository: Fea
     assert outcomes[0] == outcomes[1]
 
 
-def test_what_is_older_than_the_store_is_told_from_what_is_not(repository: FeatureRepository) -> None:
+def test_drop_stale_returns_the_records_that_are_not_older_than_the_store(repository: FeatureRepository) -> None:
     repository.write([item("a", 1000), user("a", events_seen=3)])
     older, equal, newer = item("a", 999), item("a", 1000), item("a", 1000, status="reasoned")
     unknown = item("b", 1)
@@ -116,7 +116,7 @@ def test_what_is_older_than_the_store_is_told_from_what_is_not(repository: Featu
     assert kept == [equal, unknown, newer, user("a", events_seen=4)]
 
 
-def test_several_processes_writing_at_once_leave_the_newest(repository: FeatureRepository) -> None:
+def test_concurrent_writers_leave_the_newest_record(repository: FeatureRepository) -> None:
     context = multiprocessing.get_context("fork")
     settings = _build_settings(repository)
     writers = [context.Process(target=_write_rounds, args=(settings, number)) for number in range(WRITERS)]
@@ -132,28 +132,28 @@ def test_several_processes_writing_at_once_leave_the_newest(repository: FeatureR
     assert len(stored) == KEYS
 
 
-def test_a_record_is_there_in_all_its_views_or_in_none(repository: FeatureRepository) -> None:
-    """Read with one view new and the other old, an item would be taken for reasoned, and its knowledge never come."""
+def test_record_is_visible_in_all_views_or_in_none(repository: FeatureRepository) -> None:
+    """With one view new and the other old, an item would read as reasoned without its knowledge, and never get it."""
     context = multiprocessing.get_context("fork")
     writer = context.Process(target=_write_rounds, args=(_build_settings(repository), 0))
     writer.start()
     item_views = [views.item_representation, views.item_knowledge]
-    keys = [repository._placed(item(f"k{key}"))[0].key for key in range(KEYS)]
+    keys = [repository._to_keyed_rows(item(f"k{key}"))[0].key for key in range(KEYS)]
     seen = set()
     while writer.is_alive():
         both = repository.online.get_all(repository.config, [(view, keys) for view in item_views])
-        seen |= {tuple(row and rows.read_version(row)[:2] for row in pair) for pair in zip(*both, strict=True)}
+        seen |= {tuple(row and read_version(row)[:2] for row in pair) for pair in zip(*both, strict=True)}
     writer.join()
 
     assert len(seen) > 3
     assert all(representation == knowledge for representation, knowledge in seen)
 
 
-def test_a_record_that_was_half_written_is_written_whole_when_it_comes_again(repository: FeatureRepository) -> None:
+def test_partially_written_record_is_completed_on_redelivery(repository: FeatureRepository) -> None:
     record = item("a", 1000, status="reasoned", fingerprint="f")
     repository.write([item("a", 900)])
-    representation, _ = repository._placed(record)
-    repository.online.put(repository.config, [[representation]])
+    representation, _ = repository._to_keyed_rows(record)
+    repository.online.compare_and_set(repository.config, [[representation]])
     assert repository.compare([record]) == ["behind"]
 
     assert repository.write([record]) == []
@@ -178,7 +178,7 @@ def _write_rounds(settings: Settings, writer: int) -> None:
     os._exit(0)
 
 
-def test_a_feature_that_an_old_row_lacks_reads_as_absent(repository: FeatureRepository) -> None:
+def test_feature_missing_in_an_old_row_is_absent(repository: FeatureRepository) -> None:
     key = entity_key(views.ITEM_KEY, "a")
     time = datetime(2020, 1, 1, tzinfo=UTC)
     repository.online.online_write_batch(
@@ -203,7 +203,7 @@ def test_vectors_are_read_into_one_array(repository: FeatureRepository) -> None:
     assert values.tolist() == [[2.0] * 4, [0.0] * 4, [1.0] * 4]
 
 
-def test_a_scan_finds_every_entity(repository: FeatureRepository) -> None:
+def test_scan_finds_every_entity(repository: FeatureRepository) -> None:
     repository.write([item(f"item {number} ü*[x]") for number in range(1200)])
 
     ids = sorted(repository.scan_ids(views.item_representation))
@@ -212,7 +212,7 @@ def test_a_scan_finds_every_entity(repository: FeatureRepository) -> None:
     assert all(parse_entity_id(key) in ids for key, _ in repository.online.scan(repository.config, views.item_knowledge))
 
 
-def test_feasts_own_read_works_on_it(repository: FeatureRepository) -> None:
+def test_feast_online_read_works(repository: FeatureRepository) -> None:
     repository.write([item("a", price=2.5)])
 
     read = repository.feast.get_online_features(
@@ -223,8 +223,8 @@ def test_feasts_own_read_works_on_it(repository: FeatureRepository) -> None:
     assert read == {"item_id": ["a", "nobody"], "title": ["a", None], "price": [2.5, None]}
 
 
-@pytest.mark.filterwarnings("ignore")  # Feast's and ibis's own
-def test_feasts_materialize_brings_the_archive_and_keeps_what_is_newer(repository: FeatureRepository) -> None:
+@pytest.mark.filterwarnings("ignore")  # warnings of Feast and ibis
+def test_feast_materialize_loads_the_archive_and_keeps_newer_records(repository: FeatureRepository) -> None:
     archive = Archive(repository.settings.archive_dir, repository.vocabulary)
     archive.create()
     old, new = item("from archive", 1_000), item("newer online", 1_000)
@@ -238,7 +238,7 @@ def test_feasts_materialize_brings_the_archive_and_keeps_what_is_newer(repositor
     assert items["newer online"].event_time_ms == 2_000
 
 
-def test_feasts_command_line_works_on_it(repository: FeatureRepository) -> None:
+def test_feast_command_line_works(repository: FeatureRepository) -> None:
     settings = _build_settings(repository)
     command = [sys.executable, "-m", "reaseq", "feast", "feature-views", "list"]
     env = {
@@ -255,7 +255,7 @@ def test_feasts_command_line_works_on_it(repository: FeatureRepository) -> None:
     assert "user_history" in listed.stdout, listed.stderr
 
 
-def test_a_store_that_does_not_answer_is_said_to_be_unavailable(tmp_path: Path) -> None:
+def test_unreachable_store_raises_store_unavailable(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path)
     settings.store.profile = "production"
     settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{process.free_port()}/0")
@@ -267,7 +267,7 @@ def test_a_store_that_does_not_answer_is_said_to_be_unavailable(tmp_path: Path) 
         repository.write([item("a")])
 
 
-def test_a_redis_that_hangs_takes_no_longer_than_its_timeout(tmp_path: Path) -> None:
+def test_hanging_redis_fails_within_its_timeout(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path)
     settings.store.profile = "production"
     settings.store.redis_timeout_s = 1.0
@@ -276,29 +276,29 @@ def test_a_redis_that_hangs_takes_no_longer_than_its_timeout(tmp_path: Path) -> 
     redis = start_redis(settings.run_dir, tmp_path / "redis", port)
     repository = FeatureRepository(settings)
     try:
-        for connection in ("a new one", "one that was in use"):
+        for connection in ("new", "used before"):
             os.killpg(redis.pid, signal.SIGSTOP)
-            asked_s = time.monotonic()
+            started_s = time.monotonic()
             with pytest.raises(StoreUnavailable):
                 repository.read_items(["a"])
-            took_s = time.monotonic() - asked_s
+            elapsed_s = time.monotonic() - started_s
             os.killpg(redis.pid, signal.SIGCONT)
 
-            assert 1.0 <= took_s < 1.8, connection
+            assert 1.0 <= elapsed_s < 1.8, connection
             assert repository.read_items(["a"]) == {}
     finally:
         process.stop(settings.run_dir, "redis")
 
 
-def test_equal_rows_are_equal_bytes() -> None:
-    values = {"b": Value(int64_val=1), "a": Value(string_val="x"), rows.REVISION: Value(int64_val=3)}
+def test_equal_rows_pack_to_equal_bytes() -> None:
+    values = {"b": Value(int64_val=1), "a": Value(string_val="x"), REVISION: Value(int64_val=3)}
     time = datetime(2020, 1, 1)
 
-    row = rows.pack(values, time)
+    row = pack(values, time)
 
-    assert row == rows.pack(dict(reversed(values.items())), time.replace(tzinfo=UTC))
-    assert rows.read_version(row).revision == 3
-    assert rows.read_version(row).event_time == time.replace(tzinfo=UTC)
-    assert rows.read_version(rows.pack(values, time + timedelta(microseconds=1))) > rows.read_version(row)
-    assert rows.unpack(row, ["a", "c"]) == {"a": Value(string_val="x")}
-    assert rows.content(rows.pack({"v": Value(bytes_val=b"x" * 300)}, time), "v") == b"x" * 300
+    assert row == pack(dict(reversed(values.items())), time.replace(tzinfo=UTC))
+    assert read_version(row).revision == 3
+    assert read_version(row).event_time == time.replace(tzinfo=UTC)
+    assert read_version(pack(values, time + timedelta(microseconds=1))) > read_version(row)
+    assert unpack(row, ["a", "c"]) == {"a": Value(string_val="x")}
+    assert unpack_bytes(pack({"v": Value(bytes_val=b"x" * 300)}, time), "v") == b"x" * 300

@@ -1,4 +1,4 @@
-"""Parity between what is served and what training reads, on a real archive joined by Feast, with every kind of difference."""
+"""Parity between served features and the point-in-time join, on a real archive joined by Feast, with every result."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from reaseq.records import FeatureRecord, History, Inferred, ItemFeatures, UserF
 from reaseq.settings import Settings
 from serving.degradation import RankingResult, RankingTask
 from serving.served_feature_log import ServedFeatureLog
-from tests.fakes.catalog import item, table_of
+from tests.fakes.catalog import build_table, item
 
 pytestmark = pytest.mark.integration
 
@@ -32,7 +32,7 @@ REASONED = item(1, event_time_ms=500, price=2.1)
 
 
 class Serving:
-    """A served-feature log beside an archive and a Feast repository of its own."""
+    """A served-feature log, an archive and a Feast repository."""
 
     def __init__(self, state_dir: Path) -> None:
         self.settings = Settings(state_dir=state_dir)
@@ -41,30 +41,30 @@ class Serving:
         archive = Archive(self.settings.archive_dir, self.repository.vocabulary)
         archive.create()
         batches: list[list[FeatureRecord]] = [[FIRST, SECOND, TEXT], [SECOND, REASONED]]
-        for records in batches:  # one of them delivered twice
+        for records in batches:  # one record is delivered twice
             archive.append(records)
-        archive.compact(least_files=2)  # the replaced files are still there for readers
+        archive.compact(min_files=2)  # the replaced files are still there for readers
 
     def serve(self, user: UserFeatures | None, now_ms: int, of_table: ItemFeatures = REASONED) -> None:
-        log = ServedFeatureLog(self.settings.served_features_dir, 1.0, table_of(of_table))
+        log = ServedFeatureLog(self.settings.served_features_dir, 1.0, build_table(of_table))
         log.offer(RankingTask("u", ["i1"], now_ms, 0), RankingResult(np.zeros(1, np.float32), "fresh", (), "v", user))
 
 
-def test_each_difference_between_served_and_joined_has_its_own_result(tmp_path: Path) -> None:
+def test_audit_classifies_every_difference(tmp_path: Path) -> None:
     serving = Serving(tmp_path)
     serving.serve(FIRST, 1500)  # equal
-    serving.serve(FIRST, 2500)  # late: the second row is there by then
+    serving.serve(FIRST, 2500)  # late: the archive has the second row by then
     serving.serve(SECOND, 1500)  # ahead: a request about the past
     serving.serve(THIRD, 3500)  # not archived yet
     serving.serve(TAMPERED, 2500)  # different in one feature
-    serving.serve(None, 2500, of_table=TEXT)  # the text row was served, the join knows the reasoned one
+    serving.serve(None, 2500, of_table=TEXT)  # late: the text row was served, the join returns the reasoned one
 
-    found = compare(serving.repository, read_served_features(serving.settings.served_features_dir))
+    parity = compare(serving.repository, read_served_features(serving.settings.served_features_dir))
 
-    assert found.results["user_history:history"] == {"equal": 2, "late": 1, "ahead": 1, "not archived yet": 1}
-    assert found.results["user_inferred:as_of_ms"] == {"equal": 2, "late": 1, "ahead": 1, "not archived yet": 1}
-    assert found.results["user_inferred:latent"] == {"equal": 4, "different": 1}  # all others are of one state
-    assert found.results["item_representation:price"] == {"equal": 6}
-    assert found.results["item_representation:vector"] == {"equal": 6}
-    assert found.results["item_representation:claim_ids"] == {"equal": 5, "late": 1}
-    assert (found.rows, found.different) == (11, ["user_inferred:latent of user u at 2500"])
+    assert parity.results["user_history:history"] == {"equal": 2, "late": 1, "ahead": 1, "not archived yet": 1}
+    assert parity.results["user_inferred:as_of_ms"] == {"equal": 2, "late": 1, "ahead": 1, "not archived yet": 1}
+    assert parity.results["user_inferred:latent"] == {"equal": 4, "different": 1}  # equal in all versions
+    assert parity.results["item_representation:price"] == {"equal": 6}
+    assert parity.results["item_representation:vector"] == {"equal": 6}
+    assert parity.results["item_representation:claim_ids"] == {"equal": 5, "late": 1}
+    assert (parity.rows, parity.different) == (11, ["user_inferred:latent of user u at 2500"])

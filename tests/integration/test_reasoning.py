@@ -1,7 +1,7 @@
-"""The agents before a real vLLM server on the CPU, fed by a real broker, writing to a real Redis.
+"""The LLM agents with a real vLLM server on the CPU, a real broker and a real Redis.
 
-The model is tiny and random: its words mean nothing, its JSON is held to the grammar, and its tokens cost what tokens cost.
-The server is killed in the middle of the work and started again.
+The model is tiny and random: its text means nothing, but the grammar constrains its JSON and the server counts its tokens. The
+server is killed while requests are in flight and started again.
 """
 
 import json
@@ -38,22 +38,22 @@ from streams.contract.topics import ITEM_FEATURES
 from streams.operations import status
 from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild
-from streams.runtime.kafka_clients import Producer
+from streams.runtime.kafka.producer import Producer
 from tests.integration.curves import wait_for_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-# A random model left to itself repeats one token for ever: it is held to a list, which a diffusion model could not be.
+# Unconstrained, a random model repeats one token, so its output is constrained to a list (a diffusion model's could not be).
 PHRASE: JsonValue = {"type": "string", "minLength": 4, "maxLength": 12}
 PHRASES: JsonValue = {"type": "array", "minItems": 2, "maxItems": 4, "items": PHRASE}
-TITLES = 200
-BEFORE_THE_KILL = 60
+TITLES = 100
+TITLES_BEFORE_KILL = 40
 TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Tokens, as the server or the ledger counts them."""
+    """Tokens, as counted by the server or by the ledger."""
 
     prompt: int
     cached: int
@@ -61,33 +61,33 @@ class Counts:
 
 
 @dataclass
-class Reasoned:
-    """What the run left behind, and what was measured on the way."""
+class Run:
+    """State and measurements of the run."""
 
     settings: Settings
     items: list[Item]
     server: process.Process
-    first_life: tuple[Counts, Counts]  # server, ledger; with nothing under way
-    second_life: tuple[Counts, Counts]
-    stages_while_down: Counter[str]
+    before_kill: tuple[Counts, Counts]  # server, ledger; while no call is in flight
+    after_restart: tuple[Counts, Counts]
+    statuses_while_down: Counter[str]
 
 
-def titles() -> list[str]:
+def read_titles() -> list[str]:
     return list(dict.fromkeys(pq.read_table(ANSWERS, columns=["description"])["description"].to_pylist()))[:TITLES]
 
 
 @pytest.fixture(scope="module")
-def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasoned]:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     settings = settings_on_free_ports(tmp_path_factory.mktemp("reasoning"))
     port = process.free_port()
     llm = settings.knowledge.llm
     llm.base_url, llm.model = f"http://127.0.0.1:{port}/v1", "tiny"
     llm.reasoning_limit_chars, llm.breaker_open_s, llm.answer_limit_tokens = 60, 1.0, 768
-    llm.connect_timeout_s = 30.0  # a machine that does everything at once may keep a process waiting for seconds
-    words = settings.behavior.words
-    words.llm.base_url, words.llm.model, words.llm.answer_limit_tokens = llm.base_url, llm.model, 200
-    words.llm.temperature, words.llm.extra_body = 1.0, {"structured_outputs": {"json": PHRASES}}
-    words.least_cosine = 0.0  # what a random model says is like nothing
+    llm.connect_timeout_s = 30.0  # a fully loaded machine may stall a process for seconds
+    text_diffusion = settings.behavior.text_diffusion
+    text_diffusion.llm.base_url, text_diffusion.llm.model, text_diffusion.llm.answer_limit_tokens = llm.base_url, llm.model, 200
+    text_diffusion.llm.temperature, text_diffusion.llm.extra_body = 1.0, {"structured_outputs": {"json": PHRASES}}
+    text_diffusion.least_cosine = 0.0  # a random model's phrases are close to no item
     state, run_dir = settings.state_dir, settings.run_dir
     try:
         server, _ = start_vllm(state, run_dir, "tiny", port, wait=False)
@@ -96,65 +96,65 @@ def reasoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reasoned]:
         for worker in workers:
             local.wait_ready(worker)
         wait_vllm(server)
-        items = [Item(item_id=f"i{place}", title=title, event_time_ms=1) for place, title in enumerate(titles())]
+        items = [Item(item_id=f"i{number}", title=title, event_time_ms=1) for number, title in enumerate(read_titles())]
         producer = Producer(settings.kafka)
 
-        producer.send(items[:BEFORE_THE_KILL])
-        wait_until_reasoned(settings, BEFORE_THE_KILL)
-        first_life = (server_counts(server), ledger_counts(settings, 0))
+        producer.send(items[:TITLES_BEFORE_KILL])
+        wait_until_reasoned(settings, TITLES_BEFORE_KILL)
+        before_kill = (read_server_counts(server), read_ledger_counts(settings, 0))
 
-        calls = calls_in_ledger(settings)
-        producer.send(items[BEFORE_THE_KILL:])
+        calls = count_ledger_calls(settings)
+        producer.send(items[TITLES_BEFORE_KILL:])
         producer.close()
-        wait_for(lambda: calls_in_ledger(settings) > calls + 150, "the second half to be under way")
+        wait_for(lambda: count_ledger_calls(settings) > calls + 80, "the second half to be in flight")
         os.killpg(server.pid, signal.SIGKILL)
         time.sleep(5.0)
-        stages_while_down = stages(settings)
+        statuses_while_down = count_statuses(settings)
         killed_ms = int(time.time() * 1000)
         assert workers[1].alive
         server, _ = start_vllm(state, run_dir, "tiny", port)
         wait_until_reasoned(settings, TITLES)
-        second_life = (server_counts(server), ledger_counts(settings, killed_ms))
-        yield Reasoned(settings, items, server, first_life, second_life, stages_while_down)
+        after_restart = (read_server_counts(server), read_ledger_counts(settings, killed_ms))
+        yield Run(settings, items, server, before_kill, after_restart, statuses_while_down)
     finally:
         local.stop_all(settings)
 
 
-def test_every_item_is_reasoned_about_once_and_none_is_lost(reasoned: Reasoned) -> None:
-    records = FeatureRepository(reasoned.settings).read_items([item.item_id for item in reasoned.items])
+def test_every_item_is_reasoned_about_exactly_once(run: Run) -> None:
+    records = FeatureRepository(run.settings).read_items([item.item_id for item in run.items])
 
     assert len(records) == TITLES
     assert {record.status for record in records.values()} == {"reasoned"}
     assert {record.reasoned_again for record in records.values()} == {0}
-    assert not DeadLetterQueue(reasoned.settings.kafka, 3).counts()
+    assert not DeadLetterQueue(run.settings.kafka, 3).counts()
 
 
-def test_every_curve_of_the_dashboard_has_something_to_show(reasoned: Reasoned) -> None:
-    reasoner = process.find(reasoned.settings.run_dir, "reasoner")
+def test_every_dashboard_query_returns_data(run: Run) -> None:
+    reasoner = process.find(run.settings.run_dir, "reasoner")
     assert reasoner
     jobs = {"reaseq-reasoner": [f"127.0.0.1:{reasoner.ports[0]}"]}
-    prometheus = start_prometheus(reasoned.settings.run_dir, process.free_port(), jobs, interval="1s")
+    prometheus = start_prometheus(run.settings.run_dir, process.free_port(), jobs, interval="1s")
 
     wait_for_data(prometheus, REASONING)
 
 
-def test_while_the_server_was_down_its_items_were_servable_by_their_text(reasoned: Reasoned) -> None:
-    assert reasoned.stages_while_down["text"] > 0
-    assert reasoned.stages_while_down.total() == TITLES
+def test_items_are_servable_by_text_while_the_server_is_down(run: Run) -> None:
+    assert run.statuses_while_down["text"] > 0
+    assert run.statuses_while_down.total() == TITLES
 
 
-def test_no_agent_was_asked_more_than_twice_about_an_item(reasoned: Reasoned) -> None:
-    """Once, and once more where the critic sent a claim back; the ledger holds no call twice by its key."""
-    for record in FeatureRepository(reasoned.settings).read_items([item.item_id for item in reasoned.items]).values():
-        asked = Counter(entry.agent for entry in Ledger(reasoned.settings.ledger_file).entries(record.content))
-        assert set(asked) >= {"demand", "attribute", "relation", "critic"}
-        assert max(asked.values()) <= 2 and asked["critic"] == asked["synthesis"] == 1
+def test_no_agent_is_called_more_than_twice_per_item(run: Run) -> None:
+    """Once, plus one repair after an objection of the critic; the ledger's key prevents duplicates."""
+    for record in FeatureRepository(run.settings).read_items([item.item_id for item in run.items]).values():
+        calls = Counter(entry.agent for entry in Ledger(run.settings.ledger_file).entries(record.content))
+        assert set(calls) >= {"demand", "attribute", "relation", "critic"}
+        assert max(calls.values()) <= 2 and calls["critic"] == calls["synthesis"] == 1
 
 
-def test_every_answer_fits_its_schema_or_was_refused_with_a_reason(reasoned: Reasoned) -> None:
-    agents = build_agents(reasoned.settings)
+def test_every_answer_fits_its_schema_or_is_rejected_with_a_reason(run: Run) -> None:
+    agents = build_agents(run.settings)
     outcomes: Counter[str] = Counter()
-    for item in reasoned.items:
+    for item in run.items:
         for entry in agents.ledger.entries(to_reasoning_item(item).content.hash):
             answer, reason = parse(agents.pipeline.agents[entry.agent].answer, entry.completion.text)
             outcomes[entry.completion.rejected or reason or "accepted"] += 1
@@ -164,30 +164,30 @@ def test_every_answer_fits_its_schema_or_was_refused_with_a_reason(reasoned: Rea
     assert set(outcomes) <= {"accepted", "truncated", "malformed_json", "invalid_answer"}
 
 
-def test_claims_are_in_the_vocabulary_and_rest_on_words_that_are_there(reasoned: Reasoned) -> None:
+def test_claims_are_in_the_vocabulary_with_evidence_in_the_title(run: Run) -> None:
     vocabulary = load_vocabulary(VOCABULARY)
-    speakers: Counter[str] = Counter()
-    for record in FeatureRepository(reasoned.settings).read_items([item.item_id for item in reasoned.items]).values():
+    provenance: Counter[str] = Counter()
+    for record in FeatureRepository(run.settings).read_items([item.item_id for item in run.items]).values():
         assert record.knowledge
         for claim in record.knowledge.claims:
-            speakers[claim.reasoner] += 1
+            provenance[claim.reasoner] += 1
             assert (claim.group, claim.value) in vocabulary
             assert claim.evidence.casefold() in record.title.casefold()
 
-    assert speakers["llm:tiny"] > 0.9 * speakers.total()
+    assert provenance["llm:tiny"] > 0.9 * provenance.total()
 
 
-def test_the_ledger_counts_the_tokens_that_the_server_counts(reasoned: Reasoned) -> None:
-    assert reasoned.first_life[0] == reasoned.first_life[1]
-    assert reasoned.second_life[0] == reasoned.second_life[1]
+def test_ledger_and_server_count_the_same_tokens(run: Run) -> None:
+    assert run.before_kill[0] == run.before_kill[1]
+    assert run.after_restart[0] == run.after_restart[1]
 
 
-def test_most_of_each_prompt_came_from_the_servers_prefix_cache(reasoned: Reasoned) -> None:
-    for server, _ in (reasoned.first_life, reasoned.second_life):
+def test_most_prompt_tokens_come_from_the_prefix_cache(run: Run) -> None:
+    for server, _ in (run.before_kill, run.after_restart):
         assert server.cached > 0.7 * server.prompt
 
 
-def test_behaviors_are_inferred_in_words_by_the_same_server_and_grounded_to_items(reasoned: Reasoned) -> None:
+def test_behaviors_inferred_as_text_are_grounded_to_items(run: Run) -> None:
     users = {
         f"u{user}": [
             Event(event_id=f"{user}-{n}", user_id=f"u{user}", item_id=f"i{user * 10 + n}", type="view", event_time_ms=100 + n)
@@ -195,52 +195,52 @@ def test_behaviors_are_inferred_in_words_by_the_same_server_and_grounded_to_item
         ]
         for user in range(6)
     }
-    producer = Producer(reasoned.settings.kafka)
+    producer = Producer(run.settings.kafka)
     producer.send([event for events in users.values() for event in events])
     producer.close()
-    repository = FeatureRepository(reasoned.settings)
+    repository = FeatureRepository(run.settings)
 
-    def inferred() -> list[UserFeatures]:
+    def read_inferred() -> list[UserFeatures]:
         known = repository.read_users(list(users))
         return [known[user] for user in users if user in known and known[user].inferred.events_seen == len(users[user])]
 
-    wait_for(lambda: len(inferred()) == len(users), "every user's behaviors to be inferred")
-    for user in inferred():
+    wait_for(lambda: len(read_inferred()) == len(users), "every user's behaviors to be inferred")
+    for user in read_inferred():
         assert user.inferred.model.startswith("words:tiny@")
         assert user.inferred.item_ids and not set(user.inferred.item_ids) & set(user.history.item_ids)
-        assert set(user.inferred.item_ids) <= {item.item_id for item in reasoned.items}
+        assert set(user.inferred.item_ids) <= {item.item_id for item in run.items}
         assert user.inferred.as_of_ms == user.history.times_ms[-1]
-    assert not DeadLetterQueue(reasoned.settings.kafka, 3).counts()
+    assert not DeadLetterQueue(run.settings.kafka, 3).counts()
 
 
-def test_a_full_replay_asks_the_model_nothing(reasoned: Reasoned) -> None:
-    before, calls = server_counts(reasoned.server), calls_in_ledger(reasoned.settings)
-    relisted = [Item(item_id=item.item_id, title=item.title, event_time_ms=2, price=9.5) for item in reasoned.items]
-    producer = Producer(reasoned.settings.kafka)
-    producer.send(reasoned.items)
+def test_full_replay_makes_no_calls(run: Run) -> None:
+    before, calls = read_server_counts(run.server), count_ledger_calls(run.settings)
+    relisted = [Item(item_id=item.item_id, title=item.title, event_time_ms=2, price=9.5) for item in run.items]
+    producer = Producer(run.settings.kafka)
+    producer.send(run.items)
     producer.send(relisted)
-    producer.send([record for record in FeatureRepository(reasoned.settings).read_items(["i1", "i2"]).values()])
+    producer.send([record for record in FeatureRepository(run.settings).read_items(["i1", "i2"]).values()])
     producer.close()
-    wait_for(lambda: event_times(reasoned.settings) == {2}, "the replay to be served")
-    wait_for(lambda: is_settled(reasoned.settings), "the replay to be processed")
+    wait_for(lambda: read_event_times(run.settings) == {2}, "the replay to be served")
+    wait_for(lambda: is_settled(run.settings), "the replay to be processed")
 
-    assert server_counts(reasoned.server) == before
-    assert calls_in_ledger(reasoned.settings) == calls
-    record = FeatureRepository(reasoned.settings).read_items(["i7"])["i7"]
+    assert read_server_counts(run.server) == before
+    assert count_ledger_calls(run.settings) == calls
+    record = FeatureRepository(run.settings).read_items(["i7"])["i7"]
     assert (record.price, record.status, record.event_time_ms) == (9.5, "reasoned", 2)
 
 
-async def test_a_batch_file_runs_through_vllm_as_it_is(reasoned: Reasoned, tmp_path: Path) -> None:
-    settings = reasoned.settings.model_copy(update={"state_dir": tmp_path}, deep=True)
+async def test_vllm_accepts_an_exported_batch_file(run: Run, tmp_path: Path) -> None:
+    settings = run.settings.model_copy(update={"state_dir": tmp_path}, deep=True)
     agents = build_agents(settings)
-    items = [to_reasoning_item(item) for item in reasoned.items[:6]]
+    items = [to_reasoning_item(item) for item in run.items[:6]]
     requests, answers = tmp_path / "round-1.jsonl", tmp_path / "answers-1.jsonl"
     counts = await export_batch(agents, items, requests)
     assert counts == {"demand": 6, "attribute": 6, "relation": 6}
 
     python, on_cpu = python_with_vllm(settings.state_dir)
     assert on_cpu
-    run_batch(python, requests, answers, make_tiny_model(reasoned.settings.state_dir / "vllm" / "models" / "tiny"))
+    run_batch(python, requests, answers, make_tiny_model(run.settings.state_dir / "vllm" / "models" / "tiny"))
 
     outcomes = await import_batch(agents, items, answers)
     assert outcomes["accepted"] >= 16 and outcomes.total() == 18
@@ -254,11 +254,11 @@ def run_batch(python: str, requests: Path, answers: Path, model: Path) -> None:
     command += ["--dtype", "float32", "--kv-cache-memory-bytes", "64M"]
     command += ["--structured-outputs-config", json.dumps({"backend": "guidance", "disable_any_whitespace": True})]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TORCHDYNAMO_DISABLE": "1"}
-    run = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
+    finished = subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
 
 
-def server_counts(server: process.Process) -> Counts:
+def read_server_counts(server: process.Process) -> Counts:
     scrape = process.http_get(f"http://127.0.0.1:{server.ports[0]}/metrics", timeout_s=10.0)
     assert scrape
     totals = {
@@ -271,22 +271,22 @@ def server_counts(server: process.Process) -> Counts:
     return Counts(*(totals[name] for name in names))
 
 
-def ledger_counts(settings: Settings, since_ms: int) -> Counts:
+def read_ledger_counts(settings: Settings, since_ms: int) -> Counts:
     query = "SELECT sum(tokens_in), sum(tokens_cached), sum(tokens_out) FROM calls WHERE answered_ms >= ?"
     return Counts(*Ledger(settings.ledger_file)._db.execute(query, (since_ms,)).fetchone())
 
 
-def calls_in_ledger(settings: Settings) -> int:
+def count_ledger_calls(settings: Settings) -> int:
     return sum(cost.calls for cost in Ledger(settings.ledger_file).costs("agent"))
 
 
-def stages(settings: Settings) -> Counter[str]:
-    ids = [f"i{place}" for place in range(TITLES)]
+def count_statuses(settings: Settings) -> Counter[str]:
+    ids = [f"i{number}" for number in range(TITLES)]
     return Counter(record.status for record in FeatureRepository(settings).read_items(ids).values())
 
 
-def event_times(settings: Settings) -> set[int]:
-    ids = [f"i{place}" for place in range(TITLES)]
+def read_event_times(settings: Settings) -> set[int]:
+    ids = [f"i{number}" for number in range(TITLES)]
     return {record.event_time_ms for record in FeatureRepository(settings).read_items(ids).values()}
 
 
@@ -299,7 +299,7 @@ def is_settled(settings: Settings) -> bool:
 
 
 def wait_until_reasoned(settings: Settings, count: int) -> None:
-    wait_for(lambda: stages(settings)["reasoned"] == count, f"{count} items to be reasoned about")
+    wait_for(lambda: count_statuses(settings)["reasoned"] == count, f"{count} items to be reasoned about")
 
 
 def wait_for(check, what: str) -> None:  # type: ignore[no-untyped-def]

@@ -1,4 +1,4 @@
-"""Rebuild and reconciliation: the topics are the truth, and a real Redis that lost something is made to hold it again."""
+"""Rebuild and reconciliation: records that a real Redis has lost are written again from the topics."""
 
 import random
 import threading
@@ -17,7 +17,7 @@ from streams.contract.messages import RawRecord
 from streams.contract.topics import USER_FEATURES
 from streams.operations.rebuild import rebuild, records_to_read
 from streams.operations.reconcile import reconcile
-from streams.runtime.kafka_clients import Producer
+from streams.runtime.kafka.producer import Producer
 
 pytestmark = pytest.mark.integration
 
@@ -25,7 +25,7 @@ ITEMS, USERS, VERSIONS = 300, 200, 3
 
 
 def records() -> list[FeatureRecord]:
-    """Several versions of every entity, the older ones first."""
+    """Several versions of every entity, oldest first."""
     found: list[FeatureRecord] = []
     for version in range(1, VERSIONS + 1):
         vector = np.full(8, version, np.float16).tobytes()
@@ -46,9 +46,9 @@ def rows(store: FeatureRepository) -> dict[str, dict[bytes, bytes]]:
 
 @pytest.fixture(scope="module")
 def filled(services: Settings) -> FeatureRepository:
-    """A whole store, and topics that say the same."""
+    """A complete store, and topics with the same records."""
     store = FeatureRepository(services)
-    with pytest.raises(StoreUnavailable, match="rebuild"):  # new, it might as well have been emptied
+    with pytest.raises(StoreUnavailable, match="rebuild"):  # a new store cannot be told from an emptied one
         FeatureRepository(services, require_complete=True).read_users(["u1"])
     rebuild(services, store)
     producer = Producer(services.kafka)
@@ -63,38 +63,38 @@ def client(services: Settings) -> redis.Redis:
     return redis.Redis.from_url(services.store.redis_url.get_secret_value())
 
 
-def test_an_emptied_store_is_rebuilt_while_readers_and_writers_go_on(
+def test_emptied_store_is_rebuilt_while_readers_and_writers_keep_running(
     services: Settings, filled: FeatureRepository, client: redis.Redis
 ) -> None:
     before, strict = rows(filled), FeatureRepository(services, require_complete=True)
     assert strict.read_users(["u1"])
     client.flushall()
 
-    for ask in (lambda: strict.read_users(["u1"]), lambda: strict.drop_stale(records()[-1:])):
+    for read in (lambda: strict.read_users(["u1"]), lambda: strict.drop_stale(records()[-1:])):
         with pytest.raises(StoreUnavailable, match="rebuild"):
-            ask()
-    assert filled.read_users(["u1"]) == {}  # who only reads gets what there is
+            read()
+    assert filled.read_users(["u1"]) == {}  # a plain reader gets what there is
 
     newer = UserFeatures(user_id="u1", event_time_ms=VERSIONS + 1, events_seen=9, history=History())
-    shown: list[int] = []
-    rebuilding = threading.Thread(target=lambda: rebuild(services, filled, rate_records_per_s=2000, progress=shown.append))
+    progress: list[int] = []
+    rebuilding = threading.Thread(target=lambda: rebuild(services, filled, rate_records_per_s=2000, progress=progress.append))
     rebuilding.start()
-    while not shown:
+    while not progress:
         time.sleep(0.01)
     filled.write([newer])
     assert rebuilding.is_alive()
     rebuilding.join()
 
-    assert sum(shown) == records_to_read(services) == len(records())
+    assert sum(progress) == records_to_read(services) == len(records())
     assert strict.read_users(["u1"]) == {"u1": newer}
     filled.online.update(filled.config, [], [], [], [], partial=True)
     after = rows(filled)
     changed = {key for view in after for key in after[view] if after[view][key] != before[view].get(key)}
     assert {view: after[view].keys() for view in after} == {view: before[view].keys() for view in before}
-    assert len(changed) == 1  # the one that was written meanwhile
+    assert len(changed) == 1  # the one written during the rebuild
 
 
-def test_a_store_that_is_emptied_while_it_is_filled_is_not_taken_for_whole(
+def test_store_emptied_during_a_rebuild_stays_incomplete(
     services: Settings, filled: FeatureRepository, client: redis.Redis
 ) -> None:
     with pytest.raises(StoreUnavailable), filled.rebuilding():
@@ -105,7 +105,7 @@ def test_a_store_that_is_emptied_while_it_is_filled_is_not_taken_for_whole(
     assert filled.is_complete()
 
 
-def test_garbage_in_a_topic_of_features_does_not_stop_a_rebuild(services: Settings, filled: FeatureRepository) -> None:
+def test_invalid_feature_record_does_not_stop_a_rebuild(services: Settings, filled: FeatureRepository) -> None:
     before = rows(filled)
     producer = Producer(services.kafka)
     producer.send_raw([RawRecord(USER_FEATURES.name, b"u1", b"{garbage", int(time.time() * 1000))])
@@ -117,17 +117,15 @@ def test_garbage_in_a_topic_of_features_does_not_stop_a_rebuild(services: Settin
     assert rows(filled) == before
 
 
-def test_reconciliation_finds_what_the_store_lost_and_writes_it_again(
-    services: Settings, filled: FeatureRepository, client: redis.Redis
-) -> None:
+def test_reconciliation_restores_lost_records(services: Settings, filled: FeatureRepository, client: redis.Redis) -> None:
     generator = random.Random(0)
     clean = reconcile(services, filled, 10_000, generator)
-    assert not any(of["behind"] or of["different"] for of in clean.values()) and clean["item-features"]["equal"]
+    assert not any(results["behind"] or results["different"] for results in clean.values()) and clean["item-features"]["equal"]
     before = rows(filled)
     for key in list(client.scan_iter("reaseq:user_history:*"))[:20] + list(client.scan_iter("reaseq:user_inferred:*"))[20:30]:
         client.delete(key)
 
     found = [reconcile(services, filled, 10_000, generator)["user-features"]["behind"] for _ in range(40)]
 
-    assert 20 <= sum(found) <= 30 and not found[-1]  # partition by partition, until all are found
+    assert 20 <= sum(found) <= 30 and not found[-1]  # one partition at a time, until all are found
     assert rows(filled) == before

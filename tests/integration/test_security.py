@@ -1,4 +1,4 @@
-"""The whole path over TLS, with names and passwords, on a real broker and a real Redis that let in nobody else."""
+"""The whole path over TLS with authentication, on a real broker and a real Redis that reject everyone else."""
 
 import os
 import socket
@@ -20,7 +20,9 @@ from reaseq.records import Event, Item
 from reaseq.settings import Settings
 from streams.contract.topics import EVENTS
 from streams.operations.rebuild import rebuild
-from streams.runtime.kafka_clients import Producer, create_topics, read_all
+from streams.runtime.kafka.admin import create_topics
+from streams.runtime.kafka.producer import Producer
+from streams.runtime.kafka.reader import read_all
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -30,7 +32,7 @@ WORKER = "on >all ~reaseq:* -@all +@read +@write +@scripting +@connection +wait 
 HOUR_MS = 3_600_000
 CREATE_TOPICS = """
 from reaseq.settings import Settings
-from streams.runtime.kafka_clients import create_topics
+from streams.runtime.kafka.admin import create_topics
 
 create_topics(Settings().kafka)
 """
@@ -38,7 +40,7 @@ create_topics(Settings().kafka)
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of this machine, and its key behind it, in one file."""
+    """A self-signed certificate for 127.0.0.1 followed by its key, in one file."""
     folder = tmp_path_factory.mktemp("tls")
     command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=reaseq -addext subjectAltName=IP:127.0.0.1"
     files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")]
@@ -50,24 +52,28 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, certificate: Path) -> Iterator[Settings]:
-    """Settings of a worker that may all, for a broker and a Redis that run."""
-    found = Settings(state_dir=tmp_path_factory.mktemp("security"))
-    found.store.profile = "production"
-    found.kafka.tls, found.kafka.tls_ca_file = True, certificate.with_name("certificate.pem")
-    found.kafka.sasl_mechanism, found.kafka.sasl_username, found.kafka.sasl_password = "PLAIN", "worker", SecretStr("all")
+    """Settings of a worker with full access to the running broker and Redis."""
+    configured = Settings(state_dir=tmp_path_factory.mktemp("security"))
+    configured.store.profile = "production"
+    configured.kafka.tls, configured.kafka.tls_ca_file = True, certificate.with_name("certificate.pem")
+    configured.kafka.sasl_mechanism, configured.kafka.sasl_username, configured.kafka.sasl_password = (
+        "PLAIN",
+        "worker",
+        SecretStr("all"),
+    )
     try:
-        found.kafka.bootstrap_servers = f"127.0.0.1:{_start_broker(found, certificate)}"
-        found.store.redis_url = _redis_url(_start_redis(found, certificate), "worker:all", certificate)
-        create_topics(found.kafka)
-        repository = FeatureRepository(found)
+        configured.kafka.bootstrap_servers = f"127.0.0.1:{_start_broker(configured, certificate)}"
+        configured.store.redis_url = _redis_url(_start_redis(configured, certificate), "worker:all", certificate)
+        create_topics(configured.kafka)
+        repository = FeatureRepository(configured)
         repository.apply()
-        rebuild(found, repository)
-        yield found
+        rebuild(configured, repository)
+        yield configured
     finally:
-        local.stop_all(found)
+        local.stop_all(configured)
 
 
-def test_an_event_becomes_a_history_that_the_ranker_may_read_and_not_write(settings: Settings, certificate: Path) -> None:
+def test_ranker_may_read_but_not_write_the_history_of_an_event(settings: Settings, certificate: Path) -> None:
     local.wait_ready(local.start_worker(settings, "worker-1"))
     now_ms = int(time.time() * 1000)
     producer = Producer(settings.kafka)
@@ -89,27 +95,27 @@ def test_an_event_becomes_a_history_that_the_ranker_may_read_and_not_write(setti
 
 
 @pytest.mark.parametrize("change", [{"sasl_password": SecretStr("guessed")}, {"tls_ca_file": None}], ids=["password", "TLS"])
-def test_the_broker_lets_in_nobody_else(settings: Settings, change: dict[str, object]) -> None:
-    stranger = settings.model_copy(deep=True)
-    stranger.kafka = stranger.kafka.model_copy(update=change)
-    # In a process of its own: a Kafka client that is rejected leaves its sockets behind.
-    env = {**os.environ, **local.environment(stranger)}
+def test_broker_rejects_wrong_password_and_untrusted_certificate(settings: Settings, change: dict[str, object]) -> None:
+    rejected = settings.model_copy(deep=True)
+    rejected.kafka = rejected.kafka.model_copy(update=change)
+    # In a separate process, because a rejected Kafka client leaves its sockets open.
+    env = {**os.environ, **local.environment(rejected)}
     run = subprocess.run([sys.executable, "-c", CREATE_TOPICS], env=env, capture_output=True, text=True, check=False)
 
     assert run.returncode and "kafka.errors." in run.stderr
 
 
-def test_the_store_lets_in_nobody_else(settings: Settings, certificate: Path) -> None:
-    stranger = settings.model_copy(deep=True)
+def test_store_rejects_wrong_password_and_plaintext(settings: Settings, certificate: Path) -> None:
+    rejected = settings.model_copy(deep=True)
     port = _redis_port(settings)
     for url in (_redis_url(port, "worker:guessed", certificate), SecretStr(f"redis://127.0.0.1:{port}/0")):
-        stranger.store.redis_url = url
+        rejected.store.redis_url = url
         with pytest.raises(StoreUnavailable):
-            FeatureRepository(stranger).read_users(["u"])
+            FeatureRepository(rejected).read_users(["u"])
 
 
 def _start_broker(settings: Settings, certificate: Path) -> int:
-    """A broker with one more listener, for who comes with a password over TLS; returns its port."""
+    """Start a broker with an additional SASL_SSL listener; returns the port of that listener."""
     run_dir, state, port = settings.run_dir, settings.state_dir.resolve(), process.free_port()
     libs = install(state)
     broker = start_broker(run_dir, state / "kafka" / "data", libs, process.free_port())

@@ -1,19 +1,17 @@
-"""The real thing: a broker, Redis, two workers in one group and the ranking service; one worker is killed half-way.
+"""The complete system: a broker, Redis, two workers in one group and the ranking service; one worker is killed halfway.
 
-What is in Redis afterwards is compared, byte for byte, with what one in-process replay writes to the embedded store.
+Afterwards, the rows in Redis must equal, byte for byte, those that one in-process replay writes to the embedded store.
 """
 
 import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -43,27 +41,28 @@ from streams.operations import status
 from streams.operations.dead_letter_queue import DeadLetterQueue, Filter
 from streams.operations.rebuild import rebuild
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
-from streams.runtime.kafka_clients import Producer, read_all
+from streams.runtime.kafka.producer import Producer
+from streams.runtime.kafka.reader import read_all
+from tests.commands import reaseq
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-EVENTS_WANTED = 20_000
+EVENT_COUNT = 20_000
 SETTLE_TIMEOUT_S = 300.0
 Rows = dict[str, dict[bytes, bytes]]
 
 
 @dataclass
 class Running:
-    """The system under test, and what was produced to it."""
+    """The system under test and its input."""
 
     settings: Settings
     workers: list[process.Process]
     items: tuple[Item, ...]
     events: tuple[Event, ...]
-    scrapes_of_the_dead: list[str] = field(default_factory=list)
 
     def wait_until_lag(self, topics: tuple[str, ...], at_most: int = 0) -> None:
-        """Wait until the group has acknowledged all but `at_most` records of the topics."""
+        """Wait until the group has committed all but `at_most` records of the topics."""
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         while time.monotonic() < deadline:
             lags = {topic.name: topic.lag for topic in status.topics_status(self.settings)}
@@ -73,20 +72,20 @@ class Running:
         raise AssertionError(f"lag did not settle: {lags}\n{logs}")
 
     def settle(self) -> None:
-        """Wait until nothing moves any more."""
+        """Wait until there is no lag in any topic."""
         self.wait_until_lag(tuple(topic.name for topic in status.SOURCES))
 
     def wait_for_item_tables(self) -> None:
-        """Wait until every worker's item table holds all of `item-features`: inference reads the catalog there."""
+        """Wait until every worker has applied all of `item-features` to its item table, the catalog of inference."""
         [topic] = [topic for topic in status.topics_status(self.settings) if topic.name == ITEM_FEATURES.name]
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         for worker in self.workers:
-            while dict(_samples(worker, "reaseq_tailed_records")) != {(("topic", ITEM_FEATURES.name),): topic.held}:
-                assert time.monotonic() < deadline, f"{worker.name} did not follow {topic}"
+            while dict(_samples(worker, "reaseq_tailed_records")) != {(("topic", ITEM_FEATURES.name),): topic.records}:
+                assert time.monotonic() < deadline, f"{worker.name} has not caught up with {topic}"
                 time.sleep(0.2)
 
-    def reasoned(self) -> int:
-        """How many items the workers that are alive have reasoned about."""
+    def count_reasoned(self) -> int:
+        """Items that the live workers have reasoned about."""
         total = 0
         for worker in self.workers:
             if worker.alive:
@@ -97,7 +96,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The system, up, with a catalog and half of the events behind it when a worker is killed."""
+    """The started system, without input."""
     state = tmp_path_factory.mktemp("system")
     os.symlink(quick_demo / "state" / "models", state / "models")
     settings = settings_on_free_ports(state)
@@ -113,7 +112,7 @@ def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         for started in (*workers, ranker):
             local.wait_ready(started)
         retail = read_retail(ORDER_LINES)
-        events = tuple(event for order in retail.orders for event in order.events)[-EVENTS_WANTED:]
+        events = tuple(event for order in retail.orders for event in order.events)[-EVENT_COUNT:]
         bought = {event.item_id for event in events}
         items = tuple(item for item in retail.items if item.item_id in bought)[:1500]
         yield Running(settings, workers, items, events)
@@ -123,11 +122,11 @@ def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def after_the_kill(running: Running) -> Running:
-    """Everything has been produced and processed; one worker did not live to see the end."""
+    """The system after all input has been processed; one worker was killed halfway through the events."""
     producer = Producer(running.settings.kafka)
     producer.send(running.items)
     running.settle()
-    running.wait_for_item_tables()  # what is inferred is the same for every order of events only when they are there first
+    running.wait_for_item_tables()  # inference is independent of the order of events only if all items are known before
     producer.send(running.events)
     running.wait_until_lag((EVENTS.name,), at_most=len(running.events) // 2)
     victim = running.workers[0]
@@ -139,15 +138,15 @@ def after_the_kill(running: Running) -> Running:
 
 @pytest.fixture(scope="module")
 def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    """What one in-process replay of the same records leaves in the embedded store."""
+    """The rows that one in-process replay of the same records writes to the embedded store."""
     torch.set_num_threads(running.settings.worker.threads)
     settings = Settings(state_dir=tmp_path_factory.mktemp("reference"))
     settings.knowledge.recorded_file = ANSWERS
     system = assemble(settings, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
     system.use_behavior(current(running.settings.models_dir, "behavior"))
-    log = InProcessBroker()
-    log.subscribe(ITEM_FEATURES.name, system.apply_item_records)
-    runtime = InProcessRuntime(log, lambda stage: Delivery(stage, log, system.store, 300.0), system.stages)
+    broker = InProcessBroker()
+    broker.subscribe(ITEM_FEATURES.name, system.apply_item_records)
+    runtime = InProcessRuntime(broker, lambda stage: Delivery(stage, broker, system.store, 300.0), system.stages)
 
     async def replay() -> None:
         for records in (running.items, running.events):
@@ -155,22 +154,20 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Row
             await runtime.run_until_idle(flush=True)
 
     asyncio.run(replay())
-    assert not log.dead_letters
+    assert not broker.dead_letters
     return _rows(settings)
 
 
-def test_every_item_and_user_is_in_the_store_with_exactly_the_reference_values(
-    after_the_kill: Running, reference: Rows
-) -> None:
+def test_store_holds_every_item_and_user_with_the_reference_values(after_the_kill: Running, reference: Rows) -> None:
     rows = _rows(after_the_kill.settings)
 
     for view in VIEWS:
-        assert rows[view.name].keys() == reference[view.name].keys(), f"{view.name}: lost or invented entities"
+        assert rows[view.name].keys() == reference[view.name].keys(), f"{view.name}: lost or extra entities"
         differing = [key for key, row in rows[view.name].items() if row != reference[view.name][key]]
         assert not differing, f"{view.name}: {len(differing)} of {len(rows[view.name])} rows differ"
 
 
-def test_no_event_is_lost_or_doubled(after_the_kill: Running) -> None:
+def test_no_event_is_lost_or_duplicated(after_the_kill: Running) -> None:
     limit = after_the_kill.settings.behavior.history_limit_events
     by_user: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for event in after_the_kill.events:
@@ -184,12 +181,12 @@ def test_no_event_is_lost_or_doubled(after_the_kill: Running) -> None:
         assert list(zip(history.times_ms, history.event_keys, strict=True)) == sorted(produced)[-limit:]
 
 
-def test_nothing_went_to_the_dead_letters(after_the_kill: Running) -> None:
+def test_valid_input_leaves_no_dead_letter(after_the_kill: Running) -> None:
     assert not DeadLetterQueue(after_the_kill.settings.kafka, 3).counts()
 
 
-def test_a_second_replay_changes_no_value_and_reasons_about_nothing(after_the_kill: Running) -> None:
-    before, reasoned = _rows(after_the_kill.settings), after_the_kill.reasoned()
+def test_second_replay_changes_no_value_and_reasons_about_nothing(after_the_kill: Running) -> None:
+    before, reasoned = _rows(after_the_kill.settings), after_the_kill.count_reasoned()
     producer = Producer(after_the_kill.settings.kafka)
     producer.send(after_the_kill.items)
     producer.send(after_the_kill.events)
@@ -197,10 +194,10 @@ def test_a_second_replay_changes_no_value_and_reasons_about_nothing(after_the_ki
     after_the_kill.settle()
 
     assert _rows(after_the_kill.settings) == before
-    assert after_the_kill.reasoned() == reasoned
+    assert after_the_kill.count_reasoned() == reasoned
 
 
-def test_the_ranking_service_ranks_what_the_stream_brought(after_the_kill: Running) -> None:
+def test_ranking_service_ranks_items_from_the_stream(after_the_kill: Running) -> None:
     candidates = [item.item_id for item in after_the_kill.items[:500]]
     last = after_the_kill.events[-1]
 
@@ -213,44 +210,37 @@ def test_the_ranking_service_ranks_what_the_stream_brought(after_the_kill: Runni
     assert answer["features_time_ms"] == last.event_time_ms
 
 
-def test_the_ranking_service_says_what_it_did_without(after_the_kill: Running) -> None:
+def test_ranking_service_reports_unknown_user_and_candidates(after_the_kill: Running) -> None:
     answer = _rank(after_the_kill, "nobody", ["no such item", after_the_kill.items[0].item_id], 1_323_000_000_000)
 
     assert answer["degraded"] == ["unknown_user", "unknown_candidates"]
     assert len(answer["ranked"]) == 2
 
 
-def test_what_was_served_is_what_the_point_in_time_join_tells_training(after_the_kill: Running) -> None:
+def test_served_features_equal_the_point_in_time_join(after_the_kill: Running) -> None:
     settings, served = after_the_kill.settings, 0
     latest = {event.user_id: event.event_time_ms for event in after_the_kill.events}
     for user_id, time_ms in list(latest.items())[:60]:
         _rank(after_the_kill, user_id, [after_the_kill.items[0].item_id], time_ms + 1)
         served += 1
 
-    command = [sys.executable, "-m", "reaseq", "features", "parity"]
-    env = {**os.environ, **local.environment(settings)}
-    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    output = reaseq(settings, "features", "parity")
 
-    assert run.returncode == 0, run.stdout + run.stderr
-    rows = read_served_features(settings.state_dir / "served")
+    rows = read_served_features(settings.served_features_dir)
     users = [row for row in rows if row.entity == "user"]
-    assert len(users) >= served and len(rows) >= 2 * served and f"{len(rows)} served rows" in run.stdout
-    assert " equal " in run.stdout and not any(f" {verdict} " in run.stdout for verdict in ("different", "late", "yet"))
+    assert len(users) >= served and len(rows) >= 2 * served and f"{len(rows)} served rows" in output
+    assert " equal " in output and not any(f" {result} " in output for result in ("different", "late", "yet"))
 
 
-def test_the_smoke_check_finds_everything_in_order(after_the_kill: Running) -> None:
+def test_smoke_check_passes(after_the_kill: Running) -> None:
     settings = after_the_kill.settings
-    command = [sys.executable, "-m", "reaseq", "smoke"]
-    run = subprocess.run(
-        command, env={**os.environ, **local.environment(settings)}, capture_output=True, text=True, check=False
-    )
+    output = reaseq(settings, "smoke")
 
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert [line.split(":")[0] for line in run.stdout.splitlines()] == [
-        "an item is servable",
-        "it is reasoned about",
-        "a user's event is servable",
-        "it ranks by both",
+    assert [line.split(":")[0] for line in output.splitlines()] == [
+        "item is servable",
+        "item is reasoned",
+        "event is servable",
+        "ranking uses both",
     ]
     after_the_kill.settle()
     gone = [
@@ -259,7 +249,7 @@ def test_the_smoke_check_finds_everything_in_order(after_the_kill: Running) -> N
     assert [record.status for record in gone] == ["delisted"]
 
 
-def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: Running) -> None:
+def test_invalid_input_becomes_dead_letters_and_stops_no_worker(after_the_kill: Running) -> None:
     def item(**changes: object) -> bytes:
         return json.dumps({"schema": "item.1", "item_id": "x", "title": "t", "event_time_ms": 1} | changes).encode()
 
@@ -285,71 +275,72 @@ def test_bad_input_is_buried_with_a_reason_and_stops_no_worker(after_the_kill: R
     _produce_compressed(after_the_kill.settings, EVENTS, "u", b" " * 2 * after_the_kill.settings.kafka.max_message_bytes)
     after_the_kill.settle()
 
-    buried: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for (_, reason), count in DeadLetterQueue(after_the_kill.settings.kafka, 3).counts().items():
-        buried[reason] += count
-    assert buried == Counter(["malformed_json", *(reason for *_, reason in bad)])
+        reasons[reason] += count
+    assert reasons == Counter(["malformed_json", *(reason for *_, reason in bad)])
     users = FeatureRepository(after_the_kill.settings).read_users(["u"])
     assert users["u"].history.item_ids == ("never listed",)
     assert after_the_kill.workers[1].alive
 
 
 def _produce_compressed(settings: Settings, topic: Topic, key: str, value: bytes) -> None:
-    """As a producer would that is none of ours: the broker's limit is one of the compressed size."""
+    """Produce like a third-party client. The broker limits the compressed size, so it accepts a larger value."""
     servers, limit = settings.kafka.bootstrap_servers, 2 * len(value)
     producer = KafkaProducer(bootstrap_servers=servers, compression_type="lz4", max_request_size=limit)
     producer.send(topic.name, key=key.encode(), value=value).get(timeout=10)
     producer.close()
 
 
-def test_dead_letters_are_looked_at_and_replayed_by_command(after_the_kill: Running) -> None:
-    settings, [*letters] = (
-        after_the_kill.settings,
-        DeadLetterQueue(after_the_kill.settings.kafka, 3).open(Filter(reason="unknown_*")),
-    )
+def test_commands_list_show_replay_and_discard_dead_letters(after_the_kill: Running) -> None:
+    settings = after_the_kill.settings
+    queue = DeadLetterQueue(settings.kafka, 3)
+    [unknown] = queue.read_open(Filter(reason="unknown_*"))
 
-    listed = _command(settings, "dead-letters", "list", "--reason", "unknown_*")
-    shown = _command(settings, "dead-letters", "show", letters[0].id)
-    replayed = _command(settings, "dead-letters", "replay", "--reason", "unknown_*")
+    listed = reaseq(settings, "dead-letters", "list", "--reason", "unknown_*")
+    shown = reaseq(settings, "dead-letters", "show", unknown.id)
+    replayed = reaseq(settings, "dead-letters", "replay", "--reason", "unknown_*")
     after_the_kill.settle()
 
-    assert len(letters) == 1 and letters[0].id in listed
+    assert unknown.id in listed
     assert "item.9" in shown and "unknown_schema" in shown
     assert "1 replayed" in replayed
-    [again] = DeadLetterQueue(settings.kafka, 3).open(Filter(reason="unknown_*"))
-    assert again.attempts == 2 and again.id != letters[0].id
-    assert "1 discarded" in _command(settings, "dead-letters", "discard", "--id", again.id)
+    [failed_again] = queue.read_open(Filter(reason="unknown_*"))
+    assert failed_again.attempts == 2 and failed_again.id != unknown.id
+    assert "1 discarded" in reaseq(settings, "dead-letters", "discard", "--id", failed_again.id)
 
 
-def test_one_wish_removes_all_that_is_known_of_a_user(after_the_kill: Running) -> None:
+def test_erasure_request_removes_all_data_of_a_user(after_the_kill: Running) -> None:
     settings, store = after_the_kill.settings, FeatureRepository(after_the_kill.settings)
     user_id, other = list(dict.fromkeys(event.user_id for event in after_the_kill.events))[:2]
     before = store.read_users([user_id, other])
     assert before[user_id].history.item_ids and before[user_id].inferred.item_ids
     assert user_id in _archived(settings)
-    letters = DeadLetterQueue(settings.kafka, 3)
-    of_others = letters.counts()["history", "malformed_json"]
+    queue = DeadLetterQueue(settings.kafka, 3)
+    before_broken = queue.counts()["history", "malformed_json"]
     producer = Producer(settings.kafka)
     producer.send_raw([RawRecord(EVENTS.name, user_id.encode(), b"{broken", int(time.time() * 1000))])
     after_the_kill.settle()
-    assert letters.counts()["history", "malformed_json"] == of_others + 1
+    assert queue.counts()["history", "malformed_json"] == before_broken + 1
 
-    _command(settings, "forget", user_id)
+    reaseq(settings, "forget", user_id)
     after_the_kill.settle()
-    producer.send([event for event in after_the_kill.events if event.user_id == user_id])  # who sends it all again, in vain
+    producer.send(
+        [event for event in after_the_kill.events if event.user_id == user_id]
+    )  # older than the request, so they change nothing
     producer.close()
     after_the_kill.settle()
 
-    left = store.read_users([user_id, other])
-    assert left[user_id].history.forgotten_ms and not left[user_id].history.item_ids and left[user_id].inferred == Inferred()
-    assert left[other] == before[other]
+    after = store.read_users([user_id, other])
+    assert after[user_id].history.forgotten_ms and not after[user_id].history.item_ids and after[user_id].inferred == Inferred()
+    assert after[other] == before[other]
     [last] = {raw.key: raw.value for raw in read_all(settings.kafka, USER_FEATURES) if raw.key == user_id.encode()}.values()
-    assert msgspec.json.decode(last or b"", type=UserFeatures) == left[user_id]
+    assert msgspec.json.decode(last or b"", type=UserFeatures) == after[user_id]
     assert user_id not in _archived(settings) and other in _archived(settings)
-    assert letters.counts()["history", "malformed_json"] == of_others
+    assert queue.counts()["history", "malformed_json"] == before_broken
 
 
-def test_a_service_that_is_told_to_end_first_says_so_and_still_answers(after_the_kill: Running) -> None:
+def test_terminating_service_is_not_ready_but_still_answers(after_the_kill: Running) -> None:
     settings = after_the_kill.settings
     ranker = process.find(settings.run_dir, "ranker")
     assert ranker
@@ -363,13 +354,6 @@ def test_a_service_that_is_told_to_end_first_says_so_and_still_answers(after_the
     while ranker.alive and time.monotonic() < deadline + 10:
         time.sleep(0.05)
     assert not ranker.alive
-
-
-def _command(settings: Settings, *arguments: str) -> str:
-    env = {**os.environ, **local.environment(settings), "COLUMNS": "200"}
-    run = subprocess.run([sys.executable, "-m", "reaseq", *arguments], env=env, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout
 
 
 def _archived(settings: Settings) -> set[str]:
@@ -391,10 +375,8 @@ def _samples(worker: process.Process, name: str) -> Iterator[tuple[tuple[tuple[s
 
 
 def _rank(running: Running, user_id: str, candidates: list[str], time_ms: int) -> dict:  # type: ignore[type-arg]
-    asked = {"user_id": user_id, "candidate_ids": candidates, "time_ms": time_ms, "budget_ms": 10_000}
-    body = json.dumps(asked).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{running.settings.service.port}/v1/rank", body, {"content-type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)  # type: ignore[no-any-return]
+    request = {"user_id": user_id, "candidate_ids": candidates, "time_ms": time_ms, "budget_ms": 10_000}
+    url = f"http://127.0.0.1:{running.settings.service.port}/v1/rank"
+    post = urllib.request.Request(url, json.dumps(request).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(post, timeout=30) as response:
+        return json.load(response)  # type: ignore[no-any-return]

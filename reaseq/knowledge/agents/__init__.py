@@ -1,1 +1,1 @@
-"""The agents: their prompts, the shape of their answers, and the order in which they speak."""
+"""The LLM agents: their prompts, the schemas of their answers, and the pipeline that runs them."""

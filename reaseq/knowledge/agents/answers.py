@@ -1,4 +1,4 @@
-"""The shape of each agent's answer: one pydantic model is both the server's grammar and our own check of what came back."""
+"""The schema of each agent's answer: one pydantic model is both the server's grammar and our validation."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 
 from reaseq.knowledge.vocabulary import Group
 
-CONFIDENCES = {"certain": 0.95, "likely": 0.8, "possible": 0.6}  # in words, which models judge better than numbers
+CONFIDENCES = {"certain": 0.95, "likely": 0.8, "possible": 0.6}  # LLMs judge words better than numbers
 EVIDENCE_LIMIT_CHARS = 80
 VALUE_LIMIT_CHARS = 64
 PHRASE_LIMIT_CHARS = 40
@@ -16,19 +16,19 @@ NOTE_LIMIT_CHARS = 120
 CLAIM_NUMBER_LIMIT = 99
 OBJECTIONS_LIMIT = 40
 PROFILE_LIMIT_CHARS = 240
-OVERRUN = 4  # a list may be so many times too long and still be read: what is too much is cut and counted
+OVERRUN = 4  # a list up to this many times too long is still read; the excess is dropped and counted
 
 Confidence = Literal["certain", "likely", "possible"]
 
 
 class Strict(BaseModel):
-    """Refuses fields that it does not know, and values that are not of the type."""
+    """Base of the answers: rejects unknown fields and values of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class DraftClaim(Strict):
-    """A claim as an agent makes it. The value may lie outside the vocabulary where the server has no grammar."""
+    """A claim as an agent returns it. Without a server-side grammar, its value may be outside the vocabulary."""
 
     value: str = Field(max_length=VALUE_LIMIT_CHARS)
     confidence: Confidence
@@ -36,7 +36,7 @@ class DraftClaim(Strict):
 
 
 class Objection(Strict):
-    """What the critic has against one claim."""
+    """What the critic has against one claim."""  # part of the schema and so of every fingerprint: do not edit
 
     claim: int = Field(ge=1, le=CLAIM_NUMBER_LIMIT)
     verdict: Literal["drop", "revise"]
@@ -53,13 +53,13 @@ FREE_TEXT: dict[str, dict[str, Any]] = {
 }
 
 
-def _thinking(limit_chars: int) -> Any:
+def _reasoning(limit_chars: int) -> Any:
     return Annotated[str, Field(max_length=limit_chars)]
 
 
 def draft_model(agent: str, groups: tuple[Group, ...], reasoning_limit_chars: int) -> type[Strict]:
-    """The answer of an agent that makes claims: `reasoning`, its free texts, and a list of claims for each of its groups."""
-    fields: dict[str, Any] = {"reasoning": _thinking(reasoning_limit_chars), **FREE_TEXT[agent]}
+    """The answer of a drafting agent: `reasoning`, its free-text fields, and a list of claims per group."""
+    fields: dict[str, Any] = {"reasoning": _reasoning(reasoning_limit_chars), **FREE_TEXT[agent]}
     for group in groups:
         bounds = Field(max_length=group.most * OVERRUN)
         fields[group.name] = Annotated[list[DraftClaim], bounds, WithJsonSchema(_claims_schema(group))]
@@ -70,28 +70,38 @@ def critic_model(reasoning_limit_chars: int) -> type[Strict]:
     """The critic's answer: `reasoning` and `objections`."""
     objections = Annotated[list[Objection], Field(max_length=OBJECTIONS_LIMIT)]
     return create_model(
-        "critic_answer", __base__=Strict, reasoning=_thinking(reasoning_limit_chars), objections=(objections, ...)
+        "critic_answer", __base__=Strict, reasoning=_reasoning(reasoning_limit_chars), objections=(objections, ...)
     )
 
 
 def synthesis_model(reasoning_limit_chars: int) -> type[Strict]:
-    """The synthesis: `reasoning` and `profile`."""
+    """The answer of the synthesis: `reasoning` and `profile`."""
     profile = Annotated[str, Field(max_length=PROFILE_LIMIT_CHARS)]
-    return create_model("synthesis_answer", __base__=Strict, reasoning=_thinking(reasoning_limit_chars), profile=(profile, ...))
+    return create_model(
+        "synthesis_answer", __base__=Strict, reasoning=_reasoning(reasoning_limit_chars), profile=(profile, ...)
+    )
 
 
 def grammar(answer: type[Strict]) -> str:
-    """The JSON schema that the server holds its output to, as JSON. Fields are written in its order: the thinking first."""
+    """The JSON schema for structured output, as JSON. Fields are generated in its order, `reasoning` first."""
     return json.dumps(answer.model_json_schema())
 
 
 def parse(answer: type[Strict], text: str) -> tuple[Strict | None, str]:
-    """The answer in `text`, or None and the reason for which it is rejected."""
+    """Parse `text`: the answer and an empty string, or None and the reason code of the rejection."""
     try:
         return answer.model_validate_json(text), ""
     except ValidationError as error:
         kinds = {fault["type"] for fault in error.errors(include_url=False, include_input=False, include_context=False)}
         return None, "malformed_json" if "json_invalid" in kinds else "invalid_answer"
+
+
+def extract_reasoning(text: str) -> str:
+    """The `reasoning` field of an answer; empty if the answer cannot be parsed or has none."""
+    try:
+        return str(json.loads(text)["reasoning"])
+    except (ValueError, LookupError, TypeError):
+        return ""
 
 
 def _claims_schema(group: Group) -> dict[str, Any]:

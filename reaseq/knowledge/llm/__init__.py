@@ -1,1 +1,1 @@
-"""Asking a language model: one call, its endpoint, its patience, its price, and the ledger that keeps every answer."""
+"""Calls to a language model: requests, the endpoint, retries, token budgets, and the ledger of answers."""

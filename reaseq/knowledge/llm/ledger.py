@@ -1,7 +1,7 @@
-"""The ledger: every call that was ever answered, with its answer and its price. It is the knowledge cache as well.
+"""The ledger: every answered call with its answer and its cost. It doubles as the knowledge cache.
 
-One SQLite file, shared by the workers of a machine, written before an answer is used: a call that stands here is never made
-again, whatever was killed since. Days are UTC.
+One SQLite file, shared by the workers of a machine. An answer is written before it is used, so an answered call is never
+repeated, not even after a crash. Days are UTC.
 """
 
 import sqlite3
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from reaseq.errors import CatalogError
-from reaseq.knowledge.llm.call import Completion, Usage
+from reaseq.knowledge.llm.request import Completion, Usage
 
 BUSY_TIMEOUT_S = 30.0
 EXPORT_ROWS = 10_000
@@ -52,12 +52,13 @@ CREATE INDEX IF NOT EXISTS calls_by_time ON calls (answered_ms);
 CREATE INDEX IF NOT EXISTS calls_by_item ON calls (item_id);
 CREATE INDEX IF NOT EXISTS calls_by_content ON calls (content);
 """
+_FORMER_NAMES = {"refused": "rejected"}  # columns of older ledgers and exports → their present names
 _INSERT = f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One answered call. `origin` is `endpoint`, `batch`, or `import`: only the first was paid for by this system's stream."""
+    """One answered call. `origin` is `endpoint`, `batch` or `import`; only `endpoint` counts against the token budgets."""
 
     fingerprint: str
     agent: str
@@ -72,7 +73,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a group of calls cost."""
+    """Total cost of a group of calls."""
 
     group: str
     calls: int
@@ -85,13 +86,14 @@ class Cost:
 
 
 class Ledger:
-    """Answered calls in a SQLite file."""
+    """Answered calls in a SQLite file. Opening a file of an older layout upgrades it in place."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
+        self._rename_former_columns()
         self._db.executescript(_CREATE)
 
     def close(self) -> None:
@@ -99,35 +101,35 @@ class Ledger:
         self._db.close()
 
     def find(self, fingerprint: str) -> Completion | None:
-        """The answer to a call that was made before."""
+        """The answer to an earlier call; None if there is none."""
         query = "SELECT text, rejected, tokens_in, tokens_cached, tokens_out, seconds, retries FROM calls WHERE fingerprint = ?"
         row = self._db.execute(query, (fingerprint,)).fetchone()
         return Completion(row[0], row[1], Usage(*row[2:])) if row else None
 
     def enter(self, entries: Sequence[Entry]) -> int:
-        """Keep answers; one that is there already stays. Returns how many are new."""
+        """Insert entries; an existing entry of the same fingerprint is kept. Returns how many are new."""
         now_ms = int(time.time() * 1000)
         with self._transaction():
-            return self._insert([_row(entry, now_ms) for entry in entries])
+            return self._insert([_to_row(entry, now_ms) for entry in entries])
 
     def tokens_of_item(self, item_id: str) -> int:
-        """Tokens, in and out, that were spent at the endpoint on one item."""
+        """Tokens, in and out, spent at the endpoint on one item."""
         return self._spent("item_id = ?", item_id)
 
     def tokens_of_day(self, since_ms: int, seller_id: str | None = None) -> int:
-        """Tokens spent at the endpoint since a time, by all or by one seller's items."""
+        """Tokens spent at the endpoint since a time, on all items or on those of one seller."""
         if seller_id is None:
             return self._spent("answered_ms >= ?", since_ms)
         return self._spent("answered_ms >= ? AND seller_id = ?", since_ms, seller_id)
 
     def entries(self, content: str) -> list[Entry]:
-        """The calls about one content, on whichever item's account, in order of time."""
+        """All calls about one content hash, of any item, in order of time."""
         return _entries(self._db, content)
 
     def costs(self, by: str, limit: int = 1000) -> list[Cost]:
-        """Costs grouped by one of GROUPINGS, the dearest first; what was imported cost nothing here."""
+        """Costs grouped by one of GROUPINGS, highest first, without imported calls. Raises CatalogError on another grouping."""
         if by not in GROUPINGS:
-            raise CatalogError(f"costs are grouped by {', '.join(GROUPINGS)}, not by {by!r}")
+            raise CatalogError(f"cannot group costs by {by!r}; choose one of {', '.join(GROUPINGS)}")
         key = "strftime('%Y-%m-%d', answered_ms / 1000, 'unixepoch')" if by == "day" else by
         query = f"""SELECT {key}, count(*), sum(rejected != ''), sum(tokens_in), sum(tokens_cached), sum(tokens_out),
                            sum(seconds), sum(retries)
@@ -135,7 +137,7 @@ class Ledger:
         return [Cost(*row) for row in self._db.execute(query, (limit,))]
 
     def export_parquet(self, path: Path) -> int:
-        """Write every call to a parquet file, which appears whole or not at all. Returns how many."""
+        """Write every call to a parquet file, atomically. Returns the number of rows."""
         rows = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
@@ -150,23 +152,35 @@ class Ledger:
         return rows
 
     def import_parquet(self, path: Path) -> tuple[int, int]:
-        """Take over another ledger's calls, marked as imported. Returns how many rows it has, and how many were new.
+        """Add the calls of an exported ledger, marked as imported. Returns how many rows the file has and how many are new.
 
-        Raises CatalogError where the file is no exported ledger.
+        Raises CatalogError if the file is not an exported ledger.
         """
         try:
             table = pq.ParquetFile(path)
-            if table.schema_arrow.names != _COLUMNS:
+            if [_FORMER_NAMES.get(name, name) for name in table.schema_arrow.names] != _COLUMNS:
                 raise CatalogError(f"{path}: columns {table.schema_arrow.names}, expected {_COLUMNS}")
             rows = new = 0
             with self._transaction():
                 for batch in table.iter_batches(EXPORT_ROWS):
-                    values = [{**row, "origin": "import"} for row in batch.to_pylist()]
-                    new += self._insert([tuple(row[name] for name in _COLUMNS) for row in values])
-                    rows += len(values)
+                    columns = {name: column.to_pylist() for name, column in zip(_COLUMNS, batch.columns, strict=True)}
+                    columns["origin"] = ["import"] * len(batch)
+                    new += self._insert(list(zip(*columns.values(), strict=True)))
+                    rows += len(batch)
             return rows, new
         except (pa.ArrowInvalid, OSError, sqlite3.IntegrityError) as error:
             raise CatalogError(f"{path}: {error}") from error
+
+    def _rename_former_columns(self) -> None:
+        if not self._former_columns():
+            return
+        with self._transaction():  # check again: another process may have renamed them before this one got the lock
+            for former, name in self._former_columns().items():
+                self._db.execute(f"ALTER TABLE calls RENAME COLUMN {former} TO {name}")
+
+    def _former_columns(self) -> dict[str, str]:
+        columns = {row[1] for row in self._db.execute("PRAGMA table_info(calls)")}
+        return {former: name for former, name in _FORMER_NAMES.items() if former in columns}
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -195,12 +209,12 @@ class Ledger:
 
 
 def day_start_ms(now_ms: int) -> int:
-    """The midnight, UTC, before a time."""
+    """The start of the UTC day that a time falls in."""
     day = datetime.fromtimestamp(now_ms / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     return int(day.timestamp() * 1000)
 
 
-def _row(entry: Entry, now_ms: int) -> tuple[object, ...]:
+def _to_row(entry: Entry, now_ms: int) -> tuple[object, ...]:
     completion, usage = entry.completion, entry.completion.usage
     return (
         *(entry.fingerprint, entry.agent, entry.model, entry.item_id, entry.seller_id, entry.content),
@@ -211,7 +225,7 @@ def _row(entry: Entry, now_ms: int) -> tuple[object, ...]:
 
 
 def look_up(path: Path, content: str) -> list[Entry] | None:
-    """The calls about one content out of a ledger that others write; None where there is none that can be read."""
+    """All calls about one content hash, read from another process's ledger; None if it cannot be read."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as db:
             return _entries(db, content)
@@ -220,11 +234,12 @@ def look_up(path: Path, content: str) -> list[Entry] | None:
 
 
 def _entries(db: sqlite3.Connection, content: str) -> list[Entry]:
-    query = f"SELECT {', '.join(_COLUMNS)} FROM calls WHERE content = ? ORDER BY answered_ms, agent"  # noqa: S608
-    return [_entry(row) for row in db.execute(query, (content,))]
+    # `*` has the order of _COLUMNS, and also reads a ledger that its writer has not upgraded yet.
+    query = "SELECT * FROM calls WHERE content = ? ORDER BY answered_ms, agent"
+    return [_to_entry(row) for row in db.execute(query, (content,))]
 
 
-def _entry(row: tuple) -> Entry:  # type: ignore[type-arg]
+def _to_entry(row: tuple) -> Entry:  # type: ignore[type-arg]
     completion = Completion(row[6], row[7], Usage(*row[8:13]))
     fingerprint, agent, model, item_id, seller_id, content = row[:6]
     return Entry(fingerprint, agent, model, item_id, seller_id, content, completion, row[14], row[13])

@@ -1,4 +1,4 @@
-"""How many calls are under way at once, and which of those that wait comes next."""
+"""A semaphore that admits waiters by priority."""
 
 import asyncio
 import heapq
@@ -8,42 +8,42 @@ from itertools import count
 
 
 class PrioritySemaphore:
-    """A semaphore with priorities: a free slot goes to the greatest urgency, and among equals to who has waited longest.
+    """Limits concurrency. A free slot goes to the waiter of the highest priority, in FIFO order among equals.
 
-    Calls of an item that is nearly done go first, so items are finished rather than all begun. Belongs to one event loop.
+    Later agents have higher priority, so items are finished before new ones are started. Belongs to one event loop.
     """
 
     def __init__(self, limit: int) -> None:
         self._free = limit
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiters: list[tuple[int, int, asyncio.Future[None]]] = []
         self._order = count()
 
     @asynccontextmanager
-    async def acquired(self, urgency: int) -> AsyncIterator[None]:
-        """Hold a slot for the length of the context."""
-        await self._take(urgency)
+    async def acquire(self, priority: int) -> AsyncIterator[None]:
+        """Hold a slot for the duration of the context."""
+        await self._wait(priority)
         try:
             yield
         finally:
-            self._give()
+            self._release()
 
-    async def _take(self, urgency: int) -> None:
+    async def _wait(self, priority: int) -> None:
         if self._free:
             self._free -= 1
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (-urgency, next(self._order), turn))
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiters, (-priority, next(self._order), waiter))
         try:
-            await turn
+            await waiter
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the slot was given just as the wait was given up
-                self._give()
+            if waiter.done() and not waiter.cancelled():  # the slot was granted just before the cancellation
+                self._release()
             raise
 
-    def _give(self) -> None:
-        while self._waiting:
-            _, _, turn = heapq.heappop(self._waiting)
-            if not turn.done():
-                turn.set_result(None)
+    def _release(self) -> None:
+        while self._waiters:
+            _, _, waiter = heapq.heappop(self._waiters)
+            if not waiter.done():
+                waiter.set_result(None)
                 return
         self._free += 1

@@ -1,28 +1,28 @@
-"""Hostile text in a prompt: as JSON whose strings hold no mark that a chat template could take for its own."""
+"""Escapes untrusted text in a prompt: JSON whose strings contain no chat-template markers."""
 
 import json
 from typing import Any
 
-# Chat templates mark turns with signs such as <|im_start|>, </s> or [INST], and servers read them in user text as well.
-# Escaped, they are the same JSON string to a reader and no mark to a tokenizer. Brackets are also JSON's own, so the signs
-# in strings first become characters for private use, which `content.clean` leaves nowhere.
-_SIGNS = "<>[]|"
-_HIDDEN = {ord(sign): chr(0xE000 + place) for place, sign in enumerate(_SIGNS)}
-_ESCAPED = {0xE000 + place: f"\\u{ord(sign):04x}" for place, sign in enumerate(_SIGNS)}
+# Chat templates delimit turns with markers such as <|im_start|>, </s> or [INST], and servers parse them in user text too.
+# Escaped as \uXXXX, the JSON is equivalent but the tokenizer sees no marker. Brackets are also JSON syntax, so markers inside
+# strings are first mapped to private-use characters, which `content.clean` removes from all input.
+_MARKERS = "<>[]|"
+_PRIVATE = {ord(marker): chr(0xE000 + index) for index, marker in enumerate(_MARKERS)}
+_ESCAPED = {0xE000 + index: f"\\u{ord(marker):04x}" for index, marker in enumerate(_MARKERS)}
 
 
 def as_data(value: Any) -> str:
-    """`value` as JSON for the user turn of a call."""
-    return json.dumps(_hide(value), ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
+    """`value` as JSON for the user message of a request."""
+    return json.dumps(_to_private(value), ensure_ascii=False, separators=(",", ":")).translate(_ESCAPED)
 
 
-def _hide(value: Any) -> Any:
+def _to_private(value: Any) -> Any:
     match value:
         case str():
-            return value.translate(_HIDDEN)
+            return value.translate(_PRIVATE)
         case dict():
-            return {_hide(name): _hide(inner) for name, inner in value.items()}
+            return {_to_private(name): _to_private(inner) for name, inner in value.items()}
         case list():
-            return [_hide(inner) for inner in value]
+            return [_to_private(inner) for inner in value]
         case _:
             return value

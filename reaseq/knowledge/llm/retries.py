@@ -1,13 +1,14 @@
-"""How long a call is waited for, how often it is tried again, and when an endpoint is left alone for a while."""
+"""Timeouts, retries and the circuit breaker of an endpoint."""
 
-import random
 import time
 from dataclasses import dataclass
+
+from reaseq.backoff import Backoff
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Limits on one attempt: to connect, and until the whole answer is there."""
+    """Limits for one attempt: to connect, and to receive the whole answer."""
 
     connect_s: float = 5.0
     answer_s: float = 120.0
@@ -15,51 +16,46 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often an attempt that failed on the way is repeated, and how long to wait before."""
+    """How many attempts a call gets, and how long to wait between them."""
 
-    attempts: int = 4
-    first_s: float = 0.5
-    limit_s: float = 20.0
-
-    def wait_s(self, attempt: int, draw: random.Random) -> float:
-        """Between half and all of a wait that doubles: callers that failed together do not come back together."""
-        return min(self.first_s * 2.0**attempt, self.limit_s) * (0.5 + 0.5 * draw.random())
+    attempts: int
+    backoff: Backoff
 
 
 class CircuitBreaker:
-    """Opens after `failures` failures in a row; `open_s` later it lets one call try, whose outcome closes or reopens it."""
+    """Opens after `failures` consecutive failures. After `open_s` it admits one trial call, which closes or reopens it."""
 
     def __init__(self, failures: int, open_s: float) -> None:
         self._limit = failures
         self._open_s = open_s
         self._failures = 0
         self._opened_at: float | None = None
-        self._trying = False
+        self._trial_in_flight = False
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are turned away."""
+        """Whether calls are blocked."""
         return self._opened_at is not None
 
     def admit(self) -> bool:
         """Whether a call may be made now."""
         if self._opened_at is None:
             return True
-        if self._trying or time.monotonic() - self._opened_at < self._open_s:
+        if self._trial_in_flight or time.monotonic() - self._opened_at < self._open_s:
             return False
-        self._trying = True
+        self._trial_in_flight = True
         return True
 
     def succeeded(self) -> None:
-        """An attempt was answered."""
-        self._failures, self._opened_at, self._trying = 0, None, False
+        """Record an answered attempt."""
+        self._failures, self._opened_at, self._trial_in_flight = 0, None, False
 
     def failed(self) -> None:
-        """An attempt was not answered."""
+        """Record a failed attempt."""
         self._failures += 1
         if self._failures >= self._limit or self._opened_at is not None:
-            self._opened_at, self._trying = time.monotonic(), False
+            self._opened_at, self._trial_in_flight = time.monotonic(), False
 
     def released(self) -> None:
-        """An attempt was given up before its outcome was known."""
-        self._trying = False
+        """Record an attempt that was cancelled before its outcome was known."""
+        self._trial_in_flight = False

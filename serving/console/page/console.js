@@ -1,4 +1,4 @@
-// Which page is shown: the part of the address behind the # says so, so that every look can be linked and gone back to.
+// Routing: the part of the address after # names the page, so every view has a link and the back button works.
 
 import { element, heading } from "./elements.js";
 import { item } from "./item.js";
@@ -9,44 +9,49 @@ import { user } from "./user.js";
 
 const PAGES = { stream, item, user, rank, models };
 const main = document.getElementById("main");
-const said = document.getElementById("said");
-let shown = 0;
+const status = document.getElementById("status");
+let latest = 0; // number of the latest navigation
 
-async function show(moved) {
-  const number = ++shown;
+async function show(navigated) {
+  const number = ++latest;
   const [path, query] = location.hash.slice(2).split("?");
   const [name, ...rest] = path.split("/");
   const page = PAGES[name] ? name : "stream";
   const parameters = new URLSearchParams(query);
-  announce(page);
-  let parts;
-  try {
-    parts = await PAGES[page](decodeURIComponent(rest.join("/")), parameters);
-  } catch (error) {
-    const title = error.status === 404 ? "Not found" : "That did not work";
-    parts = [heading(title), element("p", { class: "alert", role: "alert" }, `${error.message}.`)];
-    if (PAGES[page].form) parts.push(PAGES[page].form(Object.fromEntries(parameters)));
-    if (!(error.status >= 0)) console.error(error);
-  }
-  if (number !== shown) return; // somebody has gone elsewhere
+  announceLoading(page);
+  const parts = await render(PAGES[page], rest.join("/"), parameters);
+  if (number !== latest) return; // the user has gone elsewhere meanwhile
+  const title = parts[0].textContent;
   main.replaceChildren(...parts);
   main.removeAttribute("aria-busy");
-  said.textContent = parts[0].textContent;
-  document.title = `${parts[0].textContent} · ReaSeq console`;
-  if (moved) parts[0].focus();
+  status.textContent = title;
+  document.title = `${title} · ReaSeq console`;
+  if (navigated) parts[0].focus();
 }
 
-function announce(page) {
+// The page's elements, the heading first; an error and the page's form if it cannot be shown.
+async function render(page, id, parameters) {
+  try {
+    return await page(decodeURIComponent(id), parameters);
+  } catch (error) {
+    if (!(error.status >= 0)) console.error(error);
+    const title = error.status === 404 ? "Not found" : "Something went wrong";
+    const form = page.form ? [page.form(Object.fromEntries(parameters))] : [];
+    return [heading(title), element("p", { class: "alert", role: "alert" }, `${error.message}.`), ...form];
+  }
+}
+
+function announceLoading(page) {
   for (const anchor of document.querySelectorAll("nav a")) {
     if (anchor.getAttribute("href") === `#/${page}`) anchor.setAttribute("aria-current", "page");
     else anchor.removeAttribute("aria-current");
   }
-  said.textContent = "Loading";
+  status.textContent = "Loading";
   main.setAttribute("aria-busy", "true");
 }
 
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the address says which page is shown
+  event.preventDefault(); // the part after # is the page, not an anchor
   main.focus();
 });
 addEventListener("hashchange", () => show(true));

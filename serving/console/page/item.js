@@ -1,71 +1,88 @@
-import { count, element, facts, heading, link, several, share, table, time } from "./elements.js";
-import { begin, search } from "./search.js";
-import { ask } from "./service.js";
+import { code, definitionList, element, formatNumber, formatTime, heading, itemLink, meter, plural, table } from "./elements.js";
+import { popularItems, searchForm } from "./search.js";
+import { getJson } from "./service.js";
+
+const STATUSES = {
+  text: "served from its text, not reasoned yet",
+  reasoned: "served with its knowledge",
+  delisted: "no longer on sale",
+};
 
 export async function item(id) {
-  if (!id) return [heading("Item"), item.form(), ...(await begin("item"))];
+  if (!id) return [heading("Item"), item.form(), ...(await popularItems())];
   let card;
   try {
-    card = await ask(`/v1/items/${encodeURIComponent(id)}`);
+    card = await getJson(`/v1/items/${encodeURIComponent(id)}`);
   } catch (error) {
     if (error.status !== 404) throw error;
-    return alike(id);
+    return similarItems(id);
   }
   return [
     heading(card.title || card.item_id),
-    element("p", { class: "of" }, `Item ${card.item_id}, ${STATUSES[card.status]}${card.served ? "" : "; not in the ranking service's table"}.`),
+    element("p", { class: "subtitle" }, `Item ${card.item_id}, ${STATUSES[card.status]}${card.served ? "" : "; not in the ranking service's table"}.`),
     item.form(),
-    element("div", { class: "columns" }, element("section", {}, element("h2", {}, "What its listing says"), listing(card)), element("section", {}, element("h2", {}, "What is known of it"), known(card))),
+    element("div", { class: "columns" },
+      element("section", {}, element("h2", {}, "Listing"), listing(card)),
+      element("section", {}, element("h2", {}, "Knowledge"), knowledge(card))),
     element("h2", {}, "Claims"), claims(card),
     element("h2", {}, "Neighbors"), neighbors(card),
-    element("h2", {}, "What the language model was asked"), calls(card),
+    element("h2", {}, "Language-model calls"), calls(card),
   ];
 }
-item.form = () => search("item", "Item, or words");
+item.form = () => searchForm("item", "Item ID or words");
 
-// Where no item has that id: words, perhaps.
-async function alike(words) {
-  const found = await ask(`/v1/search?${new URLSearchParams({ words })}`);
+// If no item has the id, it may have been words to search for.
+async function similarItems(words) {
+  const matches = await getJson(`/v1/search?${new URLSearchParams({ words })}`);
   return [
     heading(`Items like “${words}”`),
     element("p", { class: "note" }, `No item has the id “${words}”.`),
     item.form(),
-    table("On sale, closest to these words in meaning", [{ name: "item" }, { name: "cosine", number: true }],
-      found.map((of) => [link("item", of.item_id, of.title || of.item_id), of.cosine.toFixed(3)]), "Nothing is on sale."),
+    table("On sale, most similar to these words", [{ name: "item" }, { name: "cosine", number: true }],
+      matches.map((match) => [itemLink(match), match.cosine.toFixed(3)]), "Nothing is on sale."),
   ];
 }
 
-const STATUSES = { text: "served by its text: nobody has reasoned about it yet", reasoned: "served with its knowledge", delisted: "no longer on sale" };
-
-const listing = (card) => facts([
+const listing = (card) => definitionList([
   ["price", card.price === null ? "" : String(card.price)], ["seller", card.seller_id], ...Object.entries(card.attributes),
-  ["listed", time(card.listed_ms)], ["as of", time(card.event_time_ms)],
+  ["listed", formatTime(card.listed_ms)], ["updated", formatTime(card.event_time_ms)],
 ]);
 
-const known = (card) => facts([
-  ["type", card.product_type], ["profile", card.profile], ["goes with", card.complements.join(", ")], ["instead of", card.substitutes.join(", ")],
-  ["semantic ID", card.semantic_id || "no codebook of this space is published"], ["vocabulary", card.vocabulary], ["space", card.space_id && code(card.space_id)],
-  ["content", card.content && code(card.content)], ["fingerprint", card.fingerprint && code(card.fingerprint)],
+const knowledge = (card) => definitionList([
+  ["type", card.product_type], ["profile", card.profile],
+  ["complements", card.complements.join(", ")], ["substitutes", card.substitutes.join(", ")],
+  ["semantic ID", card.semantic_id || "no codebook is published for this space"], ["vocabulary", card.vocabulary],
+  ["space", card.space_id && code(card.space_id)], ["content", card.content && code(card.content)],
+  ["fingerprint", card.fingerprint && code(card.fingerprint)],
 ]);
 
-const code = (text) => element("code", {}, text);
+const claims = (card) => table("From the closed vocabulary, with provenance",
+  [{ name: "claim" }, { name: "confidence" }, { name: "evidence" }, { name: "provenance" }],
+  card.claims.map((claim) => [
+    [`${claim.group}: ${claim.value}`.replaceAll("_", " "), element("span", { class: "hint" }, claim.definition && ` ${claim.definition}`)],
+    meter(claim.confidence, "confidence"), claim.evidence ? element("mark", {}, claim.evidence) : "the whole text", claim.reasoner,
+  ]), "No claims yet: the item is served from its text.");
 
-const claims = (card) => table("Out of the closed vocabulary, and on whose word",
-  [{ name: "claim" }, { name: "confidence" }, { name: "evidence" }, { name: "who says so" }],
-  card.claims.map(({ claim, definition }) => [
-    [`${claim.group}: ${claim.value}`.replaceAll("_", " "), element("span", { class: "hint" }, definition && ` ${definition}`)],
-    share(claim.confidence, "confidence"), claim.evidence ? element("mark", {}, claim.evidence) : "the whole text", claim.reasoner,
-  ]), "Nothing is claimed yet: the item is served by its text.");
-
-const neighbors = (card) => table("On sale, closest by meaning", [{ name: "item" }, { name: "cosine", number: true }, { name: "claims shared", number: true }],
-  card.neighbors.map((of) => [link("item", of.item_id, of.title || of.item_id), of.cosine.toFixed(3), count(of.claims_shared)]), "It is in no table.");
+const neighbors = (card) => table("On sale, most similar in meaning",
+  [{ name: "item" }, { name: "cosine", number: true }, { name: "shared claims", number: true }],
+  card.neighbors.map((neighbor) => [itemLink(neighbor), neighbor.cosine.toFixed(3), formatNumber(neighbor.shared_claims)]),
+  "The item is not in the item table.");
 
 function calls(card) {
-  if (card.calls === null) return element("p", { class: "empty" }, "No ledger can be read here; where the reasoning workers run, reaseq knowledge show tells.");
-  if (!card.calls.length) return element("p", { class: "empty" }, "Nothing: it cost nothing.");
-  const sum = (name) => card.calls.reduce((total, call) => total + call[name], 0);
-  return element("div", {},
-    element("p", {}, `${several(card.calls.length, "call")}, ${count(sum("tokens_in"))} tokens in, ${count(sum("tokens_out"))} out, ${sum("seconds").toFixed(1)} s.`),
-    table("Calls", [{ name: "agent" }, { name: "reasoning" }, { name: "tokens in", number: true }, { name: "cached", number: true }, { name: "out", number: true }, { name: "seconds", number: true }, { name: "model" }, { name: "answered" }],
-      card.calls.map((of) => [of.agent, of.rejected ? element("span", { class: "bad" }, `rejected: ${of.rejected}`) : of.reasoning, count(of.tokens_in), count(of.tokens_cached), count(of.tokens_out), of.seconds.toFixed(2), of.model, time(of.answered_ms)]), ""));
+  if (card.calls === null) {
+    return element("p", { class: "empty" }, "This machine has no readable ledger. Run reaseq knowledge show where the reasoning workers run.");
+  }
+  if (!card.calls.length) return element("p", { class: "empty" }, "No calls, so no cost.");
+  const sum = (field) => card.calls.reduce((total, call) => total + call[field], 0);
+  const total = `${plural(card.calls.length, "call")}, ${formatNumber(sum("tokens_in"))} tokens in, ${formatNumber(sum("tokens_out"))} out, ${sum("seconds").toFixed(1)} s.`;
+  const columns = [
+    { name: "agent" }, { name: "reasoning" }, { name: "tokens in", number: true }, { name: "cached", number: true },
+    { name: "out", number: true }, { name: "seconds", number: true }, { name: "model" }, { name: "answered" },
+  ];
+  const rows = card.calls.map((call) => [
+    call.agent, call.rejected ? element("span", { class: "bad" }, `rejected: ${call.rejected}`) : call.reasoning,
+    formatNumber(call.tokens_in), formatNumber(call.tokens_cached), formatNumber(call.tokens_out),
+    call.seconds.toFixed(2), call.model, formatTime(call.answered_ms),
+  ]);
+  return element("div", {}, element("p", {}, total), table("Calls", columns, rows, ""));
 }

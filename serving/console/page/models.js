@@ -1,25 +1,28 @@
-import { count, element, facts, heading, several } from "./elements.js";
-import { ask } from "./service.js";
+import { code, definitionList, element, formatNumber, heading, plural } from "./elements.js";
+import { getJson } from "./service.js";
 
 export async function models() {
-  const told = await ask("/v1/models");
-  const force = told.in_force;
+  const { in_force: inForce, published } = await getJson("/v1/models");
+  const table = `${formatNumber(inForce.items)} items, ${formatNumber(inForce.items_on_sale)} on sale, ${inForce.item_table_mib} MiB`;
   return [
     heading("Models"),
     element("h2", {}, "In force in this service"),
-    facts([["ranker", force.ranker], ["vocabulary", force.vocabulary],
-      ["item table", `${count(force.items)} items, ${count(force.items_on_sale)} on sale, ${force.item_table_mib} MiB`]]),
+    definitionList([["ranker", inForce.ranker], ["vocabulary", inForce.vocabulary], ["item table", table]]),
     element("h2", {}, "Published"),
-    ...told.published.map(kind),
+    ...published.map(publishedModel),
   ];
 }
 
-const kind = (of) => element("section", {},
-  element("h3", {}, of.kind),
-  of.broken ? element("p", { class: "alert", role: "alert" }, of.broken) : facts([["version", element("code", {}, of.version)], ...Object.entries(of.facts).map(([name, value]) => [name.replaceAll("_", " "), plain(name, value)])]),
-  of.others.length ? element("details", {}, element("summary", {}, several(of.others.length, "other version")), element("ul", {}, of.others.map((version) => element("li", {}, element("code", {}, version))))) : "");
+function publishedModel(model) {
+  const facts = Object.entries(model.facts).map(([name, value]) => [name.replaceAll("_", " "), formatFact(name, value)]);
+  const others = model.other_versions.map((version) => element("li", {}, code(version)));
+  return element("section", {},
+    element("h3", {}, model.kind),
+    model.error ? element("p", { class: "alert", role: "alert" }, model.error) : definitionList([["version", code(model.version)], ...facts]),
+    others.length ? element("details", {}, element("summary", {}, plural(others.length, "other version")), element("ul", {}, others)) : "");
+}
 
-const plain = (name, value) => {
+function formatFact(name, value) {
   if (name.endsWith("_ms")) return new Date(value).toISOString();
-  return typeof value === "object" && value !== null ? element("code", {}, JSON.stringify(value)) : String(value);
-};
+  return typeof value === "object" && value !== null ? code(JSON.stringify(value)) : String(value);
+}

@@ -1,81 +1,115 @@
-import { count, element, heading, link, table, time } from "./elements.js";
-import { go } from "./search.js";
-import { ask, Refused } from "./service.js";
+import { element, formatNumber, formatTime, heading, link, table } from "./elements.js";
+import { navigate } from "./navigation.js";
+import { getJson, postJson, RequestRejected } from "./service.js";
 
 const SHOWN_BEHAVIORS = 6;
 const FALLBACK_LEVELS = {
-  fresh: "by the model, on features read just now",
-  last_known: "by the model, on the features that were last read of the user",
-  semantic: "without the model, by likeness to the history",
+  fresh: "by the model, on features read for this request",
+  last_known: "by the model, on the user's last known features",
+  semantic: "without the model, by similarity to the history",
   popularity: "without the model, by popularity",
 };
 const REASONS = {
   store_unavailable: "the feature store does not answer",
   budget_spent: "no time was left for the model",
-  unknown_user: "nothing is known of the user: ranked by context",
-  unknown_candidates: "some candidates are not known",
-  latent_state_of_another_model: "the user's latent state is of a model that is not at hand",
+  unknown_user: "the user has no features: ranked by context",
+  unknown_candidates: "some candidates are not in the item table",
+  latent_state_of_another_model: "the user's latent state is from a model that is not loaded",
 };
+const PARAMETERS = ["user", "items", "time", "budget", "limit"];
 
 export async function rank(_, query) {
-  const asked = Object.fromEntries(["user", "items", "time", "budget", "limit"].map((name) => [name, query.get(name) || ""]));
-  const form = rank.form(asked);
-  if (!asked.user) return [heading("Ranking"), form, element("p", { class: "empty" }, "Name a user to see what the service would show, and why.")];
-  const body = { user_id: asked.user, candidate_ids: asked.items.split(/[\s,]+/).filter(Boolean), limit: Number(asked.limit) || 5 };
-  if (asked.time) body.time_ms = moment(asked.time);
-  if (asked.budget) body.budget_ms = Number(asked.budget);
-  const answer = await ask("/v1/explain", body);
-  const items = [...answer.ranked, ...answer.explanations.flatMap((of) => of.behaviors.slice(0, SHOWN_BEHAVIORS))];
-  const ids = [...new Set(items.map((of) => of.item_id))];
-  const titles = await ask(`/v1/titles?${new URLSearchParams(ids.map((id) => ["item_id", id]))}`).catch(() => ({}));
-  return [heading(`Ranking for ${asked.user}`), form, summary(answer), degraded(answer), list(answer, titles)].filter(Boolean);
+  const parameters = Object.fromEntries(PARAMETERS.map((name) => [name, query.get(name) || ""]));
+  const form = rank.form(parameters);
+  if (!parameters.user) return [heading("Ranking"), form, element("p", { class: "empty" }, "Enter a user to see what the service would show, and why.")];
+  const response = await postJson("/v1/explain", buildRequest(parameters));
+  const titles = await readTitles(response);
+  return [heading(`Ranking for ${parameters.user}`), form, summary(response), ...degraded(response), ranking(response, titles)];
 }
 
-function moment(text) {
-  const found = Date.parse(`${text}Z`);
-  if (Number.isNaN(found)) throw new Refused(422, `"${text}" is no moment`);
-  return found;
+function buildRequest({ user, items, time, budget, limit }) {
+  const request = { user_id: user, candidate_ids: items.split(/[\s,]+/).filter(Boolean), limit: Number(limit) || 5 };
+  if (time) request.time_ms = parseTime(time);
+  if (budget) request.budget_ms = Number(budget);
+  return request;
 }
 
-rank.form = (asked) => {
-  const told = { user: "", items: "", time: "", budget: "", limit: "", ...asked };
+function parseTime(text) {
+  const ms = Date.parse(`${text}Z`);
+  if (Number.isNaN(ms)) throw new RequestRejected(422, `"${text}" is not a valid time`);
+  return ms;
+}
+
+// Titles only help reading: without them, the page shows ids.
+async function readTitles(response) {
+  const behaviors = response.explanations.flatMap((explanation) => explanation.behaviors.slice(0, SHOWN_BEHAVIORS));
+  const ids = [...new Set([...response.ranked, ...behaviors].map((entry) => entry.item_id))];
+  return getJson(`/v1/titles?${new URLSearchParams(ids.map((id) => ["item_id", id]))}`).catch(() => ({}));
+}
+
+rank.form = (parameters) => {
+  const { user = "", items = "", time = "", budget = "", limit = "" } = parameters;
   const form = element("form", {},
-    field("user", "User", { required: true, maxlength: 128, size: 18, value: told.user }),
-    field("time", "At (UTC)", { type: "datetime-local", step: 1, value: told.time }, "empty: now"),
-    field("budget", "Budget (ms)", { type: "number", min: 0.001, step: "any", value: told.budget, size: 8 }, "empty: the service's"),
-    field("limit", "Best", { type: "number", min: 1, max: 20, value: told.limit || 5, size: 4 }),
-    element("div", { class: "wide" }, element("label", { for: "items" }, "Candidates ", element("span", { class: "hint" }, "item ids; none: the most popular on sale")),
-      element("textarea", { id: "items", name: "items", spellcheck: "false" }, told.items)),
+    field("user", "User", { required: true, maxlength: 128, size: 18, value: user }),
+    field("time", "Time (UTC)", { type: "datetime-local", step: 1, value: time }, "empty: now"),
+    field("budget", "Budget (ms)", { type: "number", min: 0.001, step: "any", value: budget, size: 8 }, "empty: the service's default"),
+    field("limit", "Limit", { type: "number", min: 1, max: 20, value: limit || 5, size: 4 }),
+    element("div", { class: "wide" },
+      element("label", { for: "items" }, "Candidates ", element("span", { class: "hint" }, "item ids; empty: the most popular items on sale")),
+      element("textarea", { id: "items", name: "items", spellcheck: "false" }, items)),
     element("button", {}, "Rank"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    go(`#/rank?${new URLSearchParams([...new FormData(form)].filter(([, value]) => value.trim()).map(([name, value]) => [name, value.trim()]))}`);
+    const entries = [...new FormData(form)].map(([name, value]) => [name, value.trim()]);
+    navigate(`#/rank?${new URLSearchParams(entries.filter(([, value]) => value))}`);
   });
   return form;
 };
 
 function field(name, label, attributes, hint) {
-  return element("div", {}, element("label", { for: name }, `${label} `, hint && element("span", { class: "hint" }, hint)), element("input", { id: name, name, autocomplete: "off", ...attributes }));
+  return element("div", {},
+    element("label", { for: name }, `${label} `, hint && element("span", { class: "hint" }, hint)),
+    element("input", { id: name, name, autocomplete: "off", ...attributes }));
 }
 
-const summary = (answer) => element("p", {}, `${count(answer.candidates)} candidates at ${time(answer.time_ms)} in ${answer.took_ms.toFixed(1)} ms, `,
-  element("strong", {}, FALLBACK_LEVELS[answer.fallback_level]), answer.model ? ` (ranker ${answer.model})` : "", answer.features_time_ms ? `; newest behavior ${time(answer.features_time_ms)}.` : ".");
-
-const degraded = (answer) => answer.degraded.length ? element("div", { class: "note" }, element("p", {}, `Fallback level ${answer.fallback_level}, because:`), element("ul", {}, answer.degraded.map((reason) => element("li", {}, `${REASONS[reason]} (${reason})`)))) : null;
-
-function list(answer, titles) {
-  const why = new Map(answer.explanations.map((of) => [of.item_id, of]));
-  return element("ol", { class: "ranked" }, answer.ranked.map((of, place) => element("li", {},
-    element("h2", {}, `${place + 1}. `, link("item", of.item_id, titles[of.item_id] || of.item_id)),
-    element("p", { class: "of" }, why.has(of.item_id) ? `Item ${of.item_id}, probability ${(100 * of.score).toFixed(2)} %.` : `Item ${of.item_id}. A score without the model only orders: ${of.score.toPrecision(3)}.`),
-    why.has(of.item_id) ? explanation(why.get(of.item_id), titles) : null)));
+function summary(response) {
+  const model = response.model ? ` (ranker ${response.model})` : "";
+  const newest = response.features_time_ms ? `; newest behavior ${formatTime(response.features_time_ms)}` : "";
+  return element("p", {},
+    `${formatNumber(response.candidates)} candidates at ${formatTime(response.time_ms)} in ${response.took_ms.toFixed(1)} ms, `,
+    element("strong", {}, FALLBACK_LEVELS[response.fallback_level]), `${model}${newest}.`);
 }
 
-function explanation(of, titles) {
-  const groups = Object.entries(of.groups).map(([name, odds]) => `${name} ${signed(odds)}`).join(", ");
-  const rows = of.behaviors.slice(0, SHOWN_BEHAVIORS).map((by) => [link("item", by.item_id, titles[by.item_id] || by.item_id), signed(by.log_odds), by.time_ms === null ? `inferred, ${by.confidence.toFixed(2)}` : time(by.time_ms)]);
-  return element("details", {}, element("summary", {}, `Log-odds it owes: ${groups}`),
-    table("What carried it, each taken away alone", [{ name: "behavior" }, { name: "log-odds", number: true }, { name: "when" }], rows, "No behavior is known."));
+function degraded(response) {
+  if (!response.degraded.length) return [];
+  const reasons = response.degraded.map((reason) => element("li", {}, `${REASONS[reason]} (${reason})`));
+  return [element("div", { class: "note" }, element("p", {}, `Fallback level ${response.fallback_level}, because:`), element("ul", {}, reasons))];
 }
 
-const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
+function ranking(response, titles) {
+  const explanations = new Map(response.explanations.map((explanation) => [explanation.item_id, explanation]));
+  const entries = response.ranked.map((ranked, index) => {
+    const explanation = explanations.get(ranked.item_id);
+    return element("li", {},
+      element("h2", {}, `${index + 1}. `, titledLink(ranked.item_id, titles)),
+      element("p", { class: "subtitle" }, `Item ${ranked.item_id}, ${formatScore(ranked.score, explanation)}.`),
+      explanation ? explained(explanation, titles) : null);
+  });
+  return element("ol", { class: "ranked" }, entries);
+}
+
+// Without the model, a score is not a probability and only orders the candidates.
+const formatScore = (score, explanation) => (explanation ? `probability ${(100 * score).toFixed(2)} %` : `score ${score.toPrecision(3)}, not a probability`);
+
+function explained(explanation, titles) {
+  const groups = Object.entries(explanation.groups).map(([name, logOdds]) => `${name} ${formatSigned(logOdds)}`).join(", ");
+  const rows = explanation.behaviors.slice(0, SHOWN_BEHAVIORS).map((behavior) => [
+    titledLink(behavior.item_id, titles), formatSigned(behavior.log_odds),
+    behavior.time_ms === null ? `inferred, ${behavior.confidence.toFixed(2)}` : formatTime(behavior.time_ms),
+  ]);
+  return element("details", {}, element("summary", {}, `Log-odds by group: ${groups}`),
+    table("Log-odds lost if one behavior is removed", [{ name: "behavior" }, { name: "log-odds", number: true }, { name: "time" }], rows, "No behavior is known."));
+}
+
+const titledLink = (itemId, titles) => link("item", itemId, titles[itemId]);
+const formatSigned = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);

@@ -1,28 +1,30 @@
-import { element, link } from "./elements.js";
-import { ask } from "./service.js";
+import { element, itemLink, link } from "./elements.js";
+import { navigate } from "./navigation.js";
+import { getJson } from "./service.js";
 
-// A form that goes to the page of an id.
-export function search(page, name) {
+// A form that opens the page of an id.
+export function searchForm(page, label) {
   const field = element("input", { id: "id", required: true, maxlength: 128, size: 28, autocomplete: "off", spellcheck: "false" });
-  const form = element("form", { role: "search" }, element("div", {}, element("label", { for: "id" }, name), field), element("button", {}, "Look"));
+  const form = element("form", { role: "search" }, element("div", {}, element("label", { for: "id" }, label), field), element("button", {}, "Search"));
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    go(`#/${page}/${encodeURIComponent(field.value.trim())}`);
+    navigate(`#/${page}/${encodeURIComponent(field.value.trim())}`);
   });
   return form;
 }
 
-// To an address, also where one is there already: to look again.
-export function go(hash) {
-  if (location.hash === hash) dispatchEvent(new Event("hashchange"));
-  else location.hash = hash;
+// Starting points for people who know no id.
+export async function popularItems() {
+  const { items } = await getJson("/v1/recent");
+  return suggestions("Most popular", items.map((item) => [itemLink(item), ` ${item.item_id}`]));
 }
 
-// Somewhere to begin, for who knows no id.
-export async function begin(page) {
-  const recent = await ask("/v1/recent");
-  const items = recent.items.map(([id, title]) => [link("item", id, title), ` ${id}`]);
-  const found = page === "item" ? items : recent.users.map((id) => [link("user", id)]);
-  const title = page === "item" ? "Most popular" : "Active recently";
-  return [element("h2", {}, title), found.length ? element("ul", {}, found.map((of) => element("li", {}, of))) : element("p", { class: "empty" }, "Nothing yet.")];
+export async function activeUsers() {
+  const { users } = await getJson("/v1/recent");
+  return suggestions("Recently active", users.map((userId) => link("user", userId)));
+}
+
+function suggestions(title, entries) {
+  const list = element("ul", {}, entries.map((entry) => element("li", {}, entry)));
+  return [element("h2", {}, title), entries.length ? list : element("p", { class: "empty" }, "None yet.")];
 }

@@ -1,56 +1,60 @@
-// What the console asks of the service, with the key that somebody gave, and what goes wrong with it.
+// Calls the ranking service with the API key that the user entered.
 
 const KEY = "reaseq-key";
 
-export class Refused extends Error {
+export class RequestRejected extends Error {
   constructor(status, message) {
     super(message);
-    this.status = status;
+    this.status = status; // 0: no response
   }
 }
 
-export async function ask(path, body) {
+export const getJson = (path) => request(path, { method: "GET" });
+export const postJson = (path, body) =>
+  request(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+// Asks for a key and retries for as long as the service answers 401.
+async function request(path, options) {
   for (;;) {
-    const response = await sent(path, body);
+    const response = await send(path, options);
     if (response.status === 401) {
       await askForKey();
       continue;
     }
-    const answer = await response.json().catch(() => ({}));
-    if (response.ok) return answer;
-    throw new Refused(response.status, told(answer.detail) || `the service answered ${response.status}`);
+    const body = await response.json().catch(() => ({}));
+    if (response.ok) return body;
+    throw new RequestRejected(response.status, formatDetail(body.detail) || `the service answered ${response.status}`);
   }
 }
 
-async function sent(path, body) {
-  const headers = { "X-API-Key": sessionStorage.getItem(KEY) || "" };
-  if (body) headers["Content-Type"] = "application/json";
+async function send(path, options) {
+  const headers = { ...options.headers, "X-API-Key": sessionStorage.getItem(KEY) || "" };
   try {
-    return await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+    return await fetch(path, { ...options, headers });
   } catch {
-    throw new Refused(0, "the service does not answer: it ended, or the way to it is closed");
+    throw new RequestRejected(0, "the service does not answer: it has stopped or cannot be reached");
   }
 }
 
-// FastAPI tells of invalid fields in a list
-const told = (detail) =>
-  Array.isArray(detail) ? detail.map((of) => `${of.loc.slice(1).join(".")}: ${of.msg}`).join("; ") : detail;
+// FastAPI reports invalid fields as a list.
+const formatDetail = (detail) =>
+  Array.isArray(detail) ? detail.map((error) => `${error.loc.slice(1).join(".")}: ${error.msg}`).join("; ") : detail;
 
 function askForKey() {
   const dialog = document.getElementById("key");
   const field = document.getElementById("key-value");
-  if (sessionStorage.getItem(KEY) !== null) document.getElementById("key-why").textContent = "The service does not know that key.";
+  if (sessionStorage.getItem(KEY) !== null) document.getElementById("key-hint").textContent = "The service rejected that key.";
   field.value = "";
   dialog.returnValue = "";
   return new Promise((resolve, reject) => {
     dialog.addEventListener("close", () => {
-      if (dialog.returnValue !== "go") return reject(new Refused(401, "the service tells nothing without a key"));
-      sessionStorage.setItem(KEY, sendable(field.value));
+      if (dialog.returnValue !== "submit") return reject(new RequestRejected(401, "the service requires an API key"));
+      sessionStorage.setItem(KEY, toHeaderValue(field.value));
       resolve();
     }, { once: true });
     if (!dialog.open) dialog.showModal();
   });
 }
 
-// A header holds no other characters, and no key does.
-const sendable = (text) => text.replaceAll(/[^\x20-\x7e]/g, "?");
+// Headers allow printable ASCII only; any other character makes the key wrong anyway.
+const toHeaderValue = (text) => text.replaceAll(/[^\x20-\x7e]/g, "?");

@@ -1,60 +1,75 @@
-import { count, element, heading, several, table } from "./elements.js";
-import { ask } from "./service.js";
+import { element, formatNumber, heading, plural, table } from "./elements.js";
+import { getJson } from "./service.js";
 
 const REFRESH_MS = 3000;
 
 export async function stream() {
-  const shown = element("div");
+  const content = element("div");
   const pause = element("button", { type: "button", "aria-pressed": "false" }, "Pause");
-  const trouble = element("div", { role: "alert" });
+  const problem = element("div", { role: "alert" });
   pause.addEventListener("click", () => pause.setAttribute("aria-pressed", String(pause.getAttribute("aria-pressed") === "false")));
-  await look(shown, trouble);
-  refresh(shown, pause, trouble);
-  return [heading("Stream"), element("p", {}, pause, element("span", { class: "hint" }, " Looks again every few seconds.")), trouble, shown];
+  await refresh(content, problem);
+  scheduleRefresh(content, pause, problem);
+  return [heading("Stream"), element("p", {}, pause, element("span", { class: "hint" }, " Refreshes every few seconds.")), problem, content];
 }
 
-async function refresh(shown, pause, trouble) {
+async function scheduleRefresh(content, pause, problem) {
   await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
-  if (!shown.isConnected) return; // somebody has gone elsewhere
-  if (pause.getAttribute("aria-pressed") === "false") await look(shown, trouble);
-  refresh(shown, pause, trouble);
+  if (!content.isConnected) return; // the user has left the page
+  if (pause.getAttribute("aria-pressed") === "false") await refresh(content, problem);
+  scheduleRefresh(content, pause, problem);
 }
 
-// What was seen last stays beside what went wrong; that is said once.
-async function look(shown, trouble) {
-  let said = "";
+// Keeps the last content beside an error. An unchanged error is not inserted again, so that screen readers announce it once.
+async function refresh(content, problem) {
+  let message = "";
   try {
-    shown.replaceChildren(...health(await ask("/v1/stream")));
+    content.replaceChildren(...health(await getJson("/v1/stream")));
   } catch (error) {
     if (!(error.status >= 0)) throw error;
-    said = `${error.message}.`;
+    message = `${error.message}.`;
   }
-  if (trouble.textContent !== said) trouble.replaceChildren(...(said ? [element("p", { class: "alert" }, said)] : []));
+  if (problem.textContent !== message) problem.replaceChildren(...(message ? [element("p", { class: "alert" }, message)] : []));
 }
 
-function health(seen) {
-  const behind = seen.topics.reduce((sum, topic) => sum + topic.lag, 0);
-  const letters = seen.dead_letters.reduce((sum, of) => sum + of.letters, 0);
-  const troubled = seen.workers.filter((worker) => worker.trouble);
+function health(stream) {
   return [
-    element("p", { class: "of" }, `Seen ${new Date(seen.seen_ms).toISOString().slice(0, 19).replace("T", " ")} UTC.`),
-    element("p", {},
-      state(!troubled.length, `${seen.workers.length - troubled.length} of ${seen.workers.length} workers ready`), ", ",
-      state(!behind, `${several(behind, "record")} behind`), ", ", state(!letters, several(letters, "dead letter"))),
-    table("Topics", [{ name: "topic" }, { name: "read by" }, { name: "records", number: true }, { name: "behind", number: true }, { name: "acknowledged a second", number: true }],
-      seen.topics.map((of) => [of.name, of.group, count(of.held), count(of.lag), count(of.acknowledged_per_s)]), "There are no topics."),
+    element("p", { class: "subtitle" }, `As of ${new Date(stream.observed_ms).toISOString().slice(0, 19).replace("T", " ")} UTC.`),
+    summary(stream),
+    topics(stream),
     element("div", { class: "columns" },
-      element("section", {}, element("h2", {}, "From produced to servable"),
-        table("Upper bounds since the workers started", [{ name: "stage" }, { name: "half within", number: true }, { name: "99 % within", number: true }],
-          seen.freshness.map((of) => [of.stage, bound(of.p50_s), bound(of.p99_s)]), "No worker has told yet.")),
-      element("section", {}, element("h2", {}, "Dead letters"),
-        table("Records that could not be processed", [{ name: "stage" }, { name: "reason" }, { name: "letters", number: true }],
-          seen.dead_letters.map((of) => [of.stage, of.reason, count(of.letters)]), "None."))),
+      element("section", {}, element("h2", {}, "Freshness"), freshness(stream)),
+      element("section", {}, element("h2", {}, "Dead letters"), deadLetters(stream))),
     element("h2", {}, "Workers"),
-    table("What each says of itself", [{ name: "address" }, { name: "state" }],
-      seen.workers.map((of) => [of.address, state(!of.trouble, of.trouble || "ready")]), "No worker's address is set (service.worker_urls)."),
+    workers(stream),
   ];
 }
 
-const bound = (seconds) => (seconds === null ? "over an hour" : `${seconds} s`);
+function summary({ topics, dead_letters: deadLetters, workers }) {
+  const lag = topics.reduce((sum, topic) => sum + topic.lag, 0);
+  const dead = deadLetters.reduce((sum, group) => sum + group.count, 0);
+  const ready = workers.filter((worker) => !worker.problem).length;
+  return element("p", {},
+    state(ready === workers.length, `${ready} of ${workers.length} workers ready`), ", ",
+    state(!lag, `${plural(lag, "record")} behind`), ", ", state(!dead, plural(dead, "dead letter")));
+}
+
+const topics = (stream) => table("Topics",
+  [{ name: "topic" }, { name: "consumer group" }, { name: "records", number: true }, { name: "lag", number: true }, { name: "acknowledged per second", number: true }],
+  stream.topics.map((topic) => [topic.name, topic.group, formatNumber(topic.records), formatNumber(topic.lag), formatNumber(topic.acknowledged_per_s)]),
+  "There are no topics.");
+
+const freshness = (stream) => table("From produced to servable: upper bounds since the workers started",
+  [{ name: "stage" }, { name: "median", number: true }, { name: "99th percentile", number: true }],
+  stream.freshness.map((stage) => [stage.stage, formatBound(stage.p50_s), formatBound(stage.p99_s)]), "No worker has reported yet.");
+
+const deadLetters = (stream) => table("Records that could not be processed",
+  [{ name: "stage" }, { name: "reason" }, { name: "dead letters", number: true }],
+  stream.dead_letters.map((group) => [group.stage, group.reason, formatNumber(group.count)]), "None.");
+
+const workers = (stream) => table("Readiness of each worker", [{ name: "address" }, { name: "state" }],
+  stream.workers.map((worker) => [worker.address, state(!worker.problem, worker.problem || "ready")]),
+  "No worker address is set (service.worker_urls).");
+
+const formatBound = (seconds) => (seconds === null ? "over an hour" : `${seconds} s`);
 const state = (good, text) => element("span", { class: good ? "good" : "bad" }, text);

@@ -1,4 +1,4 @@
-"""The demo's report: readable on a terminal and as a page, whatever the data holds."""
+"""The demo's report on a terminal and as a page, with hostile data."""
 
 import io
 import json
@@ -17,7 +17,7 @@ HOSTILE = "<script>alert(1)</script> [bold]"
 
 @pytest.fixture
 def report() -> dict[str, Any]:
-    """A report with every part, and with figures that could not be measured."""
+    """A report with every part, and with metrics that could not be measured."""
     timings = ("event_to_servable", "event_to_inferred", "item_to_text", "item_to_reasoned", "rank", "score")
     return {
         "variant": "quick",
@@ -73,7 +73,7 @@ def report() -> dict[str, Any]:
     }
 
 
-def test_the_terminal_shows_the_figures_in_eighty_columns(report: dict[str, Any]) -> None:
+def test_terminal_shows_metrics_in_eighty_columns(report: dict[str, Any]) -> None:
     printed = io.StringIO()
 
     show(report, Console(file=printed, width=80))
@@ -84,7 +84,7 @@ def test_the_terminal_shows_the_figures_in_eighty_columns(report: dict[str, Any]
     assert "…" not in text
 
 
-def test_the_page_holds_the_figures_and_its_pictures_and_no_markup_of_the_data(report: dict[str, Any]) -> None:
+def test_page_contains_metrics_and_charts_and_escapes_data(report: dict[str, Any]) -> None:
     page = render(report)
 
     assert "0.123" in page and "1,234" in page
@@ -92,7 +92,7 @@ def test_the_page_holds_the_figures_and_its_pictures_and_no_markup_of_the_data(r
     assert "<script" not in page and "&lt;script&gt;" in page
 
 
-def test_a_report_without_card_or_customer_is_a_report(report: dict[str, Any], tmp_path: Path) -> None:
+def test_report_without_card_or_customer_is_written(report: dict[str, Any], tmp_path: Path) -> None:
     report |= {"item_card": None, "customer": None, "freshness_by_day_ms": {}}
 
     write_report(report, tmp_path)

@@ -1,102 +1,56 @@
-"""Ranking metrics against a naive count, published models, canonical content, and the reader of the sample."""
-
-from pathlib import Path
+"""Ranking metrics against a naive count and figures by hand."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from demo import ANSWERS, ORDER_LINES, VOCABULARY
-from evaluation.datasets.online_retail import read_retail
-from evaluation.metrics import CandidateList, Tally, ranks
-from reaseq.artifacts import current, publish
-from reaseq.errors import ArtifactError
-from reaseq.knowledge.content import Content, fingerprint
-from reaseq.knowledge.reasoner import ReasoningItem
-from reaseq.knowledge.recorded import RecordedReasoner
-from reaseq.knowledge.vocabulary import load_vocabulary
+from evaluation import metrics
 
 scores = st.lists(st.integers(0, 5), min_size=1, max_size=8).map(lambda values: np.array(values, np.float32))
 
 
-@given(positives=scores, negatives=scores)
-def test_ranks_count_what_is_above_and_half_of_what_is_level(positives: np.ndarray, negatives: np.ndarray) -> None:
-    naive = [1 + sum(n > p for n in negatives) + 0.5 * sum(n == p for n in negatives) for p in positives]
+@given(targets=scores, negatives=scores)
+def test_rank_counts_ties_half(targets: np.ndarray, negatives: np.ndarray) -> None:
+    naive = [1 + sum(n > t for n in negatives) + 0.5 * sum(n == t for n in negatives) for t in targets]
 
-    assert ranks(positives, negatives).tolist() == naive
-
-
-def test_a_tally_is_the_mean_over_targets_and_matches_popularity() -> None:
-    tally = Tally(cutoff=1)
-    values = np.array([3.0, 1.0, 2.0, 0.0], np.float32)
-
-    tally.add(0, values, CandidateList(np.array([1, 1, 0, 0], bool), np.array([0, 0, 1, 1], bool), np.array([0, 1, 1, 0])))
-
-    assert tally.hit_rate == 0.5
-    assert tally.gauc == 0.75
-    assert tally.gauc_matched == 0.5  # against its own bucket the first is right, the second wrong
-    assert Tally().gauc is None
+    assert metrics.rank(targets, negatives).tolist() == naive
 
 
-def test_a_published_model_is_found_again_and_equal_models_are_one_version(tmp_path: Path) -> None:
-    first = publish(tmp_path, "ranker", "a", {"weights": b"1"}, {"space_id": "s"})
-    again = publish(tmp_path, "ranker", "a", {"weights": b"1"}, {"space_id": "s"})
+def test_rank_ignores_masked_negatives() -> None:
+    negatives = np.array([[0.7, 0.5, 0.2], [0.7, 0.5, 9.0]])
+    mask = np.array([[True, True, True], [True, True, False]])
 
-    assert current(tmp_path, "ranker") == first == again
-    first.require(space_id="s")
-    with pytest.raises(ArtifactError, match="space_id"):
-        first.require(space_id="other")
+    assert metrics.rank(np.array([0.5, 0.1]), negatives, mask).tolist() == [2.5, 3.0]
 
 
-def test_a_missing_unfinished_or_damaged_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="reaseq demo"):
-        current(tmp_path, "ranker")
-    artifact = publish(tmp_path, "ranker", "a", {"weights": b"1"}, {})
-    (artifact.path / "weights").write_bytes(b"2")
-    with pytest.raises(ArtifactError, match="changed or cut"):
-        current(tmp_path, "ranker")
-    (artifact.path / "manifest.json").unlink()
-    with pytest.raises(ArtifactError, match="did not finish"):
-        current(tmp_path, "ranker")
+@given(targets=scores, negatives=scores)
+def test_pooled_auc_of_one_list_is_the_mean_of_its_target_aucs(targets: np.ndarray, negatives: np.ndarray) -> None:
+    aucs = metrics.target_auc(metrics.rank(targets, negatives), len(negatives))
+
+    assert metrics.pooled_auc(targets, negatives) == pytest.approx(aucs.mean(), abs=1e-6)
 
 
-def test_content_ignores_what_only_looks_different() -> None:
-    plain = Content.from_listing("Red Lantern", {"b": "2", "a": "1"})
+def test_target_auc_is_the_share_of_negatives_outranked() -> None:
+    ranks, negatives = np.array([[1.0, 3.5, np.nan]], np.float32), np.array([[10, 5, 5]], np.float32)
 
-    assert Content.from_listing("Ｒed\u200b \u202eLantern\x00 ", {"a": "1", "b": "2"}) == plain
-    assert Content.from_listing("Red Lantern", {}).hash != plain.hash
-    assert plain.text == "Red Lantern. a: 1. b: 2"
+    assert metrics.target_auc(ranks, negatives)[0, :2].tolist() == [1.0, 0.5]
 
 
-def test_a_fingerprint_names_content_vocabulary_and_reasoner() -> None:
-    prints = {
-        fingerprint(*parts) for parts in (("c", "v", "r"), ("d", "v", "r"), ("c", "w", "r"), ("c", "v", "s"), ("cv", "", "r"))
-    }
+def test_hit_and_ndcg_by_hand() -> None:
+    ranks = np.array([1.0, 3.0, 10.0, 10.5, np.nan], np.float32)
 
-    assert len(prints) == 5
-
-
-async def test_recorded_answers_are_found_by_content_and_hold_to_the_vocabulary() -> None:
-    vocabulary = load_vocabulary(VOCABULARY)
-    reasoner = RecordedReasoner.from_parquet(ANSWERS, vocabulary)
-    items = [
-        ReasoningItem(Content.from_listing(title, {})) for title in ("WHITE  HANGING HEART T-LIGHT HOLDER", "nobody sells this")
-    ]
-
-    answer, nothing = await reasoner.reason(items, np.zeros((2, 4), np.float32))
-
-    assert nothing is None
-    assert answer and answer.profile
-    assert all((claim.group, claim.value) in vocabulary for claim in answer.claims)
+    assert metrics.hit(ranks, 10)[:4].tolist() == [1, 1, 1, 0] and np.isnan(metrics.hit(ranks, 10)[4])
+    assert metrics.ndcg(ranks, 10)[:4].tolist() == pytest.approx([1.0, 0.5, 1 / np.log2(11), 0.0])
+    assert np.isnan(metrics.ndcg(ranks, 10)[4])
 
 
-def test_the_sample_is_read_in_order_of_time_and_items_before_their_sales() -> None:
-    retail = read_retail(ORDER_LINES, customers_share=0.02)
-    listed = {item.item_id: item.event_time_ms for item in reversed(retail.items)}
+def test_log_loss_is_the_mean_over_masked_candidates() -> None:
+    p = np.array([[0.5, 0.25, 0.9], [0.0, 1.0, 0.5]])
+    labels = np.array([[True, False, True], [True, False, False]])
+    mask = np.array([[True, True, False], [True, True, True]])
 
-    assert [order.time_ms for order in retail.orders] == sorted(order.time_ms for order in retail.orders)
-    events = [event for order in retail.orders for event in order.events]
-    assert len({event.event_id for event in events}) == len(events)
-    assert all(listed[event.item_id] <= event.event_time_ms for event in events)
-    assert len({(order.user_id, order.time_ms) for order in retail.orders}) == len(retail.orders)
+    losses = metrics.log_loss(p, labels, mask)
+
+    assert losses[0] == pytest.approx(-(np.log(0.5) + np.log(0.75)) / 2)
+    assert np.isfinite(losses[1]) and losses[1] > 10  # certain and wrong is finite

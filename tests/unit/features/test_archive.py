@@ -1,4 +1,4 @@
-"""The archive: what is appended is there whole or not at all, and nothing is left of who asks to be forgotten."""
+"""The archive: atomic appends, compaction, and erasure requests."""
 
 from itertools import count
 from pathlib import Path
@@ -21,9 +21,9 @@ def user(user_id: str, time_ms: int, forgotten_ms: int = 0) -> UserFeatures:
     return UserFeatures(user_id=user_id, event_time_ms=time_ms, events_seen=1, history=history, inferred=Inferred())
 
 
-def full(table: object, where: Path, **options: object) -> None:
-    """A stand-in for writing to a disk without space."""
-    where.write_bytes(b"half of it")
+def write_to_full_disk(table: object, path: Path, **options: object) -> None:
+    """A fake of `pq.write_table` on a full disk."""
+    path.write_bytes(b"half of it")
     raise OSError(28, "No space left on device")
 
 
@@ -33,7 +33,7 @@ def rows(folder: Path, view: str = "user_history") -> list[tuple[str, int]]:
     return sorted(zip(table["user_id"].to_pylist(), times_ms, strict=True))
 
 
-def test_nothing_is_left_of_a_user_who_asks_to_be_forgotten(tmp_path: Path) -> None:
+def test_erasure_request_removes_older_rows_for_good(tmp_path: Path) -> None:
     archive = Archive(tmp_path, VOCABULARY)
     archive.create()
     archive.append([user("u", 1000), user("v", 1000)])
@@ -43,30 +43,28 @@ def test_nothing_is_left_of_a_user_who_asks_to_be_forgotten(tmp_path: Path) -> N
 
     for view in ("user_history", "user_inferred"):
         assert rows(tmp_path, view) == [("u", 8000), ("v", 1000), ("v", 6000), ("v", 7000)]
-    archive.append([user("u", 2000), user("u", 5000, forgotten_ms=5000)])  # both delivered again
+    archive.append([user("u", 2000), user("u", 5000, forgotten_ms=5000)])  # both redelivered
     assert ("u", 2000) not in rows(tmp_path)
-    assert archive.wishes([user("u", 8000, forgotten_ms=5000)]) == {}
-    assert archive.wishes([user("u", 9000, forgotten_ms=8500)]) == {"u": 8500}
+    assert archive.erasure_requests([user("u", 8000, forgotten_ms=5000)]) == {}
+    assert archive.erasure_requests([user("u", 9000, forgotten_ms=8500)]) == {"u": 8500}
 
 
-def test_the_wish_of_who_is_back_at_once_is_not_lost(tmp_path: Path) -> None:
+def test_erasure_request_is_carried_out_for_a_user_who_returns_at_once(tmp_path: Path) -> None:
     archive = Archive(tmp_path, VOCABULARY)
     archive.create()
     archive.append([user("u", 1000)])
 
-    archive.append([user("u", 8000, forgotten_ms=5000)])  # the only record that tells of it
+    archive.append([user("u", 8000, forgotten_ms=5000)])  # the only record with the request
 
     assert rows(tmp_path) == [("u", 8000)]
 
 
-def test_a_disk_without_space_is_waited_for_and_leaves_nothing_half_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_append_to_a_full_disk_raises_and_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = Archive(tmp_path, VOCABULARY)
     archive.create()
 
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "write_table", full)
+        patch.setattr(pq, "write_table", write_to_full_disk)
         with pytest.raises(ArchiveUnavailable, match="No space left"):
             archive.append([user("u", 1000)])
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["empty.parquet"] * 4
@@ -76,7 +74,9 @@ def test_a_disk_without_space_is_waited_for_and_leaves_nothing_half_written(
 
     with monkeypatch.context() as patch:
         write, calls = pq.write_table, count()
-        patch.setattr(pq, "write_table", lambda *args, **options: (write if next(calls) < 1 else full)(*args, **options))
+        patch.setattr(
+            pq, "write_table", lambda *args, **options: (write if next(calls) < 1 else write_to_full_disk)(*args, **options)
+        )
         with pytest.raises(ArchiveUnavailable, match="No space left"):
             archive.append([user("u", 5000, forgotten_ms=5000)])
     archive.append([user("u", 5000, forgotten_ms=5000)])
@@ -86,42 +86,40 @@ def test_a_disk_without_space_is_waited_for_and_leaves_nothing_half_written(
 # ---- compaction
 
 
-def test_few_files_are_made_of_many_with_one_of_each_row(tmp_path: Path) -> None:
-    archive = Archive(tmp_path, VOCABULARY, settled_s=0)
+def test_compaction_merges_files_and_drops_duplicate_rows(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, VOCABULARY, settle_s=0)
     archive.create()
-    for time_ms in (3000, 1000, 2000, 1000):  # the last: delivered again
+    for time_ms in (3000, 1000, 2000, 1000):  # the last one is redelivered
         archive.append([user("u", time_ms), user("v", FEBRUARY_MS + time_ms)])
 
-    assert archive.compact(least_files=2) == 4 * 2 * 2  # views of a user, months
-    assert archive.compact(least_files=2) == 0
+    assert archive.compact(min_files=2) == 4 * 2 * 2  # files, user views, months
+    assert archive.compact(min_files=2) == 0
 
-    assert {path.parent.name: path.name[:5] for path in (tmp_path / "user_history").glob("*/*.parquet")} == {
+    assert {path.parent.name: path.stem.split("-")[0] for path in (tmp_path / "user_history").glob("*/*.parquet")} == {
         "empty": "empty",
-        "1970-01": "whole",
-        "1970-02": "whole",
+        "1970-01": "compacted",
+        "1970-02": "compacted",
     }
     expected = [("u", 1000), ("u", 2000), ("u", 3000)]
     assert rows(tmp_path) == [*expected, *(("v", FEBRUARY_MS + time_ms) for _, time_ms in expected)]
 
 
-def test_who_reads_meanwhile_finds_every_file_that_he_has_seen(tmp_path: Path) -> None:
-    archive = Archive(tmp_path, VOCABULARY, settled_s=3600)
+def test_compaction_keeps_replaced_files_for_readers(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, VOCABULARY, settle_s=3600)
     archive.create()
     for time_ms in (1000, 2000):
         archive.append([user("u", time_ms)])
-    seen = list((tmp_path / "user_history").glob("*/*.parquet"))
+    listed = list((tmp_path / "user_history").glob("*/*.parquet"))
 
-    archive.compact(least_files=2)
+    archive.compact(min_files=2)
 
-    assert all(path.exists() for path in seen)
-    assert archive.compact(least_files=2) == 0  # nor are they taken for new ones
+    assert all(path.exists() for path in listed)
+    assert archive.compact(min_files=2) == 0  # replaced files are not compacted again
     assert set(rows(tmp_path)) == {("u", 1000), ("u", 2000)}
 
 
-def test_a_crash_between_the_new_file_and_the_note_of_what_it_replaces_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    archive = Archive(tmp_path, VOCABULARY, settled_s=0)
+def test_crash_before_the_note_of_replaced_files_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = Archive(tmp_path, VOCABULARY, settle_s=0)
     archive.create()
     for time_ms in (1000, 2000):
         archive.append([user("u", time_ms)])
@@ -132,19 +130,19 @@ def test_a_crash_between_the_new_file_and_the_note_of_what_it_replaces_loses_not
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", crash)
         with pytest.raises(KeyboardInterrupt):
-            archive.compact(least_files=2)
+            archive.compact(min_files=2)
     for _ in range(2):
-        archive.compact(least_files=2)
+        archive.compact(min_files=2)
 
     assert rows(tmp_path) == [("u", 1000), ("u", 2000)]
 
 
-def test_who_asks_to_be_forgotten_is_gone_from_compacted_and_replaced_files_too(tmp_path: Path) -> None:
-    archive = Archive(tmp_path, VOCABULARY, settled_s=3600)
+def test_erasure_request_removes_rows_from_compacted_and_replaced_files(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, VOCABULARY, settle_s=3600)
     archive.create()
     for time_ms in (1000, 2000):
         archive.append([user("u", time_ms), user("v", time_ms)])
-    archive.compact(least_files=2)
+    archive.compact(min_files=2)
 
     archive.append([user("u", 5000, forgotten_ms=5000)])
 

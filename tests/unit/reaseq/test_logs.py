@@ -1,4 +1,4 @@
-"""Logs are one line of JSON an event, with who says it."""
+"""Logs: one JSON object per event."""
 
 import json
 
@@ -8,17 +8,17 @@ import structlog
 from reaseq.logs import configure_logs
 
 
-def test_each_line_names_its_process_and_bears_its_ids(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_have_process_event_level_and_ids(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("worker-7")
-    structlog.get_logger().warning("dead_letter", id="events/0/1/behavior")
-    structlog.get_logger().debug("nobody needs this")
+    structlog.get_logger().warning("dead_letter", id="events/0/1/history")
+    structlog.get_logger().debug("below_the_level")
 
     (line,) = capsys.readouterr().err.splitlines()
-    told = json.loads(line)
-    assert (told["process"], told["event"], told["id"], told["level"]) == (
+    logged = json.loads(line)
+    assert (logged["process"], logged["event"], logged["id"], logged["level"]) == (
         "worker-7",
         "dead_letter",
-        "events/0/1/behavior",
+        "events/0/1/history",
         "warning",
     )
-    assert told["timestamp"].endswith("Z")
+    assert logged["timestamp"].endswith("Z")

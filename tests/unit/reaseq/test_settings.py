@@ -1,33 +1,41 @@
-"""Secrets: from files as well as from the environment, and never in a line of a log."""
+"""Settings: descriptions, sources and secrets."""
 
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-SCRIPT = """
+import pytest
+from pydantic import BaseModel
+from pydantic_settings import SettingsError
+
 from reaseq.settings import Settings
-settings = Settings()
-print(settings.store.redis_url.get_secret_value(), settings.kafka.sasl_password.get_secret_value())
-print(settings)
-"""
 
 
-def read(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    # In a process of its own: the folder is read with the settings' module.
-    env = {**os.environ, "REASEQ_SECRETS_DIR": str(folder), **environment}
-    return subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False)
-
-
-def test_a_file_of_a_variables_name_holds_its_value_and_the_environment_goes_first(tmp_path: Path) -> None:
+def test_secret_files_are_read_and_the_environment_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "REASEQ_STORE__REDIS_URL").write_text("rediss://reader:hush@redis/0\n")
     (tmp_path / "REASEQ_KAFKA__SASL_PASSWORD").write_text("from a file")
+    monkeypatch.setenv("REASEQ_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("REASEQ_KAFKA__SASL_PASSWORD", "from the environment")
 
-    said = read(tmp_path, REASEQ_KAFKA__SASL_PASSWORD="from the environment").stdout.splitlines()
+    settings = Settings()
 
-    assert said[0] == "rediss://reader:hush@redis/0 from the environment"
-    assert "hush" not in said[1] and "from the environment" not in said[1]
+    assert settings.store.redis_url.get_secret_value() == "rediss://reader:hush@redis/0"
+    assert settings.kafka.sasl_password.get_secret_value() == "from the environment"
+    assert "hush" not in str(settings) and "from the environment" not in str(settings)
 
 
-def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    assert "does not exist" in read(tmp_path / "nowhere").stderr
+def test_missing_secrets_directory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REASEQ_SECRETS_DIR", str(tmp_path / "nowhere"))
+
+    with pytest.raises(SettingsError, match="does not exist"):
+        Settings()
+
+
+def test_every_setting_has_a_description() -> None:
+    def find_undescribed(model: type[BaseModel], prefix: str) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if not field.description:
+                yield f"{prefix}{name}"
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from find_undescribed(field.annotation, f"{prefix}{name}.")
+
+    assert list(find_undescribed(Settings, "")) == []

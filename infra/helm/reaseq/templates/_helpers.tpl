@@ -6,7 +6,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 
-{{/* What pods of a component are told by: a list of the root context and the component's name. */}}
+{{/* Selector labels of a component's pods. Takes a list: root context, component name. */}}
 {{- define "reaseq.selector" -}}
 app.kubernetes.io/name: reaseq
 app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
@@ -21,7 +21,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ .Values.state.existingClaim | default (printf "%s-state" .Release.Name) }}
 {{- end }}
 
-{{/* The pod of one of our commands: root, component, and of its container the fields, a secret and mounts of its own. */}}
+{{/* Pod spec of a `reaseq` command. Takes a dict: root, component, fields (of the container), secret, mounts (further ones). */}}
 {{- define "reaseq.pod" -}}
 {{- $root := .root -}}
 {{- $secret := .secret | default $root.Values.existingSecret -}}
@@ -72,7 +72,7 @@ volumes:
   - { name: run, emptyDir: {} }
   - { name: tmp, emptyDir: {} }
   {{- if eq (include "reaseq.hasModel" $root) "yes" }}
-  - { name: ledger, emptyDir: {} } # every worker opens one; those that reason have a claim of this name instead
+  - { name: ledger, emptyDir: {} } # every worker opens a ledger; reasoning workers have a volume claim of this name instead
   {{- end }}
   {{- if $secret }}
   - name: secrets

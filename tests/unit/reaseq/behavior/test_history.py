@@ -1,4 +1,4 @@
-"""A user's history: the outcome depends on what was seen, not on how it arrived."""
+"""Histories: the outcome depends on the events, not on their order of arrival."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def fold(arrivals: Sequence[Event], limit: int = 10) -> HistoryFold:
 
 
 @given(events=events, data=st.data())
-def test_duplicates_and_order_of_arrival_do_not_show(events: list[Event], data: st.DataObject) -> None:
+def test_history_ignores_duplicates_and_order_of_arrival(events: list[Event], data: st.DataObject) -> None:
     arrivals = data.draw(
         st.permutations(events + data.draw(st.lists(st.sampled_from(events), max_size=10) if events else st.just([])))
     )
@@ -35,30 +35,32 @@ def test_duplicates_and_order_of_arrival_do_not_show(events: list[Event], data: 
 
 
 @given(events=events, data=st.data())
-def test_what_is_taken_back_is_gone_whenever_that_was(events: list[Event], data: st.DataObject) -> None:
-    gone = data.draw(st.lists(st.sampled_from(events), unique=True)) if events else []
-    arrivals = [*events, *(replace(event, retracted=True) for event in gone)]
-    latest = sorted((event.event_time_ms, event_key(event.event_id), event in gone) for event in events)[-10:]
+def test_retracted_events_are_removed_in_any_order_of_arrival(events: list[Event], data: st.DataObject) -> None:
+    retracted = data.draw(st.lists(st.sampled_from(events), unique=True)) if events else []
+    arrivals = [*events, *(replace(event, retracted=True) for event in retracted)]
+    latest = sorted((event.event_time_ms, event_key(event.event_id), event in retracted) for event in events)[-10:]
 
     folded = fold(data.draw(st.permutations([*arrivals, *arrivals[::2]])))
-    again = HistoryFold(unpack_history(pack_history(folded.history())), 10)  # and after a restart
-    assert {again.absorb(event) for event in events} <= {"duplicate", "too_late"}
-    history = again.history()
+    restarted = HistoryFold(unpack_history(pack_history(folded.history())), 10)
+    assert {restarted.absorb(event) for event in events} <= {"duplicate", "too_late"}
+    history = restarted.history()
 
-    assert list(zip(history.times_ms, history.event_keys, strict=True)) == [of[:2] for of in latest if not of[2]]
-    assert list(zip(history.retracted_ms, history.retracted_keys, strict=True)) == [of[:2] for of in latest if of[2]]
-    assert again.newest_ms == max((event.event_time_ms for event in events), default=0)
+    kept = [(time_ms, key) for time_ms, key, is_retracted in latest if not is_retracted]
+    removed = [(time_ms, key) for time_ms, key, is_retracted in latest if is_retracted]
+    assert list(zip(history.times_ms, history.event_keys, strict=True)) == kept
+    assert list(zip(history.retracted_ms, history.retracted_keys, strict=True)) == removed
+    assert restarted.newest_ms == max((event.event_time_ms for event in events), default=0)
 
 
 @given(events=events)
-def test_the_history_is_the_latest_events_in_order(events: list[Event]) -> None:
-    wanted = sorted((e.event_time_ms, event_key(e.event_id)) for e in events)[-10:]
+def test_history_is_the_latest_events_in_order(events: list[Event]) -> None:
+    latest = sorted((e.event_time_ms, event_key(e.event_id)) for e in events)[-10:]
 
     history = fold(events).history()
-    assert list(zip(history.times_ms, history.event_keys, strict=True)) == wanted
+    assert list(zip(history.times_ms, history.event_keys, strict=True)) == latest
 
 
-def test_each_event_is_told_what_became_of_it() -> None:
+def test_absorb_returns_the_outcome_of_each_event() -> None:
     folded = fold([event(1, 10), event(2, 20)], limit=2)
 
     assert folded.absorb(event(2, 20)) == "duplicate"

@@ -1,4 +1,4 @@
-"""BehaviorInferenceStage with a published model: what it may infer, and that neither batch nor order of arrival shows."""
+"""Behavior inference: which items it may infer, and that results do not depend on batches or order of arrival."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ from reaseq.representation.item_table import ItemTable
 from reaseq.representation.semantic_ids import fit
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import SamplerSettings
-from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, item, request, table_of
+from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, build_table, item, request
 
 CODEBOOK = fit(CATALOG.snapshot.vectors[1:].numpy(), "s", levels=2, codes=8)
 VARIANTS = {
     "items": SamplerSettings(behaviors=6),
-    "items, several rounds": SamplerSettings(behaviors=6, steps=3, tolerance=0.05),
+    "items, several steps": SamplerSettings(behaviors=6, steps=3, tolerance=0.05),
     "items, infilled": SamplerSettings(behaviors=6, infilled_behaviors=2, steps=2),
-    "items, drawn": SamplerSettings(behaviors=6, samples=3, temperature=0.5),
+    "items, sampled": SamplerSettings(behaviors=6, samples=3, temperature=0.5),
     "codes": SamplerSettings(behaviors=6, steps=2),
 }
 
@@ -43,16 +43,16 @@ def inference(table: ItemTable, variant: str = "items", **changes: int) -> Behav
     return BehaviorInference(BehaviorModel(config).eval(), ids, "v1", table, settings, codebook)
 
 
-@pytest.mark.parametrize("variant", ["items", "items, several rounds", "items, drawn", "codes"])
-def test_inferred_are_items_on_sale_that_the_log_does_not_have_each_once(variant: str) -> None:
-    table = table_of(
+@pytest.mark.parametrize("variant", ["items", "items, several steps", "items, sampled", "codes"])
+def test_infers_items_on_sale_that_are_not_in_the_log(variant: str) -> None:
+    table = build_table(
         *(item(number) for number in range(40)),
         item(40, status="delisted"),
         item(41, listed_ms=NOW_MS + 1),
     )
-    asked = InferenceRequest(History(item_ids=("i1", "i2"), types=(4, 4), times_ms=(1, 2), event_keys=(1, 2)), NOW_MS, 2)
+    due = InferenceRequest(History(item_ids=("i1", "i2"), types=(4, 4), times_ms=(1, 2), event_keys=(1, 2)), NOW_MS, 2)
 
-    (answer,) = inference(table, variant, behaviors=60, samples=1).infer([asked])
+    (answer,) = inference(table, variant, behaviors=60, samples=1).infer([due])
 
     assert set(answer.item_ids) <= {f"i{number}" for number in range(40)} - {"i1", "i2"}
     assert len(set(answer.item_ids)) == len(answer.item_ids) >= 30
@@ -60,14 +60,14 @@ def test_inferred_are_items_on_sale_that_the_log_does_not_have_each_once(variant
     assert (answer.model, answer.as_of_ms, answer.events_seen) == ("v1", NOW_MS, 2)
 
 
-def test_an_empty_catalog_infers_nothing() -> None:
-    (answer,) = inference(table_of()).infer([request(1)])
+def test_empty_catalog_infers_nothing() -> None:
+    (answer,) = inference(build_table()).infer([request(1)])
 
     assert answer.item_ids == ()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_users_result_does_not_depend_on_the_batch(variant: str) -> None:
+def test_result_does_not_depend_on_the_batch(variant: str) -> None:
     model = inference(CATALOG, variant)
     requests = [request(seed) for seed in range(3 * SamplerSettings().batch_users + 1)]
 
@@ -77,25 +77,25 @@ def test_a_users_result_does_not_depend_on_the_batch(variant: str) -> None:
     assert model.infer(requests[::-1])[::-1] == alone
 
 
-def test_nor_on_the_order_in_which_items_arrived() -> None:
+def test_result_does_not_depend_on_the_order_of_the_catalog() -> None:
     shuffled = [item(int(number)) for number in np.random.default_rng(1).permutation(ITEMS)]
 
-    assert inference(table_of(*shuffled)).infer([request(7)]) == inference(CATALOG).infer([request(7)])
+    assert inference(build_table(*shuffled)).infer([request(7)]) == inference(CATALOG).infer([request(7)])
 
 
-def test_an_item_that_training_never_saw_is_inferred_on_its_first_day() -> None:
-    table = table_of(*(item(number) for number in range(ITEMS)), item(999, listed_ms=NOW_MS))
+def test_untrained_item_can_be_inferred_on_its_first_day() -> None:
+    table = build_table(*(item(number) for number in range(ITEMS)), item(999, listed_ms=NOW_MS))
 
     (answer,) = inference(table, behaviors=ITEMS).infer([request(3)])
 
     assert "i999" in answer.item_ids
 
 
-def test_samples_are_merged_by_their_mean_probability() -> None:
-    nothing = torch.zeros(1, 2, dtype=torch.long)
+def test_merge_averages_probabilities_over_samples() -> None:
+    zeros = torch.zeros(1, 2, dtype=torch.long)
     draws = [
-        Draw(torch.tensor([[7, 8]]), torch.tensor([[0.6, 0.2]]), nothing, torch.zeros(1, 1), nothing[:, 0]),
-        Draw(torch.tensor([[8, 9]]), torch.tensor([[0.5, 0.3]]), nothing, torch.zeros(1, 1), nothing[:, 0]),
+        Draw(torch.tensor([[7, 8]]), torch.tensor([[0.6, 0.2]]), zeros, torch.zeros(1, 1), zeros[:, 0]),
+        Draw(torch.tensor([[8, 9]]), torch.tensor([[0.5, 0.3]]), zeros, torch.zeros(1, 1), zeros[:, 0]),
     ]
 
     rows, p = merge(draws, 3)
@@ -104,10 +104,10 @@ def test_samples_are_merged_by_their_mean_probability() -> None:
     assert p[0].tolist() == pytest.approx([0.35, 0.3, 0.15])
 
 
-def test_calibrated_confidences_are_the_share_that_comes_true() -> None:
+def test_calibrated_confidence_is_the_share_that_comes_true() -> None:
     torch.manual_seed(0)
     stated = torch.rand(20_000) * 0.5
-    came_true = torch.rand(20_000) < stated / 4  # four times too sure
+    came_true = torch.rand(20_000) < stated / 4  # overconfident by a factor of four
 
     line = calibration.fit(stated, came_true)
 
@@ -117,10 +117,10 @@ def test_calibrated_confidences_are_the_share_that_comes_true() -> None:
 
 
 @pytest.mark.parametrize("hits", [0, 1, 40])
-def test_few_observations_make_no_confidence_vanish_or_become_certain(hits: int) -> None:
+def test_calibration_on_few_observations_stays_moderate(hits: int) -> None:
     stated = torch.linspace(0.001, 0.3, 40)
 
     line = calibration.fit(stated, torch.arange(40) >= 40 - hits)
 
-    told = calibration.apply(line, stated)
-    assert 1e-4 < float(told.min()) and float(told.max()) < 0.999
+    calibrated = calibration.apply(line, stated)
+    assert 1e-4 < float(calibrated.min()) and float(calibrated.max()) < 0.999

@@ -1,4 +1,4 @@
-"""LLaDA checkpoints on our backbone, held against the LLaMA of `transformers` with a full attention mask."""
+"""LLaDA checkpoints on the backbone, compared with the LLaMA of `transformers` with a full attention mask."""
 
 import json
 from pathlib import Path
@@ -64,9 +64,9 @@ def checkpoint(folder: Path, *, sharded: bool = False, **changes: object) -> Pat
         return folder
     names = sorted(weights)
     shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
-    for file, held in shards.items():
-        save_file({name: weights[name] for name in held}, folder / file)
-    index = {name: file for file, held in shards.items() for name in held}
+    for file, shard in shards.items():
+        save_file({name: weights[name] for name in shard}, folder / file)
+    index = {name: file for file, shard in shards.items() for name in shard}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     return folder
 
@@ -94,7 +94,7 @@ def reference() -> LlamaModel:
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_hidden_states_are_those_of_transformers_attending_both_ways(tmp_path: Path, sharded: bool) -> None:
+def test_hidden_states_equal_those_of_a_bidirectional_llama(tmp_path: Path, sharded: bool) -> None:
     x = torch.randn(2, 11, 64, generator=torch.Generator().manual_seed(1))
     backbone = load_backbone(checkpoint(tmp_path, sharded=sharded))
 
@@ -108,7 +108,7 @@ def test_hidden_states_are_those_of_transformers_attending_both_ways(tmp_path: P
     assert not torch.allclose(ours, causal, atol=1e-2)
 
 
-def test_padding_is_not_attended_to(tmp_path: Path) -> None:
+def test_backbone_does_not_attend_to_padding(tmp_path: Path) -> None:
     x = torch.randn(1, 6, 64)
     backbone = load_backbone(checkpoint(tmp_path))
     present = torch.tensor([[[False, False, True, True, True, True]]])
@@ -120,7 +120,7 @@ def test_padding_is_not_attended_to(tmp_path: Path) -> None:
     assert torch.allclose(padded, alone, atol=1e-5)
 
 
-def test_the_preset_has_the_published_shape(tmp_path: Path) -> None:
+def test_llada_preset_has_the_published_sizes(tmp_path: Path) -> None:
     published = {"d_model": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 32, "mlp_hidden_size": 12288}
     (tmp_path / "config.json").write_text(json.dumps(SIZES | published))
 
@@ -128,14 +128,14 @@ def test_the_preset_has_the_published_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [({"block_type": "sequential"}, "block_type"), ({"d_model": 128}, "its config says"), ({"n_layers": 4}, "has no weight")],
 )
-def test_what_is_no_such_checkpoint_is_refused_by_name(tmp_path: Path, changes: dict[str, object], said: str) -> None:
-    with pytest.raises(ArtifactError, match=said):
+def test_unfit_checkpoint_is_rejected_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
         load_backbone(checkpoint(tmp_path, sharded=False, **changes))
 
 
-def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="no LLaDA checkpoint"):
+def test_folder_without_a_checkpoint_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a LLaDA checkpoint"):
         load_backbone(tmp_path)

@@ -1,4 +1,4 @@
-"""The agents: in which order they speak, what becomes of their claims, and what garbage turns into."""
+"""The agent pipeline: order of the agents, handling of their claims, and rejection of malformed answers."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 from reaseq.knowledge.agents.agent_pipeline import Rejected
 from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.llm.call import Completion
+from reaseq.knowledge.llm.request import Completion
 from reaseq.records import ProductKnowledge
 from tests.fakes.reasoning import GOOD, PIPELINE, ScriptedModel
 
@@ -24,16 +24,16 @@ def values(knowledge: ProductKnowledge) -> set[str]:
     return {claim.value for claim in knowledge.claims}
 
 
-def dropped(speaker: str, reason: str) -> float:
-    return REGISTRY.get_sample_value("reaseq_claims_dropped_total", {"speaker": speaker, "reason": reason}) or 0.0
+def dropped(agent: str, reason: str) -> float:
+    return REGISTRY.get_sample_value("reaseq_claims_dropped_total", {"speaker": agent, "reason": reason}) or 0.0
 
 
-async def test_three_draft_then_the_critic_then_the_synthesis() -> None:
+async def test_drafting_agents_run_before_critic_and_synthesis() -> None:
     model = ScriptedModel()
 
     knowledge = await run(model)
 
-    assert model.asked == ["demand", "attribute", "relation", "critic", "synthesis"]
+    assert model.called_agents == ["demand", "attribute", "relation", "critic", "synthesis"]
     assert [(c.group, c.value, c.confidence, c.evidence, c.reasoner) for c in knowledge.claims] == [
         ("category", "mug", 0.95, "MUG", "llm:stand-in"),
         ("needs", "drink", 0.8, "", "llm:stand-in"),
@@ -43,15 +43,15 @@ async def test_three_draft_then_the_critic_then_the_synthesis() -> None:
     assert (knowledge.complements, knowledge.substitutes) == (("tea pot",), ("glass",))
 
 
-async def test_a_claim_that_the_critic_drops_does_not_reach_the_synthesis() -> None:
+async def test_dropped_claim_does_not_reach_synthesis() -> None:
     objections = {"reasoning": "", "objections": [{"claim": 1, "verdict": "drop", "note": "no"}]}
     model = ScriptedModel(critic=objections)
 
     assert values(await run(model)) == {"mug", "winter"}
-    assert json.loads(model.calls[-1].user)["claims"] == ["category: mug", "season: winter"]
+    assert json.loads(model.requests[-1].user)["claims"] == ["category: mug", "season: winter"]
 
 
-async def test_a_claim_that_is_sent_back_is_revised_once() -> None:
+async def test_objected_claim_is_revised_once() -> None:
     objections = {"reasoning": "", "objections": [{"claim": 1, "verdict": "revise", "note": "it is a present"}]}
     revised = {
         "reasoning": "",
@@ -61,13 +61,13 @@ async def test_a_claim_that_is_sent_back_is_revised_once() -> None:
 
     knowledge = await run(model)
 
-    assert model.asked == ["demand", "attribute", "relation", "critic", "demand", "synthesis"]
-    assert knowledge.values("needs") == ("give",), "what was objected to does not come back"
-    repair = json.loads(model.calls[4].user)
+    assert model.called_agents == ["demand", "attribute", "relation", "critic", "demand", "synthesis"]
+    assert knowledge.values("needs") == ("give",), "an objected value must not come back"
+    repair = json.loads(model.requests[4].user)
     assert repair["objections"] == [{"group": "needs", "value": "drink", "fault": "it is a present"}]
 
 
-async def test_a_repair_that_fails_leaves_the_claim_out() -> None:
+async def test_failed_repair_drops_the_claim() -> None:
     objections = {"reasoning": "", "objections": [{"claim": 1, "verdict": "revise", "note": "?"}]}
 
     knowledge = await run(ScriptedModel(critic=objections, demand=[GOOD["demand"], "garbage"]))
@@ -75,22 +75,22 @@ async def test_a_repair_that_fails_leaves_the_claim_out() -> None:
     assert knowledge.values("needs") == ()
 
 
-async def test_an_objection_to_a_claim_that_is_not_there_changes_nothing() -> None:
+async def test_objection_to_unknown_claim_number_is_ignored() -> None:
     objections = {"reasoning": "", "objections": [{"claim": 77, "verdict": "drop", "note": ""}]}
 
     assert values(await run(ScriptedModel(critic=objections))) == {"mug", "drink", "winter"}
 
 
-async def test_an_agent_without_a_usable_answer_leaves_its_groups_empty() -> None:
+async def test_rejected_draft_leaves_its_groups_empty() -> None:
     assert values(await run(ScriptedModel(relation="{"))) == {"mug", "drink"}
 
 
-async def test_claims_that_nobody_has_checked_do_not_stand() -> None:
+async def test_rejected_critic_rejects_the_item() -> None:
     with pytest.raises(Rejected, match="critic: malformed_json"):
         await run(ScriptedModel(critic="{"))
 
 
-async def test_a_synthesis_without_a_usable_answer_leaves_the_profile_empty() -> None:
+async def test_rejected_synthesis_leaves_the_profile_empty() -> None:
     assert (await run(ScriptedModel(synthesis="{"))).profile == ""
 
 
@@ -115,12 +115,12 @@ async def test_a_synthesis_without_a_usable_answer_leaves_the_profile_empty() ->
         ('{"reasoning": "\\ud83d", "needs": []}', "malformed_json"),
     ],
 )
-def test_garbage_becomes_a_reason(text: str, reason: str) -> None:
+def test_parse_rejects_malformed_answers(text: str, reason: str) -> None:
     assert parse(PIPELINE.agents["demand"].answer, text) == (None, reason)
 
 
 @pytest.mark.parametrize("reason", ["truncated", "empty_answer", "garbage_response", "too_large", "http_400", "no_answer"])
-async def test_an_item_is_refused_with_the_reason_when_no_draft_is_usable(reason: str) -> None:
+async def test_item_is_rejected_if_all_drafts_are(reason: str) -> None:
     rejected = Completion(rejected=reason)
 
     with pytest.raises(Rejected) as rejection:
@@ -146,23 +146,23 @@ async def test_evidence_must_occur_in_the_item(evidence: str, reason: str) -> No
     assert dropped("attribute", reason) == before + 1
 
 
-async def test_what_is_too_much_or_said_twice_is_cut() -> None:
+async def test_repeated_and_excess_claims_are_dropped() -> None:
     needs = [{"value": value, "confidence": "likely"} for value in ("read", "read", "give", "drink")]
 
     assert (await run(ScriptedModel(demand={"reasoning": "", "needs": needs}))).values("needs") == ("read", "give")
 
 
-async def test_the_system_prompt_is_the_same_bytes_for_every_item() -> None:
+async def test_system_prompt_is_identical_for_every_item() -> None:
     one, other = ScriptedModel(), ScriptedModel()
     await run(one)
     await run(other, Content.from_listing("A LAMP", {}))
 
-    assert [call.system for call in one.calls] == [call.system for call in other.calls]
-    assert [call.schema for call in one.calls] == [call.schema for call in other.calls]
-    assert all(call.user.startswith('{"item":') for call in (*one.calls, *other.calls))
+    assert [request.system for request in one.requests] == [request.system for request in other.requests]
+    assert [request.schema for request in one.requests] == [request.schema for request in other.requests]
+    assert all(request.user.startswith('{"item":') for request in (*one.requests, *other.requests))
 
 
-def test_the_grammar_asks_for_the_thinking_first_and_knows_the_vocabulary() -> None:
+def test_grammar_puts_reasoning_first_and_enumerates_the_vocabulary() -> None:
     schema = json.loads(PIPELINE.agents["demand"].schema)
 
     assert list(schema["properties"]) == ["reasoning", "needs"]
@@ -172,10 +172,10 @@ def test_the_grammar_asks_for_the_thinking_first_and_knows_the_vocabulary() -> N
     assert schema["additionalProperties"] is False
 
 
-def test_long_text_is_cut_before_it_is_paid_for() -> None:
-    long = Content.from_listing("t" * 1000, {f"a{place}": "x" * 1000 for place in range(32)})
+def test_long_text_is_truncated() -> None:
+    long = Content.from_listing("t" * 1000, {f"a{number}": "x" * 1000 for number in range(32)})
 
-    call = PIPELINE.agents["demand"].ask(long, text_limit_chars=1500)
+    request = PIPELINE.agents["demand"].build_request(long, text_limit_chars=1500)
 
-    item = json.loads(call.user)["item"]
+    item = json.loads(request.user)["item"]
     assert len(item["title"]) + sum(len(name) + len(value) for name, value in item["attributes"].items()) <= 1500

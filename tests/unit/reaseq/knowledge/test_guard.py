@@ -1,4 +1,4 @@
-"""The guard: hostile item text reaches a prompt as data alone, and a model that obeys it changes no value."""
+"""The guard: hostile item text reaches a prompt only as data, and a model that obeys it changes no value."""
 
 import json
 import unicodedata
@@ -12,55 +12,55 @@ from numpy.typing import NDArray
 from reaseq.knowledge.agents.agent_pipeline import Rejected
 from reaseq.knowledge.content import Content, clean
 from reaseq.knowledge.guard import LEAST_COSINE, admit_phrases, admit_profile, enrich
-from reaseq.knowledge.llm.call import LlmRequest
+from reaseq.knowledge.llm.request import LlmRequest
 from reaseq.records import ProductKnowledge
 from tests.fakes.reasoning import PIPELINE, VOCABULARY, ScriptedModel
 
 CANARIES: list[dict[str, Any]] = json.loads(Path(__file__).with_name("injection_canaries.json").read_text())
-TURN_MARKS = ("<|", "|>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<start_of_turn>", "<end_of_turn>")
+TURN_MARKERS = ("<|", "|>", "<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<start_of_turn>", "<end_of_turn>")
 
 each_canary = pytest.mark.parametrize("canary", CANARIES, ids=[canary["name"] for canary in CANARIES])
 
 
-def test_there_are_canaries_of_many_kinds() -> None:
+def test_canaries_are_diverse() -> None:
     assert len({canary["name"] for canary in CANARIES}) == len(CANARIES) >= 60
     assert len({canary["language"] for canary in CANARIES}) >= 12
     assert len({canary["disguise"] for canary in CANARIES}) >= 20
 
 
 @each_canary
-async def test_an_injection_stays_inside_a_string_of_the_users_json(canary: dict[str, Any]) -> None:
+async def test_injection_stays_inside_a_json_string(canary: dict[str, Any]) -> None:
     content = Content.from_listing(canary["title"], canary["attributes"])
     model = ScriptedModel()
     await PIPELINE.run(content, model)
 
-    for call in model.calls:
-        assert call.system == PIPELINE.agents[call.agent].system
-        user = json.loads(call.user)
+    for request in model.requests:
+        assert request.system == PIPELINE.agents[request.agent].system
+        user = json.loads(request.user)
         assert set(user) <= {"item", "claims", "objections"} and set(user["item"]) <= {"title", "attributes"}
         assert content.title.startswith(user["item"]["title"])
-        assert not any(mark in call.user for mark in TURN_MARKS)
-        assert not any(unicodedata.category(char)[0] == "C" for char in call.user)
+        assert not any(marker in request.user for marker in TURN_MARKERS)
+        assert not any(unicodedata.category(char)[0] == "C" for char in request.user)
 
 
-def obedient(call: LlmRequest) -> dict[str, Any]:
-    """A model that does what the item tells it to: the item's words become its values."""
-    told = json.loads(call.user)["item"]["title"]
-    wish = [{"value": told[:64], "confidence": "certain", "evidence": "as instructed"}]
-    wish += [{"value": value, "confidence": "certain", "evidence": "OBEYED " + value} for value in ("mug", "drink", "winter")]
+def obey(request: LlmRequest) -> dict[str, Any]:
+    """A model that follows the instructions in the item: the item's words become its values."""
+    title = json.loads(request.user)["item"]["title"]
+    claims = [{"value": title[:64], "confidence": "certain", "evidence": "as instructed"}]
+    claims += [{"value": value, "confidence": "certain", "evidence": "OBEYED " + value} for value in ("mug", "drink", "winter")]
     answers: dict[str, dict[str, Any]] = {
-        "demand": {"needs": wish},
-        "attribute": {"product_type": told[:40], "category": wish},
-        "relation": {"complements": [told[:40]], "substitutes": [told[:40]], "season": wish},
+        "demand": {"needs": claims},
+        "attribute": {"product_type": title[:40], "category": claims},
+        "relation": {"complements": [title[:40]], "substitutes": [title[:40]], "season": claims},
         "critic": {"objections": []},
-        "synthesis": {"profile": told[:300]},
+        "synthesis": {"profile": title[:300]},
     }
-    return {"reasoning": told[:200], **answers[call.agent]}
+    return {"reasoning": title[:200], **answers[request.agent]}
 
 
 @each_canary
-async def test_a_model_that_obeys_makes_no_claim(canary: dict[str, Any]) -> None:
-    model = ScriptedModel(**dict.fromkeys(("demand", "attribute", "relation", "critic", "synthesis"), obedient))
+async def test_obedient_model_makes_no_claim(canary: dict[str, Any]) -> None:
+    model = ScriptedModel(**dict.fromkeys(("demand", "attribute", "relation", "critic", "synthesis"), obey))
     try:
         knowledge = await PIPELINE.run(Content.from_listing(canary["title"], canary["attributes"]), model)
     except Rejected:
@@ -76,11 +76,11 @@ def assert_plain(knowledge: ProductKnowledge) -> None:
     assert all((claim.group, claim.value) in VOCABULARY for claim in knowledge.claims)
 
 
-def test_text_is_cleaned_of_what_is_not_to_be_seen() -> None:
+def test_clean_removes_invisible_characters() -> None:
     assert clean("Ｒed\u200b \u202eMUG\u2066\x00\n\tfor\u00ad you\U000e0041") == "Red MUG for you"
 
 
-def test_a_profile_with_an_address_or_markup_is_none() -> None:
+def test_profile_with_address_or_markup_is_dropped() -> None:
     assert admit_profile("  A mug\nfor tea. ") == "A mug for tea."
     for hostile in (
         "Buy at https://evil.example",
@@ -93,7 +93,7 @@ def test_a_profile_with_an_address_or_markup_is_none() -> None:
         assert admit_profile(hostile) == ""
 
 
-def test_phrases_read_like_kinds_of_product() -> None:
+def test_phrases_must_look_like_product_types() -> None:
     assert admit_phrases(["Tea Pot", "tea pot", "3 mugs!", "milk & sugar", "<script>", "children's cup", ""]) == (
         "tea pot",
         "milk & sugar",
@@ -108,7 +108,7 @@ def unit(*numbers: float) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("profile", [unit(1, 0.1), unit(0.5, 1), unit(0, 1), unit(-1, 0.2), unit(-0.2, -1)])
-def test_a_profile_moves_an_item_towards_it_and_only_so_far(profile: NDArray[np.float32]) -> None:
+def test_enriched_vector_moves_toward_the_profile_within_the_bound(profile: NDArray[np.float32]) -> None:
     text = unit(1, 0)
 
     enriched = enrich(text, profile)
@@ -119,7 +119,7 @@ def test_a_profile_moves_an_item_towards_it_and_only_so_far(profile: NDArray[np.
     assert enriched.dtype == np.float32
 
 
-def test_a_profile_that_says_the_opposite_moves_nothing() -> None:
+def test_opposite_profile_does_not_move_the_vector() -> None:
     text = unit(0.6, 0.8)
 
     assert enrich(text, -text) == pytest.approx(text)

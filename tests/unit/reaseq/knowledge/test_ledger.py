@@ -1,6 +1,9 @@
-"""The ledger: an answer is kept once, survives, travels as parquet, and is what budgets are counted by."""
+"""The ledger: caching of answers, migration, parquet export and import, and the budgets that count its tokens."""
 
 import asyncio
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,82 +15,137 @@ from reaseq.errors import CatalogError, EndpointUnavailable
 from reaseq.knowledge.agents.reasoner import VllmReasoner
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.llm.budget import TokenLimits
-from reaseq.knowledge.llm.call import Completion, LlmRequest, Model, Usage
-from reaseq.knowledge.llm.ledger import Entry, Ledger, day_start_ms
+from reaseq.knowledge.llm.ledger import Entry, Ledger, day_start_ms, look_up
+from reaseq.knowledge.llm.request import Completion, LlmRequest, Model, Usage
 from reaseq.knowledge.reasoner import Answers, ReasoningItem
 from tests.fakes.reasoning import MODEL, PIPELINE, ScriptedModel
 
 NO_LIMITS = TokenLimits()
 NO_VECTORS = np.zeros((8, 4), np.float32)
-CALLS_OF_AN_ITEM = 5
-TOKENS_OF_A_CALL = 120
+CALLS_PER_ITEM = 5
+TOKENS_PER_CALL = 120
 
 
-class StandInEndpoint:
-    """A stand-in for an endpoint: a scripted model behind the same method, which can be away."""
+class FakeEndpoint:
+    """A scripted model behind the interface of an endpoint; it becomes unavailable after a number of calls."""
 
     def __init__(self, script: ScriptedModel, model: Model = MODEL) -> None:
         self.model = model
-        self.away_after: int | None = None
+        self.unavailable_after: int | None = None
         self._script = script
 
-    async def complete(self, call: LlmRequest) -> Completion:
+    async def complete(self, request: LlmRequest) -> Completion:
         await asyncio.sleep(0)
-        if self.away_after is not None and len(self._script.calls) >= self.away_after:
-            raise EndpointUnavailable("away")
-        return await self._script(call)
+        if self.unavailable_after is not None and len(self._script.requests) >= self.unavailable_after:
+            raise EndpointUnavailable("unavailable")
+        return await self._script(request)
 
 
-def entry(fingerprint: str, **changes: object) -> Entry:
+def make_entry(fingerprint: str, **changes: object) -> Entry:
     fields = {"agent": "demand", "model": "m", "item_id": "i", "seller_id": "s", "content": "c"} | changes
     completion = fields.pop("completion", Completion("{}", usage=Usage(100, 80, 20, 0.5, 1)))
     return Entry(fingerprint, completion=completion, **fields)  # type: ignore[arg-type]
 
 
-def reasoner(ledger: Ledger, script: ScriptedModel, budgets: TokenLimits = NO_LIMITS, model: Model = MODEL) -> VllmReasoner:
-    return VllmReasoner(PIPELINE, StandInEndpoint(script, model), ledger, budgets)  # type: ignore[arg-type]
+def make_reasoner(ledger: Ledger, script: ScriptedModel, limits: TokenLimits = NO_LIMITS, model: Model = MODEL) -> VllmReasoner:
+    return VllmReasoner(PIPELINE, FakeEndpoint(script, model), ledger, limits)  # type: ignore[arg-type]
 
 
-def items(*titles: str, seller: str = "") -> list[ReasoningItem]:
+def make_items(*titles: str, seller: str = "") -> list[ReasoningItem]:
     return [ReasoningItem(Content.from_listing(title, {}), f"item-{title}", seller) for title in titles]
 
 
-async def reason(who: VllmReasoner, asked: list[ReasoningItem]) -> Answers:
-    return await who.reason(asked, NO_VECTORS[: len(asked)])
+async def reason(reasoner: VllmReasoner, items: list[ReasoningItem]) -> Answers:
+    return await reasoner.reason(items, NO_VECTORS[: len(items)])
 
 
-def test_an_answer_is_kept_once_and_survives_the_process(tmp_path: Path) -> None:
+def test_answer_is_kept_once_and_persists(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "state" / "knowledge.db")
-    assert ledger.enter([entry("a"), entry("b"), entry("a", completion=Completion("other"))]) == 2
+    assert ledger.enter([make_entry("a"), make_entry("b"), make_entry("a", completion=Completion("other"))]) == 2
     ledger.close()
 
-    again = Ledger(tmp_path / "state" / "knowledge.db")
+    reopened = Ledger(tmp_path / "state" / "knowledge.db")
 
-    assert again.find("a") == Completion("{}", usage=Usage(100, 80, 20, 0.5, 1))
-    assert again.find("z") is None
-
-
-def test_it_travels_as_parquet_and_an_imported_answer_costs_nothing(tmp_path: Path) -> None:
-    here, there = Ledger(tmp_path / "here.db"), Ledger(tmp_path / "there.db")
-    here.enter([entry("a"), entry("b", completion=Completion(rejected="truncated"))])
-    there.enter([entry("a")])
-
-    assert here.export_parquet(tmp_path / "out" / "ledger.parquet") == 2
-    assert there.import_parquet(tmp_path / "out" / "ledger.parquet") == (2, 1)
-    assert there.import_parquet(tmp_path / "out" / "ledger.parquet") == (2, 0)
-    assert there.find("b") == Completion(rejected="truncated")
-    assert [cost.calls for cost in there.costs("agent")] == [1]
+    assert reopened.find("a") == Completion("{}", usage=Usage(100, 80, 20, 0.5, 1))
+    assert reopened.find("z") is None
 
 
-@pytest.mark.parametrize("broken", ["other columns", "no parquet", "absent", "nulls"])
-def test_a_file_that_is_no_ledger_is_refused_and_changes_nothing(tmp_path: Path, broken: str) -> None:
+def write_former_ledger(path: Path) -> None:
+    """A ledger with the column name of earlier versions."""
+    with closing(Ledger(path)) as ledger:
+        ledger.enter([make_entry("a"), make_entry("b", completion=Completion(rejected="truncated"))])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE calls RENAME COLUMN rejected TO refused")
+
+
+def test_former_ledger_is_upgraded_and_keeps_its_answers(tmp_path: Path) -> None:
+    path = tmp_path / "knowledge.db"
+    write_former_ledger(path)
+
+    for _ in range(2):  # the second time, there is nothing to rename
+        with closing(Ledger(path)) as ledger:
+            assert ledger.find("a") == Completion("{}", usage=Usage(100, 80, 20, 0.5, 1))
+            assert ledger.find("b") == Completion(rejected="truncated")
+    with closing(Ledger(path)) as ledger:
+        assert ledger.enter([make_entry("c")]) == 1
+
+
+def test_former_ledger_is_upgraded_once_by_concurrent_workers(tmp_path: Path) -> None:
+    path, workers = tmp_path / "knowledge.db", 8
+    write_former_ledger(path)
+
+    def find(_: int) -> Completion | None:
+        with closing(Ledger(path)) as ledger:
+            return ledger.find("b")
+
+    with ThreadPoolExecutor(workers) as pool:
+        assert list(pool.map(find, range(workers))) == [Completion(rejected="truncated")] * workers
+
+
+def test_look_up_reads_current_and_former_ledgers(tmp_path: Path) -> None:
+    path = tmp_path / "knowledge.db"
+    write_former_ledger(path)
+    former = look_up(path, "c")
+    Ledger(path).close()
+
+    assert former == look_up(path, "c")
+    assert former and [entry.completion.rejected for entry in former] == ["", "truncated"]
+    assert look_up(tmp_path / "absent.db", "c") is None
+
+
+def test_exported_ledger_can_be_imported_at_no_cost(tmp_path: Path) -> None:
+    source, target = Ledger(tmp_path / "source.db"), Ledger(tmp_path / "target.db")
+    source.enter([make_entry("a"), make_entry("b", completion=Completion(rejected="truncated"))])
+    target.enter([make_entry("a")])
+
+    assert source.export_parquet(tmp_path / "out" / "ledger.parquet") == 2
+    assert target.import_parquet(tmp_path / "out" / "ledger.parquet") == (2, 1)
+    assert target.import_parquet(tmp_path / "out" / "ledger.parquet") == (2, 0)
+    assert target.find("b") == Completion(rejected="truncated")
+    assert [cost.calls for cost in target.costs("agent")] == [1]
+
+
+def test_former_export_can_be_imported(tmp_path: Path) -> None:
+    path, source, target = tmp_path / "ledger.parquet", Ledger(tmp_path / "source.db"), Ledger(tmp_path / "target.db")
+    source.enter([make_entry("a"), make_entry("b", completion=Completion(rejected="truncated"))])
+    source.export_parquet(path)
+    table = pq.read_table(path)
+    pq.write_table(table.rename_columns(["refused" if name == "rejected" else name for name in table.column_names]), path)
+
+    assert target.import_parquet(path) == (2, 2)
+    assert target.find("a") == source.find("a")
+    assert target.find("b") == Completion(rejected="truncated")
+
+
+@pytest.mark.parametrize("fault", ["other columns", "no parquet", "absent", "nulls"])
+def test_import_rejects_a_file_that_is_not_a_ledger(tmp_path: Path, fault: str) -> None:
     ledger, path = Ledger(tmp_path / "l.db"), tmp_path / "file.parquet"
-    if broken == "other columns":
+    if fault == "other columns":
         pq.write_table(pa.table({"a": [1]}), path)
-    elif broken == "no parquet":
+    elif fault == "no parquet":
         path.write_text("hello")
-    elif broken == "nulls":
-        ledger.enter([entry("x")])
+    elif fault == "nulls":
+        ledger.enter([make_entry("x")])
         ledger.export_parquet(path)
         table = pq.read_table(path)
         pq.write_table(table.set_column(6, "text", pa.array([None], pa.string())), path)
@@ -98,10 +156,10 @@ def test_a_file_that_is_no_ledger_is_refused_and_changes_nothing(tmp_path: Path,
     assert ledger.costs("agent") == []
 
 
-def test_costs_are_summed_the_dearest_first(tmp_path: Path) -> None:
+def test_costs_are_summed_and_sorted_in_descending_order(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
-    dear = Completion(rejected="truncated", usage=Usage(1000, 0, 500, 2.0, 3))
-    ledger.enter([entry("a"), entry("b"), entry("c", agent="critic", seller_id="t", completion=dear)])
+    expensive = Completion(rejected="truncated", usage=Usage(1000, 0, 500, 2.0, 3))
+    ledger.enter([make_entry("a"), make_entry("b"), make_entry("c", agent="critic", seller_id="t", completion=expensive)])
 
     critic, demand = ledger.costs("agent")
 
@@ -113,82 +171,82 @@ def test_costs_are_summed_the_dearest_first(tmp_path: Path) -> None:
         ledger.costs("color")
 
 
-async def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
-    script, asked = ScriptedModel(), items("MUG A", "MUG B")
-    first = await reason(reasoner(Ledger(tmp_path / "l.db"), script), asked)
-    second = await reason(reasoner(Ledger(tmp_path / "l.db"), script), asked)
+async def test_second_run_makes_no_calls(tmp_path: Path) -> None:
+    script, items = ScriptedModel(), make_items("MUG A", "MUG B")
+    first = await reason(make_reasoner(Ledger(tmp_path / "l.db"), script), items)
+    second = await reason(make_reasoner(Ledger(tmp_path / "l.db"), script), items)
 
     assert first == second and all(first)
-    assert len(script.calls) == 2 * CALLS_OF_AN_ITEM
+    assert len(script.requests) == 2 * CALLS_PER_ITEM
 
 
-async def test_items_with_the_same_text_are_asked_about_once_even_at_the_same_time(tmp_path: Path) -> None:
+async def test_concurrent_items_with_equal_text_share_calls(tmp_path: Path) -> None:
     script, ledger = ScriptedModel(), Ledger(tmp_path / "l.db")
     twins = [ReasoningItem(Content.from_listing("MUG", {}), f"i{number}") for number in range(8)]
 
-    answers = await reason(reasoner(ledger, script), twins)
+    answers = await reason(make_reasoner(ledger, script), twins)
 
-    assert len(script.calls) == CALLS_OF_AN_ITEM
+    assert len(script.requests) == CALLS_PER_ITEM
     assert all(answer == answers[0] for answer in answers)
 
 
-async def test_another_model_or_decoding_asks_anew(tmp_path: Path) -> None:
+async def test_another_model_or_decoding_makes_new_calls(tmp_path: Path) -> None:
     script, ledger = ScriptedModel(), Ledger(tmp_path / "l.db")
     models = [Model("m"), Model("n"), Model("m", "r2"), Model("m", temperature=0.5), Model("m", extra={"top_k": 3})]
     for model in models:
-        await reason(reasoner(ledger, script, model=model), items("MUG"))
+        await reason(make_reasoner(ledger, script, model=model), make_items("MUG"))
 
-    assert len(script.calls) == len(models) * CALLS_OF_AN_ITEM
-    assert len({reasoner(ledger, script, model=model).identity for model in models}) == len(models)
+    assert len(script.requests) == len(models) * CALLS_PER_ITEM
+    assert len({make_reasoner(ledger, script, model=model).identity for model in models}) == len(models)
 
 
-async def test_when_the_endpoint_goes_away_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
+async def test_answered_calls_are_not_repeated_after_an_outage(tmp_path: Path) -> None:
     script, ledger = ScriptedModel(), Ledger(tmp_path / "l.db")
-    who = reasoner(ledger, script)
-    endpoint: StandInEndpoint = who._endpoint  # type: ignore[assignment]
-    endpoint.away_after = 8
+    reasoner = make_reasoner(ledger, script)
+    endpoint: FakeEndpoint = reasoner._endpoint  # type: ignore[assignment]
+    endpoint.unavailable_after = 8
     with pytest.raises(EndpointUnavailable):
-        await reason(who, items("MUG A", "MUG B", "MUG C"))
-    endpoint.away_after = None
+        await reason(reasoner, make_items("MUG A", "MUG B", "MUG C"))
+    endpoint.unavailable_after = None
 
-    assert all(await reason(who, items("MUG A", "MUG B", "MUG C")))
-    assert len(script.calls) == 3 * CALLS_OF_AN_ITEM
+    assert all(await reason(reasoner, make_items("MUG A", "MUG B", "MUG C")))
+    assert len(script.requests) == 3 * CALLS_PER_ITEM
 
 
-async def test_a_refused_answer_is_kept_and_not_asked_for_again(tmp_path: Path) -> None:
+async def test_rejected_answer_is_kept_and_not_requested_again(tmp_path: Path) -> None:
     truncated = Completion(rejected="truncated")
     script = ScriptedModel(demand=truncated, attribute=truncated, relation="garbage")
-    who = reasoner(Ledger(tmp_path / "l.db"), script)
+    reasoner = make_reasoner(Ledger(tmp_path / "l.db"), script)
 
-    assert await reason(who, items("MUG")) == await reason(who, items("MUG")) == [None]
-    assert len(script.calls) == 3
+    assert await reason(reasoner, make_items("MUG")) == await reason(reasoner, make_items("MUG")) == [None]
+    assert len(script.requests) == 3
 
 
 @pytest.mark.parametrize(
-    ("budgets", "answered"),
+    ("limits", "answered"),
     [
         (TokenLimits(), 4),
-        (TokenLimits(item_tokens=CALLS_OF_AN_ITEM * TOKENS_OF_A_CALL), 4),
-        (TokenLimits(item_tokens=2 * TOKENS_OF_A_CALL), 0),
-        (TokenLimits(day_tokens=2 * CALLS_OF_AN_ITEM * TOKENS_OF_A_CALL), 2),
-        (TokenLimits(seller_day_tokens=CALLS_OF_AN_ITEM * TOKENS_OF_A_CALL), 2),
+        (TokenLimits(item_tokens=CALLS_PER_ITEM * TOKENS_PER_CALL), 4),
+        (TokenLimits(item_tokens=2 * TOKENS_PER_CALL), 0),
+        (TokenLimits(day_tokens=2 * CALLS_PER_ITEM * TOKENS_PER_CALL), 2),
+        (TokenLimits(seller_day_tokens=CALLS_PER_ITEM * TOKENS_PER_CALL), 2),
         (TokenLimits(day_tokens=0), 0),
     ],
 )
-async def test_budgets_end_the_asking(tmp_path: Path, budgets: TokenLimits, answered: int) -> None:
-    who = reasoner(Ledger(tmp_path / "l.db"), ScriptedModel(), budgets)
-    asked = [*items("MUG A", "MUG B", seller="one"), *items("MUG C", "MUG D", seller="two")]
+async def test_exhausted_budget_stops_calls(tmp_path: Path, limits: TokenLimits, answered: int) -> None:
+    reasoner = make_reasoner(Ledger(tmp_path / "l.db"), ScriptedModel(), limits)
+    items = [*make_items("MUG A", "MUG B", seller="one"), *make_items("MUG C", "MUG D", seller="two")]
 
-    answers = [(await reason(who, [item]))[0] for item in asked]
+    answers = [(await reason(reasoner, [item]))[0] for item in items]
 
     assert sum(answer is not None for answer in answers) == answered
 
 
-def test_a_days_budget_counts_that_day_at_the_endpoint_alone(tmp_path: Path) -> None:
+def test_day_budget_counts_only_endpoint_calls_of_that_day(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
     noon_ms = 1_800_000_000_000 - 1_800_000_000_000 % 86_400_000 + 43_200_000
-    ledger.enter([entry("a", answered_ms=noon_ms), entry("b", answered_ms=noon_ms - 86_400_000)])
-    ledger.enter([entry("c", answered_ms=noon_ms, origin="batch"), entry("d", answered_ms=noon_ms, seller_id="t")])
+    ledger.enter([make_entry("a", answered_ms=noon_ms), make_entry("b", answered_ms=noon_ms - 86_400_000)])
+    ledger.enter([make_entry("c", answered_ms=noon_ms, origin="batch"), make_entry("d", answered_ms=noon_ms, seller_id="t")])
 
     assert ledger.tokens_of_day(day_start_ms(noon_ms)) == 240
     assert ledger.tokens_of_day(day_start_ms(noon_ms), "s") == 120

@@ -1,4 +1,4 @@
-"""What is still to be asked: priced before it is asked, and carried out and back in batch files."""
+"""Pending requests: cost forecasts, and batch files out and back in."""
 
 import json
 from dataclasses import replace
@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 
 from reaseq.errors import CatalogError
-from reaseq.knowledge.agents.pending import Agents, Forecaster, export_batch, import_batch, pending_calls
+from reaseq.knowledge.agents.pending import Agents, Forecaster, export_batch, import_batch, pending_requests
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.llm.call import Model
 from reaseq.knowledge.llm.ledger import Ledger
+from reaseq.knowledge.llm.request import Model
 from reaseq.knowledge.reasoner import ReasoningItem
 from tests.fakes.reasoning import GOOD, MODEL, PIPELINE, ScriptedModel
-from tests.unit.reaseq.knowledge.test_ledger import reason, reasoner
+from tests.unit.reaseq.knowledge.test_ledger import make_reasoner, reason
 
-SUBJECTS = [ReasoningItem(Content.from_listing(f"MUG {letter}", {}), letter) for letter in "ABC"]
+ITEMS = [ReasoningItem(Content.from_listing(f"MUG {name}", {}), name) for name in "ABC"]
 
 
-def answered(line: str, content: str | None = None, **changes: Any) -> str:
-    """What a batch service writes for one request."""
+def to_answer(line: str, content: str | None = None, **changes: Any) -> str:
+    """The output line of a batch service for one request line."""
     request = json.loads(line)
     agent = request["body"]["response_format"]["json_schema"]["name"]
     message = {"content": json.dumps(GOOD[agent]) if content is None else content}
@@ -29,29 +29,29 @@ def answered(line: str, content: str | None = None, **changes: Any) -> str:
     return json.dumps(answer | changes)
 
 
-async def export(ledger: Ledger, path: Path) -> dict[str, int]:
-    return dict(await export_batch(Agents(PIPELINE, MODEL, ledger), SUBJECTS, path))
+async def export_round(ledger: Ledger, path: Path) -> dict[str, int]:
+    return dict(await export_batch(Agents(PIPELINE, MODEL, ledger), ITEMS, path))
 
 
-async def take(ledger: Ledger, path: Path) -> dict[str, int]:
-    return dict(await import_batch(Agents(PIPELINE, MODEL, ledger), SUBJECTS, path))
+async def import_round(ledger: Ledger, path: Path) -> dict[str, int]:
+    return dict(await import_batch(Agents(PIPELINE, MODEL, ledger), ITEMS, path))
 
 
-async def test_a_catalog_is_reasoned_about_round_by_round(tmp_path: Path) -> None:
+async def test_catalog_is_answered_in_rounds(tmp_path: Path) -> None:
     ledger, requests, answers = Ledger(tmp_path / "l.db"), tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     rounds = []
-    while counts := await export(ledger, requests):
+    while counts := await export_round(ledger, requests):
         rounds.append(counts)
-        answers.write_text("\n".join(answered(line) for line in requests.read_text().splitlines()))
-        assert await take(ledger, answers) == {"accepted": sum(counts.values())}
+        answers.write_text("\n".join(to_answer(line) for line in requests.read_text().splitlines()))
+        assert await import_round(ledger, answers) == {"accepted": sum(counts.values())}
 
     assert rounds == [{"demand": 3, "attribute": 3, "relation": 3}, {"critic": 3}, {"synthesis": 3}]
     script = ScriptedModel()
-    assert all(await reason(reasoner(ledger, script), SUBJECTS)) and not script.calls, "the stream asks nothing again"
+    assert all(await reason(make_reasoner(ledger, script), ITEMS)) and not script.requests, "the stream makes no further call"
 
 
-async def test_a_request_is_what_a_batch_service_expects(tmp_path: Path) -> None:
-    await export(Ledger(tmp_path / "l.db"), tmp_path / "in.jsonl")
+async def test_exported_request_has_the_openai_batch_format(tmp_path: Path) -> None:
+    await export_round(Ledger(tmp_path / "l.db"), tmp_path / "in.jsonl")
 
     lines = [json.loads(line) for line in (tmp_path / "in.jsonl").read_text().splitlines()]
 
@@ -60,7 +60,7 @@ async def test_a_request_is_what_a_batch_service_expects(tmp_path: Path) -> None
     assert all(line["body"]["model"] == "stand-in" for line in lines)
 
 
-async def test_equal_texts_are_written_once(tmp_path: Path) -> None:
+async def test_equal_requests_are_exported_once(tmp_path: Path) -> None:
     twins = [ReasoningItem(Content.from_listing("MUG", {}), name) for name in "ab"]
 
     counts = await export_batch(Agents(PIPELINE, MODEL, Ledger(tmp_path / "l.db")), twins, tmp_path / "in.jsonl")
@@ -68,66 +68,66 @@ async def test_equal_texts_are_written_once(tmp_path: Path) -> None:
     assert counts.total() == 3
 
 
-async def test_answers_of_a_batch_are_checked_like_live_ones(tmp_path: Path) -> None:
+async def test_batch_answers_are_validated(tmp_path: Path) -> None:
     ledger, requests, answers = Ledger(tmp_path / "l.db"), tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    await export(ledger, requests)
+    await export_round(ledger, requests)
     lines = requests.read_text().splitlines()
     foreign = json.dumps(json.loads(lines[0]) | {"custom_id": "somebody else's"})
     written = [
-        answered(lines[0], content="{"),
-        answered(lines[1], content='{"reasoning": 1}'),
-        answered(lines[2], response={"status_code": 500, "body": {}}),
-        answered(lines[3], error={"code": "expired"}, response=None),
-        answered(foreign),
-        *(answered(line) for line in lines[4:]),
+        to_answer(lines[0], content="{"),
+        to_answer(lines[1], content='{"reasoning": 1}'),
+        to_answer(lines[2], response={"status_code": 500, "body": {}}),
+        to_answer(lines[3], error={"code": "expired"}, response=None),
+        to_answer(foreign),
+        *(to_answer(line) for line in lines[4:]),
     ]
     answers.write_text("\n".join(written))
 
-    outcomes = await take(ledger, answers)
+    outcomes = await import_round(ledger, answers)
 
-    assert outcomes == {"accepted": 5, "malformed_json": 1, "invalid_answer": 1, "not_asked": 1}
-    again = await export(ledger, requests)
-    assert again["demand"] == 1, "what was not answered is asked again"
+    assert outcomes == {"accepted": 5, "malformed_json": 1, "invalid_answer": 1, "not_pending": 1}
+    again = await export_round(ledger, requests)
+    assert again["demand"] == 1, "an unanswered request must stay pending"
 
 
 @pytest.mark.parametrize("line", ["{", '{"id": 1}', "[]", '"x"'])
-async def test_a_file_that_no_batch_service_writes_is_refused_with_the_line(tmp_path: Path, line: str) -> None:
+async def test_malformed_batch_file_is_rejected_with_the_line(tmp_path: Path, line: str) -> None:
     ledger, answers = Ledger(tmp_path / "l.db"), tmp_path / "out.jsonl"
-    await export(ledger, tmp_path / "in.jsonl")
-    answers.write_text(answered((tmp_path / "in.jsonl").read_text().splitlines()[0]) + "\n" + line + "\n")
+    await export_round(ledger, tmp_path / "in.jsonl")
+    answers.write_text(to_answer((tmp_path / "in.jsonl").read_text().splitlines()[0]) + "\n" + line + "\n")
 
     with pytest.raises(CatalogError, match="line 2"):
-        await take(ledger, answers)
+        await import_round(ledger, answers)
 
 
-async def test_a_changed_title_concerns_that_item_alone(tmp_path: Path) -> None:
+async def test_changed_title_makes_only_that_item_pending(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
-    await reason(reasoner(ledger, ScriptedModel()), SUBJECTS)
+    await reason(make_reasoner(ledger, ScriptedModel()), ITEMS)
     changed = ReasoningItem(Content.from_listing("MUG A, LARGE", {}), "A")
 
-    missing = [await pending_calls(Agents(PIPELINE, MODEL, ledger), item) for item in (changed, *SUBJECTS[1:])]
+    pending = [await pending_requests(Agents(PIPELINE, MODEL, ledger), item) for item in (changed, *ITEMS[1:])]
 
-    assert [len(calls) for calls in missing] == [3, 0, 0]
+    assert [len(requests) for requests in pending] == [3, 0, 0]
 
 
-async def test_a_forecast_prices_a_change_before_it_is_made(tmp_path: Path) -> None:
+async def test_forecast_estimates_the_cost_of_a_change(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
-    await reason(reasoner(ledger, ScriptedModel()), SUBJECTS)
+    await reason(make_reasoner(ledger, ScriptedModel()), ITEMS)
 
     same = Forecaster(Agents(PIPELINE, MODEL, ledger))
     other = Forecaster(Agents(PIPELINE, Model("stand-in", "r2"), ledger))
-    await same.add(SUBJECTS)
-    await other.add(SUBJECTS)
+    await same.add(ITEMS)
+    await other.add(ITEMS)
 
     assert (same.total.items, same.total.calls.total()) == (0, 0)
     assert (other.total.items, other.total.calls.total()) == (3, 15)
-    assert (other.total.tokens_in, other.total.tokens_out) == (15 * 100, 15 * 20), "by what such calls took before"
+    assert (other.total.tokens_in, other.total.tokens_out) == (15 * 100, 15 * 20), "as in past calls"
 
 
-async def test_a_changed_prompt_asks_only_what_it_touches(tmp_path: Path) -> None:
+async def test_changed_prompt_makes_only_its_agent_pending(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l.db")
-    await reason(reasoner(ledger, ScriptedModel()), SUBJECTS[:1])
+    await reason(make_reasoner(ledger, ScriptedModel()), ITEMS[:1])
     relation = replace(PIPELINE.agents["relation"], system=PIPELINE.agents["relation"].system + "\nBe brief.")
     changed = replace(PIPELINE, agents={**PIPELINE.agents, "relation": relation})
 
-    assert [call.agent for call in await pending_calls(Agents(changed, MODEL, ledger), SUBJECTS[0])] == ["relation"]
+    assert [request.agent for request in await pending_requests(Agents(changed, MODEL, ledger), ITEMS[0])] == ["relation"]

@@ -1,4 +1,4 @@
-"""The student and the cascade: what can be learnt is, a confidence means what it says, and the model is asked for the rest."""
+"""The student and the cascade: learning, calibration, and when the LLM is called."""
 
 from pathlib import Path
 
@@ -8,7 +8,15 @@ import torch
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from evaluation.claims import Claimed, build_claimed, cascade_curve, cheapest, nearest_copy, score, split
+from evaluation.claims import (
+    PredictedClaims,
+    build_predicted_claims,
+    copy_nearest,
+    find_cheapest,
+    score_claims,
+    split_answers,
+    trace_cascade,
+)
 from reaseq.artifacts import current
 from reaseq.errors import ArtifactError
 from reaseq.knowledge.cascade import Cascade
@@ -29,23 +37,27 @@ from reaseq.knowledge.student import (
 from reaseq.knowledge.vocabulary import Group, Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 from tests.fakes.reasoning import VOCABULARY, ScriptedModel
-from tests.unit.reaseq.knowledge.test_ledger import reasoner
+from tests.unit.reaseq.knowledge.test_ledger import make_reasoner
 
 DIM = 16
-NOISE = 0.1  # share of answers in which the teacher's need is drawn blindly
+NOISE = 0.1  # share of answers whose `needs` value is random
 ITEMS = 1500
 
 
-def world(seed: int, count: int) -> tuple[NDArray[np.float32], list[ProductKnowledge]]:
-    """Items whose category and need lie in their vectors, and whose season does not."""
-    draw = np.random.default_rng(seed)
-    vectors = draw.normal(size=(count, DIM)).astype(np.float32)
+def make_world(seed: int, count: int) -> tuple[NDArray[np.float32], list[ProductKnowledge]]:
+    """Items whose category and needs depend on their vectors, with a random season."""
+    generator = np.random.default_rng(seed)
+    vectors = generator.normal(size=(count, DIM)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     answers = []
     for vector in vectors:
-        blind = draw.random() < NOISE
-        need = ("drink" if draw.random() < 0.5 else "read") if blind else ("drink" if vector[1] > 0 else "read")
-        values = {"category": "mug" if vector[0] > 0 else "lamp", "needs": need, "season": draw.choice(["winter", "summer"])}
+        is_noise = generator.random() < NOISE
+        need = ("drink" if generator.random() < 0.5 else "read") if is_noise else ("drink" if vector[1] > 0 else "read")
+        values = {
+            "category": "mug" if vector[0] > 0 else "lamp",
+            "needs": need,
+            "season": generator.choice(["winter", "summer"]),
+        }
         claims = tuple(Claim(group, str(value), 1.0, "teacher") for group, value in values.items())
         answers.append(ProductKnowledge(vocabulary=VOCABULARY.version, claims=claims))
     return vectors, answers
@@ -53,31 +65,31 @@ def world(seed: int, count: int) -> tuple[NDArray[np.float32], list[ProductKnowl
 
 @pytest.fixture(scope="module")
 def student() -> Student:
-    vectors, answers = world(0, ITEMS)
+    vectors, answers = make_world(0, ITEMS)
     return Student(train(vectors, answers, VOCABULARY, StudentTrainingConfig(epochs=20)), VOCABULARY, "v1")
 
 
-def test_it_learns_what_there_is_to_learn(student: Student) -> None:
-    vectors, answers = world(1, 500)
+def test_student_learns_predictable_groups(student: Student) -> None:
+    vectors, answers = make_world(1, 500)
     truth = build_targets(answers, VOCABULARY)
 
-    scores = {s.group: s for s in score(Claimed(*student.predict(vectors)), truth, VOCABULARY)}
+    scores = {s.group: s for s in score_claims(PredictedClaims(*student.predict(vectors)), truth, VOCABULARY)}
 
     assert scores["category"].precision > 0.95 and scores["category"].recall > 0.95
     assert scores["needs"].precision > 0.8 and scores["needs"].recall > 1 - NOISE
-    assert scores["season"].precision == pytest.approx(0.5, abs=0.1), "where nothing is to be learnt, a guess"
+    assert scores["season"].precision == pytest.approx(0.5, abs=0.1), "an unpredictable group is a guess"
 
 
-def test_its_confidences_are_calibrated(student: Student) -> None:
-    vectors, answers = world(2, 1000)
+def test_student_confidences_are_calibrated(student: Student) -> None:
+    vectors, answers = make_world(2, 1000)
 
-    scores = score(Claimed(*student.predict(vectors)), build_targets(answers, VOCABULARY), VOCABULARY)
+    scores = score_claims(PredictedClaims(*student.predict(vectors)), build_targets(answers, VOCABULARY), VOCABULARY)
 
     assert all(s.calibration_error < 0.08 for s in scores)
 
 
-async def test_its_claims_bear_its_name_and_keep_to_the_bounds(student: Student) -> None:
-    vectors, _ = world(3, 50)
+async def test_student_claims_have_provenance_and_respect_bounds(student: Student) -> None:
+    vectors, _ = make_world(3, 50)
 
     answers = await student.reason([ReasoningItem(Content.from_listing("x", {}))] * 50, vectors)
 
@@ -88,8 +100,8 @@ async def test_its_claims_bear_its_name_and_keep_to_the_bounds(student: Student)
             assert group.least <= len(answer.values(group.name)) <= group.most
 
 
-def test_a_published_student_says_the_same_and_refuses_another_space(student: Student, tmp_path: Path) -> None:
-    vectors, _ = world(4, 20)
+def test_published_student_predicts_the_same_and_rejects_another_space(student: Student, tmp_path: Path) -> None:
+    vectors, _ = make_world(4, 20)
     student.publish(tmp_path, {"vocabulary": VOCABULARY.version, "space_id": "s"})
 
     loaded = Student.load(current(tmp_path, KIND), VOCABULARY, "s")
@@ -99,7 +111,7 @@ def test_a_published_student_says_the_same_and_refuses_another_space(student: St
         Student.load(current(tmp_path, KIND), VOCABULARY, "other")
 
 
-def test_values_are_chosen_by_probability_within_the_bounds_of_their_group() -> None:
+def test_values_are_chosen_by_probability_within_the_bounds() -> None:
     groups = (
         Group("one", "demand", "?", 1, 1, False, {"a": "A.", "b": "B."}),
         Group("some", "demand", "?", 1, 2, False, {"c": "C.", "d": "D.", "e": "E."}),
@@ -114,69 +126,69 @@ def test_values_are_chosen_by_probability_within_the_bounds_of_their_group() -> 
 
 
 @pytest.mark.parametrize(
-    ("threshold", "asked"),
+    ("threshold", "called"),
     [
         (0.0, set()),
         (0.9, {"relation", "critic", "synthesis"}),
         (1.1, {"demand", "attribute", "relation", "critic", "synthesis"}),
     ],
 )
-async def test_the_cascade_asks_only_the_agents_whose_claims_the_student_is_not_sure_of(
-    student: Student, tmp_path: Path, threshold: float, asked: set[str]
+async def test_cascade_calls_only_agents_below_the_threshold(
+    student: Student, tmp_path: Path, threshold: float, called: set[str]
 ) -> None:
     script = ScriptedModel()
     vector = np.zeros((1, DIM), np.float32)
-    vector[0, :2] = 0.7  # far on the side of the mug that one drinks from
-    cascade = Cascade(student, reasoner(Ledger(tmp_path / "l.db"), script), VOCABULARY, threshold)
+    vector[0, :2] = 0.7  # clearly a mug to drink from
+    cascade = Cascade(student, make_reasoner(Ledger(tmp_path / "l.db"), script), VOCABULARY, threshold)
 
     (answer,) = await cascade.reason([ReasoningItem(Content.from_listing("MUG", {}), "i")], vector)
 
-    assert set(script.asked) == asked
+    assert set(script.called_agents) == called
     assert answer
-    speakers = {claim.group: claim.reasoner.split(":")[0] for claim in answer.claims}
-    from_the_model = {"attribute": "category", "demand": "needs", "relation": "season"}
-    assert speakers == {group: "llm" if agent in asked else "student" for agent, group in from_the_model.items()}
+    provenance = {claim.group: claim.reasoner.split(":")[0] for claim in answer.claims}
+    group_by_agent = {"attribute": "category", "demand": "needs", "relation": "season"}
+    assert provenance == {group: "llm" if agent in called else "student" for agent, group in group_by_agent.items()}
 
 
-async def test_a_group_that_the_teacher_never_spoke_of_is_left_to_the_model(tmp_path: Path) -> None:
-    vectors, answers = world(8, 300)
-    mute = [replace(answer, claims=answer.claims[:2]) for answer in answers]  # nothing about the season
-    student = Student(train(vectors, mute, VOCABULARY, StudentTrainingConfig(epochs=5)), VOCABULARY, "v1")
+async def test_untaught_group_is_left_to_the_llm(tmp_path: Path) -> None:
+    vectors, answers = make_world(8, 300)
+    without_season = [replace(answer, claims=answer.claims[:2]) for answer in answers]
+    student = Student(train(vectors, without_season, VOCABULARY, StudentTrainingConfig(epochs=5)), VOCABULARY, "v1")
     script = ScriptedModel()
 
-    (answer,) = await Cascade(student, reasoner(Ledger(tmp_path / "l.db"), script), VOCABULARY, 0.01).reason(
+    (answer,) = await Cascade(student, make_reasoner(Ledger(tmp_path / "l.db"), script), VOCABULARY, 0.01).reason(
         [ReasoningItem(Content.from_listing("MUG", {}))], vectors[:1]
     )
 
-    assert script.asked == ["relation", "critic", "synthesis"]
+    assert script.called_agents == ["relation", "critic", "synthesis"]
     assert answer and answer.values("season") == ("winter",)
-    scored = score(Claimed(*student.predict(vectors)), build_targets(mute, VOCABULARY), VOCABULARY)
+    scored = score_claims(PredictedClaims(*student.predict(vectors)), build_targets(without_season, VOCABULARY), VOCABULARY)
     assert [s.group for s in scored] == ["category", "needs", "all"]
 
 
-async def test_a_cascade_whose_model_has_no_answer_has_none(student: Student, tmp_path: Path) -> None:
-    broke = reasoner(Ledger(tmp_path / "l.db"), ScriptedModel(), TokenLimits(day_tokens=0))
-    vectors, _ = world(5, 3)
+async def test_cascade_without_llm_answer_has_none(student: Student, tmp_path: Path) -> None:
+    out_of_budget = make_reasoner(Ledger(tmp_path / "l.db"), ScriptedModel(), TokenLimits(day_tokens=0))
+    vectors, _ = make_world(5, 3)
 
-    answers = await Cascade(student, broke, VOCABULARY, 1.1).reason(
+    answers = await Cascade(student, out_of_budget, VOCABULARY, 1.1).reason(
         [ReasoningItem(Content.from_listing("MUG", {}))] * 3, vectors
     )
 
     assert answers == [None] * 3
 
 
-def test_the_curve_goes_from_the_student_alone_to_the_teacher(student: Student) -> None:
-    vectors, answers = world(6, 400)
-    points = cascade_curve(student, vectors, build_targets(answers, VOCABULARY), VOCABULARY)
+def test_cascade_curve_spans_student_to_teacher(student: Student) -> None:
+    vectors, answers = make_world(6, 400)
+    points = trace_cascade(student, vectors, build_targets(answers, VOCABULARY), VOCABULARY)
 
     assert (points[0].items_sent_share, points[0].agent_calls_share) == (0.0, 0.0)
     assert (points[-1].items_sent_share, points[-1].precision, points[-1].recall) == (1.0, 1.0, 1.0)
     shares, recalls = [p.agent_calls_share for p in points], [p.recall for p in points]
     assert shares == sorted(shares) and recalls == sorted(recalls)
-    assert points[0].recall < 0.9 < cheapest(points, 0.9).recall
+    assert points[0].recall < 0.9 < find_cheapest(points, 0.9).recall
 
 
-def test_held_out_items_are_the_same_in_any_order_and_types_stay_whole() -> None:
+def test_split_ignores_order_and_keeps_product_types_whole() -> None:
     answers = [
         (
             Content.from_listing(f"THING {n}", {}),
@@ -184,17 +196,18 @@ def test_held_out_items_are_the_same_in_any_order_and_types_stay_whole() -> None
         )
         for n in range(600)
     ]
-    parts, reversed_parts = split(answers), split(answers[::-1])
+    parts, reversed_parts = split_answers(answers), split_answers(answers[::-1])
 
     assert sorted([*parts.train, *parts.random_items, *parts.unseen_types]) == list(range(600))
-    assert {599 - place for place in reversed_parts.random_items} == set(parts.random_items)
-    kinds = {answers[place][1].product_type.split()[-1] for place in parts.unseen_types}
-    assert kinds and not kinds & {answers[place][1].product_type.split()[-1] for place in (*parts.train, *parts.random_items)}
+    assert {599 - index for index in reversed_parts.random_items} == set(parts.random_items)
+    kinds = {answers[index][1].product_type.split()[-1] for index in parts.unseen_types}
+    assert kinds and not kinds & {answers[index][1].product_type.split()[-1] for index in (*parts.train, *parts.random_items)}
 
 
-def test_the_nearest_items_answer_is_copied() -> None:
-    vectors, answers = world(7, 100)
+def test_nearest_copy_returns_the_nearest_items_answer() -> None:
+    vectors, answers = make_world(7, 100)
 
-    assert nearest_copy(vectors, answers, vectors[:5]) == answers[:5]
-    copied = build_claimed(answers[:5], VOCABULARY)
-    assert copied.claimed.sum() == 15 and score(copied, build_targets(answers[:5], VOCABULARY), VOCABULARY)[-1].recall == 1.0
+    assert copy_nearest(vectors, answers, vectors[:5]) == answers[:5]
+    copied = build_predicted_claims(answers[:5], VOCABULARY)
+    scores = score_claims(copied, build_targets(answers[:5], VOCABULARY), VOCABULARY)
+    assert copied.claimed.sum() == 15 and scores[-1].recall == 1.0

@@ -1,4 +1,4 @@
-"""Vocabularies: files that a domain team edits, and the way from one version to the next."""
+"""Vocabulary files and the migrations between their versions."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ BUNDLED = sorted(path.stem for path in VOCABULARIES.glob("*.yaml"))
 GROUP = "agent: demand, question: 'What for?', least: 0, most: 1"
 
 
-def written(folder: Path, name: str, text: str) -> Vocabulary:
+def write_vocabulary(folder: Path, name: str, text: str) -> Vocabulary:
     path = folder / f"{name}.yaml"
     path.write_text(f"version: {name}\ntitle: A test\n{text}")
     return load_vocabulary(str(path))
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_a_bundled_vocabulary_defines_every_value_and_asks_every_agent(name: str) -> None:
+def test_bundled_vocabulary_defines_every_value_and_uses_every_agent(name: str) -> None:
     vocabulary = load_vocabulary(name)
 
     assert {group.agent for group in vocabulary.groups} == {"demand", "attribute", "relation"}
@@ -31,15 +31,15 @@ def test_a_bundled_vocabulary_defines_every_value_and_asks_every_agent(name: str
     assert sorted(vocabulary.claim_id(*claim) for claim in vocabulary) == list(range(1, vocabulary.size))
 
 
-def test_there_are_two_bases_and_two_packs() -> None:
+def test_packs_inherit_from_their_base() -> None:
     assert {"retail-1", "content-1", "giftware-2", "beauty-1"} <= set(BUNDLED)
     retail, giftware = load_vocabulary("retail-1"), load_vocabulary("giftware-2")
     inherited = {group.name: group for group in retail.groups}["colours"]
     assert {group.name: group for group in giftware.groups}["colours"] == inherited
 
 
-def test_a_pack_replaces_adds_and_inherits(tmp_path: Path) -> None:
-    pack = written(
+def test_pack_replaces_adds_and_inherits_groups(tmp_path: Path) -> None:
+    pack = write_vocabulary(
         tmp_path,
         "wine-1",
         "base: retail-1\ngroups:\n"
@@ -53,9 +53,9 @@ def test_a_pack_replaces_adds_and_inherits(tmp_path: Path) -> None:
     assert groups["colours"] == {group.name: group for group in load_vocabulary("retail-1").groups}["colours"]
 
 
-def test_knowledge_of_an_earlier_version_is_migrated_step_by_step(tmp_path: Path) -> None:
+def test_knowledge_is_migrated_step_by_step(tmp_path: Path) -> None:
     group = "  needs: {" + GROUP + ", values: {VALUES}}\n"
-    second = written(
+    second = write_vocabulary(
         tmp_path,
         "wine-2",
         "migrates: {from: wine-1, renamed: {needs: {boozing: drinking}}, dropped: {needs: [gambling]}}\ngroups:\n"
@@ -74,18 +74,18 @@ def test_knowledge_of_an_earlier_version_is_migrated_step_by_step(tmp_path: Path
         second.adopt(ProductKnowledge(vocabulary="wine-0", claims=()))
 
 
-def test_recorded_answers_of_the_first_version_keep_all_but_what_was_dropped() -> None:
+def test_migrated_recorded_answers_lose_only_dropped_values() -> None:
     vocabulary = load_vocabulary("giftware-2")
     answers = [knowledge for _, knowledge in read_answers(ANSWERS, vocabulary)]
 
     assert len(answers) > 3000
     assert any("silver_plated" in knowledge.values("materials") for knowledge in answers)
     without = [knowledge for knowledge in answers if not knowledge.values("category")]
-    assert 0 < len(without) < 0.01 * len(answers), "adjustments and postage were no products"
+    assert 0 < len(without) < 0.01 * len(answers), "only adjustments and postage, which are no products"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("groups: {needs: {agent: boss, question: What?, values: {a: A.}}}\n", "groups"),
         ("groups: {needs: {" + GROUP + ", values: {Not A Name: A.}}}\n", "groups"),
@@ -105,12 +105,12 @@ def test_recorded_answers_of_the_first_version_keep_all_but_what_was_dropped() -
         ),
     ],
 )
-def test_a_broken_file_is_refused_with_its_name_and_the_place(tmp_path: Path, text: str, told: str) -> None:
-    with pytest.raises(VocabularyError, match=told):
-        written(tmp_path, "broken-1", text)
+def test_broken_file_is_rejected_with_its_name_and_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(VocabularyError, match=message):
+        write_vocabulary(tmp_path, "broken-1", text)
 
 
-def test_the_name_of_a_file_is_its_version(tmp_path: Path) -> None:
+def test_file_name_must_match_the_version(tmp_path: Path) -> None:
     (tmp_path / "mine-2.yaml").write_text("version: mine-1\ntitle: x\ngroups: {}\n")
 
     with pytest.raises(VocabularyError, match="mine-1"):

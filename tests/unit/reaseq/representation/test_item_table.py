@@ -1,4 +1,4 @@
-"""The item table, sequences and attention, on random items."""
+"""The item table, sequences and target attention on random items."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reaseq import float16
 from reaseq.behavior.sequence import build_sequences
 from reaseq.errors import SpaceMismatch
 from reaseq.ranker.model import TargetAttention
 from reaseq.records import ItemFeatures
-from tests.fakes.catalog import CATALOG, ITEMS, NOW_MS, item, request, table_of
+from tests.fakes.catalog import CATALOG, ITEMS, NOW_MS, build_table, item, request
 
 
-def test_the_table_keeps_the_newest_of_each_item() -> None:
-    table = table_of(item(1, event_time_ms=5, price=5.0))
+def test_table_keeps_the_newest_record_of_each_item() -> None:
+    table = build_table(item(1, event_time_ms=5, price=5.0))
 
     assert table.apply([item(1, event_time_ms=4, price=4.0), item(1, event_time_ms=5, status="text")]) == 0
     assert table.apply([item(1, event_time_ms=5, status="delisted")]) == 1
@@ -22,9 +23,9 @@ def test_the_table_keeps_the_newest_of_each_item() -> None:
     assert not table.snapshot.live[1]
 
 
-def test_by_id_equal_catalogs_are_equal_tables_in_whatever_order_they_came() -> None:
+def test_by_id_does_not_depend_on_the_order_of_arrival() -> None:
     items = [item(number) for number in range(ITEMS)]
-    one, other = table_of(*items).snapshot.by_id(), table_of(*reversed(items)).snapshot.by_id()
+    one, other = build_table(*items).snapshot.by_id(), build_table(*reversed(items)).snapshot.by_id()
 
     assert one.ids == other.ids == ["", *sorted(item.item_id for item in items)]
     assert one.index == other.index
@@ -35,8 +36,8 @@ def test_by_id_equal_catalogs_are_equal_tables_in_whatever_order_they_came() -> 
     assert one.rows(["i3"]).item() == one.ids.index("i3")
 
 
-def test_a_snapshot_never_changes() -> None:
-    table = table_of(item(1))
+def test_snapshot_is_immutable() -> None:
+    table = build_table(item(1))
     before = table.snapshot
     vectors = before.vectors.clone()
 
@@ -49,20 +50,20 @@ def test_a_snapshot_never_changes() -> None:
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5), st.booleans()), min_size=1, max_size=8), max_size=12))
 @settings(max_examples=60, deadline=None)
-def test_whatever_is_updated_listed_or_delisted_the_table_is_what_the_newest_records_say(
+def test_table_always_equals_the_newest_records(
     batches: list[list[tuple[int, int, bool]]],
 ) -> None:
-    table, newest = table_of(), dict[int, ItemFeatures]()
+    table, newest = build_table(), dict[int, ItemFeatures]()
     seen = []
     for batch in batches:
         records = [
-            item(number, event_time_ms=time_ms, price=float(time_ms), status="delisted" if gone else "reasoned")
-            for number, time_ms, gone in batch
+            item(number, event_time_ms=time_ms, price=float(time_ms), status="delisted" if delisted else "reasoned")
+            for number, time_ms, delisted in batch
         ]
         table.apply(records)
         for (number, *_), record in zip(batch, records, strict=True):
-            held = newest.get(number)
-            if held is None or (record.event_time_ms, record.revision) > (held.event_time_ms, held.revision):
+            known = newest.get(number)
+            if known is None or record.version > known.version:
                 newest[number] = record
         snapshot = table.snapshot
         seen.append((snapshot, snapshot.vectors.clone(), snapshot.prices.clone()))
@@ -75,54 +76,54 @@ def test_whatever_is_updated_listed_or_delisted_the_table_is_what_the_newest_rec
         row = int(snapshot.rows([record.item_id])[0])
         if record.status != "delisted":
             assert snapshot.prices[row] == record.price
-            expected = np.frombuffer(record.vector, np.float16).astype(np.float32)
-            assert np.array_equal(snapshot.contents.vectors[snapshot.slots[row]].numpy(), expected)
+            vector = snapshot.contents.vectors[snapshot.slots[row]].numpy()
+            assert np.array_equal(vector, float16.unpack(record.vector))
             assert snapshot.rows_of_slots[snapshot.slots[row]] == row
-    assert len(snapshot.contents) <= 2 * len(snapshot) + 2 * 8 * 2 + 2  # what no row points to is dropped
-    for old, vectors, prices in seen:  # and what readers hold has not changed meanwhile
+    assert len(snapshot.contents) <= 2 * len(snapshot) + 2 * 8 * 2 + 2  # unused slots are dropped
+    for old, vectors, prices in seen:  # earlier snapshots have not changed
         assert torch.equal(old.vectors, vectors) and torch.equal(old.prices, prices)
 
 
-def test_groups_of_items_are_as_alike_as_their_mean_vectors() -> None:
-    table = table_of(*(item(number) for number in range(1, 5)))
-    vectors = {n: np.frombuffer(item(n).vector, np.float16).astype(np.float32) for n in (1, 2, 3)}
+def test_cosine_compares_the_mean_vectors_of_groups() -> None:
+    table = build_table(*(item(number) for number in range(1, 5)))
+    vectors = {number: float16.unpack(item(number).vector) for number in (1, 2, 3)}
     mean = vectors[1] + vectors[2]
-    by_hand = mean @ vectors[3] / np.linalg.norm(mean) / np.linalg.norm(vectors[3])
+    expected = mean @ vectors[3] / np.linalg.norm(mean) / np.linalg.norm(vectors[3])
 
-    assert np.isclose(table.cosine(["i1", "i2"], ["i3", "nobody"]), by_hand, atol=1e-3)
+    assert np.isclose(table.cosine(["i1", "i2"], ["i3", "nobody"]), expected, atol=1e-3)
     assert table.cosine(["i1"], ["i1"]) > 0.999
     assert table.cosine(["i1"], ["nobody"]) == table.cosine([], ["i1"]) == 1.0
 
 
-def test_the_nearest_are_on_sale_and_an_item_is_no_neighbor_of_its_own() -> None:
-    table = table_of(*(item(number) for number in range(20)), item(20, status="delisted")).snapshot
+def test_nearest_items_are_on_sale_and_neighbors_exclude_the_item() -> None:
+    table = build_table(*(item(number) for number in range(20)), item(20, status="delisted")).snapshot
     row = table.index["i3"]
     vector = table.vectors[row]
-    by_hand = (table.vectors @ vector)[1:21].argsort(descending=True) + 1  # the delisted one is the last
+    expected = (table.vectors @ vector)[1:21].argsort(descending=True) + 1  # without the delisted one, the last row
 
     near = table.nearest(vector, 100)
 
-    assert [found for found, _ in near] == by_hand.tolist()
+    assert [other for other, _ in near] == expected.tolist()
     assert near[0][0] == row and near[0][1] == pytest.approx(1.0, abs=1e-3)
     assert table.neighbors(row, 4) == near[1:5]
-    gone = table.index["i20"]
-    assert table.neighbors(gone, 4) == table.nearest(table.vectors[gone], 4)
+    delisted = table.index["i20"]
+    assert table.neighbors(delisted, 4) == table.nearest(table.vectors[delisted], 4)
 
 
-def test_spaces_are_not_mixed() -> None:
+def test_vector_of_another_space_is_rejected() -> None:
     with pytest.raises(SpaceMismatch, match="other"):
-        table_of(item(1, space_id="other"))
+        build_table(item(1, space_id="other"))
 
 
-def test_sequences_hold_the_latest_behaviors_on_the_right() -> None:
+def test_sequences_are_right_aligned() -> None:
     sequences = build_sequences([request(3).history], [NOW_MS], CATALOG.snapshot, length=6)
 
     assert sequences.rows[0, :2].tolist() == [0, 0]
     assert sequences.rows[0, 2:].tolist() == CATALOG.snapshot.rows(request(3).history.item_ids).tolist()
-    assert sequences.gaps[0].tolist() == [0, 0, 7, 7, 6, 5]  # four, three, two and one day in hours, by powers of two
+    assert sequences.gaps[0].tolist() == [0, 0, 7, 7, 6, 5]  # four, three, two days and one in hours, by powers of two
 
 
-def test_attention_does_not_see_what_the_gate_hides() -> None:
+def test_attention_ignores_positions_with_a_gate_of_zero() -> None:
     attention = TargetAttention(8)
     candidates, sequence = torch.randn(1, 3, 8), torch.randn(1, 4, 8)
     gate = torch.tensor([[1.0, 0.0, 1.0, 0.0]])

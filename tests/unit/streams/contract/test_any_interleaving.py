@@ -1,8 +1,8 @@
-"""The promise of delivery as a property: however records come, come twice, or come late, and wherever workers die, the store
-ends as if each had come once and in order.
+"""The delivery guarantee as a property: with duplicates, late records and crashes, the store ends in the same state as if every
+record had arrived once and in order.
 
-All stages over a log and a store in memory. What Kafka promises holds here too: records of one key stay in the order in which
-they were produced. Items rely on it; events do not, so they are shuffled.
+Runs all stages on an in-memory log and store. As in Kafka, records of one key stay in the order in which they were produced.
+Items rely on that order; events do not, so the test shuffles them.
 """
 
 import asyncio
@@ -29,66 +29,66 @@ from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
 from streams.stages.onboarding import OnboardingStage
 from streams.stages.reasoning import ReasoningStage
-from tests.unit.streams.stages.test_user_stages import Echo, Everything
+from tests.unit.streams.stages.test_user_stages import Echo, FakeItemTable
 
 BATCH = BatchPolicy(100, 0)
-LIMIT = 5  # behaviors that a history keeps, so that some do not fit in
-WISH_MS = 9  # when a user asks to be forgotten
-FORGET = RawRecord(EVENTS.name, b"u", None, WISH_MS)
+HISTORY_LIMIT = 5  # small enough that some behaviors are dropped
+ERASURE_MS = 9
+ERASURE_REQUEST = RawRecord(EVENTS.name, b"u", None, ERASURE_MS)
 CRASHES = ("", "before produce", "after produce", "before write", "after write")
 
 
 class Crash(Exception):
-    """The worker dies here."""
+    """The worker crashes."""
 
 
 class World:
-    """A stand-in for the log and the store. `dies_at` is where the next batch ends."""
+    """An in-memory log and store. Raises Crash at the point `crash_at`."""
 
-    limit_bytes = 1_000_000
+    max_message_bytes = 1_000_000
 
     def __init__(self) -> None:
         self.topics: dict[str, list[RawRecord]] = defaultdict(list)
-        self.held: dict[tuple[type, str], FeatureRecord] = {}
-        self.dies_at = ""
+        self.stored: dict[tuple[type, str], FeatureRecord] = {}
+        self.crash_at = ""
 
     async def produce(self, records: Sequence[RawRecord]) -> None:
-        self._die("before produce")
+        self._crash("before produce")
         for record in records:
             self.topics[record.topic].append(record)
-        self._die("after produce")
+        self._crash("after produce")
 
     def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        self._die("before write")
+        self._crash("before write")
         stale = []
         for record in records:
-            held = self.held.get(_entity(record))
-            if held is None or _order(record) > _order(held):
-                self.held[_entity(record)] = record
-            elif _order(record) < _order(held):
+            stored = self.stored.get(_entity(record))
+            if stored is None or _order(record) > _order(stored):
+                self.stored[_entity(record)] = record
+            elif _order(record) < _order(stored):
                 stale.append(record)
-        self._die("after write")
+        self._crash("after write")
         return stale
 
     def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        return [r for r in records if _entity(r) not in self.held or _order(r)[:2] >= _order(self.held[_entity(r)])[:2]]
+        return [r for r in records if _entity(r) not in self.stored or _order(r)[:2] >= _order(self.stored[_entity(r)])[:2]]
 
     def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        return [self.held[_entity(record)] for record in records]
+        return [self.stored[_entity(record)] for record in records]
 
     def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
-        return {u: held for u in user_ids if isinstance(held := self.held.get((UserFeatures, u)), UserFeatures)}
+        return {u: stored for u in user_ids if isinstance(stored := self.stored.get((UserFeatures, u)), UserFeatures)}
 
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
-        return {i: held for i in item_ids if isinstance(held := self.held.get((ItemFeatures, i)), ItemFeatures)}
+        return {i: stored for i in item_ids if isinstance(stored := self.stored.get((ItemFeatures, i)), ItemFeatures)}
 
-    def _die(self, place: str) -> None:
-        if self.dies_at == place:
+    def _crash(self, point: str) -> None:
+        if self.crash_at == point:
             raise Crash
 
 
-class Letters:
-    """A stand-in for the encoder: a vector of a text's letters."""
+class LetterCountEncoder:
+    """A fake encoder: counts the letters a to d in a text."""
 
     space_id = "letters"
 
@@ -96,57 +96,57 @@ class Letters:
         return np.array([[text.count(letter) + 1 for letter in "abcd"] for text in texts], np.float32).reshape(-1, 4)
 
 
-class Parrot:
-    """A stand-in for the reasoner: it says what it heard."""
+class EchoReasoner:
+    """A fake reasoner: the profile is the item's title."""
 
-    identity = "parrot"
+    identity = "echo"
 
-    async def reason(self, subjects: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
-        return [ProductKnowledge(vocabulary="v", claims=(), profile=of.content.title) for of in subjects]
+    async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
+        return [ProductKnowledge(vocabulary="v", claims=(), profile=item.content.title) for item in items]
 
 
 @dataclass(frozen=True)
 class Step:
-    """A worker takes a batch of a stage, after some records that it has had before, and may die of it."""
+    """A worker processes a batch of a stage, which may repeat earlier records, and may crash."""
 
     stage: int
     records: int
-    again: int
-    crash: str
+    repeated: int
+    crash: str  # one of CRASHES
 
 
 class Worker:
-    """All stages, and how far each has acknowledged its topic."""
+    """All stages, and the offset that each has committed in its topic."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        policy = BehaviorSettings(history_limit_events=LIMIT)
+        policy = BehaviorSettings(history_limit_events=HISTORY_LIMIT)
         stages: tuple[Stage, ...] = (
-            OnboardingStage(world, Letters(), BATCH),
-            ReasoningStage(world, Parrot(), Letters(), "v", BATCH),
-            HistoryStage(world, Everything(), policy, BATCH),
-            BehaviorInferenceStage(world, Everything(), Echo(), policy, BATCH),
+            OnboardingStage(world, LetterCountEncoder(), BATCH),
+            ReasoningStage(world, EchoReasoner(), LetterCountEncoder(), "v", BATCH),
+            HistoryStage(world, FakeItemTable(), policy, BATCH),
+            BehaviorInferenceStage(world, FakeItemTable(), Echo(), policy, BATCH),
         )
         self.deliveries = [Delivery(stage, world, world, 300.0) for stage in stages]
-        self.acknowledged = [0] * len(stages)
+        self.committed = [0] * len(stages)
 
-    def take(self, step: Step) -> bool:
-        """Whether there was anything new to take."""
+    def run(self, step: Step) -> bool:
+        """Run one step; returns whether there was a new record."""
         topic = self.world.topics[self.deliveries[step.stage].stage.source.name]
-        start = self.acknowledged[step.stage]
+        start = self.committed[step.stage]
         end = min(start + step.records, len(topic))
-        batch, self.world.dies_at = topic[max(0, start - step.again) : end], step.crash
+        batch, self.world.crash_at = topic[max(0, start - step.repeated) : end], step.crash
         if batch:
             try:
                 asyncio.run(self.deliveries[step.stage].handle(batch))
-                self.acknowledged[step.stage] = end
+                self.committed[step.stage] = end
             except Crash:
                 pass
         return end > start
 
     def finish(self) -> None:
-        """Take everything that is left."""
-        while any([self.take(Step(stage, 3, 0, "")) for stage in range(len(self.deliveries))]):
+        """Process everything that is left."""
+        while any([self.run(Step(stage, 3, 0, "")) for stage in range(len(self.deliveries))]):
             pass
 
 
@@ -154,7 +154,7 @@ items = st.lists(st.tuples(st.sampled_from("xyz"), st.text("abcd ", min_size=1, 
 
 
 def events(ids: str, times_ms: st.SearchStrategy[int]) -> st.SearchStrategy[list[Event]]:
-    """Events of two users, each with an id of its own."""
+    """Events of two users, with unique ids."""
     one = st.builds(
         Event,
         event_id=st.integers(0, 40).map(ids.format),
@@ -173,55 +173,57 @@ steps = st.lists(
 
 @given(
     listings=items,
-    happened=events("e{}", st.integers(0, WISH_MS)),
-    later=events("l{}", st.integers(WISH_MS + 1, WISH_MS + 9)),
-    wish=st.booleans(),
+    before=events("e{}", st.integers(0, ERASURE_MS)),
+    after=events("l{}", st.integers(ERASURE_MS + 1, ERASURE_MS + 9)),
+    erasure=st.booleans(),
     steps=steps,
     data=st.data(),
 )
 @settings(max_examples=80, deadline=None)
-def test_the_store_ends_as_if_everything_had_come_once_and_in_order(
+def test_store_ends_as_if_every_record_had_arrived_once_and_in_order(
     listings: list[tuple[str, str]],
-    happened: list[Event],
-    later: list[Event],
-    wish: bool,
+    before: list[Event],
+    after: list[Event],
+    erasure: bool,
     steps: list[Step],
     data: st.DataObject,
 ) -> None:
-    gone = [replace(event, retracted=True) for event in happened[1::3]]
+    retracted = [replace(event, retracted=True) for event in before[1::3]]
     catalog = [Item(item_id=key, title=title, event_time_ms=time) for time, (key, title) in enumerate(listings)]
-    forget = [FORGET] * wish
-    arrivals: list[Event | RawRecord] = list(data.draw(st.permutations(happened + happened[::2] + gone)))  # some come twice
-    place = data.draw(st.integers(0, len(arrivals)))
-    late = arrivals[place:]  # behind the wish, among what happened after it
+    requests = [ERASURE_REQUEST] * erasure
+    arrivals: list[Event | RawRecord] = list(data.draw(st.permutations(before + before[::2] + retracted)))  # with duplicates
+    split = data.draw(st.integers(0, len(arrivals)))
+    late = arrivals[split:]  # produced after the erasure request, among later events
     reference, world = World(), World()
-    _produce(reference, [*catalog, *sorted(happened, key=_time), *gone, *forget, *sorted(later, key=_time)])
-    _produce(world, [*catalog, *catalog[::3], *arrivals[:place], *forget, *data.draw(st.permutations([*late, *later]))])
+    _produce(reference, [*catalog, *sorted(before, key=_time), *retracted, *requests, *sorted(after, key=_time)])
+    _produce(world, [*catalog, *catalog[::3], *arrivals[:split], *requests, *data.draw(st.permutations([*late, *after]))])
 
     Worker(reference).finish()
     worker = Worker(world)
     for step in steps:
-        worker.take(step)
+        worker.run(step)
     worker.finish()
 
     assert not world.topics[DEAD_LETTERS.name]
-    crowded = {user for user in "uv" if sum(event.user_id == user for event in happened + later) > LIMIT}
-    uncounted = crowded | set("u" * wish) | {event.user_id for event in gone}
+    full = {user for user in "uv" if sum(event.user_id == user for event in before + after) > HISTORY_LIMIT}
+    uncounted = full | set("u" * erasure) | {event.user_id for event in retracted}
     assert _values(world, uncounted) == _values(reference, uncounted)
-    for entity, held in world.held.items():  # and the compacted topics end with what the store has
+    for entity, stored in world.stored.items():  # and each compacted topic ends with the stored record
         topic = world.topics["item-features" if entity[0] is ItemFeatures else "user-features"]
         last = [raw for raw in topic if raw.key == entity[1].encode()][-1]
-        assert msgspec.json.decode(last.value or b"", type=entity[0]) == held
+        assert msgspec.json.decode(last.value or b"", type=entity[0]) == stored
 
 
 def _values(world: World, uncounted: set[str]) -> dict[tuple[type, str], FeatureRecord]:
-    """What is held, but for the count of events where some may be in it or not: late ones of the crowded and the forgotten, and
-    those that were taken back before they came."""
+    """The stored records, with `events_seen` set to 0 for `uncounted` users, where it depends on the order of arrival.
+
+    These users have a full history, an erasure request or a retracted event, so a late event may or may not be counted.
+    """
     return {
-        entity: replace(held, events_seen=0, inferred=replace(held.inferred, events_seen=0))
-        if isinstance(held, UserFeatures) and held.user_id in uncounted
-        else held
-        for entity, held in world.held.items()
+        entity: replace(stored, events_seen=0, inferred=replace(stored.inferred, events_seen=0))
+        if isinstance(stored, UserFeatures) and stored.user_id in uncounted
+        else stored
+        for entity, stored in world.stored.items()
     }
 
 

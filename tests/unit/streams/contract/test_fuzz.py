@@ -1,6 +1,6 @@
-"""Malformed and hostile records: each is processed or leaves one dead letter with a reason, and memory stays flat.
+"""Malformed and hostile records: each is processed or leaves one dead letter with a reason, in constant memory.
 
-`REASEQ_FUZZ_RECORDS=1000000` makes it the long run of `make faults`.
+`make faults` runs it with `REASEQ_FUZZ_RECORDS=1000000`.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ import structlog
 
 from features.repository import FeatureRepository
 from reaseq.settings import Settings
-from streams.contract import dead_letters
+from streams.contract.dead_letters import DeadLetter
 from streams.contract.delivery import Delivery
 from streams.contract.messages import Message, RawRecord
 from streams.contract.stage import BatchPolicy, Effects
@@ -27,8 +27,8 @@ from streams.runtime.in_process import InProcessBroker
 from streams.stages.history import HistoryStage
 from streams.stages.onboarding import OnboardingStage
 from tests.fakes.delivery import Journal
-from tests.unit.streams.contract.test_any_interleaving import Letters
-from tests.unit.streams.stages.test_user_stages import Everything
+from tests.unit.streams.contract.test_any_interleaving import LetterCountEncoder
+from tests.unit.streams.stages.test_user_stages import FakeItemTable
 
 RECORDS = int(os.environ.get("REASEQ_FUZZ_RECORDS", "20000"))
 BATCH_RECORDS = 500
@@ -73,8 +73,8 @@ def _field(generator: random.Random, fields: dict[str, object]) -> bytes:
 
 
 def _missing(generator: random.Random, fields: dict[str, object]) -> bytes:
-    left_out = generator.choice(list(fields))
-    return json.dumps({name: value for name, value in fields.items() if name != left_out}).encode()
+    removed = generator.choice(list(fields))
+    return json.dumps({name: value for name, value in fields.items() if name != removed}).encode()
 
 
 def _bytes(generator: random.Random, fields: dict[str, object]) -> bytes:
@@ -102,19 +102,19 @@ def _numbers(generator: random.Random, fields: dict[str, object]) -> bytes:
     return json.dumps(fields | {name: "@"}).replace('"@"', number).encode()
 
 
-def _twice(generator: random.Random, fields: dict[str, object]) -> bytes:
+def _duplicate_field(generator: random.Random, fields: dict[str, object]) -> bytes:
     return json.dumps(fields).encode()[:-1] + b', "event_time_ms": -5}'
 
 
 MUTATIONS: list[Callable[[random.Random, dict[str, object]], bytes]] = [
-    _field, _field, _missing, _bytes, _bytes, _cut, _noise, _deep, _numbers, _twice,
+    _field, _field, _missing, _bytes, _bytes, _cut, _noise, _deep, _numbers, _duplicate_field,
 ]  # fmt: skip
 KEYS = [b"k", b"k", b"k", None, b"", b"\xff\xfe", b"other", b"k" * 5000]
 HEADERS = [(), (), (("reaseq-origin-ms", b"9" * 30),), (("reaseq-dead-attempts", b"-1"),), (("x", b"\xff"), ("x", b""))]
 
 
 class Sink:
-    """A stand-in stage that counts."""
+    """A stage that counts the messages that it processes."""
 
     name, batch = "sink", BatchPolicy(BATCH_RECORDS, 0)
 
@@ -129,27 +129,27 @@ class Sink:
 
 @pytest.fixture(autouse=True)
 def quiet() -> None:
-    """A line of log for each letter would be most of the work."""
+    """Silence logging: a line per dead letter would be most of the work."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 @pytest.mark.parametrize("topic", VALID, ids=lambda topic: topic.name)
-def test_every_record_is_processed_or_buried_with_a_reason(topic: Topic) -> None:
+def test_every_record_is_processed_or_becomes_a_dead_letter_with_a_reason(topic: Topic) -> None:
     generator, journal, sink = random.Random(0), Journal(), Sink(topic)
     delivery = Delivery(sink, journal, journal, Settings().guard.future_limit_s)
     reasons: Counter[str] = Counter()
     peak_kib = 0
     for start in range(0, RECORDS // len(VALID), BATCH_RECORDS):
-        batch = [_hostile(generator, topic, start + place) for place in range(BATCH_RECORDS)]
+        batch = [_hostile(generator, topic, start + row) for row in range(BATCH_RECORDS)]
         processed = sink.processed
         asyncio.run(delivery.handle(batch))
-        letters, journal.produced = journal.letters, []
-        assert len({letter.key for letter in letters}) == len(letters) == BATCH_RECORDS - (sink.processed - processed)
-        for letter in letters:
-            told = dead_letters.read(letter)
-            assert told.reason and told.message and told.record.value == batch[_offset(told) - start].value
-            reasons[told.reason] += 1
-        if start == BATCH_RECORDS * 4:  # from then on, all that is loaded once is loaded
+        produced, journal.produced = journal.dead_letters, []
+        assert len({record.key for record in produced}) == len(produced) == BATCH_RECORDS - (sink.processed - processed)
+        for dead_letter in map(DeadLetter.from_record, produced):
+            assert dead_letter.reason and dead_letter.message
+            assert dead_letter.record.value == batch[_offset(dead_letter) - start].value
+            reasons[dead_letter.reason] += 1
+        if start == BATCH_RECORDS * 4:  # everything that is loaded once has been loaded
             peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     assert {"malformed_json", "invalid_field", "missing_key", "invalid_key", "key_mismatch", "unknown_schema"} <= set(reasons)
@@ -162,28 +162,31 @@ def _hostile(generator: random.Random, topic: Topic, offset: int) -> RawRecord:
     return RawRecord(topic.name, generator.choice(KEYS), value, -1, generator.choice(HEADERS), 0, offset)
 
 
-def _offset(letter: dead_letters.DeadLetter) -> int:
-    return int(letter.id.split("/")[2])
+def _offset(dead_letter: DeadLetter) -> int:
+    return int(dead_letter.id.split("/")[2])
 
 
 @pytest.mark.integration
-def test_what_passes_the_schema_passes_stages_and_store_too(tmp_path: Path) -> None:
+def test_records_that_pass_the_schema_pass_stages_and_store(tmp_path: Path) -> None:
     store = FeatureRepository(Settings(state_dir=tmp_path))
     store.apply()
-    generator, log, batch = random.Random(1), InProcessBroker(), BatchPolicy(BATCH_RECORDS, 0)
-    users, items = HistoryStage(store, Everything(), Settings().behavior, batch), OnboardingStage(store, Letters(), batch)
+    generator, broker, batch = random.Random(1), InProcessBroker(), BatchPolicy(BATCH_RECORDS, 0)
+    users, items = (
+        HistoryStage(store, FakeItemTable(), Settings().behavior, batch),
+        OnboardingStage(store, LetterCountEncoder(), batch),
+    )
     for stage, key in ((items, "item_id"), (users, "user_id")):
-        log.dead_letters.clear()
+        broker.dead_letters.clear()
         values = [_field(generator, VALID[stage.source]) for _ in range(2000)]
         records = [
-            RawRecord(stage.source.name, own.encode(errors="replace"), value, 1, (), 0, offset)
+            RawRecord(stage.source.name, entity_id.encode(errors="replace"), value, 1, (), 0, offset)
             for offset, value in enumerate(values)
-            if isinstance(own := json.loads(value).get(key), str)
+            if isinstance(entity_id := json.loads(value).get(key), str)
         ]
-        asyncio.run(Delivery(stage, log, store, Settings().guard.future_limit_s).handle(records))
+        asyncio.run(Delivery(stage, broker, store, Settings().guard.future_limit_s).handle(records))
 
-        reasons = {dead_letters.read(letter).reason for letter in log.dead_letters}
+        reasons = {DeadLetter.from_record(record).reason for record in broker.dead_letters}
         assert reasons <= {"invalid_field", "unknown_schema", "malformed_json", "missing_key"}
-        assert 0 < len(log.dead_letters) < len(records)
+        assert 0 < len(broker.dead_letters) < len(records)
     odd = ["k", "\x00", "💥" * 40]
     assert list(store.read_items(odd)) == list(store.read_users(odd)) == odd

@@ -1,4 +1,4 @@
-"""What a bad message is called, and that nothing worse than a named error comes of it."""
+"""Invalid records: their reason codes, and no other kind of error."""
 
 import json
 import time
@@ -46,7 +46,7 @@ def without(fields: dict[str, object], name: str) -> dict[str, object]:
         (EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
     ],
 )
-def test_a_bad_message_is_named_with_its_place(topic: Topic, key: bytes, value: bytes, reason: str, where: str) -> None:
+def test_invalid_record_raises_its_reason_and_location(topic: Topic, key: bytes, value: bytes, reason: str, where: str) -> None:
     with pytest.raises(InvalidRecord) as raised:
         decode(topic, key, value)
 
@@ -55,16 +55,16 @@ def test_a_bad_message_is_named_with_its_place(topic: Topic, key: bytes, value: 
     assert len(str(raised.value)) < 1000
 
 
-def test_a_tombstone_of_an_item_is_a_message_without_body() -> None:
+def test_tombstone_of_an_item_is_a_message_without_body() -> None:
     assert decode(ITEMS, b"i", None) is None
 
 
-def test_an_event_a_little_ahead_of_the_clock_is_accepted() -> None:
+def test_event_slightly_ahead_of_the_clock_is_accepted() -> None:
     assert decode(EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 299_000}).encode())
 
 
 @given(key=st.binary(max_size=20), value=st.binary(max_size=200))
-def test_no_bytes_lead_to_anything_but_a_message_or_a_named_error(key: bytes, value: bytes) -> None:
+def test_any_bytes_decode_to_a_message_or_raise_invalid_record(key: bytes, value: bytes) -> None:
     try:
         decode(ITEMS, key, value)
     except InvalidRecord as error:
@@ -72,7 +72,7 @@ def test_no_bytes_lead_to_anything_but_a_message_or_a_named_error(key: bytes, va
 
 
 @given(title=st.text(min_size=1, max_size=1000), price=st.none() | st.floats(0, 1e6))
-def test_what_is_encoded_is_decoded_again(title: str, price: float | None) -> None:
+def test_encoded_item_decodes_to_itself(title: str, price: float | None) -> None:
     from reaseq.records import Item
 
     item = Item(item_id="i", title=title, price=price, event_time_ms=5)

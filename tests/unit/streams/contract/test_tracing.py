@@ -1,4 +1,4 @@
-"""A trace goes with its record: through a stage, into what comes of it, and from there through the next."""
+"""Trace propagation: from an input record through a stage to the records derived from it."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 
-from streams.contract.messages import RawRecord, header
+from streams.contract.messages import RawRecord, get_header
 from streams.contract.tracing import HEADER
-from tests.fakes.delivery import CountEvents, Journal, deliver, raw
+from tests.fakes.delivery import CountEvents, Journal, build_delivery, event_record
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{SPAN}-01".encode(), f"00-{TRACE}-{SPAN}-00".encode()
@@ -20,7 +20,7 @@ SAMPLED, NOT_SAMPLED = f"00-{TRACE}-{SPAN}-01".encode(), f"00-{TRACE}-{SPAN}-00"
 
 @pytest.fixture
 def exported(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
-    """What a collector would get."""
+    """The spans that a collector would receive."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer", provider.get_tracer)
@@ -34,7 +34,7 @@ def traced(record: RawRecord, traceparent: bytes) -> RawRecord:
 
 def delivered(*records: RawRecord) -> Journal:
     journal = Journal()
-    asyncio.run(deliver(CountEvents(), journal).handle(records))
+    asyncio.run(build_delivery(CountEvents(), journal).handle(records))
     return journal
 
 
@@ -44,20 +44,20 @@ def ids(span: ReadableSpan) -> tuple[str, str]:
     return f"{context.trace_id:032x}", f"{parent.span_id:016x}"
 
 
-def test_a_span_is_a_child_of_its_record_and_the_parent_of_what_comes_of_it(exported: InMemorySpanExporter) -> None:
-    [record] = delivered(traced(raw("1"), SAMPLED)).produced
+def test_span_is_a_child_of_its_input_and_the_parent_of_derived_records(exported: InMemorySpanExporter) -> None:
+    [record] = delivered(traced(event_record("1"), SAMPLED)).produced
 
     [span] = exported.get_finished_spans()
     context = span.get_span_context()
     assert (span.name, ids(span)) == ("count", (TRACE, SPAN))
     assert dict(span.attributes or {}) == {"reaseq.stage": "count", "reaseq.entity": "u", "reaseq.servable": True}
-    assert context and header(record.headers, HEADER) == f"00-{TRACE}-{context.span_id:016x}-01".encode()
+    assert context and get_header(record.headers, HEADER) == f"00-{TRACE}-{context.span_id:016x}-01".encode()
 
 
-def test_several_records_of_an_entity_are_one_span_that_links_to_all(exported: InMemorySpanExporter) -> None:
+def test_records_of_one_entity_share_a_span_with_links(exported: InMemorySpanExporter) -> None:
     other = f"00-{'a' * 32}-{'b' * 16}-01".encode()
 
-    delivered(traced(raw("1"), SAMPLED), traced(raw("2"), other), raw("3"))
+    delivered(traced(event_record("1"), SAMPLED), traced(event_record("2"), other), event_record("3"))
 
     [span] = exported.get_finished_spans()
     assert ids(span)[0] == TRACE
@@ -65,24 +65,24 @@ def test_several_records_of_an_entity_are_one_span_that_links_to_all(exported: I
 
 
 @pytest.mark.parametrize("traceparent", [NOT_SAMPLED, b"garbage", b"\xff", b"00-0-0-01", b""])
-def test_what_is_not_sampled_or_makes_no_sense_is_not_traced(exported: InMemorySpanExporter, traceparent: bytes) -> None:
-    [record] = delivered(traced(raw("1"), traceparent)).produced
+def test_unsampled_or_invalid_trace_context_is_ignored(exported: InMemorySpanExporter, traceparent: bytes) -> None:
+    [record] = delivered(traced(event_record("1"), traceparent)).produced
 
     assert not exported.get_finished_spans()
-    assert header(record.headers, HEADER) is None
+    assert get_header(record.headers, HEADER) is None
 
 
-def test_without_a_collector_the_context_is_passed_on() -> None:
-    [record] = delivered(traced(raw("1"), SAMPLED)).produced
+def test_context_is_passed_on_without_a_collector() -> None:
+    [record] = delivered(traced(event_record("1"), SAMPLED)).produced
 
-    assert header(record.headers, HEADER) == SAMPLED
+    assert get_header(record.headers, HEADER) == SAMPLED
 
 
-def test_a_dead_letter_is_logged_with_its_id_and_its_trace() -> None:
+def test_dead_letter_is_logged_with_its_id_and_trace() -> None:
     broken = RawRecord("events", b"u", b"{", 1, ((HEADER, SAMPLED),), 2, 7)
 
     with capture_logs() as logs:
         delivered(broken, broken._replace(headers=(), offset=8))
 
-    told = [(line["id"], line["key"], line["trace_id"]) for line in logs if line["event"] == "dead_letter"]
-    assert told == [("events/2/7/count", "u", TRACE), ("events/2/8/count", "u", "")]
+    logged = [(line["id"], line["key"], line["trace_id"]) for line in logs if line["event"] == "dead_letter"]
+    assert logged == [("events/2/7/count", "u", TRACE), ("events/2/8/count", "u", "")]

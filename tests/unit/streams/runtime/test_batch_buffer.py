@@ -1,4 +1,4 @@
-"""Batches: full ones at once, others when the first record has waited long enough, in the order of arrival."""
+"""Batching: a full batch is taken at once, others when the first record has waited long enough, in order of arrival."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ def records(*offsets: int) -> list[RawRecord]:
     return [RawRecord("events", b"k", b"", 0, (), 0, offset) for offset in offsets]
 
 
-async def test_a_full_batch_does_not_wait_and_keeps_the_order() -> None:
+async def test_full_batch_is_taken_at_once_and_in_order() -> None:
     buffer = BatchBuffer(BatchPolicy(limit_records=3, wait_s=3600.0))
     buffer.put(records(1, 2))
     assert buffer.has_room
@@ -24,10 +24,10 @@ async def test_a_full_batch_does_not_wait_and_keeps_the_order() -> None:
     assert buffer.has_room
 
 
-async def test_what_does_not_fill_a_batch_waits_for_more_only_so_long() -> None:
+async def test_partial_batch_waits_from_its_first_record() -> None:
     buffer = BatchBuffer(BatchPolicy(limit_records=3, wait_s=0.1))
     taking = asyncio.create_task(buffer.take())
-    await asyncio.sleep(0.15)  # nothing is there, so nothing has waited yet
+    await asyncio.sleep(0.15)  # the wait starts with the first record
     started = time.monotonic()
     buffer.put(records(1))
     await asyncio.sleep(0.01)
@@ -37,7 +37,7 @@ async def test_what_does_not_fill_a_batch_waits_for_more_only_so_long() -> None:
     assert time.monotonic() - started >= 0.09
 
 
-async def test_what_is_cleared_is_not_taken() -> None:
+async def test_cleared_records_are_not_taken() -> None:
     buffer = BatchBuffer(BatchPolicy(limit_records=3, wait_s=0.05))
     taking = asyncio.create_task(buffer.take())
     buffer.put(records(1, 2))

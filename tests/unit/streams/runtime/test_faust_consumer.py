@@ -1,4 +1,4 @@
-"""What is fetched while partitions are handed out anew: dropped, and read again from the commits or the start."""
+"""Records fetched during a rebalance are dropped, and fetched again from the committed offset or the start."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -13,30 +13,30 @@ from streams.runtime.faust_consumer import BatchConsumer
 COMMITTED, NEW = TP("events", 0), TP("events", 1)
 
 
-class Taking:
-    """A stand-in for the stages."""
+class FakeStages:
+    """A receiver that records what it receives."""
 
     def __init__(self) -> None:
         self.full: set[str] = set()
-        self.taken: list[tuple[int, int]] = []
+        self.received: list[tuple[int, int]] = []  # partition, offset
 
     def has_room(self, topic: str) -> bool:
         return topic not in self.full
 
     def put(self, topic: str, records: list[RawRecord]) -> None:
-        self.taken += [(record.partition, record.offset) for record in records]
+        self.received += [(record.partition, record.offset) for record in records]
 
 
 class Consumer(BatchConsumer):
-    """A stand-in for what Faust makes of a broker with three records in each partition, one of which has a commit."""
+    """Fakes Faust and a broker: three records in each of two partitions, one of which has a committed offset."""
 
     def __init__(self) -> None:
-        self.receiver = self.taking = Taking()
+        self.receiver = self.stages = FakeStages()
         self.app = SimpleNamespace(consumer_generation_id=1, rebalancing=False)
         self.flow_active = True
         self.positions = {COMMITTED: 0, NEW: 0}
         self.rebalances_during_fetch = 0
-        self.asked: list[set[TP]] = []
+        self.fetches: list[set[TP]] = []
 
     def assignment(self) -> set[TP]:
         return {COMMITTED, NEW}
@@ -57,7 +57,7 @@ class Consumer(BatchConsumer):
         pass
 
     async def _getmany(self, partitions: Iterable[TP], timeout: float) -> dict[TP, list[Any]]:
-        self.asked.append(set(partitions))
+        self.fetches.append(set(partitions))
         found = {tp: [_record(tp, offset) for offset in range(self.positions[tp], 3)] for tp in partitions}
         self.positions |= dict.fromkeys(partitions, 3)
         if self.rebalances_during_fetch:
@@ -78,27 +78,27 @@ def fetch(consumer: Consumer, times: int) -> None:
     asyncio.run(run())
 
 
-def test_an_assignment_begins_from_its_commits_and_a_partition_without_one_from_its_start() -> None:
+def test_assignment_starts_from_committed_offsets_or_the_start() -> None:
     consumer = Consumer()
 
     fetch(consumer, 4)
 
-    assert sorted(consumer.taking.taken) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert sorted(consumer.stages.received) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
 
 
-def test_what_was_fetched_while_partitions_were_handed_out_anew_comes_again() -> None:
+def test_records_fetched_during_a_rebalance_are_fetched_again() -> None:
     consumer = Consumer()
     consumer.rebalances_during_fetch = 2
 
     fetch(consumer, 6)
 
-    assert sorted(consumer.taking.taken) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert sorted(consumer.stages.received) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
 
 
-def test_a_topic_whose_stages_are_full_is_not_asked() -> None:
+def test_topic_without_room_is_not_fetched() -> None:
     consumer = Consumer()
-    consumer.taking.full.add("events")
+    consumer.stages.full.add("events")
 
     fetch(consumer, 3)
 
-    assert consumer.asked == [] and consumer.taking.taken == []
+    assert consumer.fetches == [] and consumer.stages.received == []

@@ -1,4 +1,4 @@
-"""Several batches at once: as many as allowed, never two about the same item, and no failure unheard."""
+"""Concurrent batches: up to the limit, never two with the same key, and no failure is lost."""
 
 import asyncio
 from functools import partial
@@ -14,44 +14,44 @@ def batch(*keys: str) -> list[RawRecord]:
 
 
 class Work:
-    """Notes when each batch begins and ends."""
+    """Records when each batch starts and ends."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
-        self.at_once = self.most_at_once = 0
+        self.running = self.most_running = 0
 
-    async def run(self, name: str, turns: int) -> None:
-        self.log.append(f"{name} begins")
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
-        for _ in range(turns):
+    async def run(self, name: str, yields: int) -> None:
+        self.log.append(f"{name} starts")
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        for _ in range(yields):
             await asyncio.sleep(0)
-        self.at_once -= 1
+        self.running -= 1
         self.log.append(f"{name} ends")
 
 
-async def test_as_many_batches_are_under_way_as_allowed() -> None:
+async def test_batches_run_up_to_the_limit() -> None:
     work, in_flight = Work(), InFlight(3)
     for number in range(8):
         await in_flight.start(batch(str(number)), partial(work.run, str(number), 5))
     await in_flight.drain()
 
-    assert work.most_at_once == 3
+    assert work.most_running == 3
     assert len(work.log) == 16
 
 
-async def test_a_batch_waits_for_an_earlier_one_about_the_same_item() -> None:
+async def test_batch_waits_for_an_earlier_one_with_the_same_key() -> None:
     work, in_flight = Work(), InFlight(4)
     await in_flight.start(batch("a", "b"), partial(work.run, "slow", 50))
     await in_flight.start(batch("c"), partial(work.run, "other", 1))
     await in_flight.start(batch("b"), partial(work.run, "same", 1))
     await in_flight.drain()
 
-    assert work.log.index("slow ends") < work.log.index("same begins")
+    assert work.log.index("slow ends") < work.log.index("same starts")
     assert work.log.index("other ends") < work.log.index("slow ends")
 
 
-async def test_what_a_batch_raises_is_heard() -> None:
+async def test_drain_raises_what_a_batch_raised() -> None:
     async def fail() -> None:
         raise ValueError("broken")
 
@@ -61,14 +61,14 @@ async def test_what_a_batch_raises_is_heard() -> None:
         await in_flight.drain()
 
 
-async def test_what_is_under_way_is_finished_or_given_up_in_time() -> None:
+async def test_finish_waits_until_the_deadline_then_cancels() -> None:
     work, in_flight = Work(), InFlight(3)
     await in_flight.start(batch("quick"), partial(work.run, "quick", 5))
     await in_flight.start(batch("slow"), partial(asyncio.sleep, 60))
 
     assert await in_flight.finish(within_s=0.05) == 1
 
-    assert work.log == ["quick begins", "quick ends"]
+    assert work.log == ["quick starts", "quick ends"]
     await in_flight.start(batch("slow"), partial(work.run, "again", 1))  # its key is free again
     await in_flight.drain()
     assert await in_flight.finish(within_s=0.05) == 0

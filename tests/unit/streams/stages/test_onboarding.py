@@ -1,4 +1,4 @@
-"""OnboardingStage and reasoning: servable at once, better later, nothing twice."""
+"""The onboarding and reasoning stages: items are servable at once, gain knowledge later, and are reasoned about once."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from streams.stages.onboarding import OnboardingStage
 from streams.stages.reasoning import ReasoningStage
 
 BATCH = BatchPolicy(10, 0)
-KNOWLEDGE = ProductKnowledge(vocabulary="v", claims=(Claim("tier", "everyday", 1.0, "stand-in"),), profile="a profile")
+KNOWLEDGE = ProductKnowledge(vocabulary="v", claims=(Claim("tier", "everyday", 1.0, "fake"),), profile="a profile")
 
 
 class MemoryStore:
-    """A stand-in for the feature store."""
+    """A fake feature store."""
 
     def __init__(self, *records: ItemFeatures) -> None:
         self.items = {record.item_id: record for record in records}
@@ -29,9 +29,9 @@ class MemoryStore:
 
 
 class HashEncoder:
-    """A stand-in for the encoder: a text's vector is drawn from its characters."""
+    """A fake encoder: the vector of a text is drawn from its characters."""
 
-    space_id = "stand-in/4"
+    space_id = "fake/4"
 
     def __init__(self) -> None:
         self.encoded: list[str] = []
@@ -45,16 +45,16 @@ class HashEncoder:
 
 
 class OneAnswer:
-    """A stand-in for a reasoner."""
+    """A fake reasoner that gives every item the same answer."""
 
-    identity = "stand-in:1"
+    identity = "fake:1"
 
     def __init__(self, answer: ProductKnowledge | None = KNOWLEDGE) -> None:
-        self.asked = 0
+        self.items_reasoned = 0
         self._answer = answer
 
     async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> list[ProductKnowledge | None]:
-        self.asked += len(items)
+        self.items_reasoned += len(items)
         return [self._answer] * len(items)
 
 
@@ -62,7 +62,7 @@ def listing(title: str = "a lantern", time_ms: int = 10, price: float = 1.0) -> 
     return Message("i", Item(item_id="i", title=title, event_time_ms=time_ms, price=price), 0)
 
 
-GONE = Message("i", None, 0)
+TOMBSTONE = Message("i", None, 0)
 
 
 def onboard(store: MemoryStore, *messages: Message, encoder: HashEncoder | None = None) -> list[ItemFeatures]:
@@ -80,14 +80,14 @@ def reason(store: MemoryStore, *records: ItemFeatures, reasoner: OneAnswer) -> l
     return reasoned
 
 
-def test_an_item_is_servable_by_its_text_at_once() -> None:
+def test_new_item_is_servable_by_its_text() -> None:
     (record,) = onboard(MemoryStore(), listing(title="a \u200b lantern\n"))
 
     assert (record.status, record.title, record.listed_ms) == ("text", "a lantern", 10)
     assert np.linalg.norm(np.frombuffer(record.vector, np.float16).astype(float)) > 0.99
 
 
-def test_knowledge_follows_and_draws_the_vector_to_the_profile() -> None:
+def test_reasoning_adds_knowledge_and_moves_the_vector_toward_the_profile() -> None:
     store = MemoryStore()
     (text,) = onboard(store, listing())
 
@@ -99,7 +99,7 @@ def test_knowledge_follows_and_draws_the_vector_to_the_profile() -> None:
     assert reasoned.fingerprint
 
 
-def test_a_new_price_reasons_and_encodes_nothing_again() -> None:
+def test_new_price_keeps_knowledge_and_vector() -> None:
     store, encoder = MemoryStore(), HashEncoder()
     (text,) = onboard(store, listing())
     (before,) = reason(store, text, reasoner=OneAnswer())
@@ -110,7 +110,7 @@ def test_a_new_price_reasons_and_encodes_nothing_again() -> None:
     assert encoder.encoded == []
 
 
-def test_a_new_title_starts_again_from_the_text_and_keeps_the_listing_date() -> None:
+def test_new_title_starts_again_from_the_text_and_keeps_the_listing_time() -> None:
     store = MemoryStore()
     reason(store, *onboard(store, listing()), reasoner=OneAnswer())
 
@@ -119,43 +119,43 @@ def test_a_new_title_starts_again_from_the_text_and_keeps_the_listing_date() -> 
     assert (record.status, record.knowledge, record.listed_ms) == ("text", None, 10)
 
 
-def test_what_is_not_newer_changes_nothing() -> None:
+def test_listing_that_is_not_newer_changes_nothing() -> None:
     store = MemoryStore()
     onboard(store, listing(time_ms=20))
 
     assert onboard(store, listing(time_ms=20), listing(time_ms=10, title="older")) == []
 
 
-def test_of_several_messages_in_a_batch_the_last_state_counts() -> None:
+def test_batch_yields_the_last_state_of_an_item() -> None:
     (record,) = onboard(MemoryStore(), listing(), listing(title="a candle", time_ms=20))
 
     assert (record.title, record.event_time_ms, record.listed_ms) == ("a candle", 20, 10)
 
 
-def test_delisting_leaves_a_mark_that_an_older_listing_cannot_undo() -> None:
+def test_older_listing_cannot_undo_a_delisting() -> None:
     store = MemoryStore()
     onboard(store, listing())
 
-    assert [record.status for record in onboard(store, GONE)] == ["delisted"]
+    assert [record.status for record in onboard(store, TOMBSTONE)] == ["delisted"]
     assert onboard(store, listing()) == []
-    assert onboard(store, GONE) == []
+    assert onboard(store, TOMBSTONE) == []
     assert [record.status for record in onboard(store, listing(time_ms=20))] == ["text"]
 
 
-def test_listing_and_delisting_in_one_batch_ends_delisted() -> None:
-    (record,) = onboard(MemoryStore(), listing(), GONE)
+def test_item_listed_and_delisted_in_one_batch_is_delisted() -> None:
+    (record,) = onboard(MemoryStore(), listing(), TOMBSTONE)
 
     assert record.status == "delisted"
 
 
-def test_delisting_an_unknown_item_is_accepted_and_counted() -> None:
-    effects = asyncio.run(OnboardingStage(MemoryStore(), HashEncoder(), BATCH).process([GONE]))
+def test_delisting_an_unknown_item_is_counted() -> None:
+    effects = asyncio.run(OnboardingStage(MemoryStore(), HashEncoder(), BATCH).process([TOMBSTONE]))
 
     assert effects.records == []
     assert effects.counts["unknown_item_delisted"] == 1
 
 
-def test_nothing_is_reasoned_twice_nor_what_has_been_overtaken() -> None:
+def test_reasoned_and_superseded_records_are_not_reasoned_again() -> None:
     store, reasoner = MemoryStore(), OneAnswer()
     (text,) = onboard(store, listing())
     (reasoned,) = reason(store, text, reasoner=reasoner)
@@ -163,42 +163,42 @@ def test_nothing_is_reasoned_twice_nor_what_has_been_overtaken() -> None:
     assert reason(store, text, reasoned, reasoner=reasoner) == []
     onboard(store, listing(title="a candle", time_ms=20))
     assert reason(store, text, reasoner=reasoner) == []
-    assert reasoner.asked == 1
+    assert reasoner.items_reasoned == 1
 
 
-def test_without_an_answer_the_item_stays_at_its_text() -> None:
+def test_item_without_an_answer_keeps_status_text() -> None:
     store = MemoryStore()
 
     assert reason(store, *onboard(store, listing()), reasoner=OneAnswer(answer=None)) == []
     assert store.items["i"].status == "text"
 
 
-def test_another_reasoner_reasons_anew_from_the_text_and_wins_over_the_record_before() -> None:
-    class Another(OneAnswer):
-        identity = "stand-in:2"
+def test_new_reasoner_reasons_again_from_the_text_and_its_record_wins() -> None:
+    class NewReasoner(OneAnswer):
+        identity = "fake:2"
 
     store, changed = MemoryStore(), msgspec.structs.replace(KNOWLEDGE, profile="another profile")
     (text,) = onboard(store, listing())
     (first,) = reason(store, text, reasoner=OneAnswer())
-    (second,) = reason(store, first, reasoner=Another(changed))
+    (second,) = reason(store, first, reasoner=NewReasoner(changed))
 
     assert (second.knowledge, second.reasoned_again, second.event_time_ms) == (changed, 1, first.event_time_ms)
     assert second.revision > first.revision and second.fingerprint != first.fingerprint
-    direct = reason(MemoryStore(text), text, reasoner=Another(changed))
-    assert second.vector == direct[0].vector, "drawn from the text's vector, not from the enriched one"
-    assert reason(store, first, reasoner=Another(changed)) == [], "the earlier record has been stale"
+    direct = reason(MemoryStore(text), text, reasoner=NewReasoner(changed))
+    assert second.vector == direct[0].vector, "enriched from the text vector, not from the earlier enriched one"
+    assert reason(store, first, reasoner=NewReasoner(changed)) == [], "the earlier record is superseded"
 
 
-def test_a_delisting_wins_over_any_number_of_reasonings() -> None:
+def test_delisting_wins_over_any_number_of_reasonings() -> None:
     record = onboard(MemoryStore(), listing())[0]
-    often = msgspec.structs.replace(record, status="reasoned", reasoned_again=1000)
+    reasoned_often = msgspec.structs.replace(record, status="reasoned", reasoned_again=1000)
 
-    (mark,) = onboard(MemoryStore(often), GONE)
+    (delisted,) = onboard(MemoryStore(reasoned_often), TOMBSTONE)
 
-    assert mark.revision > often.revision
+    assert delisted.revision > reasoned_often.revision
 
 
-def test_what_is_overtaken_while_it_is_reasoned_about_is_not_written() -> None:
+def test_record_superseded_during_reasoning_is_dropped() -> None:
     store = MemoryStore()
     (text,) = onboard(store, listing())
 

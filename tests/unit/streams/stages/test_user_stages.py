@@ -1,4 +1,4 @@
-"""The two stages over users: histories at once, inferences when they are worth it, and neither in the way of the other."""
+"""The history and inference stages: histories are immediate, inference is debounced, and neither blocks the other."""
 
 import asyncio
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ def event(number: int, time_ms: int, user_id: str = "u") -> Event:
 
 
 class MemoryStore:
-    """A stand-in for the feature store: the newest wins."""
+    """A fake feature store: the newest record wins."""
 
     def __init__(self) -> None:
         self.users: dict[str, UserFeatures] = {}
@@ -34,34 +34,39 @@ class MemoryStore:
         return {user_id: self.users[user_id] for user_id in user_ids if user_id in self.users}
 
     def write(self, record: UserFeatures) -> None:
-        held = self.users.get(record.user_id)
-        if held is None or (record.event_time_ms, record.revision) > (held.event_time_ms, held.revision):
+        stored = self.users.get(record.user_id)
+        if stored is None or record.version > stored.version:
             self.users[record.user_id] = record
 
 
 class Echo:
-    """A stand-in for the behavior model: its answer is the request."""
+    """A fake behavior model: the answer is the requested history."""
 
     def __init__(self) -> None:
-        self.asked: list[InferenceRequest] = []
+        self.requests: list[InferenceRequest] = []
 
     async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
-        self.asked += requests
+        self.requests += requests
         return [
-            Inferred(item_ids=q.history.item_ids, model="echo", as_of_ms=q.as_of_ms, events_seen=q.events_seen)
-            for q in requests
+            Inferred(
+                item_ids=request.history.item_ids,
+                model="echo",
+                as_of_ms=request.as_of_ms,
+                events_seen=request.events_seen,
+            )
+            for request in requests
         ]
 
 
-class Nobody:
-    """A stand-in for a model that has no answer."""
+class NoAnswer:
+    """A fake model that has no answer."""
 
     async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
         return [None] * len(requests)
 
 
-class Everything:
-    """A stand-in for the item table: it knows every item but one, and items 100 and up are unlike all others."""
+class FakeItemTable:
+    """Knows every item but `i0`. Items numbered 100 and up are unlike those below."""
 
     def knows(self, item_id: str) -> bool:
         return item_id != "i0"
@@ -72,24 +77,24 @@ class Everything:
 
 
 class Stream:
-    """Both stages over one store, a topic between them."""
+    """Both stages over one store, with a topic between them."""
 
-    def __init__(self, model: Echo | Nobody | None, policy: BehaviorSettings) -> None:
+    def __init__(self, model: Echo | NoAnswer | None, policy: BehaviorSettings) -> None:
         self.store = MemoryStore()
-        self.behavior = HistoryStage(self.store, Everything(), policy, BATCH)
-        self.inference = BehaviorInferenceStage(self.store, Everything(), model, policy, BATCH)
+        self.history = HistoryStage(self.store, FakeItemTable(), policy, BATCH)
+        self.inference = BehaviorInferenceStage(self.store, FakeItemTable(), model, policy, BATCH)
         self.topic: list[Message] = []
 
     def absorb(self, arrivals: Sequence[Event]) -> dict[str, int]:
-        """A batch of events; says what was counted."""
-        return self._run(self.behavior, [Message(arrival.user_id, arrival, 0) for arrival in arrivals])
+        """Process a batch of events; returns the counts."""
+        return self._run(self.history, [Message(arrival.user_id, arrival, 0) for arrival in arrivals])
 
-    def forget(self, user_id: str, at_ms: int) -> dict[str, int]:
-        """A user's wish to be forgotten."""
-        return self._run(self.behavior, [Message(user_id, None, at_ms)])
+    def erase(self, user_id: str, at_ms: int) -> dict[str, int]:
+        """Process an erasure request; returns the counts."""
+        return self._run(self.history, [Message(user_id, None, at_ms)])
 
     def infer(self, count: int = 1_000_000) -> dict[str, int]:
-        """A batch of the next records of the topic."""
+        """Process the next records of the topic as a batch; returns the counts."""
         batch, self.topic = self.topic[:count], self.topic[count:]
         return self._run(self.inference, batch)
 
@@ -109,16 +114,16 @@ arrivals_of_three = st.lists(
 
 @given(arrivals=arrivals_of_three, batches=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12))
 @settings(max_examples=80, deadline=None)
-def test_how_records_were_batched_and_stages_took_turns_does_not_show(
+def test_result_does_not_depend_on_batches_and_on_the_order_of_the_stages(
     arrivals: list[Event], batches: list[tuple[int, int]]
 ) -> None:
     policy = BehaviorSettings(history_limit_events=8)
     one, other = Stream(Echo(), policy), Stream(Echo(), policy)
     one.absorb(arrivals)
-    left = list(arrivals)
-    for taken, inferred in [*batches, (len(arrivals), 0)]:
-        other.absorb(left[:taken])
-        left = left[taken:]
+    remaining = list(arrivals)
+    for absorbed, inferred in [*batches, (len(arrivals), 0)]:
+        other.absorb(remaining[:absorbed])
+        remaining = remaining[absorbed:]
         other.infer(inferred)
     for stream in (one, other):
         while stream.topic:
@@ -134,7 +139,7 @@ def test_how_records_were_batched_and_stages_took_turns_does_not_show(
         assert user.inferred.events_seen == user.events_seen
 
 
-def test_a_history_is_there_before_anything_is_inferred_from_it() -> None:
+def test_history_is_servable_before_inference() -> None:
     stream = Stream(Echo(), BehaviorSettings())
     stream.absorb([event(1, 10)])
     assert stream.store.users["u"].history.item_ids == ("i1",) and not stream.store.users["u"].inferred.item_ids
@@ -144,30 +149,30 @@ def test_a_history_is_there_before_anything_is_inferred_from_it() -> None:
     assert stream.store.users["u"].inferred == Inferred(item_ids=("i1",), model="echo", as_of_ms=10, events_seen=1)
 
 
-def test_within_a_batch_a_user_is_inferred_once_from_the_newest_record() -> None:
+def test_batch_infers_a_user_once_from_the_newest_record() -> None:
     model = Echo()
     stream = Stream(model, BehaviorSettings())
     for number in range(1, 10):
         stream.absorb([event(number, number)])
 
     assert stream.infer()["inferred"] == 1
-    assert [request.events_seen for request in model.asked] == [9]
+    assert [request.events_seen for request in model.requests] == [9]
 
 
-def test_a_record_that_was_overtaken_is_left_to_the_newer_one() -> None:
+def test_superseded_record_is_skipped() -> None:
     model = Echo()
     stream = Stream(model, BehaviorSettings())
     stream.absorb([event(1, 1)])
     stream.absorb([event(2, 2)])
 
     assert stream.infer(1)["superseded"] == 1
-    assert not model.asked
+    assert not model.requests
     stream.infer()
-    assert [request.events_seen for request in model.asked] == [2]
+    assert [request.events_seen for request in model.requests] == [2]
 
 
-def test_the_newest_record_of_a_batch_need_not_be_its_last() -> None:
-    """What was inferred from an older record may stand in the topic behind a newer history."""
+def test_newest_record_of_a_batch_need_not_be_the_last() -> None:
+    """A record inferred from an older history may come after a newer history in the topic."""
     model = Echo()
     stream = Stream(model, BehaviorSettings())
     stream.absorb([event(1, 1)])
@@ -182,7 +187,7 @@ def test_the_newest_record_of_a_batch_need_not_be_its_last() -> None:
     assert stream.store.users["u"].inferred.events_seen == 2
 
 
-def test_inference_waits_for_enough_new_events_and_time() -> None:
+def test_inference_waits_for_min_new_events_and_min_interval() -> None:
     stream = Stream(Echo(), BehaviorSettings(min_new_events=3, min_interval_s=1.0))
     for number in range(20):
         stream.absorb([event(number, 1000 + number * 100)])
@@ -194,7 +199,7 @@ def test_inference_waits_for_enough_new_events_and_time() -> None:
     assert user.inferred.events_seen == 13  # the third event, then ten events later, a second by event time
 
 
-def test_a_shift_of_interest_is_not_made_to_wait_for_more_events_but_for_the_interval() -> None:
+def test_shift_of_interest_waits_for_the_interval_but_not_for_more_events() -> None:
     stream = Stream(Echo(), BehaviorSettings(min_new_events=5, min_interval_s=1.0))
     for number in range(5):
         stream.absorb([event(number, 1000 + number)])
@@ -209,7 +214,7 @@ def test_a_shift_of_interest_is_not_made_to_wait_for_more_events_but_for_the_int
     assert stream.store.users["u"].inferred.events_seen == 7
 
 
-def test_a_redelivered_batch_changes_nothing() -> None:
+def test_redelivered_batch_changes_nothing() -> None:
     stream = Stream(Echo(), BehaviorSettings())
     batch = [event(number, number) for number in range(3)]
     assert stream.absorb(batch) == {"accepted": 3, "unknown_item": 1}
@@ -223,21 +228,21 @@ def test_a_redelivered_batch_changes_nothing() -> None:
     assert stream.store.users == before
 
 
-def test_an_answer_that_a_crash_kept_out_of_the_store_is_given_again() -> None:
+def test_answer_lost_in_a_crash_is_given_again() -> None:
     stream = Stream(Echo(), BehaviorSettings())
     stream.absorb([event(1, 1)])
-    request, without = stream.topic[0], dict(stream.store.users)
+    request, users_before = stream.topic[0], dict(stream.store.users)
     stream.infer()
-    after, stream.store.users = dict(stream.store.users), without
+    users_after, stream.store.users = dict(stream.store.users), users_before
 
-    stream.topic = [request, *stream.topic]  # neither was acknowledged, so both come again
+    stream.topic = [request, *stream.topic]  # neither was acknowledged, so both are redelivered
     stream.infer()
 
-    assert stream.store.users == after
+    assert stream.store.users == users_after
 
 
-@pytest.mark.parametrize("model", [None, Nobody()])
-def test_without_an_answer_there_are_histories_alone(model: Nobody | None) -> None:
+@pytest.mark.parametrize("model", [None, NoAnswer()])
+def test_user_without_an_answer_has_only_a_history(model: NoAnswer | None) -> None:
     stream = Stream(model, BehaviorSettings())
     stream.absorb([event(1, 1)])
     stream.infer()
@@ -246,7 +251,7 @@ def test_without_an_answer_there_are_histories_alone(model: Nobody | None) -> No
     assert user.history.item_ids == ("i1",) and user.inferred == Inferred()
 
 
-def test_what_was_inferred_stays_until_it_is_inferred_anew() -> None:
+def test_inferred_behaviors_stay_until_the_next_inference() -> None:
     stream = Stream(Echo(), BehaviorSettings())
     stream.absorb([event(1, 1)])
     stream.infer()
@@ -257,44 +262,56 @@ def test_what_was_inferred_stays_until_it_is_inferred_anew() -> None:
     assert user.inferred.item_ids == ("i1",) and user.inferred.events_seen == 1
 
 
-def test_a_user_who_asks_to_be_forgotten_is_and_stays_forgotten() -> None:
+def test_nothing_inferred_outlives_the_retraction_of_the_whole_history() -> None:
+    stream = Stream(Echo(), BehaviorSettings())
+    stream.absorb([event(1, 1)])
+    stream.infer()
+
+    stream.absorb([msgspec.structs.replace(event(1, 1), retracted=True)])
+    stream.infer()
+
+    user = stream.store.users["u"]
+    assert (user.history.item_ids, user.inferred) == ((), Inferred())
+
+
+def test_erased_user_stays_erased() -> None:
     stream = Stream(Echo(), BehaviorSettings())
     stream.absorb([event(1, 10), event(2, 20), event(3, 15, "v")])
     stream.infer()
     others = stream.store.users["v"]
 
-    counts = stream.forget("u", at_ms=50)
+    counts = stream.erase("u", at_ms=50)
     stream.infer()
 
-    left = stream.store.users["u"]
+    erased = stream.store.users["u"]
     assert counts == {"users_forgotten": 1}
-    assert (left.history, left.inferred) == (History(forgotten_ms=50), Inferred())
+    assert (erased.history, erased.inferred) == (History(forgotten_ms=50), Inferred())
     assert stream.store.users["v"] == others
-    assert stream.forget("u", at_ms=50) == {}  # delivered again
-    assert stream.absorb([event(1, 10), event(4, 50)]) == {"forgotten": 2}  # and whatever comes late
+    assert stream.erase("u", at_ms=50) == {}  # redelivered
+    assert stream.absorb([event(1, 10), event(4, 50)]) == {"forgotten": 2}  # late events
     stream.absorb([event(5, 60)])
     stream.infer()
-    assert stream.forget("u", at_ms=50) == {}
-    back = stream.store.users["u"]
-    assert back.history.item_ids == back.inferred.item_ids == ("i5",)
+    assert stream.erase("u", at_ms=50) == {}
+    returned = stream.store.users["u"]
+    assert returned.history.item_ids == returned.inferred.item_ids == ("i5",)
 
 
-def test_a_wish_to_be_forgotten_reaches_behaviors_that_are_ahead_of_the_clock() -> None:
+def test_erasure_request_covers_behaviors_ahead_of_the_clock() -> None:
     stream = Stream(Echo(), BehaviorSettings())
     stream.absorb([event(1, 100)])
 
-    stream.forget("u", at_ms=50)
+    stream.erase("u", at_ms=50)
 
     assert stream.store.users["u"].history == History(forgotten_ms=100)
 
 
-def test_a_model_that_is_away_is_waited_for_with_nothing_written() -> None:
-    class Away:
+def test_unavailable_model_raises_and_nothing_is_written() -> None:
+    class UnavailableModel:
         async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
-            raise EndpointUnavailable("away")
+            raise EndpointUnavailable("unavailable")
 
     stream = Stream(None, BehaviorSettings())
-    stream.inference.model = Away()
+    stream.inference.model = UnavailableModel()
     stream.absorb([event(1, 1)])
 
     with pytest.raises(EndpointUnavailable):

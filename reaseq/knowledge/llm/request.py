@@ -1,7 +1,7 @@
-"""One call of a language model: what is asked of whom, and the fingerprint that keeps it from being asked twice."""
+"""A request to a language model, its completion, and the fingerprint that prevents a second call."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,41 +10,41 @@ from reaseq.knowledge.content import digest
 
 @dataclass(frozen=True)
 class Model:
-    """The model and how it decodes: everything on the server's side that an answer depends on."""
+    """A model and its decoding parameters: everything on the server that an answer depends on."""
 
     name: str
     revision: str = ""
     temperature: float = 0.0
     seed: int | None = None
     answer_limit_tokens: int = 1024
-    extra: Mapping[str, Any] = field(default_factory=dict)  # further fields of the request, such as chat_template_kwargs
+    extra: Mapping[str, Any] = field(default_factory=dict)  # more fields of the request body, such as chat_template_kwargs
 
     @property
     def identity(self) -> str:
-        """Names the model and its decoding."""
+        """Name, revision and a hash of the decoding parameters."""
         decoding = [self.temperature, self.seed, self.answer_limit_tokens, self.extra]
         return f"{self.name}@{self.revision or 'unpinned'}:{digest(json.dumps(decoding, sort_keys=True))[:8]}"
 
 
 @dataclass(frozen=True)
 class LlmRequest:
-    """What one agent asks: the same `system` bytes for every item, so that the server computes their prefix once.
+    """One request of one agent. `system` is byte-identical for every item, so the server can cache its prefix.
 
-    `urgency` says how far its item has come; an answer does not depend on it.
+    Requests with a higher `priority` are sent first. The answer does not depend on it.
     """
 
     agent: str
     system: str
     user: str
     schema: str  # JSON schema of the answer, as JSON; empty: free text
-    urgency: int = 0
+    priority: int = 0
 
     def fingerprint(self, model: Model) -> str:
-        """Equal for calls whose answers are interchangeable."""
+        """Equal for requests whose answers are interchangeable."""
         return digest(self.system, self.user, self.schema, model.identity)
 
     def body(self, model: Model) -> dict[str, Any]:
-        """The request of an OpenAI-compatible chat-completions endpoint."""
+        """The body for an OpenAI-compatible chat-completions endpoint."""
         body: dict[str, Any] = {
             "model": model.name,
             "messages": [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}],
@@ -61,10 +61,10 @@ class LlmRequest:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a call cost, as the server counted it."""
+    """The cost of a call, with tokens as the server counts them."""
 
     tokens_in: int = 0
-    tokens_cached: int = 0  # of `tokens_in`, those whose prefix the server had computed before
+    tokens_cached: int = 0  # the part of `tokens_in` whose prefix was in the server's cache
     tokens_out: int = 0
     seconds: float = 0.0
     retries: int = 0
@@ -72,8 +72,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class Completion:
-    """What came back: the text, or the reason for which there is none that can be used; a `truncated` one has its beginning."""
+    """The result of a call. `rejected` is the reason code if there is no usable text; a `truncated` text is kept."""
 
     text: str = ""
     rejected: str = ""
     usage: Usage = Usage()
+
+
+LlmCall = Callable[[LlmRequest], Awaitable[Completion]]

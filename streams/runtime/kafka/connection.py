@@ -1,16 +1,20 @@
-"""How every client of ours reaches the brokers: addresses, TLS and SASL, in the words that kafka-python and aiokafka share."""
+"""How clients reach the brokers: addresses, TLS and SASL, in the option names that kafka-python and aiokafka share."""
 
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faust
 from faust.types.auth import CredentialsT
+from kafka.errors import KafkaError
 
+from reaseq.errors import BrokerUnavailable
 from reaseq.settings import KafkaSettings
 
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
-    """Options of a kafka-python or aiokafka client."""
+    """Connection options for a kafka-python or aiokafka client."""
     options: dict[str, Any] = {
         "bootstrap_servers": settings.bootstrap_servers,
         "security_protocol": ("SASL_" if settings.sasl_mechanism else "") + ("SSL" if settings.tls else "PLAINTEXT"),
@@ -25,7 +29,7 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
 
 
 def faust_credentials(settings: KafkaSettings) -> CredentialsT | None:
-    """The same in Faust's words; None where the brokers ask for nothing."""
+    """The same credentials for Faust; None for plaintext without authentication."""
     context = tls_context(settings) if settings.tls else None
     if settings.sasl_mechanism:
         return faust.SASLCredentials(
@@ -38,8 +42,17 @@ def faust_credentials(settings: KafkaSettings) -> CredentialsT | None:
 
 
 def tls_context(settings: KafkaSettings) -> ssl.SSLContext:
-    """Believes in `tls_ca_file`, or in who the system believes in, and shows `tls_certificate_file` to who asks for one."""
+    """Trusts `tls_ca_file`, or the system's CA store if it is not set; presents `tls_certificate_file` if it is set."""
     context = ssl.create_default_context(cafile=settings.tls_ca_file)
     if settings.tls_certificate_file:
         context.load_cert_chain(settings.tls_certificate_file, settings.tls_key_file)
     return context
+
+
+@contextmanager
+def broker_errors(settings: KafkaSettings) -> Iterator[None]:
+    """Raise BrokerUnavailable, which names the brokers, in place of kafka-python's errors."""
+    try:
+        yield
+    except KafkaError as error:
+        raise BrokerUnavailable(f"the brokers at {settings.bootstrap_servers} do not answer: {error}") from error

@@ -1,0 +1,107 @@
+"""Features of candidate sets as ranker batches, point in time, and the training examples that are cut from them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evaluation.candidate_sets import TARGETS_LIMIT, CandidateSets
+from evaluation.instances import RankingInstance, to_times
+from reaseq.ranker.batch import build_batch
+from reaseq.ranker.model import COUNTS, RankerBatch, RankerConfig
+from reaseq.ranker.popularity import Popularity
+from reaseq.ranker.training import RankerExamples
+from reaseq.records import Inferred
+from reaseq.representation.item_table import Snapshot
+
+LoggedEvents = Sequence[tuple[int, str]]  # (time in ms, item id), in order of time
+
+
+class BatchBuilder:
+    """Builds batches, caching the features that all variants share."""
+
+    def __init__(self, events: LoggedEvents, table: Snapshot) -> None:
+        self._events, self._table = events, table
+        self._batches: dict[tuple[int, int], RankerBatch] = {}
+
+    def build(
+        self, instances: Sequence[RankingInstance], rows: Tensor, history: int, scores: Sequence[Tensor], age_ms: int = 0
+    ) -> RankerBatch:
+        """A batch of candidates' rows (n, C), with the latest `history` behaviors and other models' `scores` (n, C, E).
+
+        Popularity lacks the last `age_ms` before each instance. The cache is keyed by the identity of `rows` and the age.
+        """
+        key = (id(rows), age_ms)
+        if key not in self._batches or self._batches[key].history.rows.shape[1] < history:
+            self._batches[key] = self._build_shared(instances, rows, history, age_ms)
+        shared = self._batches[key]
+        latest = replace(
+            shared.history,
+            rows=shared.history.rows[:, -history:],
+            types=shared.history.types[:, -history:],
+            gaps=shared.history.gaps[:, -history:],
+        )
+        return replace(shared, scores=torch.cat(list(scores), dim=-1) if scores else shared.scores, history=latest)
+
+    def _build_shared(self, instances: Sequence[RankingInstance], rows: Tensor, history: int, age_ms: int) -> RankerBatch:
+        times_ms = to_times(instances).tolist()
+        return build_batch(
+            [instance.basket.history for instance in instances],
+            [Inferred()] * len(instances),
+            rows,
+            count_popularity(self._events, times_ms, rows, self._table, age_ms),
+            times_ms,
+            torch.zeros(*rows.shape, 0),
+            self._table,
+            RankerConfig(history=history, inferred=0),
+        )
+
+
+def count_popularity(
+    events: LoggedEvents, times_ms: Sequence[int], rows: Tensor, table: Snapshot, age_ms: int
+) -> NDArray[np.float32]:
+    """Popularity (n, C, COUNTS) of rows (n, C) at ascending times, without the events of the last `age_ms` before each."""
+    popularity = Popularity()
+    event_times = np.array([time_ms for time_ms, _ in events], np.int64)
+    event_rows = table.rows([item_id for _, item_id in events]).numpy()
+    counts, observed = np.zeros((*rows.shape, COUNTS), np.float32), 0
+    for index, time_ms in enumerate(times_ms):
+        end = int(np.searchsorted(event_times, time_ms - age_ms))
+        if end > observed:
+            popularity.observe(event_rows[observed:end], event_times[observed:end].tolist())
+            observed = end
+        counts[index] = popularity.counts(rows[index].numpy(), time_ms)
+    return counts
+
+
+def build_examples(batch: RankerBatch, candidate_sets: CandidateSets, calibrates: bool) -> RankerExamples:
+    """Training examples: the targets and training negatives of each set. Probabilities are measured if `calibrates`."""
+    width = TARGETS_LIMIT + candidate_sets.training_negatives
+    trained = replace(
+        batch,
+        candidates=batch.candidates[:, :width],
+        counts=batch.counts[:, :width],
+        scores=batch.scores[:, :width],
+    )
+    weights = candidate_sets.calibration_mask[:, :width].float() * calibrates
+    mask = candidate_sets.mask
+    return RankerExamples(trained, mask[:, :TARGETS_LIMIT], mask[:, TARGETS_LIMIT:width], weights)
+
+
+def concatenate_examples(parts: Sequence[RankerExamples]) -> RankerExamples:
+    """The examples of all parts, in order."""
+    batches = [part.batch for part in parts]
+    history = type(batches[0].history)(
+        *(torch.cat([getattr(batch.history, name) for batch in batches]) for name in ("rows", "types", "gaps"))
+    )
+    names = ("inferred", "confidences", "candidates", "counts", "now_ms", "scores")
+    columns = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
+    return RankerExamples(
+        RankerBatch(history=history, **columns),
+        torch.cat([part.positives for part in parts]),
+        torch.cat([part.negatives for part in parts]),
+        torch.cat([part.weights for part in parts]),
+    )

@@ -1,0 +1,61 @@
+"""Erasure of users from the archive.
+
+A record of a user carries the latest erasure request: everything up to `history.forgotten_ms` must go. A file in the archive
+lists the requests that have been carried out, so that each rewrites the user's files once, and late records are dropped.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from features.archive_files import exclusive, write_table, write_text
+from features.definitions import USER_KEY, VIEWS, join_key
+from reaseq.records import FeatureRecord, UserFeatures
+
+_ERASED_FILE = ".forgotten.json"
+
+
+class Erasure:
+    """Carries out erasure requests in the archive in `folder`, and remembers them there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._cached: dict[str, int] = {}
+        self._cached_mtime_ns = 0
+
+    def erased_until_ms(self) -> dict[str, int]:
+        """The erased users, each with the time up to which its rows were removed."""
+        file = self._folder / _ERASED_FILE
+        if not file.exists():
+            return {}
+        if (mtime_ns := file.stat().st_mtime_ns) != self._cached_mtime_ns:
+            self._cached, self._cached_mtime_ns = json.loads(file.read_text()), mtime_ns
+        return self._cached
+
+    def pending(self, records: Sequence[FeatureRecord]) -> dict[str, int]:
+        """The records' erasure requests that have not been carried out yet: user id → erase up to this time in ms.
+
+        Every record is checked, not only an empty one: if the user comes back at once, there may be no empty record.
+        """
+        requests = {
+            record.user_id: record.history.forgotten_ms
+            for record in records
+            if isinstance(record, UserFeatures) and record.history.forgotten_ms
+        }
+        erased = self.erased_until_ms() if requests else {}
+        return {user_id: until_ms for user_id, until_ms in requests.items() if until_ms > erased.get(user_id, 0)}
+
+    def erase(self, until_ms: dict[str, int]) -> None:
+        """Remove the rows of each user up to a time, and remember the requests. Rewrites every file that has such rows."""
+        with exclusive(self._folder):
+            for view in (view for view in VIEWS if join_key(view) == USER_KEY):
+                for path in sorted((self._folder / view.name).glob("*/*.parquet")):
+                    table = pq.read_table(path, partitioning=None)
+                    rows = zip(table[USER_KEY].to_pylist(), table["event_timestamp"].cast(pa.int64()).to_pylist(), strict=True)
+                    kept = [time_us > until_ms.get(user_id, -1) * 1000 for user_id, time_us in rows]
+                    if not all(kept):
+                        write_table(path, table.filter(pa.array(kept)))
+            write_text(self._folder / _ERASED_FILE, json.dumps(self.erased_until_ms() | until_ms))

@@ -1,0 +1,31 @@
+-- Compare-and-set of whole records. Each record is a run of `rows_per_record` keys (the last of ARGV), one packed row per key.
+-- A record is written if its version is greater than the stored one; the first key whose versions differ decides.
+-- Returns, for each record, 1 if it was rejected as stale (the stored version is greater), else 0.
+-- A version is the first 24 bytes of a row: three big-endian 64-bit integers, each below 2^53.
+local function compare_versions(key, row)
+  local stored = redis.call('GETRANGE', key, 0, 23)
+  if stored == '' then return 1 end
+  local stored_time, stored_revision, stored_digest = struct.unpack('>I8I8I8', stored)
+  local new_time, new_revision, new_digest = struct.unpack('>I8I8I8', row)
+  if new_time ~= stored_time then return new_time - stored_time end
+  if new_revision ~= stored_revision then return new_revision - stored_revision end
+  return new_digest - stored_digest
+end
+
+local function compare_and_set(first, last)
+  for index = first, last do
+    local difference = compare_versions(KEYS[index], ARGV[index])
+    if difference < 0 then return 1 end
+    if difference > 0 then
+      for written = first, last do redis.call('SET', KEYS[written], ARGV[written]) end
+      return 0
+    end
+  end
+  return 0
+end
+
+local rows_per_record, stale = tonumber(ARGV[#ARGV]), {}
+for first = 1, #KEYS, rows_per_record do
+  table.insert(stale, compare_and_set(first, first + rows_per_record - 1))
+end
+return stale

@@ -1,0 +1,38 @@
+"""Creates the topics."""
+
+from contextlib import closing
+
+import structlog
+from kafka import KafkaAdminClient
+from kafka.admin import NewTopic
+from kafka.errors import TopicAlreadyExistsError
+
+from reaseq.settings import KafkaSettings
+from streams.contract.topics import TOPICS, Topic
+from streams.runtime.kafka.connection import broker_errors, client_options
+
+log = structlog.get_logger()
+
+
+def create_topics(settings: KafkaSettings) -> list[str]:
+    """Create the missing topics and return their names. Existing topics are left unchanged. Raises BrokerUnavailable."""
+    with broker_errors(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
+        present = set(admin.list_topics())
+        missing = [topic for topic in TOPICS if topic.name not in present]
+        try:
+            if missing:
+                admin.create_topics([_new_topic(topic, settings) for topic in missing])
+        except TopicAlreadyExistsError:
+            log.info("topics_created_by_another_process")
+        return [topic.name for topic in missing]
+
+
+def _new_topic(topic: Topic, settings: KafkaSettings) -> NewTopic:
+    config = {
+        "cleanup.policy": topic.cleanup,
+        "max.message.bytes": str(settings.record_limit_bytes),
+        "min.insync.replicas": str(settings.min_insync_replicas),
+    }
+    if topic.retention_ms:
+        config["retention.ms"] = str(topic.retention_ms)
+    return NewTopic(topic.name, settings.partitions, settings.replication_factor, topic_configs=config)

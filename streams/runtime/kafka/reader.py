@@ -1,0 +1,43 @@
+"""Reads a topic once: all of it, or a sample."""
+
+import random
+import time
+from collections.abc import Iterator
+
+from reaseq.errors import BrokerUnavailable
+from reaseq.settings import KafkaSettings
+from streams.contract.messages import RawRecord
+from streams.contract.topics import Topic
+from streams.runtime.kafka.consumer import POLL_MS, list_partitions, query_consumer
+
+SILENCE_LIMIT_S = 30.0
+
+
+def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
+    """Every record that the topic holds now. Raises BrokerUnavailable."""
+    with query_consumer(settings) as consumer:
+        partitions = list_partitions(consumer, topic.name)
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        last_record_s = time.monotonic()
+        while any(consumer.position(tp) < end for tp, end in ends.items()):
+            for batch in consumer.poll(timeout_ms=POLL_MS).values():
+                yield from map(RawRecord.from_broker, batch)
+                last_record_s = time.monotonic()
+            if time.monotonic() - last_record_s > SILENCE_LIMIT_S:
+                raise BrokerUnavailable(f"the brokers at {settings.bootstrap_servers} stopped sending {topic.name}")
+
+
+def read_sample(settings: KafkaSettings, topic: Topic, records: int, generator: random.Random) -> list[RawRecord]:
+    """About `records` consecutive records from a random offset of a random partition. Raises BrokerUnavailable."""
+    with query_consumer(settings) as consumer:
+        tp = generator.choice(list_partitions(consumer, topic.name))
+        start, end = consumer.beginning_offsets([tp])[tp], consumer.end_offsets([tp])[tp]
+        found: list[RawRecord] = []
+        consumer.assign([tp])
+        consumer.seek(tp, max(start, generator.randrange(start, end + 1) - records))
+        while len(found) < records and consumer.position(tp) < end:
+            polled = consumer.poll(timeout_ms=POLL_MS, max_records=records - len(found))
+            found += [RawRecord.from_broker(record) for batch in polled.values() for record in batch]
+        return found
