@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TEST_PROCESSES ?= 3  # on two cores: while one waits for a service, the others compute
 export UV_LINK_MODE ?= copy
+unexport PYTHONDONTWRITEBYTECODE  # some images set it: every process would compile all that it imports
 
 .PHONY: help demo demo-quick test test-unit faults bench evaluate docs lint format lock services clean
 
@@ -16,14 +17,14 @@ demo-quick: .venv/runtime  ## the demo on a small part of the sample, in about a
 	$(BIN)/reaseq demo --quick
 
 test: .venv/dev services  ## all tests; fetches and starts the services that they need
-	$(BIN)/python -m pytest -ra -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -ra --durations=40 --durations-min=5 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-unit: .venv/dev  ## tests without a broker and without Redis, in seconds
 	$(BIN)/python -m pytest -m "not integration and not slow"
 
 faults: .venv/dev services  ## fault suite: 200 kills and every other fault on the real system, into out/faults.json (an hour)
 	REASEQ_VLLM_ENVS=$(CURDIR)/var/vllm $(BIN)/python -m tests.faults
-	REASEQ_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -q tests/unit/streams/contract/test_fuzz.py
+	REASEQ_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -q tests/unit/streams/delivery/test_fuzz.py
 
 bench: .venv/dev  ## all benchmarks, or one: make bench ONLY=reasoning
 	$(BIN)/python -m benchmarks $(ONLY)

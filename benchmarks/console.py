@@ -39,7 +39,7 @@ from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import Vocabulary, load_vocabulary
 from reaseq.model_artifacts import publish_model
-from reaseq.ranker.batch import FEATURES
+from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.latent import SCORES
 from reaseq.ranker.model import Ranker, RankerConfig
@@ -80,7 +80,7 @@ def _fill(settings: Settings, repository: FeatureRepository) -> None:
     """Write items and users, and publish models for them."""
     vocabulary, generator = load_vocabulary(VOCABULARY), np.random.default_rng(0)
     ids = TrainedIds(ITEM_IDS)
-    facts = {"space_id": "bench", "vector_dim": DIM, "vocabulary": vocabulary.version, "features": FEATURES}
+    facts = {"space_id": "bench", "vector_dim": DIM, "vocabulary": vocabulary.version, "features": FEATURES_VERSION}
     torch.manual_seed(0)
     behavior = BehaviorConfig(claims=vocabulary.size, items=len(ids))
     version = publish_model(settings.models_dir, BEHAVIOR, "bench", BehaviorModel(behavior), behavior, ids, facts).version

@@ -1,6 +1,6 @@
 """The cost of the delivery contract, compared with a bare loop without guarantees.
 
-- `faust`: events from Kafka through the Faust runtime and `streams.contract.delivery` into histories: decoded, folded into the
+- `faust`: events from Kafka through the Faust runtime and `streams.delivery.delivery` into histories: decoded, folded into the
   state in Redis, produced to `user-features` and confirmed, written by compare-and-set, committed.
 - `in_process`: the same without a broker.
 - `bare_loop`: aiokafka and a Redis pipeline of SETs that writes the final rows, each user's once per batch, and commits. It
@@ -46,11 +46,11 @@ from infra import local
 from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.records import Event
 from reaseq.settings import Settings
-from streams.contract.delivery import Delivery
-from streams.contract.key_locks import KeyLocks
-from streams.contract.messages import Message, RawRecord, encode
-from streams.contract.stage import BatchPolicy, Stage
-from streams.contract.topics import EVENTS, USER_FEATURES
+from streams.delivery.delivery import Delivery
+from streams.delivery.key_locks import KeyLocks
+from streams.delivery.messages import Message, RawRecord, encode
+from streams.delivery.stage import BatchPolicy, Stage
+from streams.delivery.topics import EVENTS, USER_FEATURES
 from streams.runtime.faust_runtime import COMMIT_INTERVAL_S, build_app
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 from streams.runtime.kafka.producer import KafkaRecordProducer, Producer

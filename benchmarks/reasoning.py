@@ -37,8 +37,8 @@ from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import Item
 from reaseq.representation.encoder import Encoder
 from reaseq.settings import Settings
-from streams.contract.delivery import Delivery
-from streams.contract.stage import BatchPolicy, Stage
+from streams.delivery.delivery import Delivery
+from streams.delivery.stage import BatchPolicy, Stage
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 from streams.stages.onboarding import OnboardingStage
 from streams.stages.reasoning import ReasoningStage

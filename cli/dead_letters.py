@@ -11,7 +11,7 @@ from reaseq.days import time_ms
 
 if TYPE_CHECKING:
     from reaseq.settings import Settings
-    from streams.contract.dead_letters import DeadLetter
+    from streams.delivery.dead_letters import DeadLetter
     from streams.operations.dead_letter_queue import DeadLetterQueue, Filter
 
 app = typer.Typer(no_args_is_help=True)

@@ -26,7 +26,7 @@ def inferred(data: Data = "online-retail", folder: Folder = None, seeds: Seeds =
     """Evaluate inferred behaviors: recall of items that are new to the user. A stopped run resumes after its last seed."""
     from rich.console import Console
 
-    from evaluation.inferred import RecallEvaluation
+    from evaluation.behavior_recall import RecallEvaluation
     from pipelines.evaluation import evaluate_inferred, write_report
 
     console, path = Console(), out / f"inferred_{data.replace('-', '_')}.json"

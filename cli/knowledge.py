@@ -29,7 +29,7 @@ def show(item: Item) -> None:
     """Print an item's knowledge card: claims with evidence, confidence and provenance; LLM calls; cost; fingerprint."""
     from rich.console import Console
 
-    from cli.card import print_card
+    from cli.knowledge_card import print_card
     from features.repository import FeatureRepository
     from reaseq.errors import CatalogError
 

@@ -29,9 +29,9 @@ from reaseq.training_loop import count_steps
 from serving.degradation import RankingResult, RankingTask
 from serving.served_feature_log import ServedFeatureLog
 from streams.assembly import System, assemble
-from streams.contract.delivery import Delivery
-from streams.contract.stage import BatchPolicy
-from streams.contract.topics import ITEM_FEATURES
+from streams.delivery.delivery import Delivery
+from streams.delivery.stage import BatchPolicy
+from streams.delivery.topics import ITEM_FEATURES
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 
 BATCH = BatchPolicy(limit_records=1024, wait_s=0.0)
@@ -161,7 +161,7 @@ class Lifecycle:
         self._phase_done("train behavior")
 
     def _train_rankers(self, earlier: Sequence[Order]) -> list[RankerSample]:
-        """Train the ranker and its ids-only control on the second block, and publish the ranker; returns all samples."""
+        """Train the ranker and its ids-only baseline on the second block, and publish the ranker; returns all samples."""
         schedule = self.schedule
         pipeline = RankerPipeline(self.system.store, self.system.table, self._models_dir)
         samples, _ = pipeline.load_samples(schedule.replay_ms)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from evaluation.datasets.online_retail import Order
 from reaseq.days import DAY_MS
 from reaseq.records import Event, UserFeatures
-from streams.contract.messages import Message
+from streams.delivery.messages import Message
 
 SHOWN_HISTORY = 20
 SHOWN_LINES = range(8, 41)

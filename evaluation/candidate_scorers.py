@@ -27,7 +27,7 @@ from reaseq.representation.semantic_ids import fit
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.training_loop import count_steps
 
-HISTORY_LOSS_SHARE = 0.1  # of the history's behaviors are training targets of the left-to-right control too
+HISTORY_LOSS_SHARE = 0.1  # of the history's behaviors are training targets of the left-to-right baseline too
 CHUNK = 256
 
 
@@ -61,7 +61,7 @@ class KnnScorer:
 
 
 class BehaviorModelScorer:
-    """Latent scores of a behavior model or of its left-to-right control, from its state after the user's history."""
+    """Latent scores of a behavior model or of its left-to-right baseline, from its state after the user's history."""
 
     def __init__(
         self, model: BehaviorModel, data: BehaviorTrainingData, ids: TrainedIds, log: InteractionLog, sales: RecentSales
@@ -95,7 +95,7 @@ class BehaviorModelScorer:
 
 
 class ScorerTrainer:
-    """Trains behavior models, and their left-to-right control, on the log before a cut."""
+    """Trains behavior models, and their left-to-right baseline, on the log before a cut."""
 
     def __init__(
         self, log: InteractionLog, sales: RecentSales, config: BehaviorConfig, training_config: BehaviorTrainingConfig
@@ -109,7 +109,7 @@ class ScorerTrainer:
         return BehaviorModelScorer(model, data, ids, self._log, self._sales)
 
     def train_left_to_right(self, cut_ms: int, seed: int) -> BehaviorModelScorer:
-        """The left-to-right control, with the same size and training budget."""
+        """The left-to-right baseline, with the same size and training budget."""
         data, ids, config = self._build_data(cut_ms)
         budget = self._training
         torch.manual_seed(seed)

@@ -1,6 +1,6 @@
 """Item labels: shared ids from attributes, title words or a reasoner's claims, and content vectors, as ranker features.
 
-Items with the same label share its embedding. The words of an item's title are the control for labels from a reasoner.
+Items with the same label share its embedding. The words of an item's title are the baseline for labels from a reasoner.
 """
 
 import re

@@ -60,7 +60,7 @@ class RankingExperiment:
         trained_ids: the items that training knows.
         train: the splits to train on; probabilities are calibrated on the first one.
         test: the splits to judge on, by name; probabilities and ages are judged on the first one.
-        gains: pairs of variants to compare: the one with more features, and its control.
+        gains: pairs of variants to compare: the one with more features, and its baseline.
         cuts_ms: the scorer built before cuts_ms[k] scores the instances of [cuts_ms[k], cuts_ms[k + 1]), the last one the test.
         scorers: builds the scorer factories of a seed, by name.
         ages_ms: by name, how much the features of the last variant are aged.

@@ -36,7 +36,7 @@ def build_report(experiment: RankingExperiment, outcomes: Sequence[RankingOutcom
             "targets": int((report.times_seen >= 0).sum()),
             "targets_by_times_seen": {bucket: int(inside.sum()) for bucket, inside in report.buckets.items()},
             "variants": {variant: report.judge(variant, probabilities=first) for variant in variants},
-            "gains": {f"{variant} over {control}": report.compare(variant, control) for variant, control in gains},
+            "gains": {f"{variant} over {baseline}": report.compare(variant, baseline) for variant, baseline in gains},
         }
     return {
         "data": experiment.name,
@@ -80,11 +80,11 @@ class SplitReport:
             figures[first] |= self._judge_probabilities(self._find(variant, first))
         return figures
 
-    def compare(self, variant: str, control: str) -> dict[str, Any]:
-        """GAUC gained over a control, by kind of negatives."""
+    def compare(self, variant: str, baseline: str) -> dict[str, Any]:
+        """GAUC gained over a baseline, by kind of negatives."""
         figures = {}
         for kind in self._kinds:
-            pairs = zip(self._find(variant, kind), self._find(control, kind), strict=True)
+            pairs = zip(self._find(variant, kind), self._find(baseline, kind), strict=True)
             gained = [more.target_auc - less.target_auc for more, less in pairs]
             figures[kind] = {"gauc": self._estimate(gained), "gauc_by_times_seen": self._estimate_by_bucket(gained)}
         return figures

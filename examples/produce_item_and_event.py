@@ -5,7 +5,7 @@ To run it:
     reaseq up
     python examples/produce_item_and_event.py
 
-Any Kafka client will do: the values are JSON as in streams/contract/schemas/, the keys are the item's and the user's id.
+Any Kafka client will do: the values are JSON as in streams/delivery/published_schemas/, the keys are the item and user ids.
 """
 
 import time

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluation import inferred, ranking_report
+from evaluation import behavior_recall, ranking_report
 from evaluation.experiments import amazon_beauty, mind, online_retail
 from evaluation.experiments.experiment import Experiment
 from evaluation.outcomes import load_outcomes, save_outcomes
@@ -55,7 +55,7 @@ class DataSets:
 
 
 def evaluate_inferred(
-    evaluation: inferred.RecallEvaluation, name: str, seeds: int, cache: Path, report: Report
+    evaluation: behavior_recall.RecallEvaluation, name: str, seeds: int, cache: Path, report: Report
 ) -> dict[str, Any]:
     """Evaluate inferred behaviors with several seeds; a stopped run resumes after the last finished seed."""
     outcomes = []
@@ -63,9 +63,9 @@ def evaluate_inferred(
         file = cache / f"inferred-{name}-{seed}.npz"
         if not file.exists():
             report(f"seed {seed}")
-            inferred.save_outcome(evaluation.run(seed, report), file)
-        outcomes.append(inferred.load_outcome(file))
-    return inferred.build_report(evaluation, outcomes)
+            behavior_recall.save_outcome(evaluation.run(seed, report), file)
+        outcomes.append(behavior_recall.load_outcome(file))
+    return behavior_recall.build_report(evaluation, outcomes)
 
 
 def evaluate_ranking(evaluation: RankingEvaluation, name: str, seeds: int, cache: Path, report: Report) -> dict[str, Any]:

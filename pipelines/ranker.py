@@ -17,7 +17,7 @@ from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.days import to_day
 from reaseq.errors import ArtifactError, CatalogError
 from reaseq.model_artifacts import publish_model
-from reaseq.ranker.batch import FEATURES
+from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import SCORES, LatentModels
@@ -136,7 +136,7 @@ class RankerPipeline:
             "space_id": self._space_id,
             "vector_dim": model.config.vector_dim,
             "vocabulary": self._repository.vocabulary.version,
-            "features": FEATURES,
+            "features": FEATURES_VERSION,
             "trained_until_ms": data.until_ms,
             "behavior_models": data.behavior_models,
             "held_out": measured,

@@ -38,7 +38,7 @@ class StudentPipeline:
         return self.teacher.train_student(config, progress)
 
     def measure(self, student: Student) -> list[HeldOutScores]:
-        """Score the student and its controls on held-out items."""
+        """Score the student and its baselines on held-out items."""
         return examine(self.teacher, student)
 
     def publish(self, student: Student, measured: Sequence[HeldOutScores]) -> Artifact:

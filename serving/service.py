@@ -34,8 +34,8 @@ from serving.reload import Reloader
 from serving.served_feature_log import ServedFeatureLog
 from serving.shadow import Shadow
 from serving.user_cache import UserCache
-from streams.contract.messages import RawRecord
-from streams.contract.topics import EVENTS, ITEM_FEATURES
+from streams.delivery.messages import RawRecord
+from streams.delivery.topics import EVENTS, ITEM_FEATURES
 from streams.runtime.kafka.tailer import TopicTailer
 
 log = structlog.get_logger()

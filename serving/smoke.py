@@ -11,8 +11,8 @@ from reaseq.records import Event, Item
 from reaseq.settings import Settings
 from serving.api import RankingRequest
 from serving.client import RankingClient, RankingUnavailable
-from streams.contract.messages import RawRecord
-from streams.contract.topics import EVENTS, ITEMS
+from streams.delivery.messages import RawRecord
+from streams.delivery.topics import EVENTS, ITEMS
 from streams.runtime.kafka.producer import Producer
 
 POLL_S = 0.05

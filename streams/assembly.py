@@ -25,9 +25,9 @@ from reaseq.records import ItemFeatures
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
-from streams.contract.messages import RawRecord
-from streams.contract.stage import BatchPolicy, Stage
-from streams.contract.topics import ITEM_FEATURES, USER_FEATURES
+from streams.delivery.messages import RawRecord
+from streams.delivery.stage import BatchPolicy, Stage
+from streams.delivery.topics import ITEM_FEATURES, USER_FEATURES
 from streams.stages.archive import ArchiveStage, OnErasure
 from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage

@@ -13,11 +13,11 @@ from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.errors import ArtifactError
 from reaseq.settings import Settings
 from streams.assembly import System, assemble
-from streams.contract.delivery import Delivery
-from streams.contract.key_locks import KeyLocks
-from streams.contract.stage import BatchPolicy
-from streams.contract.topics import ITEM_FEATURES
-from streams.contract.tracing import export_traces
+from streams.delivery.delivery import Delivery
+from streams.delivery.key_locks import KeyLocks
+from streams.delivery.stage import BatchPolicy
+from streams.delivery.topics import ITEM_FEATURES
+from streams.delivery.tracing import export_traces
 from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.reconcile import Reconciler
 from streams.runtime.faust_runtime import assigned_partitions, build_app

@@ -1,4 +1,4 @@
-"""Item-kNN, the control for inferred behaviors: the items most similar to a history, by co-behavior or by content."""
+"""Item-kNN, a baseline for inferred behaviors: the items most similar to a history, by co-behavior or by content."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The left-to-right control: the behavior model's tokens, sizes and training budget in a causal transformer."""
+"""The left-to-right baseline: the behavior model's tokens, sizes and training budget in a causal transformer."""
 
 import torch
 from torch import Tensor

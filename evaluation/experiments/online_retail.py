@@ -53,7 +53,7 @@ GAINS = (
     (SIDE, IDS),
     (TEXT, SIDE),
     (WORDS, TEXT),
-    *((name, control) for name in (ZERO_SHOT, STUDENT, LLM) for control in (TEXT, WORDS)),
+    *((name, baseline) for name in (ZERO_SHOT, STUDENT, LLM) for baseline in (TEXT, WORDS)),
     (LLM, ZERO_SHOT),
     (PROFILE, LLM),
     (LONGER, PROFILE),

@@ -12,7 +12,7 @@ from reaseq.ranker.model import RankerBatch, RankerConfig
 from reaseq.records import History, Inferred
 from reaseq.representation.item_table import Snapshot
 
-FEATURES = "ranker-features.3"  # version of the model's inputs and weights; a ranker of another version is rejected
+FEATURES_VERSION = "ranker-features.3"  # version of the model's inputs and weights; a ranker of another version is rejected
 
 
 def build_batch(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reaseq.artifacts import Artifact
 from reaseq.model_artifacts import load_sizes, load_trained_ids, load_weights
-from reaseq.ranker.batch import FEATURES, build_batch
+from reaseq.ranker.batch import FEATURES_VERSION, build_batch
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.popularity import Popularity
@@ -63,7 +63,7 @@ class Engine:
     @staticmethod
     def load(artifact: Artifact, table: ItemTable, popularity: Popularity, latents: LatentModels) -> "Engine":
         """The published ranker. Raises ArtifactError if it was trained on another version of the features."""
-        artifact.require(features=FEATURES)
+        artifact.require(features=FEATURES_VERSION)
         model = load_weights(artifact, Ranker(RankerConfig(**load_sizes(artifact))))
         return Engine(model, load_trained_ids(artifact), artifact.version, table, popularity, latents)
 

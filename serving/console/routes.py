@@ -14,7 +14,7 @@ from reaseq.errors import ReaSeqError, Unavailable
 from reaseq.records import ID_LIMIT_CHARS
 from serving.access import require_api_key
 from serving.api import json_response
-from serving.console.items import ItemCard, ItemCards
+from serving.console.item_card import ItemCard, ItemCards
 from serving.console.models import Models, ModelsInForce, list_published
 from serving.console.recent import PopularItem, RecentActivity
 from serving.console.search import ItemSearch, SearchMatch

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from streams.contract.messages import RawRecord
-from streams.contract.topics import ITEMS, Topic
+from streams.delivery.messages import RawRecord
+from streams.delivery.topics import ITEMS, Topic
 from streams.operations.replay import at_rate
 from streams.operations.source_file import SourceFile
 from streams.operations.source_values import Row

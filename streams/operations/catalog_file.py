@@ -8,7 +8,7 @@ import msgspec
 from reaseq.errors import CatalogError
 from reaseq.knowledge.content import digest
 from reaseq.records import Item
-from streams.contract.topics import ITEMS
+from streams.delivery.topics import ITEMS
 from streams.operations.source_file import SourceFile
 from streams.operations.source_values import TIME_COLUMNS, Row, to_attributes, to_event_time_ms, to_number, to_text
 

@@ -14,9 +14,9 @@ from reaseq.errors import BrokerUnavailable, DeliveryError, ReaSeqError
 from reaseq.readers import FeatureReader
 from reaseq.records import ItemFeatures, UserFeatures
 from reaseq.settings import KafkaSettings
-from streams.contract.dead_letters import DeadLetter
-from streams.contract.messages import RawRecord, encode
-from streams.contract.topics import DEAD_LETTERS, ITEM_FEATURES, USER_FEATURES
+from streams.delivery.dead_letters import DeadLetter
+from streams.delivery.messages import RawRecord, encode
+from streams.delivery.topics import DEAD_LETTERS, ITEM_FEATURES, USER_FEATURES
 from streams.runtime.kafka.producer import Producer
 from streams.runtime.kafka.reader import read_all
 

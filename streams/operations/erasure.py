@@ -3,8 +3,8 @@
 import time
 
 from reaseq.settings import KafkaSettings
-from streams.contract.messages import RawRecord
-from streams.contract.topics import EVENTS
+from streams.delivery.messages import RawRecord
+from streams.delivery.topics import EVENTS
 from streams.runtime.kafka.producer import Producer
 
 

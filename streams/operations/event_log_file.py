@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reaseq.knowledge.content import digest
 from reaseq.records import TIME_LIMIT_MS
-from streams.contract.topics import EVENTS
+from streams.delivery.topics import EVENTS
 from streams.operations.source_file import SourceFile
 from streams.operations.source_values import TIME_COLUMNS, Row, to_event_time_ms, to_number, to_text
 

@@ -10,15 +10,15 @@ import structlog
 from reaseq.errors import InvalidRecord
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
-from streams.contract.messages import Decoder, Message, RawRecord
-from streams.contract.topics import ITEM_FEATURES, USER_FEATURES, Topic
+from streams.delivery.messages import Decoder, Message, RawRecord
+from streams.delivery.topics import ITEM_FEATURES, USER_FEATURES, Topic
 from streams.operations.replay import at_rate
 from streams.runtime.kafka.lag import lags
 from streams.runtime.kafka.reader import read_all
 
 log = structlog.get_logger()
 
-FEATURES = (ITEM_FEATURES, USER_FEATURES)
+FEATURE_TOPICS = (ITEM_FEATURES, USER_FEATURES)
 
 
 class RebuildTarget(Protocol):
@@ -31,7 +31,7 @@ class RebuildTarget(Protocol):
 
 def records_to_read(settings: Settings) -> int:
     """The number of records in the feature topics, all of which a rebuild reads."""
-    return sum(lag.records for lag in lags(settings.kafka, settings.kafka.group_id, FEATURES).values())
+    return sum(lag.records for lag in lags(settings.kafka, settings.kafka.group_id, FEATURE_TOPICS).values())
 
 
 def rebuild(
@@ -69,6 +69,6 @@ def decode_valid(settings: Settings, topic: Topic, raws: Iterable[RawRecord], co
 
 
 def _read_records(settings: Settings, counts: Counter[str]) -> Iterator[FeatureRecord]:
-    for topic in FEATURES:
+    for topic in FEATURE_TOPICS:
         for message in decode_valid(settings, topic, read_all(settings.kafka, topic), counts):
             yield message.body

@@ -12,14 +12,14 @@ import structlog
 from features.repository import ReconcileResult
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
-from streams.contract import metrics
-from streams.contract.topics import Topic
-from streams.operations.rebuild import FEATURES, decode_valid
+from streams.delivery import metrics
+from streams.delivery.topics import Topic
+from streams.operations.rebuild import FEATURE_TOPICS, decode_valid
 from streams.runtime.kafka.reader import read_sample
 
 log = structlog.get_logger()
 
-for _topic in FEATURES:  # so that every series starts at 0 and the first difference shows as an increase
+for _topic in FEATURE_TOPICS:  # so that every series starts at 0 and the first difference shows as an increase
     for _result in get_args(ReconcileResult):
         metrics.RECONCILED.labels(_topic.name, _result)
 
@@ -40,7 +40,7 @@ def reconcile(settings: Settings, store: ReconciledStore, records: int, generato
     The store is right if it has the same record or a newer one (`ahead`). If it is `behind`, a write was lost, and the record
     is written again. Raises StoreUnavailable.
     """
-    return {topic.name: _reconcile(settings, store, topic, records, generator) for topic in FEATURES}
+    return {topic.name: _reconcile(settings, store, topic, records, generator) for topic in FEATURE_TOPICS}
 
 
 def _reconcile(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from reaseq.errors import CatalogError
 from reaseq.knowledge.content import digest
-from streams.contract.topics import Topic
+from streams.delivery.topics import Topic
 from streams.operations.source_values import Row, is_empty
 
 READ_ROWS = 1000  # of a parquet file at a time

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from prometheus_client.parser import text_string_to_metric_families
 
 from reaseq.settings import Settings
-from streams.contract.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
+from streams.delivery.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
 from streams.runtime.kafka.lag import Lag, lags
 from streams.runtime.roles import consumer_group
 

@@ -5,8 +5,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from streams.contract.messages import RawRecord
-from streams.contract.stage import BatchPolicy
+from streams.delivery.messages import RawRecord
+from streams.delivery.stage import BatchPolicy
 
 
 class BatchBuffer:

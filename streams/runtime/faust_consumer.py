@@ -18,7 +18,7 @@ from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.contract.messages import RawRecord
+from streams.delivery.messages import RawRecord
 
 log = structlog.get_logger()
 

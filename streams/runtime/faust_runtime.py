@@ -17,8 +17,8 @@ import structlog
 from faust.types import TP
 
 from reaseq.settings import Settings
-from streams.contract.delivery import Delivery
-from streams.contract.messages import RawRecord
+from streams.delivery.delivery import Delivery
+from streams.delivery.messages import RawRecord
 from streams.runtime.batch_buffer import BatchBuffer
 from streams.runtime.faust_consumer import install_consumer
 from streams.runtime.in_flight import InFlight

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from streams.contract.messages import RawRecord
+from streams.delivery.messages import RawRecord
 
 
 class InFlight:

@@ -11,10 +11,10 @@ from functools import partial
 
 import msgspec
 
-from streams.contract.delivery import Delivery
-from streams.contract.messages import RawRecord, encode
-from streams.contract.stage import Stage
-from streams.contract.topics import DEAD_LETTERS
+from streams.delivery.delivery import Delivery
+from streams.delivery.messages import RawRecord, encode
+from streams.delivery.stage import Stage
+from streams.delivery.topics import DEAD_LETTERS
 from streams.runtime.in_flight import InFlight
 
 Receiver = Callable[[list[RawRecord]], None]

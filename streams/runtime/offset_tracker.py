@@ -7,7 +7,7 @@ then commit past records that no stage has finished.
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from streams.contract.messages import RawRecord
+from streams.delivery.messages import RawRecord
 
 Partition = tuple[str, int]  # topic, number
 StartOffsets = dict[Partition, int]  # the first offset of a batch in each of its partitions

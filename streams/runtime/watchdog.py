@@ -14,8 +14,8 @@ import structlog
 from kafka import KafkaConsumer, TopicPartition
 
 from reaseq.settings import Settings
-from streams.contract import metrics
-from streams.contract.delivery import Delivery
+from streams.delivery import metrics
+from streams.delivery.delivery import Delivery
 from streams.runtime.kafka.consumer import new_consumer
 
 log = structlog.get_logger()

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from reaseq.records import FeatureRecord
-from streams.contract.messages import Message
-from streams.contract.stage import BatchPolicy, Effects
-from streams.contract.topics import Topic
+from streams.delivery.messages import Message
+from streams.delivery.stage import BatchPolicy, Effects
+from streams.delivery.topics import Topic
 
 COMPACT_EVERY_BATCHES = 100
 

@@ -11,9 +11,9 @@ from reaseq.behavior.history import InferenceRequest
 from reaseq.readers import UserReader
 from reaseq.records import Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
-from streams.contract.messages import Message
-from streams.contract.stage import BatchPolicy, Effects
-from streams.contract.topics import USER_FEATURES
+from streams.delivery.messages import Message
+from streams.delivery.stage import BatchPolicy, Effects
+from streams.delivery.topics import USER_FEATURES
 
 
 class InferenceBackend(Protocol):

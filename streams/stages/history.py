@@ -8,9 +8,9 @@ from reaseq.behavior.history import HistoryFold
 from reaseq.readers import UserReader
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
-from streams.contract.messages import Message
-from streams.contract.stage import BatchPolicy, Effects
-from streams.contract.topics import EVENTS
+from streams.delivery.messages import Message
+from streams.delivery.stage import BatchPolicy, Effects
+from streams.delivery.topics import EVENTS
 
 
 class ItemLookup(Protocol):

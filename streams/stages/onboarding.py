@@ -9,9 +9,9 @@ from reaseq import float16
 from reaseq.knowledge.content import Content
 from reaseq.readers import ItemReader, TextEncoder
 from reaseq.records import Item, ItemFeatures
-from streams.contract.messages import Message
-from streams.contract.stage import BatchPolicy, Effects
-from streams.contract.topics import ITEMS
+from streams.delivery.messages import Message
+from streams.delivery.stage import BatchPolicy, Effects
+from streams.delivery.topics import ITEMS
 
 
 class OnboardingStage:

@@ -13,9 +13,9 @@ from reaseq.knowledge.guard import enrich
 from reaseq.knowledge.reasoner import Reasoner, ReasoningItem
 from reaseq.readers import ItemReader, TextEncoder
 from reaseq.records import ItemFeatures, ProductKnowledge
-from streams.contract.messages import Message
-from streams.contract.stage import BatchPolicy, Effects
-from streams.contract.topics import ITEM_FEATURES
+from streams.delivery.messages import Message
+from streams.delivery.stage import BatchPolicy, Effects
+from streams.delivery.topics import ITEM_FEATURES
 
 NAME = "reasoning"
 

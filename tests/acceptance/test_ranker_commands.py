@@ -11,7 +11,7 @@ from features.repository import FeatureRepository
 from pipelines.catalog import load_item_table
 from pipelines.ranker import RankerPipeline, RankerTrainingData
 from reaseq.artifacts import current
-from reaseq.ranker.batch import FEATURES
+from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.training import RankerTrainingConfig
 from reaseq.settings import Settings
 from serving.served_feature_log import served_user
@@ -34,7 +34,7 @@ def test_train_ranker_measures_publishes_and_resumes(state: Path) -> None:
     artifact = current(state / "models", "ranker")
     assert f"published: ranker {artifact.version}" in output and "0 without inferred behaviors" in output
     facts = artifact.facts
-    assert facts["features"] == FEATURES and facts["behavior_models"] and facts["space_id"] and facts["vocabulary"]
+    assert facts["features"] == FEATURES_VERSION and facts["behavior_models"] and facts["space_id"] and facts["vocabulary"]
     assert 0 < facts["held_out"]["ranker"]["calibration_error"] < 0.05
     assert facts["held_out"]["ranker"]["gauc"] > 0.55
     assert list((state / "training" / "ranker").glob("*/curve.png"))

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
+from reaseq.backoff import Backoff
 from reaseq.errors import DeliveryError, StoreUnavailable
 from reaseq.records import FeatureRecord, History, UserFeatures
-from streams.contract.delivery import Backoff, Delivery
-from streams.contract.messages import Headers, Message, RawRecord
-from streams.contract.stage import BatchPolicy, Effects
-from streams.contract.topics import DEAD_LETTERS, EVENTS
+from streams.delivery.delivery import Delivery
+from streams.delivery.messages import Headers, Message, RawRecord
+from streams.delivery.stage import BatchPolicy, Effects
+from streams.delivery.topics import DEAD_LETTERS, EVENTS
 
 EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "type": "view", "event_time_ms": 1}
 
@@ -85,4 +86,4 @@ def event_record(event_id: str, user_id: str = "u", headers: Headers = ()) -> Ra
 
 def build_delivery(stage: CountEvents, journal: Journal) -> Delivery:
     """A delivery that retries without noticeable delay."""
-    return Delivery(stage, journal, journal, 300, backoff=Backoff(first_s=0.001))
+    return Delivery(stage, journal, journal, 300, backoff=Backoff(first_s=0.001, limit_s=5.0))

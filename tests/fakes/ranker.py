@@ -12,7 +12,7 @@ from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
 from reaseq.errors import StoreUnavailable
 from reaseq.model_artifacts import publish_model
-from reaseq.ranker.batch import FEATURES
+from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
@@ -57,7 +57,7 @@ def engine(table: ItemTable = CATALOG, latents: LatentModels | None = None, seed
 
 def publish_ranker(models: Path, seed: int = 0, **facts: object) -> str:
     """Publish the random ranker; returns its version."""
-    required = {"space_id": "s", "vector_dim": DIM, "vocabulary": VOCABULARY.version, "features": FEATURES, **facts}
+    required = {"space_id": "s", "vector_dim": DIM, "vocabulary": VOCABULARY.version, "features": FEATURES_VERSION, **facts}
     model = ranker(seed)
     return publish_model(models, RANKER, f"made-{seed}", model, model.config, IDS, required).version
 

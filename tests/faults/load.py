@@ -10,8 +10,8 @@ from itertools import islice
 import msgspec
 
 from reaseq.records import Event, Item
-from streams.contract.messages import RawRecord, encode
-from streams.contract.topics import EVENTS
+from streams.delivery.messages import RawRecord, encode
+from streams.delivery.topics import EVENTS
 from streams.runtime.kafka.producer import Producer
 
 Record = Item | Event | RawRecord  # RawRecord: an invalid record

@@ -10,7 +10,7 @@ from features.repository import FeatureRepository
 from features.row_format import read_version, unpack
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
-from streams.operations.rebuild import FEATURES
+from streams.operations.rebuild import FEATURE_TOPICS
 from streams.runtime.kafka.reader import read_all
 from tests.faults.reference import Rows
 
@@ -55,7 +55,7 @@ class Outcome:
 
     def compare_topics(self, settings: Settings, store: FeatureRepository) -> None:
         """Count the entities whose last record in a compacted topic is stale."""
-        for topic in FEATURES:
+        for topic in FEATURE_TOPICS:
             last = {raw.key: raw.value for raw in read_all(settings.kafka, topic)}
             records: list[FeatureRecord] = [msgspec.json.decode(value, type=topic.message) for value in last.values() if value]
             kept = store.drop_stale(records)

@@ -15,9 +15,9 @@ from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
 from streams.assembly import assemble
-from streams.contract.delivery import Delivery
-from streams.contract.stage import BatchPolicy
-from streams.contract.topics import ITEM_FEATURES
+from streams.delivery.delivery import Delivery
+from streams.delivery.stage import BatchPolicy
+from streams.delivery.topics import ITEM_FEATURES
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 from tests.faults.load import Record, build_raw
 

@@ -30,7 +30,7 @@ from reaseq.model_artifacts import publish_model
 from reaseq.records import Event
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.trained_ids import TrainedIds
-from streams.contract.topics import ITEM_FEATURES
+from streams.delivery.topics import ITEM_FEATURES
 from streams.operations import status
 from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild

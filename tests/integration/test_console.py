@@ -26,8 +26,8 @@ from reaseq.knowledge.llm.ledger import Entry, Ledger
 from reaseq.knowledge.llm.request import Completion, Usage
 from reaseq.records import Event, Item, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
-from streams.contract.messages import RawRecord
-from streams.contract.topics import EVENTS, ITEMS
+from streams.delivery.messages import RawRecord
+from streams.delivery.topics import EVENTS, ITEMS
 from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild
 from streams.operations.status import topics_status

@@ -9,9 +9,9 @@ from features.repository import FeatureRepository
 from reaseq.errors import ReaSeqError
 from reaseq.records import History, UserFeatures
 from reaseq.settings import Settings
-from streams.contract.dead_letters import KEPT_KEY_BYTES, KEPT_VALUE_BYTES, to_dead_letter
-from streams.contract.messages import RawRecord, encode
-from streams.contract.topics import EVENTS, ITEMS, USER_FEATURES, Topic
+from streams.delivery.dead_letters import KEPT_KEY_BYTES, KEPT_VALUE_BYTES, to_dead_letter
+from streams.delivery.messages import RawRecord, encode
+from streams.delivery.topics import EVENTS, ITEMS, USER_FEATURES, Topic
 from streams.operations.dead_letter_queue import DeadLetterQueue, Filter, ReplayResult
 from streams.runtime.kafka.producer import Producer
 from streams.runtime.kafka.reader import read_all

@@ -37,8 +37,8 @@ from reaseq.records import Event, Item
 from reaseq.settings import Settings
 from serving.api import RankingRequest
 from serving.client import RankingClient, RankingRejected
-from streams.contract.messages import RawRecord, encode
-from streams.contract.topics import EVENTS
+from streams.delivery.messages import RawRecord, encode
+from streams.delivery.topics import EVENTS
 from streams.operations.rebuild import rebuild
 from streams.runtime.kafka.producer import Producer
 from tests.commands import reaseq

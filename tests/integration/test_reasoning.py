@@ -34,7 +34,7 @@ from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import Event, Item, UserFeatures
 from reaseq.settings import Settings
-from streams.contract.topics import ITEM_FEATURES
+from streams.delivery.topics import ITEM_FEATURES
 from streams.operations import status
 from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild

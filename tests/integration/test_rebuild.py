@@ -13,8 +13,8 @@ from features.repository import FeatureRepository
 from reaseq.errors import StoreUnavailable
 from reaseq.records import FeatureRecord, History, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
-from streams.contract.messages import RawRecord
-from streams.contract.topics import USER_FEATURES
+from streams.delivery.messages import RawRecord
+from streams.delivery.topics import USER_FEATURES
 from streams.operations.rebuild import rebuild, records_to_read
 from streams.operations.reconcile import reconcile
 from streams.runtime.kafka.producer import Producer

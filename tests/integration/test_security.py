@@ -18,7 +18,7 @@ from infra.kafka import install, start_again, start_broker
 from reaseq.errors import StoreUnavailable
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
-from streams.contract.topics import EVENTS
+from streams.delivery.topics import EVENTS
 from streams.operations.rebuild import rebuild
 from streams.runtime.kafka.admin import create_topics
 from streams.runtime.kafka.producer import Producer

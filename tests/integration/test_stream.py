@@ -33,10 +33,10 @@ from reaseq.behavior.history import event_key
 from reaseq.records import Event, Inferred, Item, UserFeatures
 from reaseq.settings import Settings
 from streams.assembly import assemble
-from streams.contract.delivery import Delivery
-from streams.contract.messages import RawRecord
-from streams.contract.stage import BatchPolicy
-from streams.contract.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
+from streams.delivery.delivery import Delivery
+from streams.delivery.messages import RawRecord
+from streams.delivery.stage import BatchPolicy
+from streams.delivery.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
 from streams.operations import status
 from streams.operations.dead_letter_queue import DeadLetterQueue, Filter
 from streams.operations.rebuild import rebuild

@@ -8,7 +8,7 @@ from kafka.admin import NewTopic
 from kafka.errors import TopicAlreadyExistsError
 
 from reaseq.settings import KafkaSettings
-from streams.contract.topics import TOPICS, Topic
+from streams.delivery.topics import TOPICS, Topic
 from streams.runtime.kafka.connection import broker_errors, client_options
 
 log = structlog.get_logger()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reaseq.settings import KafkaSettings
-from streams.contract.topics import Topic
+from streams.delivery.topics import Topic
 from streams.runtime.kafka.consumer import QUERY_TIMEOUT_MS, list_partitions, query_consumer
 
 

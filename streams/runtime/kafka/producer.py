@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer
 from kafka import KafkaProducer
 
 from reaseq.settings import KafkaSettings
-from streams.contract.messages import RawRecord, encode
+from streams.delivery.messages import RawRecord, encode
 from streams.runtime.kafka.connection import broker_errors, client_options
 
 CONFIRM_TIMEOUT_S = 60.0

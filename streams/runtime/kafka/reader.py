@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from reaseq.errors import BrokerUnavailable
 from reaseq.settings import KafkaSettings
-from streams.contract.messages import RawRecord
-from streams.contract.topics import Topic
+from streams.delivery.messages import RawRecord
+from streams.delivery.topics import Topic
 from streams.runtime.kafka.consumer import POLL_MS, list_partitions, query_consumer
 
 SILENCE_LIMIT_S = 30.0

@@ -9,9 +9,9 @@ from kafka import KafkaConsumer
 
 from reaseq.errors import DeliveryError
 from reaseq.settings import KafkaSettings
-from streams.contract import metrics
-from streams.contract.messages import RawRecord
-from streams.contract.topics import Topic
+from streams.delivery import metrics
+from streams.delivery.messages import RawRecord
+from streams.delivery.topics import Topic
 from streams.runtime.kafka.consumer import POLL_MS, list_partitions, new_consumer, seek_to_time
 
 log = structlog.get_logger()

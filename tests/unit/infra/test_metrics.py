@@ -9,7 +9,7 @@ from prometheus_client import REGISTRY
 
 import reaseq.knowledge.metrics  # noqa: F401
 import serving.metrics  # noqa: F401
-import streams.contract.metrics  # noqa: F401
+import streams.delivery.metrics  # noqa: F401
 from infra.grafana.dashboards import DASHBOARDS, FOLDER, rendered
 from infra.prometheus.server import RULES
 

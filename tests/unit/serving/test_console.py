@@ -19,7 +19,7 @@ from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.settings import ServiceSettings, Settings
 from serving.app import AppState, create_app
 from serving.console import stream
-from serving.console.items import ItemCard
+from serving.console.item_card import ItemCard
 from serving.console.models import Models, list_published
 from serving.console.recent import RecentActivity
 from serving.console.routes import add_console

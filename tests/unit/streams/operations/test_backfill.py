@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.contract.messages import RawRecord
+from streams.delivery.messages import RawRecord
 from streams.operations.backfill import backfill
 from streams.operations.catalog_file import CatalogFile
 from tests.fakes.parquet import write_parquet

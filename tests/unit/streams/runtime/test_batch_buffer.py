@@ -3,8 +3,8 @@
 import asyncio
 import time
 
-from streams.contract.messages import RawRecord
-from streams.contract.stage import BatchPolicy
+from streams.delivery.messages import RawRecord
+from streams.delivery.stage import BatchPolicy
 from streams.runtime.batch_buffer import BatchBuffer
 
 

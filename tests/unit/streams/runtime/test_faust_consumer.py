@@ -7,7 +7,7 @@ from typing import Any
 
 from faust.types import TP
 
-from streams.contract.messages import RawRecord
+from streams.delivery.messages import RawRecord
 from streams.runtime.faust_consumer import BatchConsumer
 
 COMMITTED, NEW = TP("events", 0), TP("events", 1)

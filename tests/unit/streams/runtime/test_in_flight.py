@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from streams.contract.messages import RawRecord
+from streams.delivery.messages import RawRecord
 from streams.runtime.in_flight import InFlight
 
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.contract.messages import RawRecord
+from streams.delivery.messages import RawRecord
 from streams.runtime.offset_tracker import OffsetTracker
 
 ONE, OTHER = ("events", 0), ("events", 1)

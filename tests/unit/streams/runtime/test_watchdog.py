@@ -4,7 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 from reaseq.settings import Settings
-from streams.contract.delivery import Delivery
+from streams.delivery.delivery import Delivery
 from streams.runtime.watchdog import Watchdog
 from tests.fakes.delivery import CountEvents, Journal, build_delivery, event_record
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.records import Claim, Item, ItemFeatures, ProductKnowledge
-from streams.contract.messages import Message
-from streams.contract.stage import BatchPolicy
+from streams.delivery.messages import Message
+from streams.delivery.stage import BatchPolicy
 from streams.stages.onboarding import OnboardingStage
 from streams.stages.reasoning import ReasoningStage
 

@@ -12,8 +12,8 @@ from reaseq.behavior.history import HistoryFold, InferenceRequest
 from reaseq.errors import EndpointUnavailable
 from reaseq.records import Event, History, Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
-from streams.contract.messages import Message
-from streams.contract.stage import BatchPolicy
+from streams.delivery.messages import Message
+from streams.delivery.stage import BatchPolicy
 from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
 

@@ -8,7 +8,7 @@ from kafka.errors import KafkaTimeoutError
 
 from reaseq.errors import BrokerUnavailable, DeliveryError
 from reaseq.settings import KafkaSettings
-from streams.contract.topics import EVENTS
+from streams.delivery.topics import EVENTS
 from streams.runtime.kafka import consumer, tailer
 from streams.runtime.kafka.consumer import new_consumer
 from streams.runtime.kafka.lag import lags

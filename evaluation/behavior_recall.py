@@ -1,4 +1,4 @@
-"""How many of a user's new behaviors the diffusion model infers, beside its controls.
+"""How many of a user's new behaviors the diffusion model infers, beside its baselines.
 
 Global time split: everything is trained or counted before the test. `evaluation.ranking` judges what the model's scores add to
 the ranker.
@@ -56,7 +56,7 @@ class RecallEvaluation:
         self._trainer = ScorerTrainer(experiment.log, self.sales, experiment.config, experiment.training_config)
 
     def run(self, seed: int, report: Callable[[str], None]) -> RecallOutcome:
-        """Judge the models of a seed and the controls that are counted."""
+        """Judge the models of a seed and the baselines that are counted."""
         experiment = self.experiment
         outcome = RecallOutcome({}, {})
         for name, retrieve in (*self._counted_retrievers(), *self._trained_retrievers(seed)):
@@ -65,7 +65,7 @@ class RecallEvaluation:
         return outcome
 
     def _counted_retrievers(self) -> Iterator[tuple[str, Retriever]]:
-        """The controls that have nothing to train."""
+        """The baselines that have nothing to train."""
         log, length = self.experiment.log, self.experiment.config.history
         knn = ItemKnn(log.baskets, log.table, self.experiment.cuts_ms[-1])
 
@@ -83,7 +83,7 @@ class RecallEvaluation:
             )
 
     def _trained_retrievers(self, seed: int) -> Iterator[tuple[str, Retriever]]:
-        """The behavior model, its left-to-right control and the variant that writes semantic IDs, each trained when reached."""
+        """The behavior model, its left-to-right baseline and the variant that writes semantic IDs; trained when reached."""
         trainer, cut_ms = self._trainer, self.experiment.cuts_ms[-1]
         yield DIFFUSION, self._retrieve_with(trainer.train_diffusion(cut_ms, seed))
         yield LEFT_TO_RIGHT, self._retrieve_with(trainer.train_left_to_right(cut_ms, seed))

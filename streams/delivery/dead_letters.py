@@ -9,8 +9,8 @@ the beginning of its key and value, and the id locates the rest.
 
 from dataclasses import dataclass
 
-from streams.contract.messages import Headers, RawRecord, get_header, get_int_header
-from streams.contract.topics import DEAD_LETTERS
+from streams.delivery.messages import Headers, RawRecord, get_header, get_int_header
+from streams.delivery.topics import DEAD_LETTERS
 
 PREFIX = "reaseq-dead-"
 ATTEMPTS, FIRST_FAILURE, LAST_FAILURE = (f"{PREFIX}{name}" for name in ("attempts", "first-failure-ms", "last-failure-ms"))

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.records import Event, FeatureRecord, Item, ItemFeatures, ProductKnowledge, UserFeatures
 from reaseq.settings import BehaviorSettings
-from streams.contract.delivery import Delivery
-from streams.contract.messages import RawRecord, encode
-from streams.contract.stage import BatchPolicy, Stage
-from streams.contract.topics import DEAD_LETTERS, EVENTS
+from streams.delivery.delivery import Delivery
+from streams.delivery.messages import RawRecord, encode
+from streams.delivery.stage import BatchPolicy, Stage
+from streams.delivery.topics import DEAD_LETTERS, EVENTS
 from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
 from streams.stages.onboarding import OnboardingStage

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaseq.errors import InvalidRecord
-from streams.contract.messages import Decoder, RawRecord, encode
-from streams.contract.topics import EVENTS, ITEMS, Topic
+from streams.delivery.messages import Decoder, RawRecord, encode
+from streams.delivery.topics import EVENTS, ITEMS, Topic
 
 NOW_MS = 1_700_000_000_000
 ITEM = {"schema": "item.1", "item_id": "i", "title": "a lantern", "event_time_ms": 1}

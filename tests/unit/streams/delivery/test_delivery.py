@@ -9,11 +9,11 @@ import pytest
 
 from reaseq.errors import DeliveryError
 from reaseq.records import UserFeatures
-from streams.contract.dead_letters import ATTEMPTS, FIRST_FAILURE, DeadLetter
-from streams.contract.delivery import Delivery
-from streams.contract.key_locks import KeyLocks
-from streams.contract.messages import ORIGIN_HEADER, RawRecord
-from streams.contract.topics import USER_FEATURES
+from streams.delivery.dead_letters import ATTEMPTS, FIRST_FAILURE, DeadLetter
+from streams.delivery.delivery import Delivery
+from streams.delivery.key_locks import KeyLocks
+from streams.delivery.messages import ORIGIN_HEADER, RawRecord
+from streams.delivery.topics import USER_FEATURES
 from tests.fakes.delivery import CountEvents, Journal, build_delivery, event_record
 
 TRACE = (("trace", b"1"),)

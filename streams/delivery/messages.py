@@ -7,7 +7,7 @@ import msgspec
 
 from reaseq.errors import InvalidRecord
 from reaseq.records import Event, Item
-from streams.contract.topics import TOPIC_BY_MESSAGE, Topic
+from streams.delivery.topics import TOPIC_BY_MESSAGE, Topic
 
 ORIGIN_HEADER = "reaseq-origin-ms"
 ERROR_LIMIT_CHARS = 500

@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, format_trace_id
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from streams.contract.messages import Headers, Message, RawRecord, get_header
+from streams.delivery.messages import Headers, Message, RawRecord, get_header
 
 HEADER = "traceparent"
 _W3C = TraceContextTextMapPropagator()

@@ -18,16 +18,16 @@ import structlog
 
 from features.repository import FeatureRepository
 from reaseq.settings import Settings
-from streams.contract.dead_letters import DeadLetter
-from streams.contract.delivery import Delivery
-from streams.contract.messages import Message, RawRecord
-from streams.contract.stage import BatchPolicy, Effects
-from streams.contract.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
+from streams.delivery.dead_letters import DeadLetter
+from streams.delivery.delivery import Delivery
+from streams.delivery.messages import Message, RawRecord
+from streams.delivery.stage import BatchPolicy, Effects
+from streams.delivery.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
 from streams.runtime.in_process import InProcessBroker
 from streams.stages.history import HistoryStage
 from streams.stages.onboarding import OnboardingStage
 from tests.fakes.delivery import Journal
-from tests.unit.streams.contract.test_any_interleaving import LetterCountEncoder
+from tests.unit.streams.delivery.test_any_interleaving import LetterCountEncoder
 from tests.unit.streams.stages.test_user_stages import FakeItemTable
 
 RECORDS = int(os.environ.get("REASEQ_FUZZ_RECORDS", "20000"))

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from reaseq.records import FeatureRecord
-from streams.contract.messages import Message
-from streams.contract.topics import Topic
+from streams.delivery.messages import Message
+from streams.delivery.topics import Topic
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import capture_logs
 
-from streams.contract.messages import RawRecord, get_header
-from streams.contract.tracing import HEADER
+from streams.delivery.messages import RawRecord, get_header
+from streams.delivery.tracing import HEADER
 from tests.fakes.delivery import CountEvents, Journal, build_delivery, event_record
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

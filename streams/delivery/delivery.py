@@ -22,27 +22,29 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
 
+from reaseq.backoff import Backoff
 from reaseq.errors import InvalidRecord, ReaSeqError, Unavailable
 from reaseq.records import FeatureRecord
-from streams.contract import metrics
-from streams.contract.dead_letters import to_dead_letter
-from streams.contract.key_locks import KeyLocks
-from streams.contract.messages import Decoder, Message, RawRecord, encode
-from streams.contract.stage import Effects, Stage
-from streams.contract.topics import TOPIC_BY_MESSAGE
-from streams.contract.tracing import Spans, trace_id
+from streams.delivery import metrics
+from streams.delivery.dead_letters import to_dead_letter
+from streams.delivery.key_locks import KeyLocks
+from streams.delivery.messages import Decoder, Message, RawRecord, encode
+from streams.delivery.stage import Effects, Stage
+from streams.delivery.topics import TOPIC_BY_MESSAGE
+from streams.delivery.tracing import Spans, trace_id
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 Decoded = tuple[RawRecord, Message]
 Observer = Callable[[str, Message, float], None]  # stage, message, seconds from its production until it is servable
+
+DEFAULT_BACKOFF = Backoff(first_s=0.1, limit_s=5.0)
 
 
 class RecordProducer(Protocol):
@@ -74,18 +76,6 @@ class FeatureWriter(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Backoff:
-    """Exponential backoff between retries while a service is unavailable."""
-
-    first_s: float = 0.1
-    limit_s: float = 5.0
-
-    def wait_s(self, attempt: int) -> float:
-        """Doubles with each attempt, up to the limit."""
-        return min(self.first_s * 2.0 ** min(attempt, 16), self.limit_s)
-
-
 class Delivery:
     """Processes the batches of one stage according to the contract above.
 
@@ -99,7 +89,7 @@ class Delivery:
         store: FeatureWriter,
         future_limit_s: float,
         observe: Observer | None = None,
-        backoff: Backoff = Backoff(),
+        backoff: Backoff = DEFAULT_BACKOFF,
         locks: KeyLocks | None = None,
     ) -> None:
         """Stages of one process that write the same topics must share `locks`."""

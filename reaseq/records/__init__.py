@@ -1,0 +1,32 @@
+"""The records on the topics: items and events in, feature records out.
+
+Records are frozen and validated once, when they are decoded. The `schema` tag holds type and version: a new optional field
+keeps the version, any other change needs a new one. Times are milliseconds since the epoch, UTC.
+"""
+
+from reaseq.records.event import EVENT_TYPES, Event, EventType
+from reaseq.records.fields import ID_LIMIT_CHARS, TIME_LIMIT_MS, Version
+from reaseq.records.item import Item
+from reaseq.records.item_features import STATUS_RANK, Claim, ItemFeatures, ProductKnowledge, Status
+from reaseq.records.user_features import History, Inferred, UserFeatures
+
+FeatureRecord = ItemFeatures | UserFeatures
+
+__all__ = [
+    "EVENT_TYPES",
+    "ID_LIMIT_CHARS",
+    "STATUS_RANK",
+    "TIME_LIMIT_MS",
+    "Claim",
+    "Event",
+    "EventType",
+    "FeatureRecord",
+    "History",
+    "Inferred",
+    "Item",
+    "ItemFeatures",
+    "ProductKnowledge",
+    "Status",
+    "UserFeatures",
+    "Version",
+]

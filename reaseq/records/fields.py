@@ -1,0 +1,14 @@
+"""Types and limits of the fields that several records share. Times are milliseconds since the epoch, UTC."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+ID_LIMIT_CHARS = 128
+TITLE_LIMIT_CHARS = 1000
+TIME_LIMIT_MS = 4_102_444_800_000  # 2100-01-01; a later time is in the wrong unit
+
+Id = Annotated[str, Meta(min_length=1, max_length=ID_LIMIT_CHARS)]
+TimeMs = Annotated[int, Meta(ge=0, le=TIME_LIMIT_MS)]
+Count = Annotated[int, Meta(ge=0, le=2**50)]  # twice this is still an exact row version, see features/row_format.py
+Version = tuple[int, int]  # event time in ms, revision; the greater version is the newer record

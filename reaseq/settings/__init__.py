@@ -1,0 +1,31 @@
+"""All settings of the system, typed, with the unit in the name.
+
+Sources, in order of precedence: environment variables (`REASEQ_STORE__PROFILE=production`), files of the same names in the
+directory REASEQ_SECRETS_DIR, and the defaults below. Both sources are read when `Settings()` is constructed.
+"""
+
+from reaseq.settings.behavior import BehaviorSettings, SamplerSettings, TextDiffusionSettings
+from reaseq.settings.encoder import EncoderSettings
+from reaseq.settings.guard import GuardSettings
+from reaseq.settings.kafka import KafkaSettings
+from reaseq.settings.knowledge import KnowledgeSettings
+from reaseq.settings.llm import LlmSettings
+from reaseq.settings.root import Settings
+from reaseq.settings.service import ServiceSettings
+from reaseq.settings.store import StoreSettings
+from reaseq.settings.worker import WorkerSettings
+
+__all__ = [
+    "BehaviorSettings",
+    "EncoderSettings",
+    "GuardSettings",
+    "KafkaSettings",
+    "KnowledgeSettings",
+    "LlmSettings",
+    "SamplerSettings",
+    "ServiceSettings",
+    "Settings",
+    "StoreSettings",
+    "TextDiffusionSettings",
+    "WorkerSettings",
+]

@@ -1,0 +1,80 @@
+"""The root of the settings and their sources."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from reaseq.settings.behavior import BehaviorSettings
+from reaseq.settings.encoder import EncoderSettings
+from reaseq.settings.guard import GuardSettings
+from reaseq.settings.kafka import KafkaSettings
+from reaseq.settings.knowledge import KnowledgeSettings
+from reaseq.settings.service import ServiceSettings
+from reaseq.settings.store import StoreSettings
+from reaseq.settings.worker import WorkerSettings
+
+
+class Settings(BaseSettings):
+    """The root of the settings."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="REASEQ_",
+        env_nested_delimiter="__",
+        secrets_nested_delimiter="__",
+        secrets_dir_missing="error",
+    )
+
+    state_dir: Path = Field(default=Path("var"), description="Directory of everything that the system writes.")
+    kafka: KafkaSettings = Field(default=KafkaSettings(), description="Kafka.")
+    store: StoreSettings = Field(default=StoreSettings(), description="The online feature store.")
+    encoder: EncoderSettings = Field(default=EncoderSettings(), description="The text encoder.")
+    knowledge: KnowledgeSettings = Field(default=KnowledgeSettings(), description="Explicit reasoning.")
+    behavior: BehaviorSettings = Field(default=BehaviorSettings(), description="Latent reasoning.")
+    guard: GuardSettings = Field(default=GuardSettings(), description="Message guards.")
+    service: ServiceSettings = Field(default=ServiceSettings(), description="The ranking service.")
+    worker: WorkerSettings = Field(default=WorkerSettings(), description="Stream workers.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment variables, then files in REASEQ_SECRETS_DIR. Raises SettingsError if that directory is missing."""
+        secrets = NestedSecretsSettingsSource(file_secret_settings, secrets_dir=os.environ.get("REASEQ_SECRETS_DIR"))
+        return init_settings, env_settings, secrets
+
+    @property
+    def models_dir(self) -> Path:
+        """Published models: `<kind>/<version>/`, and a `current` pointer per kind."""
+        return self.state_dir / "models"
+
+    @property
+    def archive_dir(self) -> Path:
+        """The parquet archive of feature records, one directory per view."""
+        return self.state_dir / "archive"
+
+    @property
+    def served_features_dir(self) -> Path:
+        """The served-feature log: a sample of the features that rankings used."""
+        return self.state_dir / "served-features"
+
+    @property
+    def ledger_file(self) -> Path:
+        """The ledger: every answer of the language model and its cost."""
+        return (self.knowledge.ledger_dir or self.state_dir) / "knowledge.db"
+
+    @property
+    def run_dir(self) -> Path:
+        """Process ids, ports and logs of the processes that `reaseq up` starts."""
+        return self.state_dir / "run"

@@ -1,0 +1,45 @@
+"""Settings of the ranking service."""
+
+from pydantic import BaseModel, Field, SecretStr
+
+
+class ServiceSettings(BaseModel):
+    """The ranking service and its console."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8080, description="Port to listen on.")
+    device: str = Field(default="cpu", description="Torch device of the ranker: `cpu` or `cuda`.")
+    threads: int = Field(default=1, description="Torch threads.")
+    api_keys: list[SecretStr] = Field(default=[], description="Accepted API keys, as a JSON list; no authentication if empty.")
+    budget_ms: float = Field(default=50.0, description="Latency budget of a request that names none.")
+    store_timeout_ms: float = Field(default=10.0, description="Time limit of a user's feature read.")
+    store_pause_s: float = Field(default=0.5, description="Time without store reads after one timed out.")
+    remembered_users: int = Field(default=10_000, description="Users whose last known features are kept in memory.")
+    candidates_limit: int = Field(default=5000, description="Most candidates of one request.")
+    batch_limit_requests: int = Field(default=64, description="Most requests in one call of `/v1/rank/batch`.")
+    batch_limit_candidates: int = Field(default=8000, description="Most candidates in one forward pass.")
+    queue_limit_requests: int = Field(
+        default=256, description="Requests that may wait for a forward pass; further ones are rejected."
+    )
+    body_limit_bytes: int = Field(default=1024 * 1024, description="Largest request body.")
+    reload_interval_s: float = Field(default=2.0, description="Interval between checks for a newly published ranker.")
+    shadow_version: str = Field(
+        default="", description="Published ranker version that scores a share of the requests in shadow."
+    )
+    shadow_share: float = Field(default=0.1, description="Share of the requests that the shadow ranker scores.")
+    served_feature_log_share: float = Field(
+        default=0.01, description="Share of the responses whose features are logged for `reaseq features parity`."
+    )
+    warm_up_overlap_s: float = Field(
+        default=600.0, description="At start, `item-features` is tailed from this long before the scan of the store began."
+    )
+    drain_s: float = Field(default=2.0, description="Time between not ready and closed at shutdown.")
+    worker_urls: list[str] = Field(
+        default=[],
+        description="Workers that the console shows, as a JSON list of URLs; every address of a host name is queried.",
+    )
+
+    @property
+    def url(self) -> str:
+        """The address that the service listens on."""
+        return f"http://{self.host}:{self.port}"

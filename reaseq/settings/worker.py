@@ -1,0 +1,20 @@
+"""Settings of the stream workers."""
+
+from pydantic import BaseModel, Field
+
+
+class WorkerSettings(BaseModel):
+    """A stream worker."""
+
+    metrics_host: str = Field(default="127.0.0.1", description="Address of the health and metrics endpoints.")
+    metrics_port: int = Field(default=0, description="Port of the health and metrics endpoints; 0 picks a free one.")
+    threads: int = Field(default=1, description="Torch threads.")
+    reconcile_interval_s: float = Field(
+        default=60.0, description="Interval between comparisons of sampled topic records with the store."
+    )
+    reconcile_records: int = Field(default=200, description="Records of each feature topic in one such comparison.")
+    stall_s: float = Field(default=60.0, description="Time without a commit, despite lag, after which the worker is not ready.")
+    drain_s: float = Field(
+        default=5.0,
+        description="Time for batches in flight to finish and commit at shutdown and before partitions are revoked.",
+    )
