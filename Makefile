@@ -17,7 +17,8 @@ demo-quick: .venv/runtime  ## the demo on a small part of the sample, in about a
 	$(BIN)/reaseq demo --quick
 
 test: .venv/dev services  ## all tests; fetches and starts the services that they need
-	$(BIN)/python -m pytest -ra --durations=40 --durations-min=5 -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -ra --durations=20 -m "not alone" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -ra -m alone
 
 test-unit: .venv/dev  ## tests without a broker and without Redis, in seconds
 	$(BIN)/python -m pytest -m "not integration and not slow"

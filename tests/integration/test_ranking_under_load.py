@@ -28,7 +28,7 @@ from serving.user_cache import UserCache
 from tests.fakes.catalog import ITEMS, NOW_MS, build_table, item, request
 from tests.fakes.ranker import engine
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 USERS, UNSEEN, CALLERS = 40, 5, 6
 CANDIDATES = [f"i{number}" for number in range(200)]
