@@ -25,7 +25,7 @@ from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
-from reaseq.records import Event, ItemFeatures
+from reaseq.records import Event
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
 from serving.app import AppState, create_app
@@ -34,7 +34,7 @@ from serving.reload import Reloader
 from serving.served_feature_log import ServedFeatureLog
 from serving.shadow import Shadow
 from serving.user_cache import UserCache
-from streams.delivery.messages import RawRecord
+from streams.delivery.messages import RawRecord, decode_item_features
 from streams.delivery.topics import EVENTS, ITEM_FEATURES
 from streams.runtime.kafka.tailer import TopicTailer
 
@@ -122,7 +122,7 @@ class RankingService:
         self._tailers["events"] = TopicTailer(self.settings.kafka, EVENTS, self._count_events, since_ms).start()
 
     def _apply_items(self, records: Sequence[RawRecord]) -> None:
-        self.table.apply([msgspec.json.decode(record.value, type=ItemFeatures) for record in records if record.value])
+        self.table.apply(decode_item_features(records))
 
     def _count_events(self, records: Sequence[RawRecord]) -> None:
         events = []

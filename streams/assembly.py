@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
-
 from features.archive import Archive
 from features.repository import FeatureRepository
 from reaseq.artifacts import Artifact, current, is_published
@@ -21,11 +19,10 @@ from reaseq.knowledge.student import KIND as STUDENT
 from reaseq.knowledge.student import Student
 from reaseq.knowledge.vocabulary import Vocabulary, load_vocabulary
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
-from reaseq.records import ItemFeatures
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
-from streams.delivery.messages import RawRecord
+from streams.delivery.messages import RawRecord, decode_item_features
 from streams.delivery.stage import BatchPolicy, Stage
 from streams.delivery.topics import ITEM_FEATURES, USER_FEATURES
 from streams.stages.archive import ArchiveStage, OnErasure
@@ -49,7 +46,7 @@ class System:
 
     def apply_item_records(self, records: Sequence[RawRecord]) -> None:
         """Apply records of `item-features` to the item table."""
-        self.table.apply([msgspec.json.decode(record.value, type=ItemFeatures) for record in records if record.value])
+        self.table.apply(decode_item_features(records))
 
     def use_behavior(self, artifact: Artifact) -> None:
         """Infer behaviors with a published model from the next batch on.

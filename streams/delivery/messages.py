@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from reaseq.errors import InvalidRecord
-from reaseq.records import Event, Item
+from reaseq.records import Event, Item, ItemFeatures
 from streams.delivery.topics import TOPIC_BY_MESSAGE, Topic
 
 ORIGIN_HEADER = "reaseq-origin-ms"
@@ -132,3 +132,8 @@ def _read_origin_ms(raw: RawRecord, now_ms: int) -> int:
     """Clamped to now: brokers reject records from the future, so a clock or header that is ahead must not be passed on."""
     origin_ms = get_int_header(raw.headers, ORIGIN_HEADER)
     return max(0, min(raw.timestamp_ms if origin_ms is None else origin_ms, now_ms))
+
+
+def decode_item_features(records: Sequence[RawRecord]) -> list[ItemFeatures]:
+    """The records of `item-features`, without tombstones. They are not validated again: the stages produced them."""
+    return [msgspec.json.decode(record.value, type=ItemFeatures) for record in records if record.value]

@@ -18,7 +18,7 @@ BATCH = BatchPolicy(10, 0)
 KNOWLEDGE = ProductKnowledge(vocabulary="v", claims=(Claim("tier", "everyday", 1.0, "fake"),), profile="a profile")
 
 
-class MemoryStore:
+class MemoryItemStore:
     """A fake feature store."""
 
     def __init__(self, *records: ItemFeatures) -> None:
@@ -65,14 +65,14 @@ def listing(title: str = "a lantern", time_ms: int = 10, price: float = 1.0) -> 
 TOMBSTONE = Message("i", None, 0)
 
 
-def onboard(store: MemoryStore, *messages: Message, encoder: HashEncoder | None = None) -> list[ItemFeatures]:
+def onboard(store: MemoryItemStore, *messages: Message, encoder: HashEncoder | None = None) -> list[ItemFeatures]:
     stage = OnboardingStage(store, encoder or HashEncoder(), BATCH)
     records = [record for record in asyncio.run(stage.process(messages)).records if isinstance(record, ItemFeatures)]
     store.items |= {record.item_id: record for record in records}
     return records
 
 
-def reason(store: MemoryStore, *records: ItemFeatures, reasoner: OneAnswer) -> list[ItemFeatures]:
+def reason(store: MemoryItemStore, *records: ItemFeatures, reasoner: OneAnswer) -> list[ItemFeatures]:
     stage = ReasoningStage(store, reasoner, HashEncoder(), "v", BATCH)
     effects = asyncio.run(stage.process([Message(record.item_id, record, 0) for record in records]))
     reasoned = [record for record in effects.records if isinstance(record, ItemFeatures)]
@@ -81,14 +81,14 @@ def reason(store: MemoryStore, *records: ItemFeatures, reasoner: OneAnswer) -> l
 
 
 def test_new_item_is_servable_by_its_text() -> None:
-    (record,) = onboard(MemoryStore(), listing(title="a \u200b lantern\n"))
+    (record,) = onboard(MemoryItemStore(), listing(title="a \u200b lantern\n"))
 
     assert (record.status, record.title, record.listed_ms) == ("text", "a lantern", 10)
     assert np.linalg.norm(np.frombuffer(record.vector, np.float16).astype(float)) > 0.99
 
 
 def test_reasoning_adds_knowledge_and_moves_the_vector_toward_the_profile() -> None:
-    store = MemoryStore()
+    store = MemoryItemStore()
     (text,) = onboard(store, listing())
 
     (reasoned,) = reason(store, text, reasoner=OneAnswer())
@@ -100,7 +100,7 @@ def test_reasoning_adds_knowledge_and_moves_the_vector_toward_the_profile() -> N
 
 
 def test_new_price_keeps_knowledge_and_vector() -> None:
-    store, encoder = MemoryStore(), HashEncoder()
+    store, encoder = MemoryItemStore(), HashEncoder()
     (text,) = onboard(store, listing())
     (before,) = reason(store, text, reasoner=OneAnswer())
 
@@ -111,7 +111,7 @@ def test_new_price_keeps_knowledge_and_vector() -> None:
 
 
 def test_new_title_starts_again_from_the_text_and_keeps_the_listing_time() -> None:
-    store = MemoryStore()
+    store = MemoryItemStore()
     reason(store, *onboard(store, listing()), reasoner=OneAnswer())
 
     (record,) = onboard(store, listing(title="a candle", time_ms=20))
@@ -120,20 +120,20 @@ def test_new_title_starts_again_from_the_text_and_keeps_the_listing_time() -> No
 
 
 def test_listing_that_is_not_newer_changes_nothing() -> None:
-    store = MemoryStore()
+    store = MemoryItemStore()
     onboard(store, listing(time_ms=20))
 
     assert onboard(store, listing(time_ms=20), listing(time_ms=10, title="older")) == []
 
 
 def test_batch_yields_the_last_state_of_an_item() -> None:
-    (record,) = onboard(MemoryStore(), listing(), listing(title="a candle", time_ms=20))
+    (record,) = onboard(MemoryItemStore(), listing(), listing(title="a candle", time_ms=20))
 
     assert (record.title, record.event_time_ms, record.listed_ms) == ("a candle", 20, 10)
 
 
 def test_older_listing_cannot_undo_a_delisting() -> None:
-    store = MemoryStore()
+    store = MemoryItemStore()
     onboard(store, listing())
 
     assert [record.status for record in onboard(store, TOMBSTONE)] == ["delisted"]
@@ -143,20 +143,20 @@ def test_older_listing_cannot_undo_a_delisting() -> None:
 
 
 def test_item_listed_and_delisted_in_one_batch_is_delisted() -> None:
-    (record,) = onboard(MemoryStore(), listing(), TOMBSTONE)
+    (record,) = onboard(MemoryItemStore(), listing(), TOMBSTONE)
 
     assert record.status == "delisted"
 
 
 def test_delisting_an_unknown_item_is_counted() -> None:
-    effects = asyncio.run(OnboardingStage(MemoryStore(), HashEncoder(), BATCH).process([TOMBSTONE]))
+    effects = asyncio.run(OnboardingStage(MemoryItemStore(), HashEncoder(), BATCH).process([TOMBSTONE]))
 
     assert effects.records == []
     assert effects.counts["unknown_item_delisted"] == 1
 
 
 def test_reasoned_and_superseded_records_are_not_reasoned_again() -> None:
-    store, reasoner = MemoryStore(), OneAnswer()
+    store, reasoner = MemoryItemStore(), OneAnswer()
     (text,) = onboard(store, listing())
     (reasoned,) = reason(store, text, reasoner=reasoner)
 
@@ -167,7 +167,7 @@ def test_reasoned_and_superseded_records_are_not_reasoned_again() -> None:
 
 
 def test_item_without_an_answer_keeps_status_text() -> None:
-    store = MemoryStore()
+    store = MemoryItemStore()
 
     assert reason(store, *onboard(store, listing()), reasoner=OneAnswer(answer=None)) == []
     assert store.items["i"].status == "text"
@@ -177,29 +177,29 @@ def test_new_reasoner_reasons_again_from_the_text_and_its_record_wins() -> None:
     class NewReasoner(OneAnswer):
         identity = "fake:2"
 
-    store, changed = MemoryStore(), msgspec.structs.replace(KNOWLEDGE, profile="another profile")
+    store, changed = MemoryItemStore(), msgspec.structs.replace(KNOWLEDGE, profile="another profile")
     (text,) = onboard(store, listing())
     (first,) = reason(store, text, reasoner=OneAnswer())
     (second,) = reason(store, first, reasoner=NewReasoner(changed))
 
     assert (second.knowledge, second.reasoned_again, second.event_time_ms) == (changed, 1, first.event_time_ms)
     assert second.revision > first.revision and second.fingerprint != first.fingerprint
-    direct = reason(MemoryStore(text), text, reasoner=NewReasoner(changed))
+    direct = reason(MemoryItemStore(text), text, reasoner=NewReasoner(changed))
     assert second.vector == direct[0].vector, "enriched from the text vector, not from the earlier enriched one"
     assert reason(store, first, reasoner=NewReasoner(changed)) == [], "the earlier record is superseded"
 
 
 def test_delisting_wins_over_any_number_of_reasonings() -> None:
-    record = onboard(MemoryStore(), listing())[0]
+    record = onboard(MemoryItemStore(), listing())[0]
     reasoned_often = msgspec.structs.replace(record, status="reasoned", reasoned_again=1000)
 
-    (delisted,) = onboard(MemoryStore(reasoned_often), TOMBSTONE)
+    (delisted,) = onboard(MemoryItemStore(reasoned_often), TOMBSTONE)
 
     assert delisted.revision > reasoned_often.revision
 
 
 def test_record_superseded_during_reasoning_is_dropped() -> None:
-    store = MemoryStore()
+    store = MemoryItemStore()
     (text,) = onboard(store, listing())
 
     class Slow(OneAnswer):

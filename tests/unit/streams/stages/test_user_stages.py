@@ -24,7 +24,7 @@ def event(number: int, time_ms: int, user_id: str = "u") -> Event:
     return Event(event_id=f"e{number}", user_id=user_id, item_id=f"i{number}", type="view", event_time_ms=time_ms)
 
 
-class MemoryStore:
+class MemoryUserStore:
     """A fake feature store: the newest record wins."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Stream:
     """Both stages over one store, with a topic between them."""
 
     def __init__(self, model: Echo | NoAnswer | None, policy: BehaviorSettings) -> None:
-        self.store = MemoryStore()
+        self.store = MemoryUserStore()
         self.history = HistoryStage(self.store, FakeItemTable(), policy, BATCH)
         self.inference = BehaviorInferenceStage(self.store, FakeItemTable(), model, policy, BATCH)
         self.topic: list[Message] = []
