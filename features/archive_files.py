@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,8 +78,8 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _atomic(path: Path) -> Iterator[Path]:
-    """A temporary file to write to. It is synced and renamed to `path` when the block succeeds."""
-    partial = path.with_name(f".{path.name}.tmp")
+    """A temporary file to write to, of this call alone. It is synced and renamed to `path` when the block succeeds."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield partial
         with partial.open("rb") as written:

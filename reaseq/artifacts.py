@@ -9,7 +9,7 @@ weights are in `reaseq.model_artifacts`.
 """
 
 import json
-import os
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -49,7 +49,7 @@ def publish(models: Path, kind: str, label: str, files: Mapping[str, bytes], fac
     version = f"{label}-{sha256(json.dumps(digests).encode()).hexdigest()[:8]}"
     folder = models / kind / version
     if not (folder / MANIFEST).exists():
-        temporary = models / kind / f".{version}.{os.getpid()}"
+        temporary = models / kind / f".{version}.{uuid.uuid4().hex}"
         temporary.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (temporary / name).write_bytes(content)
@@ -93,6 +93,6 @@ def load_version(models: Path, kind: str, version: str) -> Artifact:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.write_bytes(content)
     temporary.replace(path)

@@ -1,7 +1,9 @@
 """The archive: atomic appends, compaction, and erasure requests."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
+from threading import Barrier
 
 import pyarrow.parquet as pq
 import pytest
@@ -57,6 +59,20 @@ def test_erasure_request_is_carried_out_for_a_user_who_returns_at_once(tmp_path:
     archive.append([user("u", 8000, forgotten_ms=5000)])  # the only record with the request
 
     assert rows(tmp_path) == [("u", 8000)]
+
+
+def test_workers_create_the_same_archive_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, all_have_written = pq.write_table, Barrier(3)
+
+    def write_and_wait(*args: object, **options: object) -> None:
+        write(*args, **options)
+        all_have_written.wait(timeout=10)
+
+    monkeypatch.setattr(pq, "write_table", write_and_wait)
+    with ThreadPoolExecutor(3) as workers:
+        list(workers.map(lambda _: Archive(tmp_path, VOCABULARY).create(), range(3)))
+
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["empty.parquet"] * 4
 
 
 def test_append_to_a_full_disk_raises_and_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
