@@ -12,6 +12,9 @@ REJECTED = Counter("reaseq_rank_rejected", "Ranking requests rejected", ["reason
 LATENCY = Histogram("reaseq_rank_seconds", "One ranking request from arrival to response", buckets=RANK_BUCKETS_S)
 TABLE_ITEMS = Gauge("reaseq_item_table_items", "Items in the item table, delisted items included")
 TABLE_BYTES = Gauge("reaseq_item_table_bytes", "Bytes of the item table's tensors, spare capacity included")
+WAITING_EVENTS = Gauge(
+    "reaseq_events_waiting_for_items", "Events that do not count as popularity yet, because their item is not in the item table"
+)
 RELOADS = Counter("reaseq_rank_reloads", "Published rankers loaded or rejected", ["outcome"])
 
 for _outcome in ("taken_over", "rejected"):  # exported from the start, so that the first one is an increase

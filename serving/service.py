@@ -6,11 +6,9 @@ import random
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import msgspec
 import structlog
 import torch
 import uvicorn
@@ -18,18 +16,17 @@ from fastapi import FastAPI
 
 from features.repository import FeatureRepository
 from reaseq.artifacts import Artifact, current, load_version
-from reaseq.behavior.history import event_key
 from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
-from reaseq.records import Event
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
 from serving.app import AppState, create_app
 from serving.degradation import DegradingRanker
+from serving.event_counter import EventCounter
 from serving.reload import Reloader
 from serving.served_feature_log import ServedFeatureLog
 from serving.shadow import Shadow
@@ -43,7 +40,6 @@ log = structlog.get_logger()
 POPULARITY_WINDOW_DAYS = 4 * max(HALF_LIVES_DAYS)  # an older event has decayed to a sixteenth or less
 WARM_UP_CANDIDATES = 500
 SHADOW_SEED = 0
-ACTIVE_USERS = 200
 
 
 class RankingService:
@@ -55,10 +51,12 @@ class RankingService:
         self.settings = settings
         self.vocabulary = load_vocabulary(settings.knowledge.vocabulary)
         artifact = current(settings.models_dir, RANKER)
-        # The table takes the space that the published model was trained on, and rejects items of any other.
+        # The table uses the space that the published model was trained on, and rejects items of any other.
         self._space_id = artifact.facts["space_id"]
         self.table = ItemTable(self.vocabulary, self._space_id, artifact.facts["vector_dim"], service.device)
         self.popularity = Popularity()
+        waiting_limit, future_limit_s = service.waiting_limit_events, settings.guard.future_limit_s
+        self.events = EventCounter(self.popularity, self.table, future_limit_s, waiting_limit)
         latents = LatentModels(settings.models_dir)
         self.ranker = DegradingRanker(self._load_engine(latents, artifact), self._open_user_cache())
         self.shadow = self._load_shadow() if service.shadow_version else None
@@ -70,7 +68,6 @@ class RankingService:
             service.reload_interval_s,
         )
         self.draining = False
-        self._active_users: deque[str] = deque(maxlen=ACTIVE_USERS)
         self._tailers: dict[str, TopicTailer] = {}
 
     def start(self) -> None:
@@ -102,10 +99,6 @@ class RankingService:
         served = ServedFeatureLog(self.settings.served_features_dir, self.settings.service.served_feature_log_share, self.table)
         return AppState(self.ranker, self.settings.service, self.waiting_for, self.shadow, served.offer)
 
-    def active_users(self) -> list[str]:
-        """Users with the most recently produced events, newest first."""
-        return list(dict.fromkeys(reversed(list(self._active_users))))
-
     def _scan_items(self) -> None:
         store = FeatureRepository(self.settings)
         store.apply()
@@ -119,24 +112,12 @@ class RankingService:
         self._tailers["items"].wait()
 
     def _tail_events(self, since_ms: int) -> None:
-        self._tailers["events"] = TopicTailer(self.settings.kafka, EVENTS, self._count_events, since_ms).start()
+        self._tailers["events"] = TopicTailer(self.settings.kafka, EVENTS, self.events.count, since_ms).start()
 
     def _apply_items(self, records: Sequence[RawRecord]) -> None:
-        self.table.apply(decode_item_features(records))
-
-    def _count_events(self, records: Sequence[RawRecord]) -> None:
-        events = []
-        for record in records:
-            try:
-                event = msgspec.json.decode(record.value or b"", type=Event)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue  # an erasure request, or a record that the history stage dead-letters
-            if not event.retracted:
-                events.append(event)
-        self._active_users.extend(event.user_id for event in events)
-        rows = self.table.snapshot.rows([event.item_id for event in events])
-        keys = [event_key(event.event_id) for event in events]
-        self.popularity.observe(rows.cpu().numpy(), [event.event_time_ms for event in events], keys)
+        features = decode_item_features(records)
+        self.table.apply(features)
+        self.events.items_arrived([record.item_id for record in features])
 
     def _load_engine(self, latents: LatentModels, artifact: Artifact) -> Engine:
         artifact.require(vocabulary=self.vocabulary.version, space_id=self._space_id)

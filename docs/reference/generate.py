@@ -36,7 +36,7 @@ def settings_page() -> str:
     """Every setting: environment variable, type, default and description."""
     introduction = (
         "A setting comes from its environment variable, or from a file of the same name in the folder `REASEQ_SECRETS_DIR`, "
-        "or it has the default below. The environment wins. Names end in their unit."
+        "or it has the default below. Environment variables take precedence over files. Names end in their unit."
     )
     return _join([HEAD, "# Settings", introduction, *_settings("REASEQ", Settings.model_construct())])
 

@@ -11,13 +11,13 @@ class ServiceSettings(BaseModel):
     device: str = Field(default="cpu", description="Torch device of the ranker: `cpu` or `cuda`.")
     threads: int = Field(default=1, description="Torch threads.")
     api_keys: list[SecretStr] = Field(default=[], description="Accepted API keys, as a JSON list; no authentication if empty.")
-    budget_ms: float = Field(default=50.0, description="Latency budget of a request that names none.")
+    budget_ms: float = Field(default=50.0, description="Latency budget of a request that sets none.")
     store_timeout_ms: float = Field(default=10.0, description="Time limit of a user's feature read.")
-    store_pause_s: float = Field(default=0.5, description="Time without store reads after one timed out.")
+    store_pause_s: float = Field(default=0.5, description="Pause in store reads after one has timed out.")
     remembered_users: int = Field(default=10_000, description="Users whose last known features are kept in memory.")
-    candidates_limit: int = Field(default=5000, description="Most candidates of one request.")
-    batch_limit_requests: int = Field(default=64, description="Most requests in one call of `/v1/rank/batch`.")
-    batch_limit_candidates: int = Field(default=8000, description="Most candidates in one forward pass.")
+    candidates_limit: int = Field(default=5000, description="Maximum number of candidates in one request.")
+    batch_limit_requests: int = Field(default=64, description="Maximum number of requests in one call of `/v1/rank/batch`.")
+    batch_limit_candidates: int = Field(default=8000, description="Maximum number of candidates in one forward pass.")
     queue_limit_requests: int = Field(
         default=256, description="Requests that may wait for a forward pass; further ones are rejected."
     )
@@ -31,9 +31,14 @@ class ServiceSettings(BaseModel):
         default=0.01, description="Share of the responses whose features are logged for `reaseq features parity`."
     )
     warm_up_overlap_s: float = Field(
-        default=600.0, description="At start, `item-features` is tailed from this long before the scan of the store began."
+        default=600.0,
+        description="At start, the service tails `item-features` from this long before its scan of the store began.",
     )
-    drain_s: float = Field(default=2.0, description="Time between not ready and closed at shutdown.")
+    waiting_limit_events: int = Field(
+        default=100_000,
+        description="Events whose item is not onboarded yet that are kept, to count as popularity once it is.",
+    )
+    drain_s: float = Field(default=2.0, description="Time at shutdown between reporting not ready and closing.")
     worker_urls: list[str] = Field(
         default=[],
         description="Workers that the console shows, as a JSON list of URLs; every address of a host name is queried.",

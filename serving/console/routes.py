@@ -114,7 +114,7 @@ class UserEndpoints:
         """The most popular items on sale, and the most recently active users."""
         popular = self._service.ranker.popular(RECENT_LIMIT)
         titles = read_titles(self._store, popular)
-        users = self._views.with_history(self._service.active_users()[:RECENT_LIMIT])
+        users = self._views.with_history(self._service.events.active_users()[:RECENT_LIMIT])
         items = tuple(PopularItem(item_id, titles.get(item_id, "")) for item_id in popular)
         return json_response(RecentActivity(items, tuple(users)))
 
@@ -170,4 +170,4 @@ async def _report_error(request: Request, error: Exception) -> Response:
 
 def _check_id(entity_id: str) -> None:
     if not 0 < len(entity_id) <= ID_LIMIT_CHARS:
-        raise HTTPException(422, f"an id has between 1 and {ID_LIMIT_CHARS} characters")
+        raise HTTPException(422, f"an id must have 1 to {ID_LIMIT_CHARS} characters; this one has {len(entity_id)}")
