@@ -1,9 +1,9 @@
 # A newcomer needs `make demo` and `make test`. The rest is for people who change the code.
 PYTHON ?= python3
 BIN := .venv/bin
-TEST_PROCESSES ?= 3  # on two cores: while one waits for a service, the others compute
+TEST_PROCESSES ?= 3  # for two cores: while one process waits for a service, the others compute
 export UV_LINK_MODE ?= copy
-unexport PYTHONDONTWRITEBYTECODE  # some images set it: every process would compile all that it imports
+unexport PYTHONDONTWRITEBYTECODE  # some images set it; every process would then compile all modules that it imports
 
 .PHONY: help demo demo-quick test test-unit faults bench evaluate docs lint format lock services clean
 
@@ -30,7 +30,7 @@ faults: .venv/dev services  ## fault suite: 200 kills and every other fault on t
 bench: .venv/dev  ## all benchmarks, or one: make bench ONLY=reasoning
 	$(BIN)/python -m benchmarks $(ONLY)
 
-evaluate: .venv/dev  ## evaluate on public data, with BEAUTY=folder and MIND=folder on those too (hours on two cores)
+evaluate: .venv/dev  ## evaluate on public data; BEAUTY=folder and MIND=folder add those data sets (hours on two cores)
 	$(BIN)/reaseq evaluate representation
 	$(BIN)/reaseq evaluate inferred
 	$(BIN)/reaseq evaluate ranking

@@ -1,4 +1,4 @@
-"""Throughput of behavior inference: our sampling schedule beside the reference schedule of one token a step, at equal recall.
+"""Throughput of behavior inference: our sampling schedule and the reference schedule of one token per step, at equal recall.
 
 A small model is trained on Online Retail before September 2011 and infers 50 behaviors for each basket after it, through
 the same `BehaviorInference` that serves the stream. The two schedules are timed in alternation, and rates are medians over the
@@ -31,7 +31,7 @@ from reaseq.training_loop import count_steps
 
 BEHAVIORS = 50
 USERS = 256
-SLOW_USERS = USERS // 8  # users of a round of the slow reference
+SLOW_USERS = USERS // 8  # users per round of the slow reference schedule
 EPOCHS = 4
 ROUNDS = 3
 HELD_OUT_SHARE = 0.05
@@ -42,7 +42,7 @@ STEPS, BATCHES, COUNTS = (1, 2, 4, 8), (1, 4, 16, 64), (16, 50)
 
 @dataclass(frozen=True)
 class FixedItemTable:
-    """A snapshot in the place of an item table."""
+    """Stands in for an item table whose snapshot never changes."""
 
     snapshot: Snapshot
 
@@ -57,7 +57,7 @@ class BehaviorBench:
     instances: Sequence[RankingInstance]
 
     def build_inference(self, settings: SamplerSettings) -> BehaviorInference:
-        """The model with sampler settings."""
+        """An inference with the bench's model and these sampler settings."""
         return BehaviorInference(self.model, self.ids, "bench", self.table, settings)
 
     def measure_users_per_s(self, inference: BehaviorInference, users: int) -> float:
@@ -79,7 +79,7 @@ class BehaviorBench:
 
 
 def run() -> dict[str, Any]:
-    """Throughput and recall of our schedule, the reference and their variations; see the module."""
+    """Throughput and recall of our schedule, of the reference, and of variations of ours; see the module docstring."""
     torch.set_num_threads(1)  # as a stream worker does
     bench = _build_bench(Console())
     ours, reference = _measure_alternately(bench, OURS, REFERENCE)

@@ -1,15 +1,16 @@
-"""What rankings pay while people use the console: 500 candidates over HTTP, from a service in its own process.
+"""How much console users slow down rankings of 500 candidates over HTTP.
 
-A random catalog, random users and a ranker of the default size (random weights: they cost the same), a real broker and a real
-Redis. One caller ranks continuously within the default budget, while
+The service runs in its own process, with a real broker and a real Redis, a random catalog, random users and a ranker of the
+default size (its weights are random, which costs the same). One caller ranks continuously within the default budget, while
 
 - `alone`: nobody uses the console;
 - `explaining`: one person requests one explained ranking after the other;
-- `explaining_8`: as many people do so as may wait for each other;
+- `explaining_8`: eight people do so, as many as the service lets wait at once;
 - `reading`: one person reads one item card after the other;
 - `watching`: one person has left the stream page open.
 
-Sides take turns; a figure covers all calls of a side. Except in `watching`, people never pause: this is the most they can cost.
+The sides take turns, and a figure covers all calls of its side. Except in `watching`, people never pause, so the result is an
+upper bound.
 """
 
 import tempfile
@@ -53,7 +54,7 @@ HISTORY = 50
 NOW_MS = 1000 * DAY_MS
 ITEM_IDS = [f"item-{number}" for number in range(ITEMS)]
 TURNS, TURN_S = 4, 9.0  # turns per side, and their length
-SETTLE_S = 1.0  # before a turn is measured
+SETTLE_S = 1.0  # wait before a turn is measured
 WATCH_INTERVAL_S = 3.0  # as on the stream page
 TIMEOUT_S = 60.0
 
@@ -174,7 +175,7 @@ def _rank(http: httpx.Client, candidates: list[str], side: Side, visits: list[in
 
 @contextmanager
 def _visiting(url: str, people: list[Visit]) -> Iterator[list[int]]:
-    """Let people visit continuously; yields a list that grows with each successful visit."""
+    """Repeat each person's request on a thread of its own; yields a list that grows with each successful request."""
     stop, visits = threading.Event(), list[int]()
 
     def run_person(visit: Visit) -> None:

@@ -1,16 +1,17 @@
 """The cost of the delivery contract, compared with a bare loop without guarantees.
 
-- `faust`: events from Kafka through the Faust runtime and `streams.delivery.delivery` into histories: decoded, folded into the
-  state in Redis, produced to `user-features` and confirmed, written by compare-and-set, committed.
+- `faust`: events from Kafka through the Faust runtime and `streams.delivery.delivery` into histories: decode them,
+  fold them into the state in Redis, produce to `user-features` and wait for the acknowledgment, compare-and-set, commit.
 - `in_process`: the same without a broker.
-- `bare_loop`: aiokafka and a Redis pipeline of SETs that writes the final rows, each user's once per batch, and commits. It
-  decodes nothing, reads nothing and produces nothing.
+- `bare_loop`: aiokafka and a Redis pipeline that SETs the final rows of each user in a batch once, then a commit. It decodes
+  nothing, reads nothing from Redis and produces nothing.
 
-Each side runs alone in its own process, on the same backlog. It is charged the CPU seconds of that process from its first batch
-to its last; the CPU time of the broker and Redis does not count.
+Each side runs alone in its own process, on the same backlog. Its cost is the CPU time of that process from the first batch to
+the last; the CPU time of the broker and Redis does not count.
 
-Events are `as_logged`, one basket after the other, so that a batch has few users; or `interleaved`, as from many concurrent
-shoppers. Freshness is the time from an event's production to its history in Redis, with the archive stage in the same process.
+Events come in two orders: `as_logged`, basket after basket, so that a batch has few users; and `interleaved`, as if from many
+concurrent shoppers. Freshness is the time from an event's production to its history in Redis, with the archive stage in the
+same process.
 """
 
 import asyncio
@@ -218,7 +219,7 @@ def _system() -> Iterator[DeliveryBench]:
     with tempfile.TemporaryDirectory(prefix="reaseq-bench-") as folder:
         settings = settings_on_free_ports(Path(folder))
         settings.store.redis_timeout_s = 10.0
-        os.environ.update(local.environment(settings))  # spawned processes import afresh and read it
+        os.environ.update(local.environment(settings))  # spawned processes read their settings from it
         try:
             store = start_empty(settings)
             client = redis.Redis.from_url(settings.store.redis_url.get_secret_value())
@@ -262,7 +263,7 @@ def _throughput(bench: DeliveryBench, events: Sequence[Event], console: Console)
                 side = bench.wait_for(len(events))
             side.redis_bytes = bench.received_bytes() - before
             sides.setdefault(name, []).append(side)
-            console.print(f"{name}: {len(events) / side.cpu_s:,.0f} events/s of a core, {len(events) / side.wall_s:,.0f}/s")
+            console.print(f"{name}: {len(events) / side.cpu_s:,.0f} events/s per core, {len(events) / side.wall_s:,.0f}/s")
     return {name: _summary(turns) for name, turns in sides.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a user would set up with Feast alone: its own Redis store, one feature per column, read into tensors per request."""
+"""The setup with Feast alone: Feast's Redis store with one feature per column, read into tensors on each request."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -101,7 +101,7 @@ def write_users(store: FeatureStore, users: Sequence[UserFeatures]) -> None:
 
 
 def _write(store: FeatureStore, view: str, rows: dict[str, dict[str, Value]]) -> None:
-    """Write rows by entity id to the view of that name."""
+    """Write `rows`, by entity id, to the feature view `view`."""
     now = datetime.now(UTC)
     batch = [(entity_key(f"{view}_id", entity_id), values, now, now) for entity_id, values in rows.items()]
     for start in range(0, len(batch), 500):

@@ -1,16 +1,16 @@
-"""Ranking 500 candidates with their features, compared with Feast alone and with the bare parts.
+"""Ranking 500 candidates with their features, compared with Feast alone and with the bare forward pass and user read.
 
 All sides run in one process against one real Redis, with the catalog of Online Retail, users with histories of several
-lengths, and one ranker of the default size (random weights: they cost the same). Each side is called by 1, 8 and 32
+lengths, and one ranker of the default size (its weights are random, which costs the same). Each side is called by 1, 8 and 32
 concurrent callers:
 
 - `rank`: the ranking as the service calls it: user read, features, micro-batch, forward pass, fallback levels, budget.
 - `feast_per_candidate`: Feast's own Redis store, one feature per column. `get_online_features` for the user, the 500 candidates
-  and the items of the history; then the same model, fed candidate by candidate. It is spared the latent scores.
+  and the items of the history; then the same model, fed candidate by candidate. It skips the latent scores.
 - `forward`: the bare forward pass on prepared tensors, one at a time on its own thread.
 - `raw_read`: the same bytes of the user from Redis.
 
-Sides take turns; a figure covers all calls of a side. A caller waits for the result before its next call.
+The sides take turns, and a figure covers all calls of its side. A caller waits for the result before its next call.
 """
 
 import gc
@@ -144,7 +144,7 @@ class RankingBench:
 
 
 def run() -> dict[str, Any]:
-    """Every side at every history length and number of callers; the first point is the one that the goals name."""
+    """Every side at every history length and number of callers. The first point is the one that the goals refer to."""
     console = Console(stderr=True)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="reaseq-bench-") as folder:
@@ -192,7 +192,7 @@ def _measure(sides: dict[str, Callable[[int], object]], callers: int) -> dict[st
         for name, call in sides.items():
             if not name.startswith("feast"):
                 times[name] += _call_concurrently(call, callers, max(CALLS // TURNS, callers))
-            elif turn == TURNS // 2:  # its calls take seconds: one turn, between those of the others
+            elif turn == TURNS // 2:  # its calls take seconds, so it gets only one turn, in the middle
                 times[name] += _call_concurrently(call, callers, max(FEAST_CALLS, callers))
     figures: dict[str, Any] = {}
     for name, seconds in times.items():

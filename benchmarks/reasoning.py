@@ -1,9 +1,9 @@
-"""Reasoning on the stream compared with the bare LLM server: the same requests, sent by the pipeline and sent all at once.
+"""Reasoning on the stream compared with the bare LLM server: the same requests, sent by the pipeline and sent directly.
 
 The pipeline: text records → reasoning (ledger, guard, agent rounds, encoding of profiles) → delivery → SQLite store, in
-process. Onboarding runs before and is not timed. The bare server gets the bodies of the pipeline's own requests, independent
+process. Onboarding runs first and is not timed. The bare server gets the bodies of the pipeline's own requests, independent
 of each other, with the same concurrency limit. The two sides alternate; the pipeline starts each run with an empty ledger. A
-warm-up run fills the server's prefix cache, so neither side has an advantage from it. A tiny model at temperature 0.
+warm-up run fills the server's prefix cache, so that it favors neither side. The model is tiny, at temperature 0.
 
 If server and pipeline share cores, the pipeline's own work slows the server. The CPU seconds of this process, reported for both
 sides, show how much of the difference that explains.

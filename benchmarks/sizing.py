@@ -1,6 +1,6 @@
 """Resources for a catalog of a given size, extrapolated from measurements on a small one; the table in docs/sizing.md.
 
-Measured figures come from benchmarks/results. What could not be measured (no GPU) is assumed, and named so.
+Measured figures come from benchmarks/results. No GPU was available, so figures that need one are assumed, and marked as such.
 """
 
 import math
@@ -64,7 +64,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Measured:
-    """The rate that one worker sustains, the time of one core to rank 500 candidates, and the item table's bytes per item."""
+    """The rate that one worker sustains, the time that one core takes to rank 500 candidates, and item-table bytes per item."""
 
     worker_events_per_s: float
     rank_s: float
@@ -95,7 +95,7 @@ def estimate_needs(shop: ShopSize, measured: Measured) -> Needs:
 
 
 def read_measured(delivery: dict[str, Any], ranking: dict[str, Any]) -> Measured:
-    """The measurements out of the results of the benchmarks `delivery` and `ranking`."""
+    """Take the measurements from the results of the benchmarks `delivery` and `ranking`."""
     table = max(ranking["item_table"], key=lambda row: int(row["items"]))
     return Measured(
         worker_events_per_s=delivery["highest_sustained_events_per_s"],

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.tables`: write the results in benchmarks/results into the pages of docs, as tables."""
+"""`python -m benchmarks.tables`: write the results in benchmarks/results as tables into the pages in docs."""
 
 import json
 import re
@@ -17,7 +17,7 @@ Results = dict[str, Any]
 
 
 def main() -> None:
-    """Replace what is between the pages' marks."""
+    """Replace the tables between the marker comments in the pages."""
     tables = {}
     for name, results in _read("evaluation").items():
         gauc = GAUC_BY_IMPRESSION if name == "mind" else GAUC
@@ -71,19 +71,19 @@ def _sizing(measured: Measured) -> str:
     needs = [estimate_needs(shop, measured) for shop in SHOPS]
     rows = [
         ["users", *(f"{shop.users:,}" for shop in SHOPS)],
-        ["events/s, at the peak", *(f"{shop.peak_events_per_s:,}" for shop in SHOPS)],
-        ["new items a day", *(f"{shop.new_items_per_day:,}" for shop in SHOPS)],
-        ["rankings/s, at the peak", *(f"{shop.peak_rankings_per_s:,}" for shop in SHOPS)],
-        ["**partitions** of each topic", *(f"{need.partitions:,}" for need in needs)],
-        ["**workers**, a core each", *(f"{need.workers:,}" for need in needs)],
-        ["GiB of each worker", *(f"{need.worker_gib:,.0f}" for need in needs)],
+        ["peak events/s", *(f"{shop.peak_events_per_s:,}" for shop in SHOPS)],
+        ["new items per day", *(f"{shop.new_items_per_day:,}" for shop in SHOPS)],
+        ["peak rankings/s", *(f"{shop.peak_rankings_per_s:,}" for shop in SHOPS)],
+        ["**partitions** per topic", *(f"{need.partitions:,}" for need in needs)],
+        ["**workers**, one core each", *(f"{need.workers:,}" for need in needs)],
+        ["GiB per worker", *(f"{need.worker_gib:,.0f}" for need in needs)],
         ["**Redis**, GiB", *(f"{need.redis_gib:,.0f}" for need in needs)],
         ["Redis instances of 256 GiB", *(f"{need.redis_nodes:,}" for need in needs)],
         ["**item table**, GiB", *(f"{need.table_gib:,.1f}" for need in needs)],
-        ["fits half a GPU of 80 GiB", *("yes" if need.table_fits else "**no**" for need in needs)],
+        ["fits in half of an 80 GiB GPU", *("yes" if need.table_fits else "**no**" for need in needs)],
         ["**ranking**, cores (500 candidates each)", *(f"{need.ranker_cores:,}" for need in needs)],
         ["**reasoning**, GPUs (assumed)", *(f"{need.reasoning_gpus:,}" for need in needs)],
-        ["**USD a month** (assumed prices)", *(f"{need.usd_per_month:,.0f}" for need in needs)],
+        ["**USD per month** (assumed prices)", *(f"{need.usd_per_month:,.0f}" for need in needs)],
     ]
     return _table(["items", *(f"{shop.items:,}" for shop in SHOPS)], rows)
 
@@ -91,7 +91,7 @@ def _sizing(measured: Measured) -> str:
 def _console(results: Results) -> str:
     """A row for each load."""
     return _table(
-        ["load", "visits/s", "ranking, p50 / p99 ms", "over alone, p50 / p99", "answers by fallback level"],
+        ["load", "visits/s", "ranking, p50 / p99 ms", "over alone, p50 / p99", "responses by fallback level"],
         [
             [
                 side["side"].replace("_", " × "),
@@ -120,7 +120,7 @@ def _delivery(results: Results) -> str:
             per_core = results[workload][side]["events_per_s_per_core"]
             total = results[workload][side]["events_per_s"]
             rows.append([workload.replace("_", " "), label, f"{per_core:,}", f"{per_core / bare:.2f}", f"{total:,}"])
-    costs = _table(["events", "side", "events/s per core", "of the bare loop", "events/s"], rows)
+    costs = _table(["events", "side", "events/s per core", "ratio to the bare loop", "events/s"], rows)
     rates = _table(
         ["events/s", "freshness, p50 / p99 ms", "kept up"],
         [
@@ -141,7 +141,13 @@ def _ranking(results: Results) -> str:
     """The grid of callers and histories, then long histories and the item table."""
     sides = ("rank", "forward", "raw_read", "feast_per_candidate")
     grid = _table(
-        ["history", "callers", *(f"{side.replace('_', ' ')}, p50 / p99 ms" for side in sides), "Feast / rank", "rank / both"],
+        [
+            "history",
+            "callers",
+            *(f"{side.replace('_', ' ')}, p50 / p99 ms" for side in sides),
+            "Feast / rank",
+            "rank / (forward + raw read)",
+        ],
         [
             [
                 str(row["history"]),
@@ -254,7 +260,7 @@ def _is_aged(name: str) -> bool:
 
 
 def _points(estimate: dict[str, float]) -> str:
-    """Points with their 95 % interval; bold if it excludes zero."""
+    """Points with their 95% interval; bold if it excludes zero."""
     mean, low, high = (100 * estimate[name] for name in ("mean", "low", "high"))
     text = f"{mean:+.2f} [{low:.2f}, {high:.2f}]"
     return f"**{text}**" if low > 0 or high < 0 else text

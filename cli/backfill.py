@@ -20,10 +20,12 @@ Columns = Annotated[
 ]
 Listed = Annotated[
     str,
-    typer.Option(metavar="YYYY-MM-DD", help="Listing date of items without an event time; by default, the file's own time."),
+    typer.Option(
+        metavar="YYYY-MM-DD", help="Listing date of items without an event time; by default, the file's modification time."
+    ),
 ]
 Until = Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="Send only events before this day.")]
-Rate = Annotated[float, typer.Option("--rate", min=1, help="Most rows per second.")]
+Rate = Annotated[float, typer.Option("--rate", min=1, help="Maximum number of rows per second.")]
 
 
 @app.command()

@@ -18,9 +18,9 @@ app = typer.Typer(no_args_is_help=True)
 
 SHOWN_BYTES = 2000
 
-Id = Annotated[str, typer.Option("--id", help="Only dead letters with this id; `*` is a wildcard, here and below.")]
-Topic = Annotated[str, typer.Option(help="Only of this topic.")]
-Stage = Annotated[str, typer.Option(help="Only of this stage.")]
+Id = Annotated[str, typer.Option("--id", help="Only dead letters with this id. `*` is a wildcard in all filters but --since.")]
+Topic = Annotated[str, typer.Option(help="Only from this topic.")]
+Stage = Annotated[str, typer.Option(help="Only from this stage.")]
 Reason = Annotated[str, typer.Option(help="Only with this reason code.")]
 Key = Annotated[str, typer.Option(help="Only with this record key (the item or user id).")]
 Since = Annotated[str, typer.Option(help="Only if the last failure was on this day (YYYY-MM-DD) or later.")]
@@ -34,7 +34,7 @@ def list_dead_letters(
     reason: Reason = "*",
     key: Key = "*",
     since: Since = "",
-    limit: Annotated[int, typer.Option(min=1, help="Most dead letters to show.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of dead letters to show.")] = 50,
 ) -> None:
     """List open dead letters: those neither replayed nor discarded."""
     from itertools import islice

@@ -23,7 +23,7 @@ Out = Annotated[Path, typer.Option(help="Directory of the reports.")]
 
 @app.command()
 def inferred(data: Data = "online-retail", folder: Folder = None, seeds: Seeds = 3, out: Out = RESULTS) -> None:
-    """Evaluate inferred behaviors: recall of items that are new to the user. A stopped run resumes after its last seed."""
+    """Evaluate inferred behaviors: recall of items new to the user. A stopped run resumes after the last finished seed."""
     from rich.console import Console
 
     from evaluation.behavior_recall import RecallEvaluation
@@ -41,7 +41,7 @@ def inferred(data: Data = "online-retail", folder: Folder = None, seeds: Seeds =
 
 @app.command()
 def ranking(data: RankingData = "online-retail", folder: Folder = None, seeds: Seeds = 3, out: Out = RESULTS) -> None:
-    """Evaluate what each input adds to the ranker. A stopped run resumes after its last variant."""
+    """Evaluate what each input adds to the ranker. A stopped run resumes after the last finished variant."""
     from rich.console import Console
 
     from evaluation.ranking import RankingEvaluation

@@ -26,7 +26,7 @@ def parity(
         Path | None, typer.Option(help="Also write metrics to this file, for node_exporter's textfile collector.")
     ] = None,
 ) -> None:
-    """Compare served features with the point-in-time join of the archive, feature by feature; status 1 if any differ."""
+    """Compare served features with the archive's point-in-time join, feature by feature. Exits with status 1 if any differ."""
     from rich.console import Console
 
     from features.parity import compare, read_served_features, write_metrics
@@ -49,7 +49,7 @@ def parity(
 
 @app.command()
 def rebuild(
-    rate: Annotated[float, typer.Option("--rate", min=1, help="Most records per second.")] = float("inf"),
+    rate: Annotated[float, typer.Option("--rate", min=1, help="Maximum number of records per second.")] = float("inf"),
 ) -> None:
     """Fill the online store from the topics. Readers and workers may keep running; newer rows are not overwritten."""
     from features.repository import FeatureRepository
@@ -63,7 +63,7 @@ def rebuild(
 def reconcile(
     records: Annotated[int, typer.Option(min=1, help="Approximate number of records to sample from each topic.")] = 1000,
 ) -> None:
-    """Compare sampled topic records with the online store and rewrite lost rows; status 1 if any were lost or differ."""
+    """Compare sampled topic records with the online store and rewrite lost rows. Exits with 1 if any were lost or differ."""
     from rich.console import Console
 
     from features.repository import FeatureRepository

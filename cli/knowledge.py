@@ -18,8 +18,8 @@ app = typer.Typer(no_args_is_help=True)
 
 Item = Annotated[str, typer.Argument(metavar="ITEM", help="Item id.")]
 CatalogFile = Annotated[Path, typer.Argument(metavar="CATALOG", help="Parquet or CSV with item_id, title and further columns.")]
-Answers = Annotated[Path, typer.Option(help="Parquet of a language model's recorded answers.")]
-Rate = Annotated[float, typer.Option("--rate", min=0.1, help="Most items per second.")]
+Answers = Annotated[Path, typer.Option(help="Parquet file of a language model's recorded answers.")]
+Rate = Annotated[float, typer.Option("--rate", min=0.1, help="Maximum number of items per second.")]
 
 SHOWN_THRESHOLDS = 16
 
@@ -45,7 +45,7 @@ def show(item: Item) -> None:
 def cost(
     by: Annotated[str, typer.Option(help="Group by agent, model, item_id, seller_id, origin or day.")] = "agent",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="Most groups to show, the most expensive first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of groups to show, most expensive first.")] = 20,
 ) -> None:
     """Print the cost of the language model's answers, in tokens and seconds."""
     import json
@@ -87,7 +87,7 @@ def stale() -> None:
 
 @app.command()
 def refresh(rate: Rate = 100.0) -> None:
-    """Send every listed item to the reasoning workers again; they reason about those with another fingerprint."""
+    """Send every listed item to the reasoning workers again; they reason about those whose fingerprint has changed."""
     from rich.progress import Progress
 
     from pipelines.stale_knowledge import resend_items
@@ -119,7 +119,7 @@ def cascade(
         console.print(build_table(f"{curve.count} held-out items: {curve.items}", columns, _build_cascade_rows(curve)))
         kept = curve.at_95
         console.print(
-            f"threshold {kept.threshold:.3f} keeps 95 % of the teacher's claims: {1 - kept.items_sent_share:.1%} of the items"
+            f"threshold {kept.threshold:.3f} keeps 95% of the teacher's claims: {1 - kept.items_sent_share:.1%} of the items"
             f" need no call, and {1 - kept.agent_calls_share:.1%} of the drafting agents' calls are saved\n"
         )
     console.print(f"plot: {out / 'cascade.png'}, figures: {out / 'cascade.json'}")

@@ -16,7 +16,7 @@ def print_card(console: Console, record: ItemFeatures, calls: Sequence[Entry]) -
     """Print the record, its knowledge, and the LLM calls about its text from the ledger."""
     parts: list[Text | Table] = [_build_facts(record)]
     if record.knowledge is None:
-        parts.append(Text("no knowledge yet: the item is served by its text", style="yellow"))
+        parts.append(Text("no knowledge yet: models see only the item's text", style="yellow"))
     else:
         parts.append(_build_claims(record.knowledge.claims))
         parts += _build_texts(record.knowledge)

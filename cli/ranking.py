@@ -39,7 +39,7 @@ def rank(
         with console.status("reading the store and the archive"):
             ranking = rank_and_explain(load_settings(), user, items or [], best, time_ms(at) if at else None)
     if not ranking.user_is_known:
-        console.print(f"user {user} has no features: ranked by context")
+        console.print(f"user {user} has no features: ranked by context only")
     now = _format_time(ranking.now_ms)
     console.print(f"user {user} at {now}, ranker {ranking.ranker}, {ranking.candidates} candidates")
     for position, explanation in enumerate(ranking.best, start=1):

@@ -38,7 +38,7 @@ def neighbors(
 
 @app.command()
 def codes() -> None:
-    """Report the quality of the published codebook on the current items; status 3 if a refit is due."""
+    """Report the quality of the published codebook on the current items. Exits with status 3 if a refit is due."""
     from rich.console import Console
 
     from features.repository import FeatureRepository
@@ -51,8 +51,8 @@ def codes() -> None:
         quality, drift = pipeline.check()
     print_quality(console, quality)
     console.print(
-        f"since the fit, {drift.new_items} items were listed: their error is {drift.error_ratio:.2f} × the expected error, "
-        f"and collisions of all items are {drift.collision_ratio:.2f} × those at the fit"
+        f"{drift.new_items} items were listed after the fit: their error is {drift.error_ratio:.2f} × the expected error, "
+        f"and all items have {drift.collision_ratio:.2f} × the collisions at the fit"
     )
     if drift.refit_due:
         console.print(
@@ -64,7 +64,7 @@ def codes() -> None:
 def print_quality(console: "Console", quality: "Quality") -> None:
     """Print how well a codebook describes its items."""
     title = (
-        f"{quality.items} items, {quality.ids} semantic IDs, {quality.collision_free_share:.1%} of items without collision, "
+        f"{quality.items} items, {quality.ids} semantic IDs, {quality.collision_free_share:.1%} of items without a collision, "
         f"largest group {quality.largest_group}, error {quality.error:.3f}"
     )
     rows = [

@@ -33,7 +33,7 @@ def demo(quick: Quick = False, out: Annotated[Path, typer.Option(help="Directory
 def up(workers: Workers = 2, vllm: Vllm = "") -> None:
     """Start local brokers, Redis, stream workers and the ranking service; with --vllm, a language model as well.
 
-    Without a model, items are reasoned about from the sample's recorded answers, and by cheaper reasoners if an item has none.
+    Without a model, knowledge comes from the sample's recorded answers, and from cheaper reasoners for items that have none.
     With a model, a separate worker calls it, so that a slow model does not delay the other stages. The ranking service starts
     only if a ranker is published.
     """
@@ -131,7 +131,7 @@ def smoke_check(
     url: Annotated[str, typer.Option(help="URL of the ranking service; by default, the one in the settings.")] = "",
     timeout_s: Annotated[float, typer.Option(min=1, help="Time limit of each step, in seconds.")] = 60.0,
 ) -> None:
-    """Check a running system end to end: send an item and an event of its own, and rank with them."""
+    """Check a running system end to end: send a test item and a test event, then rank with them."""
     from serving.smoke import smoke
 
     settings = load_production_settings()

@@ -21,7 +21,7 @@ NO_END_MS = 2**53  # later than any event
 
 Answers = Annotated[
     Path | None,
-    typer.Option(help="Parquet of recorded answers; by default, a language model's knowledge in the feature store."),
+    typer.Option(help="Parquet file of recorded answers; by default, a language model's answers in the feature store."),
 ]
 Preset = Annotated[str, typer.Option(help="Size of the backbone: tiny, small, base or llada-8b.")]
 Init = Annotated[Path | None, typer.Option(help="Directory of a LLaDA checkpoint (safetensors) that initializes the backbone.")]
@@ -76,8 +76,9 @@ def behavior(
 ) -> None:
     """Train the diffusion model on Feast's point-in-time histories and publish it. A stopped run resumes.
 
-    With several blocks, each model has seen only baskets before the end of its block; the ranker trains on inferences of the
-    newest earlier model. With `torchrun --nproc-per-node 2 -m reaseq train behavior`, the processes share each batch.
+    With several blocks, each model has seen only baskets before the end of its block, and the ranker trains on inferences of
+    the latest model that has not seen later data. With `torchrun --nproc-per-node 2 -m reaseq train behavior`, the processes
+    share each batch.
     """
     from functools import partial
 

@@ -1,4 +1,4 @@
-"""Prequential evaluation: before each basket, every model ranks what is on sale; then the basket is learned from."""
+"""Prequential evaluation: every model ranks what is on sale before each basket, which then becomes part of what is known."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Replays the bundled sample onto the topics."""
+"""Replays the bundled sample to the topics."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,9 @@ from streams.runtime.kafka.producer import Producer
 
 
 def replay_sample(settings: KafkaSettings, days: int, speed: float, progress: Callable[[int, int], None]) -> tuple[int, int]:
-    """Produce the last `days` of the sample by event time, after the items listed before them, which are sent at once.
+    """Produce the items listed before the last `days` of the sample at once, then those days in order of event time.
 
-    `speed` is event time per wall-clock time; 0 is unlimited. Calls `progress` with the records produced and their total.
+    `speed` is in seconds of event time per second; 0 is unlimited. Calls `progress` with the records produced and their total.
     Returns the number of earlier items, and of later items and events.
     """
     retail = read_retail(ORDER_LINES)

@@ -1,7 +1,7 @@
-"""How many of a user's new behaviors the diffusion model infers, beside its baselines.
+"""The share of a user's new behaviors that the diffusion model infers, compared with baselines.
 
-Global time split: everything is trained or counted before the test. `evaluation.ranking` judges what the model's scores add to
-the ranker.
+Global time split: everything is trained or counted on data before the test. `evaluation.ranking` judges what the model's scores
+add to the ranker.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -40,14 +40,14 @@ ALL_DAYS = 100_000
 
 @dataclass(frozen=True)
 class RecallOutcome:
-    """One seed, by source: recall of each test instance (n, 2), and of its never-trained targets, NaN where it has none."""
+    """One seed's recall of each test instance (n, 2), by retriever; `recall_cold` is over never-trained targets, or NaN."""
 
     recall: dict[str, NDArray[np.float32]]
     recall_cold: dict[str, NDArray[np.float32]]
 
 
 class RecallEvaluation:
-    """The instances that every source and every seed is judged on."""
+    """The instances that every retriever and every seed is judged on."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
@@ -56,7 +56,7 @@ class RecallEvaluation:
         self._trainer = ScorerTrainer(experiment.log, self.sales, experiment.config, experiment.training_config)
 
     def run(self, seed: int, report: Callable[[str], None]) -> RecallOutcome:
-        """Judge the models of a seed and the baselines that are counted."""
+        """Judge the models of a seed, and the baselines that need no training."""
         experiment = self.experiment
         outcome = RecallOutcome({}, {})
         for name, retrieve in (*self._counted_retrievers(), *self._trained_retrievers(seed)):
@@ -65,7 +65,7 @@ class RecallEvaluation:
         return outcome
 
     def _counted_retrievers(self) -> Iterator[tuple[str, Retriever]]:
-        """The baselines that have nothing to train."""
+        """The baselines that need no training."""
         log, length = self.experiment.log, self.experiment.config.history
         knn = ItemKnn(log.baskets, log.table, self.experiment.cuts_ms[-1])
 
@@ -83,7 +83,7 @@ class RecallEvaluation:
             )
 
     def _trained_retrievers(self, seed: int) -> Iterator[tuple[str, Retriever]]:
-        """The behavior model, its left-to-right baseline and the variant that writes semantic IDs; trained when reached."""
+        """The behavior model, its left-to-right baseline and the variant with semantic IDs; trained when reached."""
         trainer, cut_ms = self._trainer, self.experiment.cuts_ms[-1]
         yield DIFFUSION, self._retrieve_with(trainer.train_diffusion(cut_ms, seed))
         yield LEFT_TO_RIGHT, self._retrieve_with(trainer.train_left_to_right(cut_ms, seed))

@@ -1,4 +1,4 @@
-"""Candidate scorers: other models whose scores of each candidate the ranker reads. Each learns from the log before a cut."""
+"""Candidate scorers: models whose scores are an input of the ranker. Each learns from the log before a cut."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,12 +27,12 @@ from reaseq.representation.semantic_ids import fit
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.training_loop import count_steps
 
-HISTORY_LOSS_SHARE = 0.1  # of the history's behaviors are training targets of the left-to-right baseline too
+HISTORY_LOSS_SHARE = 0.1  # of the history's behaviors, which the left-to-right baseline learns to predict too
 CHUNK = 256
 
 
 class CandidateScorer(Protocol):
-    """Scores candidates from what the log holds before a cut."""
+    """Scores candidates, based on the log before a cut."""
 
     def scores(self, instances: Sequence[RankingInstance], rows: Tensor) -> Tensor:
         """Scores (n, C, E) of the candidates' rows (n, C)."""
@@ -103,7 +103,7 @@ class ScorerTrainer:
         self._log, self._sales, self._config, self._training = log, sales, config, training_config
 
     def train_diffusion(self, cut_ms: int, seed: int, code_sizes: tuple[int, ...] = ()) -> BehaviorModelScorer:
-        """The behavior model. With `code_sizes` it writes semantic IDs and has no scores of candidates."""
+        """The behavior model. With `code_sizes`, it uses semantic IDs and cannot score candidates."""
         data, ids, config = self._build_data(cut_ms, code_sizes)
         model, _ = training.train(data, config, replace(self._training, seed=seed))
         return BehaviorModelScorer(model, data, ids, self._log, self._sales)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evaluation import metrics
 
-TARGETS_LIMIT = 8  # targets of a set; more are dropped at random
+TARGETS_LIMIT = 8  # targets per set; if there are more, a random choice is kept
 UNIFORM = "uniform"
 POPULARITY_SAMPLED = "popularity_sampled"
 POPULARITY_MATCHED = "popularity_matched"

@@ -1,4 +1,4 @@
-"""The cascade's curve, as figures and as a picture: the share of the teacher's claims kept against the share of items sent."""
+"""The cascade's curve, as JSON and as a plot: the share of the teacher's claims kept against the share of items sent."""
 
 import json
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Quality of cheap knowledge: claims of a student, the zero-shot reasoner and a copied neighbor, compared with a teacher's.
+"""Quality of cheap reasoners: claims of a student, the zero-shot reasoner and a copied neighbor, compared with a teacher's.
 
-Two kinds of items are held out: some at random, and every item of some product types, of which training saw nothing. The
+Items are held out in two ways: some at random, and all items of some product types, which training never sees. The
 teacher's claims are the reference, so "correct" means "as the language model would claim", not "true".
 """
 
@@ -19,7 +19,7 @@ from reaseq.knowledge.student import Student, agent_columns, build_slices
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import ProductKnowledge
 
-HELD_OUT_SHARE = 0.1  # of the items at random, and of the product types
+HELD_OUT_SHARE = 0.1  # of all items, at random, and of the product types
 CALIBRATION_BINS = 10
 ALL_GROUPS = "all"
 
@@ -41,7 +41,7 @@ class AnswerSplit:
 
 
 def split_answers(answers: Sequence[Answer]) -> AnswerSplit:
-    """Split answers by content, so that the same items are held out whatever the order."""
+    """Split answers by content, so that the order of the answers does not change which items are held out."""
     parts = AnswerSplit([], [], [])
     for index, (content, knowledge) in enumerate(answers):
         if _hash_to_share("type", _to_product_kind(knowledge)) < HELD_OUT_SHARE:
@@ -88,7 +88,7 @@ def copy_nearest(
 
 
 def score_claims(predicted: PredictedClaims, truth: Tensor, vocabulary: Vocabulary) -> list[GroupScore]:
-    """A score for each group in the teacher's claims `truth` (N, V), then one over all of them."""
+    """A score for each group in the teacher's claims `truth` (N, V), then one over all groups."""
     columns = {piece.group.name: torch.arange(piece.start, piece.end) for piece in build_slices(vocabulary)}
     present = {name: group_columns for name, group_columns in columns.items() if truth[:, group_columns].any()}
     present[ALL_GROUPS] = torch.cat(list(present.values()))
@@ -107,7 +107,7 @@ class CascadePoint:
 
 
 def trace_cascade(student: Student, vectors: NDArray[np.float32], truth: Tensor, vocabulary: Vocabulary) -> list[CascadePoint]:
-    """Thresholds from "never call" to "always call", for text vectors (N, D) and the teacher's claims (N, V)."""
+    """The cascade at thresholds from "never call" to "always call", for text vectors (N, D) and the teacher's claims (N, V)."""
     p, claimed = student.predict(vectors)
     expected = student.expected_shares(p, claimed)  # (N, A)
     columns = [agent_columns(build_slices(vocabulary), agent) for agent in DRAFTING]
@@ -133,7 +133,7 @@ def trace_cascade(student: Student, vectors: NDArray[np.float32], truth: Tensor,
 
 
 def find_cheapest(points: Sequence[CascadePoint], recall_min: float) -> CascadePoint:
-    """The point that sends the fewest items with at least `recall_min` of the teacher's claims; "always call" has them all."""
+    """The point that sends the fewest items at a recall of at least `recall_min`. It exists: "always call" has recall 1."""
     return min((point for point in points if point.recall >= recall_min), key=lambda point: point.items_sent_share)
 
 
@@ -165,5 +165,5 @@ def _to_product_kind(knowledge: ProductKnowledge) -> str:
 
 
 def _hash_to_share(salt: str, text: str) -> float:
-    """A number in [0, 1) that depends only on the text."""
+    """A number in [0, 1) that depends only on the salt and the text."""
     return int.from_bytes(blake2b(f"{salt}:{text}".encode(), digest_size=8).digest(), "big") / 2**64

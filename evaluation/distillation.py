@@ -1,4 +1,4 @@
-"""Distillation of a teacher's answers into a student, and its examination beside cheaper reasoners."""
+"""Distillation of a teacher's answers into a student, and a comparison of the student with cheaper reasoners."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.representation.encoder import Encoder
 
-ANSWERS_MIN = 200  # fewer leave nothing to hold out
+ANSWERS_MIN = 200  # fewer would leave nothing to hold out
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Teacher:
     def from_answers(answers: Sequence[Answer], vocabulary: Vocabulary, encoder: Encoder) -> "Teacher":
         """Encode and split the answers. Raises CatalogError if there are fewer than ANSWERS_MIN."""
         if len(answers) < ANSWERS_MIN:
-            raise CatalogError(f"distillation needs at least {ANSWERS_MIN} answers of a language model, found {len(answers)}")
+            raise CatalogError(f"distillation needs at least {ANSWERS_MIN} answers from a language model, found {len(answers)}")
         vectors = encoder.encode([content.text for content, _ in answers])
         return Teacher(answers, vectors, vocabulary, encoder, split_answers(answers))
 
     def train_student(self, config: StudentTrainingConfig, progress: Callable[[int], None] = lambda epochs: None) -> Student:
-        """A student of the training part."""
+        """A student trained on the training part."""
         rows = self.parts.train
         knowledge = [self.answers[row][1] for row in rows]
         model = train(self.vectors[rows], knowledge, self.vocabulary, config, progress)

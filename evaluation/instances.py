@@ -1,4 +1,4 @@
-"""Ranking instances: a basket about to be filled, and what the user had done strictly before it."""
+"""Ranking instances: a basket to predict, and what the user had done strictly before it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def build_instances(log: InteractionLog, start_ms: int, end_ms: int) -> list[Ran
 
 
 def sample_instances(instances: list[RankingInstance], limit: int, seed: int) -> list[RankingInstance]:
-    """At most `limit` of the instances, drawn at random, in their order."""
+    """At most `limit` of the instances, drawn at random and kept in order."""
     if len(instances) <= limit:
         return instances
     kept = np.random.default_rng(seed).choice(len(instances), limit, replace=False)
@@ -69,12 +69,12 @@ def to_times(instances: Sequence[RankingInstance]) -> Tensor:
 
 
 def number_users(instances: Sequence[RankingInstance]) -> NDArray[np.int64]:
-    """A number for each instance's user (B,): equal users, equal numbers."""
+    """A number for the user of each instance (B,), the same wherever the user is the same."""
     return np.unique([instance.basket.user_id for instance in instances], return_inverse=True)[1]
 
 
 def age_instances(instances: Sequence[RankingInstance], age_ms: int) -> list[RankingInstance]:
-    """The instances with histories that lack what happened in the last `age_ms` before the basket."""
+    """The instances, without the last `age_ms` before the basket in their histories."""
     return [
         replace(instance, basket=replace(instance.basket, history=_cut_history(instance, age_ms))) for instance in instances
     ]

@@ -1,4 +1,4 @@
-"""Means with 95 % intervals over users and seeds."""
+"""Means with 95% intervals over users and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval."""
+    """A mean and its 95% interval."""
 
     mean: float
     low: float
@@ -21,7 +21,7 @@ class Estimate:
 def estimate_mean(per_seed: Sequence[NDArray[np.float32]], users: NDArray[np.int64]) -> Estimate:
     """Mean over seeds and instances of values (n, …), ignoring NaN.
 
-    The interval is a percentile bootstrap that resamples seeds and users at once; `users` (n,) numbers each instance's user.
+    The interval is a percentile bootstrap that resamples seeds and users together; `users` (n,) numbers each instance's user.
     """
     sums = np.stack([_sum_by_user(np.nan_to_num(values), users) for values in per_seed])  # (S, U)
     counts = np.stack([_sum_by_user(np.isfinite(values).astype(np.float32), users) for values in per_seed])

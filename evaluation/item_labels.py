@@ -32,7 +32,7 @@ Labels = list[list[tuple[str, float]]]  # for each item, its labels and their co
 
 @dataclass(frozen=True)
 class ItemLabels:
-    """Vectors and label ids of N items behind row 0, the unknown item; `claims` counts the ids, including 0 for padding."""
+    """Vectors and label ids of N items, after row 0 for the unknown item. `claims` is the number of ids, with 0 for padding."""
 
     contents: Contents
     claims: int

@@ -1,8 +1,8 @@
 """Ranking metrics on numpy, one function each.
 
-A list holds targets (the items that the user took) and negatives. `rank` counts where a target stands among its own
+A list holds targets (the items that the user chose) and negatives. `rank` is the position of a target among its own
 negatives; `hit`, `ndcg` and `target_auc` turn ranks into one value for each target, NaN where there is none. A reported
-figure is the mean over targets, weighted and resampled as its caller needs (`evaluation.intervals`).
+figure is the mean over targets, which `evaluation.intervals` computes with its interval.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def rank(targets: Floats, negatives: Floats, mask: NDArray[np.bool_] | None = No
 
     rank = 1 + #{negatives scored higher} + ½ · #{negatives scored equal}.
 
-    Half a place for a tie is the expectation over random tie-breaking (McSherry and Najork 2008).
+    A tie counts half a place, its expectation under random tie-breaking (McSherry and Najork 2008).
 
     Args:
         targets: scores (…) of the targets.

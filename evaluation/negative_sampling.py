@@ -1,9 +1,13 @@
 """Draws candidate sets.
 
-`uniform` negatives are drawn evenly from what was on sale and never bought by the user; `popularity_sampled` negatives in
-proportion to the sales of the last 30 days; `popularity_matched` negatives for each target from the items that sold about as
-often over the last 30 days (the same power of two), which removes what popularity alone explains. Repeat purchases are ranked
-separately: a product bought again among the others bought before (`repeats`).
+Items that are new to the user are ranked among items that were on sale and that the user never bought:
+
+- `uniform` negatives are drawn with equal probability;
+- `popularity_sampled` negatives are drawn in proportion to their sales in the last 30 days;
+- `popularity_matched` negatives are drawn for each target from the items that sold about as often in the last 30 days (the same
+  power of two), which removes what popularity alone explains.
+
+Repeat purchases are ranked separately (`repeats`): an item bought again, among the other items bought before.
 """
 
 from collections.abc import Sequence
@@ -25,7 +29,7 @@ from evaluation.instances import RankingInstance, build_candidate_mask, to_times
 from reaseq.behavior.popularity import RecentSales
 from reaseq.representation.item_table import Snapshot
 
-NEGATIVES = 60  # of each kind that a set shares between its targets
+NEGATIVES = 60  # of each kind whose negatives are the same for all targets of a set
 MATCHED_NEGATIVES = 20  # for each target
 TRAINING_NEGATIVES = 2 * NEGATIVES
 SALES_FLOOR = 0.01  # added to sales, so that items without any are drawn too
@@ -58,9 +62,9 @@ def sample_new_item_sets(instances: Sequence[RankingInstance], table: Snapshot, 
 def sample_repeat_sets(
     instances: Sequence[RankingInstance], table: Snapshot, seed: int
 ) -> tuple[list[RankingInstance], CandidateSets]:
-    """The instances with a repeat and another product bought before, and their candidate sets.
+    """The instances with a repeat and another item bought before, and their candidate sets.
 
-    Items never bought fill the sets up: they are trained on, but repeats are not ranked among them.
+    Items never bought fill up the sets. They are only for training: repeats are not ranked among them.
     """
     generator = np.random.default_rng(seed)
     chosen = [instance for instance in instances if len(instance.repeats) and len(instance.bought) > len(instance.repeats)]
@@ -95,7 +99,7 @@ def _draw(
     sold: NDArray[np.float32],
     generator: np.random.Generator,
 ) -> None:
-    """Fill one set in place: targets, then the negatives of each kind out of `others`."""
+    """Fill one set in place: targets, then the negatives of each kind from `others`."""
     targets = generator.permutation(instance.targets)[:TARGETS_LIMIT]
     share = sold[others] + SALES_FLOOR
     _fill(rows, mask, 0, targets)

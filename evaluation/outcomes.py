@@ -19,7 +19,7 @@ class KindOutcome:
         ranks: rank of each target (n, T), NaN for padding.
         negatives: how many negatives each target was ranked among (n, T).
         log_loss: of each set (n,); only for the kind that probabilities are measured on.
-        auc: pooled over all sets; likewise.
+        auc: pooled over all sets; only for the same kind.
     """
 
     ranks: Array

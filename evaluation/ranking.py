@@ -1,4 +1,4 @@
-"""Trains and judges one ranker with different features on the same candidate sets, to measure what each feature is worth.
+"""Trains and judges rankers with different features on the same candidate sets, to measure what each feature adds.
 
 Global time split. The ranker trains on the blocks before the test. Co-behavior counts and behavior models score a block only if
 they were built before it began. Histories, popularity and the items on sale are those strictly before the instance.
@@ -25,7 +25,7 @@ from reaseq.ranker.training import RankerLossModule, RankerTrainingConfig
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
-HELD_OUT_SHARE = 0.1  # of the training instances, the latest: probabilities are calibrated on them
+HELD_OUT_SHARE = 0.1  # the latest training instances, on which probabilities are calibrated
 SCORING_BATCH = 32
 NEVER_MS = 2**62
 
@@ -40,7 +40,7 @@ class EvaluationSplit:
 
 @dataclass(frozen=True)
 class Variant:
-    """The features that a ranker reads beside ids, repeats, the calendar and recent popularity."""
+    """The features that a ranker reads in addition to ids, repeats, the calendar and recent popularity."""
 
     name: str
     labels: ItemLabels | None = None
@@ -48,7 +48,7 @@ class Variant:
     price: bool = True
     scorers: tuple[str, ...] = ()  # other models whose scores of each candidate it reads
     history: int = 48  # behaviors
-    search: int = 0  # of them, how many to attend to; 0 for all
+    search: int = 0  # how many of the behaviors to attend to; 0 for all
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RankingExperiment:
         train: the splits to train on; probabilities are calibrated on the first one.
         test: the splits to judge on, by name; probabilities and ages are judged on the first one.
         gains: pairs of variants to compare: the one with more features, and its baseline.
-        cuts_ms: the scorer built before cuts_ms[k] scores the instances of [cuts_ms[k], cuts_ms[k + 1]), the last one the test.
+        cuts_ms: the scorer built before cuts_ms[k] scores the instances of [cuts_ms[k], cuts_ms[k + 1]), the last the test.
         scorers: builds the scorer factories of a seed, by name.
         ages_ms: by name, how much the features of the last variant are aged.
     """
@@ -154,7 +154,7 @@ class RankingEvaluation:
     def _judge_aged(
         self, variant: Variant, loss_module: RankerLossModule, scores: "ScorerOutputs", age_ms: int
     ) -> VariantOutcome:
-        """The first test split with features that lack the last `age_ms`."""
+        """The outcome on the first test split, with features that are `age_ms` old."""
         split = next(iter(self.experiment.test.values()))
         instances, rows = age_instances(split.instances, age_ms), split.candidate_sets.rows
         split_scores = [scores.score(scorer, instances, rows) for scorer in variant.scorers]

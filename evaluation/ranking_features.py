@@ -1,4 +1,4 @@
-"""Features of candidate sets as ranker batches, point in time, and the training examples that are cut from them."""
+"""Builds ranker batches from the point-in-time features of candidate sets, and training examples from the batches."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,6 +1,6 @@
-"""From ranking outcomes to figures: GAUC, hit rate, NDCG, log loss and pooled AUC, with intervals over users and seeds.
+"""Turns ranking outcomes into figures: GAUC, hit rate, NDCG, log loss and pooled AUC, with intervals over users and seeds.
 
-Gains are paired, target by target. Buckets are by how often the training period holds the target.
+Gains are paired, target by target. Buckets are by how often the target occurs in the training period.
 """
 
 from collections.abc import Sequence
@@ -109,7 +109,7 @@ class SplitReport:
 
 
 def _count_seen(experiment: RankingExperiment) -> torch.Tensor:
-    """How often the events before the test hold each row (N,); all events count where the experiment has no cuts."""
+    """How often each row (N,) occurs in the events before the test, or in all events if the experiment has no cuts."""
     until_ms = experiment.cuts_ms[-1] if experiment.cuts_ms else NEVER_MS
     rows = experiment.table.rows([item_id for time_ms, item_id in experiment.events if time_ms < until_ms])
     return torch.bincount(rows, minlength=len(experiment.table))

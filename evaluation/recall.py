@@ -1,4 +1,4 @@
-"""Recall of new behaviors: the share of a user's new items that a retriever names."""
+"""Recall of new behaviors: the share of a user's new items that a retriever finds."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Judges the alignment head and semantic IDs on public data, both built from what was known before the test."""
+"""Judges the alignment head and semantic IDs on public data. Both are built from the data before the test."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -64,7 +64,7 @@ def _compute_recall(
 
 
 def _judge_codebook(log: InteractionLog, cut_ms: int, levels: int, codes: int) -> dict[str, Any]:
-    """A codebook fitted on the items listed before the cut, and its drift with those listed since."""
+    """The quality of a codebook fitted to the items listed before the cut, and its drift over those listed since."""
     vectors, listed_ms = log.table.vectors[1:].numpy(), log.table.listed_ms[1:].numpy()
     known = listed_ms < cut_ms
     codebook = fit(vectors[known], log.name, levels, codes)

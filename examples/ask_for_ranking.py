@@ -21,10 +21,10 @@ def main() -> None:
         try:
             response = client.rank(request)
         except RankingUnavailable as error:
-            raise SystemExit(f"try again, or show something that needs no ranking: {error}") from error
+            raise SystemExit(f"no ranking: {error}. Try again, or show items that need no ranking") from error
         except RankingRejected as error:
-            raise SystemExit(f"the request is wrong: {error}") from error
-    print(f"fallback level {response.fallback_level}, degraded by {response.degraded or 'nothing'}, {response.took_ms} ms")
+            raise SystemExit(f"the service rejected the request: {error}") from error
+    print(f"fallback level {response.fallback_level}, degraded: {response.degraded or 'no'}, {response.took_ms} ms")
     for ranked in response.ranked:
         print(f"{ranked.item_id}: {ranked.score:.4f}")
 

@@ -1,4 +1,4 @@
-"""Puts an item and an event on the topics; seconds later both are features.
+"""Produces an item and an event to the topics; seconds later, both are features.
 
 To run it:
 

@@ -1,7 +1,7 @@
 """Compaction of the archive: merges small files and drops duplicate rows, without disturbing readers.
 
 The files of a month are merged into a new one, then a note beside it lists the files that it replaces. They are deleted once
-the note has been there for `settle_s`: readers that have listed them can finish.
+the note has been there for `settle_s`, so that readers that have listed them can finish.
 """
 
 import json

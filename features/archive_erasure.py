@@ -1,7 +1,7 @@
 """Erasure of users from the archive.
 
 A record of a user carries the latest erasure request: everything up to `history.forgotten_ms` must go. A file in the archive
-lists the requests that have been carried out, so that each rewrites the user's files once, and late records are dropped.
+lists the requests that have been carried out, so that each request rewrites files only once, and late records are dropped.
 """
 
 import json
@@ -27,7 +27,7 @@ class Erasure:
         self._cached_mtime_ns = 0
 
     def erased_until_ms(self) -> dict[str, int]:
-        """The erased users, each with the time up to which its rows were removed."""
+        """The erased users, each with the time up to which their rows were removed."""
         file = self._folder / _ERASED_FILE
         if not file.exists():
             return {}

@@ -78,7 +78,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _atomic(path: Path) -> Iterator[Path]:
-    """A temporary file to write to, of this call alone. It is synced and renamed to `path` when the block succeeds."""
+    """A temporary file to write to, unique to this call. It is synced and renamed to `path` when the block succeeds."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         yield partial
@@ -86,4 +86,4 @@ def _atomic(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         partial.rename(path)
     finally:
-        partial.unlink(missing_ok=True)  # after a failed write, free the space again
+        partial.unlink(missing_ok=True)  # after a failed write, free the space

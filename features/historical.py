@@ -43,7 +43,7 @@ def instances_in_archive(repository: FeatureRepository, until_ms: int) -> list[t
 
     A basket is the set of a user's items with one event time. Its history is what the archive had strictly before that time.
     It may lack the last event or two if events arrived faster than records were written; it never contains later knowledge.
-    Raises CatalogError if the archive has no events in that period.
+    Raises CatalogError if the archive has no events before `until_ms`.
     """
     items_by_basket: dict[tuple[int, str], dict[int, str]] = defaultdict(dict)  # (time, user): event key → item
     for user_id, time_ms, key, item_id in events_in_archive(repository):
@@ -51,7 +51,9 @@ def instances_in_archive(repository: FeatureRepository, until_ms: int) -> list[t
             items_by_basket[time_ms, user_id][key] = item_id
     baskets = sorted(items_by_basket)
     if not baskets:
-        raise CatalogError(f"the archive in {repository.settings.archive_dir} has no history of that period")
+        raise CatalogError(
+            f"the archive in {repository.settings.archive_dir} has no history to train on: send events or set a later --until"
+        )
     features = users_before(repository, [user_id for _, user_id in baskets], [time_ms for time_ms, _ in baskets])
     return [
         (Basket(user_id, time_ms, tuple(dict.fromkeys(items_by_basket[time_ms, user_id].values())), history), inferred)

@@ -76,10 +76,10 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
 
     @abstractmethod
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
-        """Every (entity key, packed row) of the view, in no order. Rows written during the scan may or may not be seen."""
+        """Every (entity key, packed row) of the view, in any order. Rows written during the scan may or may not be seen."""
 
     def is_complete(self, config: RepoConfig) -> bool:
-        """Whether the completeness marker is set. True by default: nothing empties a file from outside."""
+        """Whether the completeness marker is set. True by default: a file is not emptied from outside."""
         return True
 
     def begin_rebuild(self, config: RepoConfig) -> None:
@@ -95,7 +95,7 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
         data: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Write a batch through `compare_and_set`. Stale rows are rejected, whatever the order and the other writers."""
+        """Write a batch through `compare_and_set`. Stale rows are rejected, in any order and with any number of writers."""
         records = [
             [KeyedRow(table, serialize_entity_key(key, KEY_VERSION), pack(values, event_time))]
             for key, values, event_time, _ in data

@@ -4,8 +4,8 @@ The ranking service logs a sample of the rows it serves. Each served row is comp
 the time of the request:
 
 - `equal`: the join returns the served value.
-- `late`: the join returns a newer row. The served row is in the archive as it was served: this is a matter of freshness.
-- `ahead`: the served row is newer than the request, which was about the past.
+- `late`: the join returns a newer row, and the archive has the served row as it was served. The service was only behind.
+- `ahead`: the served row is newer than the time of the request, which was in the past.
 - `not archived yet`: the served row is not in the archive, so it cannot be judged.
 - `different`: anything else.
 """

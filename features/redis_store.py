@@ -121,8 +121,8 @@ class PackedRedisOnlineStore(PackedOnlineStore):
                 settings.url.get_secret_value(),
                 socket_timeout=settings.timeout_s,
                 socket_connect_timeout=settings.timeout_s,
-                # Retry once, at once, if a pooled connection has been closed. Do not retry a timeout: that would take twice as
-                # long as the caller allows. Callers that can wait longer retry themselves.
+                # Retry once, without waiting, if a pooled connection has been closed. Do not retry a timeout: that would take
+                # twice as long as the caller allows. Callers that can wait longer retry themselves.
                 retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
             )
         return self._client

@@ -92,7 +92,7 @@ class FeatureRepository:
         return [record for record, stale in zip(records, rejected, strict=True) if stale]
 
     def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        """The records that are not stale: none in the store is newer than theirs. Keeps the order. Raises StoreUnavailable."""
+        """The records that are not stale: the store has none that is newer. Keeps the order. Raises StoreUnavailable."""
         stored = self._read_versions(records, FIRST)
         self._check_complete()
         return [

@@ -56,10 +56,10 @@ def start_model(settings: Settings, model: str) -> None:
 
 
 def start_applications(settings: Settings, workers: int, reasoner: bool) -> bool:
-    """Start workers and, if a ranker is published, the ranking service. Returns once all are ready; whether there is a service.
+    """Start workers and, if a ranker is published, the ranking service. Returns whether there is a service, once all are ready.
 
     With `reasoner`, a separate worker reasons with the language model. Without, all workers reason, and the sample's recorded
-    answers are used unless other ones are configured.
+    answers are used unless others are configured.
     """
     ranks = is_published(settings.models_dir, "ranker")
     if not reasoner and settings.knowledge.vocabulary == VOCABULARY:

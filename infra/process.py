@@ -71,7 +71,7 @@ def start(
 ) -> Process:
     """Start `command` in the background and record it. `env` extends the environment of this process.
 
-    Raises InfrastructureError if `name` already runs or one of `ports` is in use: another server would answer there.
+    Raises InfrastructureError if `name` already runs, or if one of `ports` is in use, since another server would answer there.
     """
     earlier = find(run_dir, name)
     if earlier is not None and earlier.alive:
@@ -104,7 +104,7 @@ def start(
 def stop(run_dir: Path, name: str, wait_s: float = 30.0) -> None:
     """Stop the process and its group: SIGTERM, then SIGKILL for processes left after `wait_s`.
 
-    None of them is left when it returns. Does nothing if `name` does not run. Raises InfrastructureError if a process survives
+    All have exited when it returns. Does nothing if `name` does not run. Raises InfrastructureError if a process survives
     SIGKILL.
     """
     process = find(run_dir, name)

@@ -1,4 +1,4 @@
-"""The alignment head: archived baskets → pairs of items that users took together → train → publish."""
+"""The alignment head: archived baskets → pairs of items that users chose together → train → publish."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from reaseq.representation.item_table import ItemTable
 
 
 class AlignmentPipeline:
-    """Trains and publishes alignment heads on the archive and the feature store."""
+    """Trains and publishes alignment heads from the archive and the feature store."""
 
     def __init__(self, repository: FeatureRepository, items: ItemTable, until_ms: int) -> None:
         self._models_dir = repository.settings.models_dir

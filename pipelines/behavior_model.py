@@ -38,7 +38,7 @@ def split_blocks(baskets: list[Basket], blocks: int) -> Iterator[tuple[int, list
 
 
 class BehaviorModelPipeline:
-    """Trains and publishes behavior models on the archive and the feature store."""
+    """Trains and publishes behavior models from the archive and the feature store."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class BehaviorModelPipeline:
         return publish_model(self._models_dir, BEHAVIOR, to_day(until_ms), model, model.config, ids, facts)
 
     def _initial_model(self, sizes: BehaviorConfig) -> BehaviorModel | None:
-        """The model to start from, if there is a LLaDA checkpoint for its backbone."""
+        """The model to start from, with the backbone of the LLaDA checkpoint; None without a checkpoint."""
         if not self._init:
             return None
         model = BehaviorModel(sizes)

@@ -15,11 +15,14 @@ def scan_listed_items(repository: FeatureRepository) -> Iterator[ItemFeatures]:
 
 
 def load_item_table(repository: FeatureRepository) -> ItemTable:
-    """The listed items as a table. Raises CatalogError if there is none."""
+    """The listed items as a table. Raises CatalogError if there are none."""
     records = list(scan_listed_items(repository))
     if not records:
         settings = repository.settings
-        raise CatalogError(f"the {settings.store.profile} feature store of {settings.state_dir} holds no item")
+        raise CatalogError(
+            f"the {settings.store.profile} feature store in {settings.state_dir} has no items: run `reaseq demo`, or onboard "
+            "your catalog with `reaseq backfill items`"
+        )
     table = ItemTable(repository.vocabulary, records[0].space_id, len(float16.unpack(records[0].vector)))
     table.apply(records)
     return table

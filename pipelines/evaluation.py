@@ -1,4 +1,4 @@
-"""Runs of the evaluation: load a public data set, evaluate seed by seed, resume a stopped run, write the report."""
+"""Runs the evaluation: load a public data set, evaluate seed by seed, resume a stopped run, write the report."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class DataSets:
     cache: Path
 
     def load(self, name: str) -> Experiment:
-        """The experiment on online-retail or amazon-beauty. Raises ReaSeqError if the name or a file is unknown."""
+        """The experiment on online-retail or amazon-beauty. Raises ReaSeqError for an unknown name or a missing file."""
         match name:
             case "online-retail":
                 return online_retail.build_experiment(self.order_lines, self.answers, self.encoder, self.cache)

@@ -25,7 +25,7 @@ class ExplainedRanking:
 def rank_and_explain(
     settings: Settings, user_id: str, item_ids: Sequence[str], best: int, now_ms: int | None = None
 ) -> ExplainedRanking:
-    """Rank `item_ids`, or all items on sale if empty, at `now_ms`, or just after the user's last event.
+    """Rank `item_ids` (if empty, all items on sale) at `now_ms` (by default, just after the user's last event).
 
     Raises CatalogError if an item is unknown, and ArtifactError if no ranker is published.
     """

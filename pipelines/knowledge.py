@@ -14,7 +14,7 @@ from reaseq.settings import Settings
 
 
 def build_agents(settings: Settings) -> Agents:
-    """The LLM agents of the settings. Raises ReaSeqError if no model is configured: fingerprints and prices depend on it."""
+    """The configured LLM agents. Raises ReaSeqError if no model is configured, since fingerprints depend on it."""
     llm = settings.knowledge.llm
     if not llm.model:
         raise ReaSeqError(

@@ -38,7 +38,7 @@ from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
 from reaseq.training_loop import Curve, Progress
 
-HELD_OUT_SHARE = 0.1  # of the baskets, the latest: to calibrate and to measure on
+HELD_OUT_SHARE = 0.1  # the latest baskets, to calibrate and measure on
 NEVER_MS = 2**62
 
 
@@ -51,12 +51,12 @@ class RankerTrainingData:
     ids: TrainedIds
     config: RankerConfig
     until_ms: int
-    dropped_inferences: int  # baskets whose inferred behaviors came from a model trained on later time
+    dropped_inferences: int  # baskets whose inferred behaviors came from a model trained on later data
     behavior_models: list[str]
 
 
 class RankerPipeline:
-    """Trains, measures and publishes rankers on the archive and the feature store."""
+    """Trains, measures and publishes rankers from the archive and the feature store."""
 
     def __init__(self, repository: FeatureRepository, items: ItemTable, models_dir: Path) -> None:
         self._repository = repository
@@ -68,7 +68,7 @@ class RankerPipeline:
     def load_samples(self, until_ms: int) -> tuple[list[RankerSample], int]:
         """The archived baskets before `until_ms` with the inferences before each, and how many inferences were dropped.
 
-        An inference is dropped if its model was trained on later time than the basket's.
+        An inference is dropped if its model was trained on data later than the basket.
         """
         samples, dropped, trained_until = [], 0, dict[str, int]()
         for basket, inferred in instances_in_archive(self._repository, until_ms):
@@ -93,7 +93,7 @@ class RankerPipeline:
         """
         chosen = [sample for sample in samples if sample.basket.time_ms >= since_ms]
         if not chosen:
-            raise CatalogError("the archive holds no basket in that period")
+            raise CatalogError("the archive has no baskets in the training period")
         cut_ms = chosen[round((len(chosen) - 1) * (1 - HELD_OUT_SHARE))].basket.time_ms
         earlier = (sample.basket for sample in samples if sample.basket.time_ms < cut_ms)
         ids = TrainedIds(sorted({item_id for basket in earlier for item_id in basket.item_ids}))
@@ -119,7 +119,7 @@ class RankerPipeline:
         return train(data.train, data.held_out, self._table, data.ids, data.config, config, checkpoint, progress)
 
     def measure(self, model: Ranker, data: RankerTrainingData) -> dict[str, dict[str, float]]:
-        """Metrics of the ranker and of recent popularity on the held-out baskets, among evenly drawn negatives."""
+        """Metrics of the ranker and of recent popularity on the held-out baskets, among uniformly drawn negatives."""
         held_out = data.held_out
         scores = score(RankerLossModule(model, held_out, self._table, data.ids, torch.device("cpu")), held_out)
         kept = held_out.weights > 0
@@ -144,7 +144,7 @@ class RankerPipeline:
         return publish_model(self._models_dir, RANKER, to_day(data.until_ms), model, model.config, data.ids, facts)
 
     def _trained_until(self, version: str) -> int:
-        """Time at which a behavior model's training data ends; NEVER_MS, so that it is dropped, if it is not published here."""
+        """When a behavior model's training data ends. NEVER_MS if it is not published here, so its inferences are dropped."""
         try:
             return int(load_version(self._models_dir, BEHAVIOR, version).facts["trained_until_ms"])
         except ArtifactError:
@@ -152,7 +152,7 @@ class RankerPipeline:
 
 
 def _rank_figures(scores: torch.Tensor, examples: RankerExamples) -> dict[str, float]:
-    """GAUC and HR@10 of the positives among the evenly drawn negatives."""
+    """GAUC and HR@10 of the positives among the uniformly drawn negatives."""
     width = examples.positives.shape[1]
     uniform = (examples.weights[:, width:] > 0) & examples.negatives
     aucs, hits = [], []

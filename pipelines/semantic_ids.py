@@ -19,7 +19,7 @@ from reaseq.representation.semantic_ids import (
 
 
 class SemanticIdPipeline:
-    """Fits and publishes codebooks on the listed items of the store."""
+    """Fits codebooks to the listed items of the store, and publishes them."""
 
     def __init__(self, items: ItemTable, models_dir: Path) -> None:
         table = items.snapshot.by_id()
@@ -32,7 +32,7 @@ class SemanticIdPipeline:
     def fit(self, levels: int, codes: int, seed: int) -> tuple[Codebook, Fitted]:
         """A codebook and its quality. Raises CatalogError if there are fewer items than codes."""
         if len(self._vectors) < codes:
-            raise CatalogError(f"{len(self._vectors)} items are too few for {codes} codes a digit: set --codes lower")
+            raise CatalogError(f"{len(self._vectors)} items are too few for {codes} codes per digit: lower --codes")
         codebook = fit(self._vectors, self._space_id, levels, codes, seed)
         return codebook, examine(codebook, self._vectors, self._listed_ms, seed)
 

@@ -34,7 +34,7 @@ class StudentPipeline:
         self._models_dir = models_dir
 
     def train(self, config: StudentTrainingConfig, progress: Callable[[int], None]) -> Student:
-        """A student of the answers that are not held out."""
+        """A student trained on the answers that are not held out."""
         return self.teacher.train_student(config, progress)
 
     def measure(self, student: Student) -> list[HeldOutScores]:

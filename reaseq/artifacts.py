@@ -36,7 +36,8 @@ class Artifact:
         for name, value in expected.items():
             if self.facts.get(name) != value:
                 raise ArtifactError(
-                    f"{self.kind} {self.version} was made for {name} {self.facts.get(name)!r}, this system uses {value!r}"
+                    f"{self.kind} {self.version} was made for {name} {self.facts.get(name)!r}, but this system uses {value!r}: "
+                    "train it again"
                 )
 
 
@@ -86,12 +87,12 @@ def load_version(models: Path, kind: str, version: str) -> Artifact:
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder} cannot be read: {error}") from error
     if changed:
-        raise ArtifactError(f"{folder / changed[0]} does not match the manifest: the file was changed or cut")
+        raise ArtifactError(f"{folder / changed[0]} does not match the manifest: the file was changed or truncated")
     return Artifact(kind, version, folder, manifest["facts"])
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new one, never a part."""
+    """Write a file so that readers see all of the old content or all of the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.write_bytes(content)

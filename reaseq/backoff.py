@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-_DOUBLINGS_LIMIT = 64  # keeps the power finite; the wait has reached its limit long before
+_DOUBLINGS_LIMIT = 64  # keeps the power finite; the wait reaches its limit long before that
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Trained models as artifacts: weights (safetensors), sizes, and the ids of the items they were trained on.
 
-Separate from `reaseq.artifacts` because it imports torch, which takes seconds that commands without a model should not spend.
+Separate from `reaseq.artifacts` because importing torch takes seconds, which commands without a model should not spend.
 """
 
 import json
@@ -42,7 +42,7 @@ def load_sizes(artifact: Artifact) -> dict[str, Any]:
 def load_weights(artifact: Artifact, model: M) -> M:
     """Load the weights into a model of the artifact's sizes and put it in eval mode.
 
-    Raises ArtifactError if the weights have other names or shapes than the model's: another version of this code made them.
+    Raises ArtifactError if their names or shapes differ from the model's, as when another version of this code wrote them.
     """
     weights, expected = load_file(artifact.path / WEIGHTS), model.state_dict()
     differing = sorted(weights.keys() ^ expected.keys()) or [

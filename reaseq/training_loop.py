@@ -21,11 +21,11 @@ from reaseq.optimizer import Optimizer
 
 Progress = Callable[[int, float], None]  # called with the steps finished since the last call, and the latest loss
 
-SEED_STRIDE = 1_000_003  # each step is seeded on its own, so that a resumed run draws what an uninterrupted one would
+SEED_STRIDE = 1_000_003  # each step has its own seed, so that a resumed run draws the same numbers as an uninterrupted one
 
 
 class TrainingConfig(Protocol):
-    """What the loop needs to know of a model's training configuration."""
+    """What the loop needs of a model's training configuration."""
 
     @property
     def epochs(self) -> int: ...

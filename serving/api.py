@@ -1,4 +1,4 @@
-"""The HTTP interface of the ranking service: the one source of its OpenAPI document, of the client and of the console."""
+"""The HTTP interface of the ranking service: the single source for its OpenAPI document, the client and the console."""
 
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_LIMIT_CHARS)]
 
 
 class RankingRequest(BaseModel):
-    """Candidates to rank for one user. `time_ms` defaults to now; `limit` keeps that many of the best."""
+    """Candidates to rank for one user. `time_ms` defaults to now; `limit` returns only that many of the best."""
 
     user_id: Id
     candidate_ids: list[Id] = Field(min_length=1)
@@ -56,7 +56,7 @@ class BatchRankingResponse(BaseModel):
 
 
 class ExplainRequest(RankingRequest):
-    """Candidates to rank and explain. Without candidates, the most popular items on sale; the best `limit` are explained."""
+    """Candidates to rank and explain. If there are none, ranks the most popular items on sale. Explains the best `limit`."""
 
     candidate_ids: list[Id] = []
     limit: int = Field(default=5, ge=1, le=20)

@@ -39,7 +39,7 @@ RETRY_AFTER = {"Retry-After": "1"}  # seconds
 
 @dataclass(frozen=True)
 class AppState:
-    """What the application serves. `waiting_for` names what readiness still needs, None if the service can rank."""
+    """What the application serves. `waiting_for` names what the service still waits for; None if it is ready."""
 
     ranker: DegradingRanker
     settings: ServiceSettings
@@ -112,13 +112,13 @@ class RankingEndpoints:
         limit = self._state.settings.batch_limit_requests
         if len(batch.requests) > limit:
             metrics.REJECTED.labels("too_large").inc()
-            raise HTTPException(422, f"{len(batch.requests)} requests, the limit is {limit}")
+            raise HTTPException(422, f"{len(batch.requests)} requests; the limit is {limit}")
         return json_response({"responses": await asyncio.gather(*map(self._rank, batch.requests))})
 
     async def compare_shadow(self) -> Comparison:
         """How the shadow model compares with the serving model."""
         if not self._state.shadow:
-            raise HTTPException(404, "no shadow model is set")
+            raise HTTPException(404, "no shadow model is configured: set REASEQ_SERVICE__SHADOW_VERSION")
         return self._state.shadow.report()
 
     async def submit(self, task: RankingTask) -> RankingResult:
@@ -127,7 +127,7 @@ class RankingEndpoints:
             return await asyncio.wrap_future(self._batcher.submit(task))
         except Overloaded:
             metrics.REJECTED.labels("overloaded").inc()
-            raise HTTPException(503, "too many requests wait", RETRY_AFTER) from None
+            raise HTTPException(503, "too many requests are waiting: try again later", RETRY_AFTER) from None
 
     async def _rank(self, request: RankingRequest) -> dict[str, Any]:
         arrived_s = time.monotonic()
@@ -143,7 +143,7 @@ class RankingEndpoints:
 
 
 class ExplainEndpoint:
-    """Explains rankings one at a time, so that people who look never delay the rankings of users."""
+    """Explains rankings one at a time, so that they never delay the rankings of users."""
 
     def __init__(self, state: AppState, ranking: RankingEndpoints) -> None:
         self._state = state
@@ -155,7 +155,7 @@ class ExplainEndpoint:
         """Rank, and explain the best candidates; a ranking without the model has no explanations."""
         if self._waiting >= EXPLANATIONS_LIMIT:
             metrics.REJECTED.labels("overloaded").inc()
-            raise HTTPException(503, "too many explanations wait", RETRY_AFTER)
+            raise HTTPException(503, "too many explanations are waiting: try again later", RETRY_AFTER)
         self._waiting += 1
         try:
             async with self._one_at_a_time:
@@ -174,7 +174,7 @@ class ExplainEndpoint:
         result = await self._ranking.submit(task)
         response = build_response(task, result, request.limit, time.monotonic() - arrived_s)
         if result.model and result.model != engine.version:
-            raise HTTPException(503, "the ranker was replaced meanwhile", RETRY_AFTER)
+            raise HTTPException(503, "the ranker was replaced during the request: try again", RETRY_AFTER)
         best = [ranked["item_id"] for ranked in response["ranked"]]
         explanations = await asyncio.to_thread(explain, engine, result.user, best, task.now_ms) if result.model else []
         return {**response, "time_ms": task.now_ms, "candidates": len(candidate_ids), "explanations": explanations}
@@ -185,7 +185,7 @@ def build_task(request: RankingRequest, settings: ServiceSettings, arrived_s: fl
     count = len(request.candidate_ids)
     if count > settings.candidates_limit:
         metrics.REJECTED.labels("too_large").inc()
-        raise HTTPException(422, f"{count} candidates, the limit is {settings.candidates_limit}")
+        raise HTTPException(422, f"{count} candidates; the limit is {settings.candidates_limit}")
     now_ms = request.time_ms if request.time_ms is not None else int(time.time() * 1000)
     budget_ms = request.budget_ms if request.budget_ms is not None else settings.budget_ms
     return RankingTask(request.user_id, request.candidate_ids, now_ms, arrived_s + budget_ms / 1000)

@@ -10,7 +10,7 @@ import msgspec
 from reaseq.errors import ReaSeqError
 from serving.api import BatchRankingResponse, RankingRequest, RankingResponse
 
-NETWORK_MARGIN_MS = 50.0  # added to the budget for the way there and back
+NETWORK_MARGIN_MS = 50.0  # added to the budget for the network round trip
 
 
 class RankingRejected(ReaSeqError):

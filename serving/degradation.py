@@ -27,10 +27,10 @@ UNKNOWN_USER = "unknown_user"
 UNKNOWN_CANDIDATES = "unknown_candidates"
 NO_LATENT = "latent_state_of_another_model"
 
-MEASURED_CANDIDATES = 200  # below, most of the time is the fixed cost of a forward pass
+MEASURED_CANDIDATES = 200  # with fewer, most of the time is the fixed cost of a forward pass
 SMOOTHING = 0.1  # of the estimated scoring time per candidate
-RETRY_EVERY = 20  # of the batches that seem too slow for the model, one is scored by it all the same
-MARGIN = 1.5  # by which scoring may take longer than estimated
+RETRY_EVERY = 20  # one in so many batches that seem too slow for the model tries it anyway
+MARGIN = 1.5  # factor by which scoring may take longer than estimated
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class DegradingRanker:
         return [results[index] for index in range(len(attempts))]
 
     def popular(self, count: int) -> list[str]:
-        """The items on sale with the most recent sales, by the shortest half-life."""
+        """The best-selling items on sale, by the counts with the shortest half-life."""
         engine = self.engine
         table = engine.table.snapshot
         rows = table.live.nonzero().flatten().cpu().numpy()
@@ -124,7 +124,7 @@ class DegradingRanker:
         return in_time
 
     def _retry(self, indices: list[int]) -> list[int]:
-        """Every RETRY_EVERY batches, one attempt for which the model seems too slow: it may have become faster."""
+        """Every RETRY_EVERY batches, one attempt for which the model seems too slow, because it may have become faster."""
         self._skipped_batches += 1
         if not indices or self._skipped_batches % RETRY_EVERY:
             return []

@@ -44,7 +44,7 @@ class MicroBatcher:
         return pending.result
 
     def close(self) -> None:
-        """Rank what waits, then stop."""
+        """Rank the waiting tasks, then stop."""
         self._queue.put(None)
         self._thread.join()
 

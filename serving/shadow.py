@@ -28,14 +28,14 @@ class Comparison:
     tasks: int
     dropped: int  # arrived while the shadow was busy
     top_10_overlap_mean: float  # share of the ten best that both models name
-    rank_correlation_mean: float  # Spearman's, over the candidates of a task; tasks with tied scores only are left out
+    rank_correlation_mean: float  # Spearman's, over the candidates of a task; tasks whose scores are all tied are left out
     score_difference_mean: float  # of the probabilities, shadow minus model
     shadow_p50_ms: float
     shadow_p99_ms: float
 
 
 class Shadow:
-    """Scores tasks that the serving model has answered, on its own thread; a task that finds it busy is dropped."""
+    """Scores tasks that the serving model has answered, on its own thread; a task that finds the queue full is dropped."""
 
     def __init__(self, engine: Engine, share: float, draw: Callable[[], float]) -> None:
         self.engine = engine

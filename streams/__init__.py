@@ -1,1 +1,1 @@
-"""What moves: topics, messages, stages, delivery, and the two runtimes (Faust on Kafka, and in-process)."""
+"""Streaming: topics, messages, stages, delivery, and the two runtimes (Faust on Kafka, and in-process)."""

@@ -1,4 +1,4 @@
-"""Runs `reaseq` commands in the test's process: importing Feast and torch anew takes ten seconds of a core each time."""
+"""Runs `reaseq` commands in the test process, because a new process spends ten seconds importing Feast and torch."""
 
 import subprocess
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def run_command(*arguments: str, env: Mapping[str, str]) -> subprocess.Completed
 
 
 def reaseq(where: Path | Settings, *arguments: str, status: int = 0) -> str:
-    """What a command prints, on a state folder or on a whole system's settings; the exit status must be `status`."""
+    """The output of a command on a state folder, or on the system with these settings. Its exit status must be `status`."""
     env = local.environment(where) if isinstance(where, Settings) else {"REASEQ_STATE_DIR": str(where)}
     done = run_command(*arguments, env=env)
     assert done.returncode == status, done.stdout + done.stderr

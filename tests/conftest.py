@@ -28,7 +28,7 @@ NEEDED = {program: program for program in ("redis-server", "prometheus", "chromi
 NEEDED |= {"java": "openjdk-17-jre-headless", "mvn": "maven"}
 
 
-# Files that take minutes come first, so that test processes that run side by side end at about the same time.
+# Files that take minutes come first, so that parallel test processes end at about the same time.
 LONGEST_FIRST = (
     "test_reasoning",
     "test_stream",
@@ -43,7 +43,7 @@ LONGEST_FIRST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort files by duration. Skip integration tests if a program is missing, which in CI is an error."""
+    """Sort files by duration. Skip integration tests if a program is missing; in CI, fail instead."""
     place = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     missing = [package for program, package in NEEDED.items() if not shutil.which(program)]

@@ -2,8 +2,9 @@
 
     python demo/sample/make_sample.py TRANSACTIONS.parquet KNOWLEDGE.parquet
 
-TRANSACTIONS has the columns of the published table (InvoiceNo, StockCode, … in snake case). Kept are order lines of known
-customers with a positive quantity and price, for products (five digits and a suffix), without exact duplicates.
+TRANSACTIONS has the columns of the published table (InvoiceNo, StockCode, … in snake case). The sample keeps order lines of
+known customers with a positive quantity and price, for products (a stock code of five digits, with or without a suffix of
+letters). Cancellations and exact duplicates are dropped.
 """
 
 import sys

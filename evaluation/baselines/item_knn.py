@@ -17,7 +17,7 @@ SHRINKAGE = 5.0  # users added to each item's count, so that a pair seen once do
 
 
 class ItemKnn:
-    """Similarity of items by the users who took both, counted over the baskets before a cut:
+    """Similarity of items by the users who chose both, counted over the baskets before a cut:
 
     s(i, j) = |U_i ∩ U_j| / √((|U_i| + SHRINKAGE) · (|U_j| + SHRINKAGE)), and 0 for i = j.
     """

@@ -19,7 +19,7 @@ CATEGORY_LEVELS = 6
 
 
 def read_beauty(folder: Path) -> Retail:
-    """Items with brand and categories as attributes, and orders, each in order of time."""
+    """Items with brand and categories as attributes, and orders, both in order of time."""
     reviews = pq.read_table(folder / "interactions.parquet")
     days_ms = reviews["timestamp"].cast(pa.timestamp("ms")).cast(pa.int64()).to_pylist()
     rows = sorted(zip(days_ms, reviews["user_id"].to_pylist(), reviews["asin"].to_pylist(), strict=True))

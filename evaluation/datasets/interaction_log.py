@@ -1,4 +1,4 @@
-"""Interaction logs: a data set as the catalog's dense tensors, and baskets with the history before each."""
+"""Interaction logs: a data set's catalog as dense tensors, and its baskets, each with the history before it."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class InteractionLog:
         table: row 0 is the unknown item; the other rows are in order of item id, like `items`.
         claims: number of label ids in the table, including 0 for padding.
         baskets: in order of time.
-        text: vectors (len(items), D) of the items' texts alone.
+        text: vectors (len(items), D) of the items' texts, without knowledge.
         answers: a language model's answer for each item, if any were recorded.
     """
 
@@ -57,7 +57,7 @@ def encode_cached(texts: Sequence[str], encoder: Encoder, cache: Path) -> NDArra
 
 
 def build_table(items: Sequence[Item], contents: Contents) -> Snapshot:
-    """An item table of `items` behind a row for the unknown item, which `contents` has too."""
+    """An item table of `items`, after a first row for the unknown item, which `contents` must have too."""
     prices = [NO_PRICE if item.price is None else item.price for item in items]
     return build_snapshot(
         ["", *(item.item_id for item in items)],

@@ -1,8 +1,8 @@
-"""MIND (Wu et al. 2020), a part of it: news, and impressions with what was clicked and what was not.
+"""Part of MIND (Wu et al. 2020): news, and impressions with the news that was clicked and the news that was not.
 
 The files are not bundled. Test impressions carry no time, only their day, and histories carry no times at all. Test impressions
 are placed at the start of their day and histories a day before their impression, so the gaps between behaviors mean nothing.
-News without text keep their row, with no labels and a zero vector.
+News articles without text keep their row, with no labels and a zero vector.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ TEXT_CHARS = 900
 
 @dataclass(frozen=True)
 class Impression:
-    """News shown to a user at once: a basket of what was clicked, and `shown`, what was not."""
+    """The news shown to a user at once: `basket` has what was clicked, `shown` what was not."""
 
     basket: Basket
     shown: tuple[str, ...]

@@ -1,8 +1,8 @@
 """UCI Online Retail as a catalog and a stream of events (Chen, Sain and Guo 2012, CC BY 4.0).
 
-An item is listed when its first order line appears. The data holds no earlier listing time, so the first sale cannot be
-predicted and is not judged, and an item's age is no fair feature here. An item's title is its most frequent description so far:
-when that changes, the item is listed again with new content.
+An item is listed when its first order line appears. The data has no earlier listing time, so the first sale cannot be
+predicted and is not evaluated, and an item's age would be an unfair feature. An item's title is its most frequent description
+so far: when that changes, the item is listed again with new content.
 """
 
 from collections import Counter, defaultdict
@@ -36,13 +36,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Retail:
-    """A shop's listings and orders, each in order of time."""
+    """A shop's listings and orders, both in order of time."""
 
     items: tuple[Item, ...]
     orders: tuple[Order, ...]
 
     def between(self, start_ms: int, end_ms: int) -> "Retail":
-        """The part of [start, end)."""
+        """The listings and orders of [start, end)."""
         return Retail(
             tuple(item for item in self.items if start_ms <= item.event_time_ms < end_ms),
             tuple(order for order in self.orders if start_ms <= order.time_ms < end_ms),
@@ -60,7 +60,7 @@ class _Line(NamedTuple):
 
 
 def read_retail(path: Path, customers_share: float = 1.0, since_ms: int = 0) -> Retail:
-    """Read the order lines from `since_ms` on, of a share of the customers, always the same ones."""
+    """Read the order lines from `since_ms` on, for a share of the customers; a share always selects the same customers."""
     table = pq.read_table(path)
     if since_ms:
         since = pa.scalar(datetime.fromtimestamp(since_ms / 1000, UTC), table["time"].type)

@@ -1,6 +1,6 @@
-"""Amazon Beauty with brand and categories as side features. No language model's knowledge of it was recorded.
+"""Amazon Beauty with brand and categories as side features. It has no recorded answers of a language model.
 
-The ranker trains from September 2013 to mid-March 2014; the test is what follows.
+The ranker trains on September 2013 to mid-March 2014; the test covers the time from then to July 2014.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ def build_ranking(experiment: Experiment, encoder: Encoder) -> RankingExperiment
 
 
 def load_log(folder: Path, encoder: Encoder, cache: Path) -> InteractionLog:
-    """The log from LOG_START_DAY on, with brand and categories in the place of claims."""
+    """The log from LOG_START_DAY on, with brand and categories in place of claims."""
     beauty = read_beauty(folder)
     items = sort_by_id(beauty.items)
     text = encode_cached([Content.from_listing(item.title, item.attributes).text for item in items], encoder, cache)

@@ -33,8 +33,8 @@ class Experiment:
         cuts_ms: models built before cuts_ms[k] score [cuts_ms[k], cuts_ms[k + 1]), and the test follows the last cut.
         test_ms: start and end of the test.
         config: sizes of the behavior model.
-        code_sizes: sizes of the semantic IDs for the behavior model that writes them.
-        instances_limit: instances of the training and of the test, drawn at random if there are more.
+        code_sizes: codes of each digit, for the behavior model that uses semantic IDs.
+        instances_limit: most instances for the training and for the test; a random sample if there are more.
     """
 
     log: InteractionLog
@@ -53,7 +53,7 @@ class Experiment:
 
     @property
     def cold_items(self) -> Tensor:
-        """Rows (N,) bool of the items that nobody bought before the test."""
+        """Which rows (N,) are items that nobody bought before the test."""
         return ~torch.isin(torch.arange(len(self.log.table)), self.log.table.rows(self.trained_ids.item_ids))
 
 

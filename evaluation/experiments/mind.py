@@ -1,4 +1,4 @@
-"""MIND: clicked news among the news shown beside them. The test does not identify its users."""
+"""MIND: clicked news among the news shown with it. The test does not identify its users."""
 
 import asyncio
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ def build_ranking(folder: Path, encoder: Encoder, cache: Path) -> RankingExperim
 def build_shown_split(impressions: Sequence[Impression], table: Snapshot) -> EvaluationSplit:
     """Candidate sets of what was shown: clicked items as targets, the others as negatives.
 
-    All negatives are judged; the first TRAINING_NEGATIVES of a set are trained on.
+    Evaluation uses all negatives of a set, training the first TRAINING_NEGATIVES.
     """
     width = TARGETS_LIMIT + max(TRAINING_NEGATIVES, max(len(impression.shown) for impression in impressions))
     kept = [impression for impression in impressions if impression.basket.item_ids and impression.shown]

@@ -1,6 +1,6 @@
 """Online Retail with a language model's recorded knowledge.
 
-The ranker trains from 15 March to August 2011; the test is 18 September to October.
+The ranker trains on March 15 to August 31, 2011; the test covers September 18 to October 31.
 """
 
 import asyncio
@@ -111,7 +111,7 @@ def build_ranking(experiment: Experiment, encoder: Encoder) -> RankingExperiment
 def load_log(
     order_lines: Path, answers: Path, vocabulary: Vocabulary, encoder: Encoder, cache: Path, known_ms: int, history: int
 ) -> InteractionLog:
-    """The log with a language model's recorded claims. An item's text is its newest before `known_ms`, else its first."""
+    """The log with a language model's recorded claims. An item's text is its newest before `known_ms`, or else its first."""
     retail = read_retail(order_lines)
     recorded = {content.hash: knowledge for content, knowledge in read_answers(answers, vocabulary)}
     items = sort_by_id(_choose_listings(retail.items, known_ms))
@@ -133,7 +133,7 @@ def load_log(
 
 
 def _build_claim_ids(answers: Sequence[ProductKnowledge | None], vocabulary: Vocabulary) -> torch.Tensor:
-    """Claim ids (N + 1, CLAIMS_LIMIT) behind a row for the unknown item, 0 for padding."""
+    """Claim ids (N + 1, CLAIMS_LIMIT), 0 for padding; row 0 is the unknown item."""
     ids = torch.zeros(len(answers) + 1, CLAIMS_LIMIT, dtype=torch.long)
     for row, answer in enumerate(answers, start=1):
         claim_ids = vocabulary.claim_ids(answer)[0]
@@ -142,7 +142,7 @@ def _build_claim_ids(answers: Sequence[ProductKnowledge | None], vocabulary: Voc
 
 
 def _choose_listings(listings: Sequence[Item], known_ms: int) -> list[Item]:
-    """One listing for each item, with the time of its first."""
+    """One listing for each item, with the time of its first listing."""
     chosen: dict[str, Item] = {}
     first_ms: dict[str, int] = {}
     for item in listings:

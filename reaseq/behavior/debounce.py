@@ -6,7 +6,7 @@ from typing import Protocol
 from reaseq.records import UserFeatures
 from reaseq.settings import BehaviorSettings
 
-INTEREST_BEHAVIORS = 8  # latest behaviors before the new ones, which the new ones are compared with
+INTEREST_BEHAVIORS = 8  # the new behaviors are compared with this many behaviors before them
 
 
 class Similarity(Protocol):

@@ -14,7 +14,7 @@ from torch import Tensor
 from reaseq.behavior.token_table import ABSENT, MASK, SemanticIdTrie, TokenTable
 
 MIN_MASK_RATE = 0.15  # below it the weight 1/t lets single tokens dominate a step
-TO_COME = 0  # gap bucket of a behavior in the future, shared with "within the hour"
+TO_COME = 0  # gap bucket of a behavior in the future: no time has passed since it
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def draw_rates(rows: int, device: torch.device | None = None) -> Tensor:
 def mask(tokens: Tensor, t: Tensor, maskable: Tensor) -> Tensor:
     """The forward process: tokens (B, L, D) with each token at `maskable` (B, L) masked with probability t (B, 1).
 
-    In about half of the rows the digits of a behavior are masked together, which is what inference starts from; in the others
-    one by one, which is what it meets on the way. The rate of each token is t in both.
+    In about half of the rows, the digits of a behavior are masked together, as at the start of inference; in the others,
+    independently, as in its later steps. Each token is masked at rate t in both cases.
     """
     draw = torch.rand(tokens.shape, device=tokens.device)
     together = torch.rand(len(tokens), 1, 1, device=tokens.device) < 0.5
@@ -119,9 +119,9 @@ class Slots:
 
 
 def build_slots(canvas: Canvas, behaviors: int, infilled: int = 0) -> Slots:
-    """One slot after the history, and one at the time of each of the latest `infilled` behaviors, `behaviors` in total.
+    """One slot after the history, and one at the time of each of the latest `infilled` behaviors.
 
-    With a shorter history than that, the slots without a behavior have capacity 0.
+    They have room for `behaviors` in total. If the history is shorter than `infilled`, the excess slots have capacity 0.
     """
     batch, length, _ = canvas.tokens.shape
     after = canvas.positions.new_full((batch, 1), length)
@@ -133,12 +133,12 @@ def build_slots(canvas: Canvas, behaviors: int, infilled: int = 0) -> Slots:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to unmask. As many steps as behaviors and no tolerance is the reference schedule of LLaDA."""
+    """How to unmask. LLaDA's reference schedule has as many steps as behaviors, and no tolerance."""
 
     behaviors: int = 16  # to infer for each user
-    steps: int = 1  # of unmasking, an equal share of the behaviors in each
-    temperature: float = 0.0  # 0: the most confident; above: sampled with Gumbel noise of that scale
-    tolerance: float = 0.0  # unmask all the rest once no more probability than this moved since the last step
+    steps: int = 1  # unmasking steps; each unmasks an equal share of the behaviors
+    temperature: float = 0.0  # scale of the Gumbel noise; 0 takes the most confident
+    tolerance: float = 0.0  # unmask the rest once at most this much probability moved since the last step
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,8 @@ def _select(scores: Tensor, limit: int, num_transfer: Tensor, remaining: Tensor)
     """The best items over all slots, each once: `num_transfer` (B,) per user and `remaining` (B, Q) per slot at most.
 
     `scores` (B, Q, N) are −inf for items that cannot be chosen. Returns items, their slots, and the transfer index (B, M) bool
-    of those to unmask, best first; M is `limit`, or N if that is less. Only the best M items of each slot are considered,
-    whatever the user's number to transfer: how ties are broken must not depend on other users.
+    of those to unmask, best first; M is `limit`, or N if that is less. The best M items of each slot are considered
+    even for a user with fewer to transfer, so that tie-breaking does not depend on other users.
     """
     limit = min(limit, scores.shape[-1])
     values, items = scores.topk(limit)  # (B, Q, M)
@@ -274,7 +274,7 @@ def _beam_search(
 ) -> Tensor:
     """Scores (B, Q, N) of items by the digits of their semantic IDs, for hidden states (B, Q, d) of the masked slots.
 
-    Digits are unmasked coarse to fine, one pass each: the `width` best prefixes stand side by side in each slot and attend to
+    Digits are unmasked coarse to fine, one pass each: a slot holds its `width` best prefixes side by side, and they attend to
     each other. Only prefixes of candidate items are kept, so an ID that does not exist cannot be inferred. Items that share an
     ID share its probability.
     """

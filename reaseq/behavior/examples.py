@@ -12,7 +12,7 @@ from reaseq.behavior.token_table import ABSENT, TokenTable
 from reaseq.records import History
 from reaseq.representation.item_table import Snapshot
 
-LATEST = 8  # behaviors before a basket, from which the partners of its items are drawn
+LATEST = 8  # the partners of a basket's items are drawn from this many behaviors before it
 
 
 @dataclass(frozen=True)
@@ -89,5 +89,5 @@ def build_canvas(history: Sequences, times_ms: Tensor, token_table: TokenTable, 
     known = torch.where(history.rows > 0, history.rows, ABSENT)
     positions = torch.arange(length, device=known.device).expand(batch, length)
     tokens = token_table.to_tokens(known)
-    prior = prior if token_table.trie is None else None  # the prior is of items, not of codes
+    prior = prior if token_table.trie is None else None  # the prior is over items, not over codes
     return Canvas(tokens, history.types, history.gaps, positions, to_month(times_ms), prior)

@@ -30,8 +30,8 @@ class HistoryFold:
     """Folds events into a history of at most `limit` behaviors.
 
     The outcome depends on which events were seen, not on their order: a duplicate changes nothing, a late event is inserted by
-    its time, and a retraction may arrive before its event. Dropped are events older than everything in a full history, and
-    events up to the time of an erasure request.
+    its time, and a retraction may arrive before its event. Events older than everything in a full history are dropped, and so
+    are events up to the time of an erasure request.
     """
 
     def __init__(self, history: History, limit: int) -> None:

@@ -93,7 +93,7 @@ class BehaviorInference:
         if self._cached is None or self._cached.source is not newest:
             table = newest.by_id()
             numbers = self._ids.number(table)
-            # The caller has required the artifact to be of the table's space, and the table holds no other.
+            # The caller has checked that the artifact is of the table's space, which all vectors in the table share.
             trie = build_trie(self._codebook, table.vectors, self._codebook.space_id) if self._codebook else None
             prior = torch.log1p(self._model.sales[numbers])
             self._cached = _Catalog(newest, table, self._model.token_table(table, numbers, trie), prior)
@@ -136,7 +136,7 @@ class BehaviorInference:
 
 
 def merge(draws: Sequence[Draw], behaviors: int) -> tuple[Tensor, Tensor]:
-    """Samples merged into one: rows (B, K) and probabilities (B, K), most probable first; K is `behaviors`.
+    """Merge samples into one: rows (B, K) and probabilities (B, K), most probable first; K is `behaviors`.
 
     An item's probability is its mean over the samples, counted as 0 in those that did not choose it.
     """

@@ -34,7 +34,7 @@ def read_config(folder: Path) -> BackboneConfig:
         for name, expected in REQUIRED.items():
             if config.get(name, expected) != expected:
                 raise ArtifactError(
-                    f"{folder / 'config.json'}: {name} is {config[name]!r}, a LLaDA backbone needs {expected!r}"
+                    f"{folder / 'config.json'}: {name} is {config[name]!r}, but a LLaDA backbone needs {expected!r}"
                 )
         return BackboneConfig(
             width=config["d_model"],
@@ -66,7 +66,7 @@ def load_backbone(folder: Path, dtype: torch.dtype = torch.float32) -> Backbone:
             weights[ours] = opened.get_tensor(theirs).to(dtype)
         expected = backbone.get_parameter(ours).shape
         if weights[ours].shape != expected:
-            raise ArtifactError(f"{folder}: {theirs} has shape {tuple(weights[ours].shape)}, its config says {tuple(expected)}")
+            raise ArtifactError(f"{folder}: {theirs} has shape {tuple(weights[ours].shape)}; its config says {tuple(expected)}")
     backbone.load_state_dict(weights, assign=True)
     return backbone
 

@@ -21,7 +21,7 @@ class BehaviorConfig:
     vector_dim: int = 384
     claims: int = 1  # claim ids of the vocabulary, 0 is padding
     items: int = 1  # trained item ids, 0 is every other item
-    codes: tuple[int, ...] = ()  # codes of each digit; empty: the item is the token
+    codes: tuple[int, ...] = ()  # number of codes of each digit; if empty, the item is the token
     history: int = 48  # behaviors that the model sees
     response: int = 16  # future behaviors that it is trained to infer at once
     id_dropout: float = (
@@ -32,7 +32,7 @@ class BehaviorConfig:
 
     @property
     def tokens(self) -> Literal["items", "codes"]:
-        """What the tokens are."""
+        """Whether a token is an item or a code."""
         return "codes" if self.codes else "items"
 
 

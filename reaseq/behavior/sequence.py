@@ -11,7 +11,7 @@ from reaseq.records import EVENT_TYPES, History
 from reaseq.representation.item_table import Snapshot
 
 HOUR_MS = 3_600_000
-GAP_BUCKETS = 16  # logarithmic: bucket 0 is within the hour, each further one reaches twice as far back, the last 2^14 hours
+GAP_BUCKETS = 16  # bucket 0: no gap; bucket k: more than 2^(k−1) − 1 and at most 2^k − 1 hours; the last one has no upper limit
 TYPES = len(EVENT_TYPES) + 1
 
 

@@ -1,4 +1,4 @@
-"""The second backend of latent reasoning: a diffusion language model names products in words, the encoder grounds them.
+"""The text backend of latent reasoning: a diffusion language model names products, and the encoder grounds the names.
 
 vLLM serves such a model (DiffusionGemma) like any other, but without structured outputs: its text is parsed leniently and
 checked strictly. A phrase is grounded to the closest item on sale, if that is close enough.

@@ -21,7 +21,7 @@ class SemanticIdTrie:
 
     codes: Tensor  # (N, D) the digits of each item's ID
     paths: tuple[Tensor, ...]  # D × (N,) the prefix of each item that ends with the digit
-    children: tuple[Tensor, ...]  # D × (P, V) the prefix that a code extends a shorter one to, −1 if it does not exist
+    children: tuple[Tensor, ...]  # D × (P, V) the prefix that a code makes of a shorter one, −1 if it does not exist
     prefixes: tuple[Tensor, ...]  # D × (P', D) the tokens of each prefix, the rest masked
 
     @staticmethod

@@ -28,7 +28,7 @@ from reaseq.optimizer import Optimizer
 from reaseq.records import Claim, ProductKnowledge
 
 KIND = "student"
-CLAIM_FROM = 0.4  # half of the F1 reached: the F1-optimal threshold of calibrated probabilities (Lipton et al. 2014)
+CLAIM_FROM = 0.4  # the F1-optimal threshold for calibrated probabilities: half of the F1 reached (Lipton et al. 2014)
 WEIGHTS, SIZES = "model.safetensors", "config.json"
 
 
@@ -55,7 +55,7 @@ class StudentTrainingConfig:
 
 
 class StudentModel(nn.Module):
-    """Text vectors (N, D) to calibrated logits (N, V), where V are the values of the vocabulary in order."""
+    """Maps text vectors (N, D) to calibrated logits (N, V), one per value, in the order of the vocabulary."""
 
     scale: Tensor
     offset: Tensor
@@ -240,7 +240,7 @@ def _loss(logits: Tensor, targets: Tensor, slices: Sequence[Slice]) -> Tensor:
     for piece in slices:
         part, labels = logits[:, piece.start : piece.end], targets[:, piece.start : piece.end]
         if piece.single:
-            labeled = labels.sum(-1) > 0  # items without a label of the teacher in this group do not count
+            labeled = labels.sum(-1) > 0  # items that the teacher gave no label in this group do not count
             loss = loss - (torch.log_softmax(part, dim=-1) * labels).sum() / labeled.sum().clamp(min=1)
         else:
             loss = loss + F.binary_cross_entropy_with_logits(part, labels, reduction="none").sum(-1).mean()

@@ -137,7 +137,7 @@ def load_vocabulary(name: str) -> Vocabulary:
     path = Path(name) if name.endswith(".yaml") else VOCABULARIES / f"{name}.yaml"
     if not path.exists():
         known = ", ".join(sorted(bundled.stem for bundled in VOCABULARIES.glob("*.yaml")))
-        raise VocabularyError(f"no vocabulary {name!r}; bundled are {known}; for your own, give the path of a .yaml file")
+        raise VocabularyError(f"no vocabulary {name!r}: use a bundled one ({known}) or the path of a .yaml file")
     try:
         file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
     except (yaml.YAMLError, msgspec.ValidationError) as error:

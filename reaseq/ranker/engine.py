@@ -122,7 +122,7 @@ class Engine:
         return batch, read
 
     def items(self, table: Snapshot) -> Embedded:
-        """The embedded snapshot; only slots that are new since the last one are computed."""
+        """The embedded snapshot; only slots that are new since the last call are computed."""
         ids, content_embeddings = self._embedded.get(table).tensors
         return Embedded(table.slots, table.prices, table.contents, ids, content_embeddings)
 

@@ -1,4 +1,4 @@
-"""Explains a candidate's score: how much it loses when one thing that is known of the user is removed.
+"""Explains a candidate's score: how much it loses when one thing known about the user is removed.
 
 Leave-one-out: each behavior, real or inferred, is removed on its own and the rest scored again, all in one forward pass. The
 loss is in log-odds of the probability. Losses do not add up to the score, since similar behaviors substitute for each other.
@@ -95,7 +95,7 @@ def _variants(user: UserFeatures) -> list[UserFeatures]:
 
 
 def _ablations(batch: RankerBatch) -> dict[str, RankerBatch]:
-    """The user's own batch without each kind of features that is not a behavior."""
+    """The user's own batch, without one kind of non-behavior features at a time."""
     first = batch[torch.tensor([0])]
     return {
         "latent state": replace(first, scores=torch.zeros_like(first.scores)),

@@ -1,10 +1,10 @@
-"""Scores candidates by the latent state that a behavior model left of a user in the feature store.
+"""Scores candidates by a user's latent state, which a behavior model wrote to the feature store.
 
-Latent reasoning has read the user's history already; its hidden state h costs one product with the item tokens E here:
+The latent state is the hidden state h after the user's history, so a score takes one product with the item's token E:
 
     score(item) = ½ · ( h·E_item − mean over items of h·E )
 
-which is half of how much more likely the item is, in log, than items are on (geometric) average. The popularity prior is left
+This is half the log of how much more likely the item is than items are on (geometric) average. The popularity prior is left
 out, because the ranker reads fresh counts. Each candidate gets two scores: one with its trained id, and one from its content
 alone, which treats new items like all others.
 """
@@ -132,7 +132,7 @@ class LatentModels:
         return torch.zeros(*candidates.shape, SCORES, device=candidates.device) if scores is None else scores, read
 
     def _find(self, version: str) -> LatentScores | None:
-        """The model of a version, None if it gives no scores or is not loaded, in which case it is wanted from now on."""
+        """The model of a version; None if it gives no scores or is not loaded. A version not loaded becomes wanted."""
         with self._lock:
             if version not in self._models:
                 self._wanted.add(version)

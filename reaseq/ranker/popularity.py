@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from reaseq.days import DAY_MS
 
 HALF_LIVES_DAYS = (1.0, 7.0, 30.0)
-SPAN_DAYS = 500  # of the shortest half-life: further from the origin, counts would exceed the range of a float
+SPAN_DAYS = 500  # further from the origin, counts of the shortest half-life would exceed the range of a float
 REMEMBERED_EVENTS = 1 << 18  # how many of the latest events are recognized when they are repeated
 
 
@@ -66,7 +66,7 @@ class Popularity:
             self._sums = np.pad(self._sums, ((0, 0), (0, added)))
 
     def _move_origin(self, time_ms: int) -> None:
-        """Keep the origin within the span of a time, and the sums relative to the origin."""
+        """Move the origin to `time_ms` if it is more than SPAN_DAYS older, and rescale the sums."""
         if self._origin_ms < 0:
             self._origin_ms = time_ms
         elif time_ms - self._origin_ms > SPAN_DAYS * DAY_MS:

@@ -33,7 +33,7 @@ POPULAR_FLOOR = 0.01  # popularity of items without recent events, so that they 
 
 @dataclass(frozen=True)
 class RankerTrainingConfig:
-    """Hyperparameters of training. A second epoch overfits on both public data sets; small batches learn most in one."""
+    """Hyperparameters of training. A second epoch overfits on both public data sets; in one epoch, small batches learn most."""
 
     epochs: int = 1
     batch_baskets: int = 8
@@ -108,7 +108,9 @@ def build_examples(
             drawn.append(candidates)
             usable.append(sample)
     if not drawn:
-        raise CatalogError(f"none of {len(samples)} baskets has an item that was on sale before it and others to compare with")
+        raise CatalogError(
+            f"none of {len(samples)} baskets has both an item that was on sale before it and other items to compare it with"
+        )
     rows, counts, positives, weights = (torch.from_numpy(np.stack(column)) for column in zip(*drawn, strict=True))
     inferred = [sample.inferred for sample in usable]
     batch = build_batch(
@@ -128,7 +130,7 @@ def build_examples(
 def latent_scores(
     inferred: Sequence[Inferred], candidates: Tensor, table: Snapshot, latents: LatentModels, sizes: RankerConfig
 ) -> Tensor:
-    """Scores (B, C, sizes.scores) by users' latent states, each read by the model version that left it."""
+    """Scores (B, C, sizes.scores) by users' latent states, each read by the model version that wrote it."""
     if not sizes.scores:
         return torch.zeros(*candidates.shape, 0)
     for version in sorted({behaviors.model for behaviors in inferred if behaviors.latent}):

@@ -9,7 +9,7 @@ from reaseq.records.fields import Id, TimeMs
 
 EventType = Literal["view", "click", "cart", "purchase"]
 
-# A stored history has the position of the type, so new types go at the end.
+# Histories store the position of a type, so new types go at the end.
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 
 

@@ -9,7 +9,7 @@ from reaseq.records.fields import TimeMs, Version
 
 Status = Literal["text", "reasoned", "delisted"]
 
-STATUS_RANK: dict[Status, int] = {"text": 0, "reasoned": 1, "delisted": 1 << 20}  # leaves a million reasoned revisions
+STATUS_RANK: dict[Status, int] = {"text": 0, "reasoned": 1, "delisted": 1 << 20}  # leaves room for a million reasoned revisions
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -46,7 +46,7 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
 
     @property
     def revision(self) -> int:
-        """Order among records with equal event time: more events are newer, then behaviors inferred from all of them."""
+        """Order among records with equal event time: by events seen, then by whether all of them were used for inference."""
         return 2 * self.events_seen + (self.inferred.events_seen == self.events_seen)
 
     @property

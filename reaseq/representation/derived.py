@@ -33,7 +33,7 @@ class DerivedTensors:
         self._lock = threading.Lock()
 
     def get(self, table: Snapshot) -> Derivation:
-        """The tensors of a snapshot; they may have more slots than it, if a newer one has been derived already."""
+        """The tensors of a snapshot. They have more slots than the snapshot if a newer one has been derived already."""
         with self._lock:
             return self._get(table)
 

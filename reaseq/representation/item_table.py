@@ -3,10 +3,10 @@
 Reading hundreds of item rows from a store per request is too slow, so the ranker and the behavior model index this table
 instead. Readers take a `Snapshot` and keep it as long as they need it: an update swaps in a new one, and rows never move.
 
-An item's contents are in a *slot*, which is written once: an update writes a new slot and points the item's row to it. So an
-update costs what it changes, plus a copy of the few bytes per row that hold the slot, the price, the listing time and whether
-the item is on sale; models that derive tensors from contents compute only those of new slots. When the buffers are full, slots
-that no row points to are dropped, which starts a new *generation* of the table.
+An item's contents are in a *slot*, which is written once: an update writes a new slot and points the item's row to it. So the
+cost of an update is what it changes, plus a copy of the few bytes per row that hold the slot, the price, the listing time and
+whether the item is on sale; models that derive tensors from contents compute only those of new slots. When the buffers are
+full, slots that no row points to are dropped, which starts a new *generation* of the table.
 """
 
 import threading
@@ -126,7 +126,7 @@ class ItemTable:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The newest state, consistent and immutable."""
+        """The newest state; it is consistent and never changes."""
         return self._snapshot
 
     @property

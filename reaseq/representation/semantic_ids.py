@@ -23,7 +23,7 @@ KIND = "semantic-ids"
 CENTROIDS, REPORT = "centroids.safetensors", "quality.json"
 TIE_CODES = 256  # codes of the digit that distinguishes items with equal digits
 REFIT_ERROR_RATIO = 1.2  # a refit is due above this ratio of the new items' error to the expected one
-REFIT_COLLISION_RATIO = 1.5  # and above this ratio of the collisions to those at the fit
+REFIT_COLLISION_RATIO = 1.5  # or above this ratio of the collisions to those at the fit
 LEAST_COLLISIONS = 0.02  # share of the items below which collisions are too few to compare
 UNSEEN_SHARE = 0.1  # of the items, set aside to measure the error on new ones
 ITERATIONS = 25
@@ -147,8 +147,8 @@ def fit(vectors: NDArray[np.float32], space_id: str, levels: int, codes: int, se
 def examine(codebook: Codebook, vectors: NDArray[np.float32], listed_ms: NDArray[np.int64], seed: int = 0) -> Fitted:
     """Measure a codebook on the vectors (N, D) it was fitted to; `listed_ms` (N,) are their listing times.
 
-    A codebook encodes its own items better than later ones. The error to expect on those is measured with another codebook,
-    fitted to nine tenths of the items, on the rest.
+    A codebook encodes its own items better than later ones. To measure the error to expect on those, another codebook
+    is fitted to nine tenths of the items and encodes the rest.
     """
     unseen = np.random.default_rng(seed).random(len(vectors)) < UNSEEN_SHARE
     levels, codes = len(codebook.centroids), codebook.sizes[0]
@@ -175,7 +175,7 @@ def format_semantic_id(full_id: Sequence[int]) -> str:
 def drift(
     fitted: Fitted, codebook: Codebook, vectors: NDArray[np.float32], listed_ms: NDArray[np.int64], space_id: str
 ) -> Drift:
-    """Compare the catalog with the fit: a refit is due if new items are encoded much worse, or collisions have grown much."""
+    """Compare the catalog with the fit: a refit is due if new items are encoded much worse or collide much more often."""
     new = vectors[listed_ms > fitted.until_ms]
     error_ratio = codebook.error(new, space_id) / max(fitted.unseen_error, 1e-9) if len(new) else 1.0
     collided = 1 - codebook.quality(vectors, space_id).collision_free_share

@@ -17,7 +17,7 @@ class SamplerSettings(BaseModel):
     temperature: float = Field(default=0.0, description="Scale of the Gumbel noise; 0 unmasks the most confident tokens.")
     tolerance: float = Field(
         default=0.0,
-        description="Unmask the rest at once when no more than this much probability moved since the last step; 0 is off.",
+        description="Unmask the rest at once if at most this much probability moved since the last step; 0 is off.",
     )
     batch_users: int = Field(default=4, description="Users in one forward pass.")
 
@@ -31,7 +31,7 @@ class TextDiffusionSettings(BaseModel):
     )
     history_behaviors: int = Field(default=24, description="Latest behaviors that a prompt contains.")
     least_cosine: float = Field(
-        default=0.5, description="Least cosine between a described behavior and the item that it is grounded to."
+        default=0.5, description="Minimum cosine between a described behavior and the item that it is grounded to."
     )
 
 
@@ -40,10 +40,10 @@ class BehaviorSettings(BaseModel):
 
     history_limit_events: int = Field(default=128, description="Latest events kept in a history.")
     min_new_events: int = Field(default=1, description="New events after which behaviors are inferred again.")
-    min_interval_s: float = Field(default=0.0, description="Least event time between two inferences for one user.")
+    min_interval_s: float = Field(default=0.0, description="Minimum event time between two inferences for one user.")
     shift_cosine: float = Field(
         default=0.0,
-        description="An item whose cosine to the recent history is below this triggers an inference before `min_new_events`.",
+        description="Infer before `min_new_events` if the cosine between the new and the previous behaviors is below this.",
     )
     sampler: SamplerSettings = Field(default=SamplerSettings(), description="The diffusion sampler.")
     text_diffusion: TextDiffusionSettings = Field(

@@ -4,7 +4,7 @@ from pydantic import BaseModel, Field
 
 
 class GuardSettings(BaseModel):
-    """Limits on the claims of a message, and on replays of a dead letter."""
+    """Limits on the event times of messages and on replays of dead letters."""
 
     future_limit_s: float = Field(default=300.0, description="How far in the future an event time may be.")
     quarantine_attempts: int = Field(

@@ -23,9 +23,11 @@ class KafkaSettings(BaseModel):
         description="In-sync replicas that must have a record before it counts as produced; applied at topic creation.",
     )
     max_message_bytes: int = Field(default=4 * 1024 * 1024, description="Largest message that a producer sends.")
-    batch_limit_records: int = Field(default=256, description="Most records in one batch of a stage.")
+    batch_limit_records: int = Field(default=256, description="Maximum number of records in one batch of a stage.")
     batch_wait_s: float = Field(default=0.05, description="Longest time that a stage waits for a batch to fill.")
-    archive_batch_limit_records: int = Field(default=5000, description="Most records in one batch of the archive stage.")
+    archive_batch_limit_records: int = Field(
+        default=5000, description="Maximum number of records in one batch of the archive stage."
+    )
     archive_batch_wait_s: float = Field(
         default=10.0, description="Longest time that the archive stage waits for a batch to fill."
     )

@@ -12,21 +12,22 @@ class LlmSettings(BaseModel):
     api_key: SecretStr = Field(default=SecretStr(""), description="Bearer token for the endpoint.")
     model: str = Field(default="", description="Model name that the endpoint serves.")
     revision: str = Field(
-        default="", description="Revision of the served model; part of the fingerprint, so a new one reasons again."
+        default="",
+        description="Revision of the served model; when it changes, items are reasoned about again.",
     )
     temperature: float = Field(default=0.0, description="Sampling temperature.")
     seed: int | None = Field(default=None, description="Sampling seed; vLLM's CPU engine crashes on a request with a seed.")
     extra_body: dict[str, JsonValue] = Field(default={}, description="Further fields of each request body, as JSON.")
-    concurrency_limit_calls: int = Field(default=64, description="Most calls in flight.")
+    concurrency_limit_calls: int = Field(default=64, description="Maximum number of calls in flight.")
     connect_timeout_s: float = Field(default=5.0, description="Time limit for a connection.")
     answer_timeout_s: float = Field(default=120.0, description="Time limit for an answer.")
     attempts_limit: int = Field(default=4, description="Attempts of one call, including the first.")
-    retry_first_s: float = Field(default=0.5, description="Wait before the first retry; doubles with each further one.")
+    retry_first_s: float = Field(default=0.5, description="Wait before the first retry; doubles with each retry.")
     retry_limit_s: float = Field(default=20.0, description="Longest wait before a retry.")
     breaker_failures: int = Field(default=8, description="Consecutive failures that open the circuit breaker.")
-    breaker_open_s: float = Field(default=15.0, description="Time that the open circuit breaker rejects calls.")
-    text_limit_chars: int = Field(default=4000, description="Characters of an item's text that a prompt contains.")
-    reasoning_limit_chars: int = Field(default=500, description="Characters of an answer's reasoning field.")
+    breaker_open_s: float = Field(default=15.0, description="Time for which an open circuit breaker rejects calls.")
+    text_limit_chars: int = Field(default=4000, description="Maximum length of an item's text in a prompt.")
+    reasoning_limit_chars: int = Field(default=500, description="Maximum length of an answer's reasoning field.")
     answer_limit_tokens: int = Field(default=1024, description="Tokens that the model may generate for one answer.")
     response_limit_bytes: int = Field(default=1024 * 1024, description="Largest response body that is read.")
     budget_item_tokens: int | None = Field(default=None, description="Token budget of one item; unlimited if empty.")

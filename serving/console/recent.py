@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PopularItem:
-    """An item on sale that sells much at present."""
+    """An item on sale that sells well at present."""
 
     item_id: str
     title: str  # empty if the store does not know the item

@@ -40,7 +40,7 @@ class ItemSearch:
         """
         if self._encoder.space_id != self._table.space_id:
             raise SpaceMismatch(
-                f"this service's encoder has the space {self._encoder.space_id!r}, the items have {self._table.space_id!r}: "
+                f"this service's encoder has space {self._encoder.space_id!r}, but the items have {self._table.space_id!r}: "
                 "set REASEQ_ENCODER__* to the workers' values"
             )
         table = self._table.snapshot

@@ -89,7 +89,7 @@ class StreamMonitor:
             took_s = time.monotonic() - started
         except ReaSeqError as error:
             self._latest = error
-        self._expires_s = time.monotonic() + max(CACHED_S, took_s)  # brokers rest at least as long as they worked
+        self._expires_s = time.monotonic() + max(CACHED_S, took_s)  # so that at most half of the time is spent observing
 
     def _observe(self) -> StreamHealth:
         counts = DeadLetterQueue(self._settings.kafka, self._settings.guard.quarantine_attempts).counts()
@@ -111,7 +111,7 @@ def _ask_workers(urls: Sequence[str]) -> tuple[list[WorkerStatus], list[str]]:
             try:
                 ready = http.get(f"{address}/readyz")
                 scrape = http.get(f"{address}/metrics").text
-                freshness_s([scrape], QUANTILES)  # raises ValueError if these are no metrics
+                freshness_s([scrape], QUANTILES)  # raises ValueError if the text is not metrics
             except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
                 workers.append(WorkerStatus(address, f"does not answer ({type(error).__name__})"))
             else:

@@ -1,1 +1,1 @@
-"""The delivery contract: topics, messages, stages, delivery, dead letters and tracing. It knows no broker."""
+"""The delivery contract: topics, messages, stages, delivery, dead letters and tracing. Independent of any broker."""

@@ -3,8 +3,8 @@
 A dead letter's key is the failed record's topic, partition and offset, and the stage in which it failed. A record that is
 delivered twice therefore leaves one dead letter, and a tombstone with that key deletes it after a replay or an erasure request.
 
-Compression lets producers send records that are larger than a dead letter may be. The dead letter of such a record keeps only
-the beginning of its key and value, and the id locates the rest.
+A record that was produced compressed may be too large for a dead letter once it is decompressed. Its dead letter keeps only the
+beginning of the key and value; the dead letter's id says where the whole record is.
 """
 
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class DeadLetter:
 
 
 def to_dead_letter(raw: RawRecord, stage: str, reason: str, message: str, now_ms: int, limit_bytes: int) -> RawRecord:
-    """Encode the dead letter of `raw`, which continues the count of attempts if `raw` is a replay.
+    """Encode the dead letter of `raw`. If `raw` is a replay, the count of its attempts continues.
 
     A record of more than `limit_bytes` is cut.
     """

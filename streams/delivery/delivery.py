@@ -14,8 +14,8 @@ Failures:
     - While the store or the language model is unavailable, steps 2 to 4 wait for it. The consumer lag is the back-pressure.
     - If two stages of one process write the same topic, neither leaves an older record behind a newer one: steps 3 and 4 lock
       the records' keys.
-    - If two workers process the same entity, because one was evicted from the group and does not know it yet (a zombie), the
-      worker that finds its record superseded in step 4 produces the newer record again, behind its own.
+    - Two workers may process the same entity, if one was evicted from the group and does not know it yet (a zombie). The worker
+      whose record is superseded in step 4 produces the newer record again, so that it follows the stale one in the topic.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class RecordProducer(Protocol):
 
     @property
     def max_message_bytes(self) -> int:
-        """The largest record that can be produced. The headers of a dead letter do not count."""
+        """The largest record that can be produced. The headers of a dead letter are not included."""
         ...
 
 
@@ -104,7 +104,7 @@ class Delivery:
         self.waiting_for: Counter[str] = Counter()
 
     async def handle(self, batch: Sequence[RawRecord]) -> None:
-        """Steps 1 to 4 for one batch. Raises only if committing the batch would lose data."""
+        """Run steps 1 to 4 for one batch. Raises only if committing the batch would lose data."""
         self.in_flight += 1
         try:
             await self._deliver(batch)
@@ -150,7 +150,7 @@ class Delivery:
     async def _compute(self, decoded: list[Decoded], dead_letters: list[RawRecord]) -> Effects:
         """Process the batch. If it fails, process each key on its own, so that a poison message affects only its key.
 
-        Never process less than a key: a stage that reads its state from the store must see all messages of a key at once,
+        Never process only some messages of a key: a stage that reads its state from the store must see all of them at once,
         because the effects of the first are not in the store yet.
         """
         if not decoded:
@@ -200,8 +200,8 @@ class Delivery:
     async def _serve(self, effects: Effects) -> None:
         superseded = await self._call_store(self._store.write, effects.records)
         while superseded:
-            # Another worker has written newer records since step 3: one of the two is a zombie. Its records come before ours in
-            # the topic, so produce them again: the newest record must be the last.
+            # Another worker has written newer records since step 3, so one of the two is a zombie. A topic must end with the
+            # newest record, but the stale one may come last: produce the newer records again.
             effects.counts["stale"] += len(superseded)
             newer = await self._call_store(self._store.newest, superseded)
             await self._producer.produce([encode(record, int(time.time() * 1000)) for record in newer])

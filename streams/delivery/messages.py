@@ -47,7 +47,7 @@ class _Head(msgspec.Struct):
 
 
 class _Untyped(msgspec.Struct, tag_field="schema", tag=""):
-    """Makes a union of the message type: msgspec requires the tag field only in a union."""
+    """Turns the message type into a union, because msgspec requires the tag field only in a union."""
 
 
 def encode(record: msgspec.Struct, origin_ms: int, extra_headers: Headers = ()) -> RawRecord:
@@ -91,7 +91,7 @@ class Decoder:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InvalidRecord("malformed_json", str(error)[:ERROR_LIMIT_CHARS]) from error
         except RecursionError as error:
-            raise InvalidRecord("malformed_json", "nested too deeply") from error
+            raise InvalidRecord("malformed_json", "the JSON is nested too deeply") from error
         if isinstance(body, _Untyped):
             raise InvalidRecord("unknown_schema", "the schema is empty - at `$.schema`")
         return body
@@ -121,7 +121,7 @@ def get_int_header(headers: Sequence[tuple[str, bytes]], name: str) -> int | Non
 
 def _decode_key(raw: RawRecord) -> str:
     if not raw.key:
-        raise InvalidRecord("missing_key", f"a record of {raw.topic} needs the entity's id as its key")
+        raise InvalidRecord("missing_key", f"the record has no key; the key of a record of {raw.topic} must be the entity's id")
     try:
         return raw.key.decode()
     except UnicodeDecodeError as error:
@@ -129,7 +129,7 @@ def _decode_key(raw: RawRecord) -> str:
 
 
 def _read_origin_ms(raw: RawRecord, now_ms: int) -> int:
-    """Clamped to now: brokers reject records from the future, so a clock or header that is ahead must not be passed on."""
+    """The origin time, clamped to now: brokers reject records from the future, so none may be passed on."""
     origin_ms = get_int_header(raw.headers, ORIGIN_HEADER)
     return max(0, min(raw.timestamp_ms if origin_ms is None else origin_ms, now_ms))
 

@@ -1,4 +1,4 @@
-"""The contract of a stage: plain Python that turns a batch of messages into effects. It knows no broker and no runtime."""
+"""The contract of a stage: plain Python that turns a batch of messages into effects, independent of broker and runtime."""
 
 from collections import Counter
 from collections.abc import Sequence

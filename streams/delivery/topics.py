@@ -19,13 +19,13 @@ class Topic:
     key: Callable[[Any], str]
     cleanup: Literal["compact", "delete", "compact,delete"]
     retention_ms: int | None = None
-    null_meaning: str = ""  # of a record without a value; if empty, such a record is invalid
+    null_meaning: str = ""  # what a null value means; if empty, a null value is invalid
 
 
-NO_RECORD = "the entity has no record any more"
+NO_RECORD = "the entity no longer has a record"
 
 ITEMS = Topic("items", Item, attrgetter("item_id"), "compact", null_meaning="the item is delisted")
-EVENTS = Topic("events", Event, attrgetter("user_id"), "delete", 5 * WEEK_MS, null_meaning="an erasure request of the user")
+EVENTS = Topic("events", Event, attrgetter("user_id"), "delete", 5 * WEEK_MS, null_meaning="the user requests erasure")
 ITEM_FEATURES = Topic("item-features", ItemFeatures, attrgetter("item_id"), "compact", null_meaning=NO_RECORD)
 USER_FEATURES = Topic("user-features", UserFeatures, attrgetter("user_id"), "compact", null_meaning=NO_RECORD)
 # Carries the failed bytes unchanged, so it has no message type of its own. A tombstone deletes a dead letter.

@@ -33,7 +33,7 @@ def export_traces(service: str) -> None:
 
 
 class Spans:
-    """The spans of one batch in one stage: one per entity with a sampled record, linked to the entity's other ones."""
+    """The spans of one batch in one stage: one per entity with sampled records, a child of the first, linked to the rest."""
 
     def __init__(self, stage: str, decoded: Sequence[tuple[RawRecord, Message]]) -> None:
         contexts: dict[str, list[SpanContext]] = {}

@@ -1,1 +1,1 @@
-"""Operator actions on a running stream: replay, backfill, rebuild, reconciliation, status and dead letters."""
+"""Operator actions on a running stream: replay, backfill, rebuild, reconciliation, status, dead letters and erasure."""

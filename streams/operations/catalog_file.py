@@ -16,8 +16,8 @@ from streams.operations.source_values import TIME_COLUMNS, Row, to_attributes, t
 class CatalogFile(SourceFile):
     """Items: `item_id` and `title`; optionally `price`, `seller_id` and an event time. Other columns become attributes.
 
-    An item without an event time gets `listed_ms`, or by default the time when the file was last modified: reading the file
-    again changes nothing, and a modified file is newer.
+    An item without an event time gets `listed_ms` or, by default, the file's modification time. So reading the same file again
+    changes nothing, and the items of a modified file are newer.
     """
 
     topic = ITEMS
@@ -29,7 +29,7 @@ class CatalogFile(SourceFile):
 
     @property
     def identity(self) -> str:
-        """A hash of the file, of how it is read, and of the listing time."""
+        """The identity of the file and its column names, hashed with the listing time."""
         return digest(super().identity, str(self._listed_ms))
 
     def items(self) -> Iterator[Item]:

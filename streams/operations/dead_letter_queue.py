@@ -1,11 +1,11 @@
 """The dead-letter queue of a running system: reads, replays, discards and erases dead letters."""
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from itertools import islice
 
 import msgspec
@@ -39,7 +39,12 @@ class Filter:
         key = (dead_letter.record.key or b"").decode(errors="replace")
         names = (dead_letter.id, dead_letter.record.topic, dead_letter.stage, dead_letter.reason, key)
         patterns = (self.id, self.topic, self.stage, self.reason, self.key)
-        return dead_letter.last_failure_ms >= self.since_ms and all(map(fnmatchcase, names, patterns))
+        return dead_letter.last_failure_ms >= self.since_ms and all(map(_matches, names, patterns))
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether the whole name fits the pattern; ids may contain the other characters that a shell treats as wildcards."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) is not None
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class DeadLetterQueue:
         quarantined: bool = False,
         progress: Callable[[int], None] = lambda dead_letters: None,
     ) -> ReplayResult:
-        """Produce the records of the dead letters again, then delete the dead letters, page by page, each step confirmed.
+        """Page by page, produce the records of the dead letters again, then delete the dead letters. Each step is confirmed.
 
         If a replay is interrupted, the next one produces some records again; stages are idempotent, so this changes nothing.
         Skips dead letters in quarantine, unless `quarantined` is set, and those that were cut. Calls `progress` with the
@@ -112,7 +117,7 @@ class DeadLetterQueue:
         return self._delete(self.read_open(matching))
 
     def erase(self, user_ids: Sequence[str]) -> int:
-        """Delete every dead letter with the id of one of the users, as its key or as a string in its value. Returns how many.
+        """Delete every dead letter whose record has a user's id as its key or as a string in its value. Returns how many.
 
         Raises BrokerUnavailable.
         """
@@ -138,9 +143,9 @@ class DeadLetterQueue:
 
 
 def _build_replay(dead_letter: DeadLetter, store: FeatureReader) -> RawRecord:
-    """The record to produce for a dead letter. For a feature record, the newest record of its entity.
+    """The record to produce for a dead letter. A feature record is replaced by a newer one of its entity if the store has one.
 
-    A compacted topic must not end with an older one.
+    A compacted topic must not end with an older record.
     """
     replay = dead_letter.to_replay(int(time.time() * 1000))
     key = (dead_letter.record.key or b"").decode(errors="replace")
@@ -170,5 +175,5 @@ def _build_tombstone(dead_letter: DeadLetter) -> RawRecord:
 
 
 def _mentions(record: RawRecord, user_id: str) -> bool:
-    strings = (json.dumps(user_id).encode(), msgspec.json.encode(user_id))  # with and without escapes
+    strings = (json.dumps(user_id).encode(), msgspec.json.encode(user_id))  # as JSON with escapes, and as plain UTF-8
     return record.key == user_id.encode() or any(string in (record.value or b"") for string in strings)

@@ -28,7 +28,7 @@ class EventLogFile(SourceFile):
     def __init__(self, path: Path, names: Mapping[str, str] | None = None, until_ms: int = TIME_LIMIT_MS) -> None:
         super().__init__(path, names)
         if not TIME_COLUMNS & set(self.columns):
-            raise self._missing_column(TIME_COLUMNS)
+            raise self._missing_column(" or ".join(sorted(TIME_COLUMNS)))
         events = sorted(super().messages(), key=_sort_time_ms)
         self._events = events[: bisect_left(events, until_ms, key=_sort_time_ms)]
 

@@ -43,7 +43,7 @@ def rebuild(
     """Write every record of the feature topics to the store, at most `rate_records_per_s` per second.
 
     The stream and the readers may keep running: the store keeps newer records. Calls `progress` with the number of records of
-    each step. Returns the number of records `written` and `rejected`. Raises StoreUnavailable; repeat the rebuild then.
+    each step. Returns the number of records `written` and `rejected`. Raises StoreUnavailable; run the rebuild again then.
     """
     counts: Counter[str] = Counter()
     with store.rebuilding():
@@ -55,7 +55,7 @@ def rebuild(
 
 
 def decode_valid(settings: Settings, topic: Topic, raws: Iterable[RawRecord], counts: Counter[str]) -> Iterator[Message]:
-    """The messages with a valid record. Invalid ones are logged, counted as `rejected`, and skipped, as are tombstones."""
+    """The messages of the valid records. Skips tombstones, and logs, counts (`rejected`) and skips invalid records."""
     decoder = Decoder(topic, settings.guard.future_limit_s)
     for raw in raws:
         try:

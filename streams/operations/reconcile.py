@@ -37,8 +37,8 @@ class ReconciledStore(Protocol):
 def reconcile(settings: Settings, store: ReconciledStore, records: int, generator: random.Random) -> dict[str, Counter[str]]:
     """Compare a sample of about `records` records of each topic with the store. Returns the counts of each result by topic.
 
-    The store is right if it has the same record or a newer one (`ahead`). If it is `behind`, a write was lost, and the record
-    is written again. Raises StoreUnavailable.
+    The store is right if it has the same record (`equal`) or a newer one (`ahead`). If it is `behind`, a write was lost, and
+    the record is written again. Raises StoreUnavailable.
     """
     return {topic.name: _reconcile(settings, store, topic, records, generator) for topic in FEATURE_TOPICS}
 

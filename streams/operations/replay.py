@@ -1,4 +1,4 @@
-"""Replays a shop onto the topics, in order of event time and at a chosen speed."""
+"""Replays a shop's items and events to their topics, in order of event time and at a chosen speed."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,10 +23,10 @@ def replay(
     speed: float,
     progress: Callable[[int], None] = lambda records: None,
 ) -> int:
-    """Produce items and events, each sorted by event time, in one order; at equal times the item comes first.
+    """Produce items and events in order of event time; at equal times the item comes first. Both must be sorted already.
 
-    `speed` is the event time in seconds that passes per second; 0 produces as fast as the broker confirms. Calls `progress`
-    with the number of records of each step. Returns the number of records produced.
+    `speed` is in seconds of event time per second; 0 produces as fast as the broker confirms. Calls `progress` with the number
+    of records of each step. Returns the number of records produced.
     """
     produced = 0
     for chunk in _paced(list(merge(items, events, key=attrgetter("event_time_ms"))), speed):

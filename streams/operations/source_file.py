@@ -20,8 +20,8 @@ _UNREADABLE = (pa.ArrowInvalid, OSError, UnicodeDecodeError, csv.Error)
 class SourceFile(ABC):
     """The rows of a parquet file, or of a CSV file with a header, as messages of a topic.
 
-    `names` maps fields to columns, for columns whose name is not the field's. The event time is in column `event_time_ms`, in
-    `event_time_s`, or as a date in `event_time` (UTC unless it has a time zone). Empty values count as missing.
+    `names` maps a field to its column, where their names differ. The event time is in column `event_time_ms`,
+    in `event_time_s`, or as a date in `event_time` (UTC unless it has a time zone). Empty values count as missing.
     Raises CatalogError if the file cannot be read or lacks a required column.
     """
 
@@ -37,7 +37,7 @@ class SourceFile(ABC):
         except _UNREADABLE as error:
             raise CatalogError(f"{path}: {error}") from error
         if missing := self.required - set(self.columns):
-            raise self._missing_column(missing)
+            raise self._missing_column(", ".join(sorted(missing)))
 
     def __len__(self) -> int:
         if self._is_csv:
@@ -47,7 +47,7 @@ class SourceFile(ABC):
 
     @property
     def identity(self) -> str:
-        """A hash of the file and of how it is read. Changes when either does."""
+        """A hash of the file's path, size and modification time, and of `names`."""
         size = self._path.stat().st_size
         names = sorted(map("=".join, self._field_by_column.items()))
         return digest(str(self._path.resolve()), str(size), str(self._modified_ms), *names)
@@ -62,9 +62,8 @@ class SourceFile(ABC):
     def _build_message(self, row: Row) -> Row:
         """The message of a row."""
 
-    def _missing_column(self, names: set[str] | frozenset[str]) -> CatalogError:
-        columns = ", ".join(sorted(self.columns))
-        return CatalogError(f"{self._path}: no column {', '.join(sorted(names))}; the columns are {columns}")
+    def _missing_column(self, missing: str) -> CatalogError:
+        return CatalogError(f"{self._path}: no column {missing}; the columns are {', '.join(sorted(self.columns))}")
 
     @property
     def _is_csv(self) -> bool:

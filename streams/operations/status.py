@@ -19,12 +19,12 @@ FRESHNESS = "reaseq_freshness_seconds"
 
 @dataclass(frozen=True)
 class TopicStatus:
-    """One topic and one consumer group."""
+    """The state of one topic for one consumer group."""
 
     name: str
     group: str
     records: int  # in the topic
-    lag: int  # records that the group has not acknowledged
+    lag: int  # records that the group has not committed
     acknowledged_per_s: float
 
 
@@ -45,7 +45,7 @@ def topics_status(settings: Settings) -> list[TopicStatus]:
 
 
 def wait_until_idle(settings: Settings) -> None:
-    """Return when no group has lag, twice in a row.
+    """Return once two checks in a row find no lag in any group.
 
     Stages write topics that other stages read, so the last record of a topic may show up after the first check.
     """

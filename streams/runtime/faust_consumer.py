@@ -71,15 +71,15 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's driver ha
             return
         fetched = await self._getmany(ready, FETCH_WAIT_S if len(ready) == len(assigned) else PAUSE_S)
         if not self.flow_active or generation != self.app.consumer_generation_id:
-            return  # the group rebalances: drop the records, they are fetched again from the committed offsets
+            return  # the group is rebalancing: drop the records, which are fetched again from the committed offsets
         for tp, records in fetched.items():
             self.receiver.put(tp.topic, list(map(RawRecord.from_broker, records)))
 
     async def _rewind(self) -> None:
-        """Seek to the committed offsets, and to the start of partitions that have none, or a committed offset of 0.
+        """Seek to the committed offset of each partition, or to its start if it has none, or one of 0.
 
-        Faust seeks only to committed offsets, before it resumes fetching. In a partition that has none, a fetch that is dropped
-        because of a rebalance would skip its records for good.
+        Faust seeks only to committed offsets, before it resumes fetching. In a partition without one, the records of a fetch
+        that is dropped because of a rebalance would be skipped for good.
         """
         committed = await self.seek_to_committed() if self.assignment() else {}
         if new := [ensure_TP(tp) for tp, offset in committed.items() if not offset]:

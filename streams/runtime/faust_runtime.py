@@ -2,7 +2,7 @@
 
 Faust acknowledges a message when an agent raises, drops unfinished batches when it stops, and loses count of offsets in a
 rebalance. Here, a batch is finished only after `Delivery.handle` has returned, and only finished batches are committed. If
-`handle` raises, nothing may be committed any more: the process exits at once, and the group reassigns its partitions.
+`handle` raises, nothing more may be committed: the process exits at once, and the group reassigns its partitions.
 """
 
 import asyncio

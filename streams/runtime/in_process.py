@@ -78,7 +78,7 @@ class _Queue:
     def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
         self._waiting: deque[RawRecord] = deque()
-        self._first_s = 0.0  # when the first waiting record became the first
+        self._first_s = 0.0  # when the record now at the head got there
 
     def extend(self, records: list[RawRecord]) -> None:
         if not self._waiting:
@@ -86,7 +86,7 @@ class _Queue:
         self._waiting.extend(records)
 
     async def work(self, flush: bool) -> bool:
-        """Run due batches, as many at once as the policy allows, until none is due; returns whether one was."""
+        """Run due batches, as many at once as the policy allows, until none is due; returns whether any was."""
         worked = False
         in_flight = InFlight(self.delivery.stage.batch.in_flight)
         while batch := self._take(flush):

@@ -40,7 +40,7 @@ class OffsetTracker:
             self._running[stage, partition] -= Counter([offset])
 
     def to_commit(self) -> dict[Partition, int]:
-        """The offsets to commit, for partitions where they have advanced: all readers have finished every record before."""
+        """The offsets to commit, for partitions where they have advanced: all readers have finished all records before."""
         offsets = {}
         for partition in {partition for _, partition in self._next}:
             finished = min(self._finished(stage, partition) for stage in self._readers[partition[0]])

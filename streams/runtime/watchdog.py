@@ -31,7 +31,7 @@ class Stall:
 
     topic: str
     seconds: float
-    waiting_for: tuple[str, ...]  # reason codes for which batches wait
+    waiting_for: tuple[str, ...]  # reason codes of what batches wait for
     in_flight: int  # batches
 
     @property

@@ -33,7 +33,7 @@ class RecordArchive(Protocol):
 class ArchiveStage:
     """Archives one topic of feature records. A batch is acknowledged when its files are on disk.
 
-    `on_erasure` is called with the users that have a new erasure request; the archive erases its own rows of them.
+    `on_erasure` is called with the users that have a new erasure request; the archive erases their rows itself.
     """
 
     def __init__(self, source: Topic, archive: RecordArchive, batch: BatchPolicy, on_erasure: OnErasure) -> None:

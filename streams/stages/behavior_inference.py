@@ -57,7 +57,7 @@ class BehaviorInferenceStage:
             return effects
         known = await asyncio.to_thread(self._store.read_users, list(newest))
         due = [record for record in newest.values() if not _is_newer(known.get(record.user_id), record)]
-        # The record that supersedes one of these is in the topic too, and is decided on when it arrives.
+        # The record that supersedes one of these is in the topic too, and is checked when it arrives.
         effects.counts["superseded"] += len(newest) - len(due)
         requests = [InferenceRequest(record.history, record.event_time_ms, record.events_seen) for record in due]
         answers = await self.model.answer(requests)
@@ -74,7 +74,7 @@ class BehaviorInferenceStage:
         """The newest due record of each user. It need not be the last one, because two stages write this topic.
 
         Each record is checked by itself. If a worker crashed after producing an answer and before storing it, the batch has
-        the answer as well as its request, and the answer, which is not due, must not hide the request.
+        both the history and the record with its answer. The latter is not due, and must not hide the history, which is.
         """
         newest: dict[str, UserFeatures] = {}
         for record in (message.body for message in batch if message.body):

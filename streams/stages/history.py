@@ -20,7 +20,7 @@ class ItemLookup(Protocol):
 
 
 class HistoryStage:
-    """Events to histories, immediately. The inferred behaviors are kept until `BehaviorInferenceStage` renews them.
+    """Folds events into histories immediately. The inferred behaviors are kept until `BehaviorInferenceStage` renews them.
 
     A message without a body is an erasure request. The record keeps the time of the request, so that earlier events, whenever
     they arrive, bring nothing back.
@@ -72,6 +72,6 @@ class HistoryStage:
             event_time_ms=fold.newest_ms,
             events_seen=(known.events_seen if known else 0) + accepted,
             history=history,
-            # An empty history is never inferred from again: what was inferred from retracted events goes with them.
+            # Nothing is inferred from an empty history, so drop here what was inferred from events that are now retracted.
             inferred=inferred if history.item_ids else Inferred(),
         )

@@ -15,7 +15,7 @@ from streams.delivery.topics import ITEMS
 
 
 class OnboardingStage:
-    """Items to feature records. New content gets status `text`; unchanged content keeps its vector and knowledge."""
+    """Turns items into feature records. New content gets status `text`; unchanged content keeps its vector and knowledge."""
 
     name = "onboarding"
     source = ITEMS

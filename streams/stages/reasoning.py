@@ -1,4 +1,4 @@
-"""Explicit reasoning on the stream: adds knowledge to item records, once for each content."""
+"""Explicit reasoning on the stream: adds knowledge to item records, once per content."""
 
 import asyncio
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ NAME = "reasoning"
 class ReasoningStage:
     """Reads `item-features` and writes a `reasoned` record for each one that lacks the current reasoner's knowledge.
 
-    Due are records with status `text`, and `reasoned` records with another fingerprint (after a change of prompt, model or
-    vocabulary), which `reaseq knowledge refresh` produces to the topic again.
+    A record is due if its status is `text`, or if it is `reasoned` with an outdated fingerprint (the prompt, model or
+    vocabulary has changed). `reaseq knowledge refresh` produces the latter to the topic again.
     """
 
     name = NAME
@@ -38,14 +38,14 @@ class ReasoningStage:
         self._reasoner = reasoner
         self._encoder = encoder
         self._vocabulary = vocabulary
-        # Without it, concurrent batches that wait for the encoder would use up the thread pool, which also resolves the
-        # endpoint's address.
+        # Without this lock, concurrent batches that wait for the encoder would use up the thread pool, which asyncio also needs
+        # to resolve the endpoint's address.
         self._encoding = asyncio.Lock()
 
     async def process(self, batch: Sequence[Message]) -> Effects:
         """A reasoned record for each record that is due and still the newest of its item.
 
-        Raises Unavailable if the reasoner is unavailable. Answers that it has given by then cost nothing on a retry.
+        Raises Unavailable if the reasoner is unavailable. A retry does not pay again for the answers already given.
         """
         effects = Effects()
         candidates = {message.key: message.body for message in batch if message.body and self._is_due(message.body)}

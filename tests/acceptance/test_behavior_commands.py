@@ -1,4 +1,4 @@
-"""Inferred behaviors, and the commands about behaviors and representation, on the state of a finished demo."""
+"""Inferred behaviors, and the commands for behaviors and representation, on the state of a finished demo."""
 
 import json
 from collections import defaultdict
@@ -115,10 +115,10 @@ def test_train_behavior_publishes_a_model_for_each_block_and_resumes(state: Path
 
 def test_semantic_ids_are_fitted_reported_and_used_in_training(state: Path) -> None:
     assert "no semantic-ids model is published" in reaseq(state, "representation", "codes", status=1)
-    assert "set --codes lower" in reaseq(state, "train", "semantic-ids", "--codes", "100000", status=1)
+    assert "lower --codes" in reaseq(state, "train", "semantic-ids", "--codes", "100000", status=1)
 
     output = reaseq(state, "train", "semantic-ids", "--levels", "2", "--codes", "32")
-    assert "without collision" in output and "published: semantic-ids 2x32-" in output
+    assert "without a collision" in output and "published: semantic-ids 2x32-" in output
     assert "0 items were listed" in reaseq(state, "representation", "codes")
     assert "published: behavior" in reaseq(state, "train", "behavior", "--codes", "--epochs", "1")
 

@@ -49,7 +49,7 @@ def load_data(settings: Settings) -> RankerTrainingData:
     return pipeline.build_data(samples, CONFIG, pipeline.config, dropped_inferences=dropped)
 
 
-def test_inferences_by_a_model_of_later_time_are_dropped(state: Path) -> None:
+def test_inferences_by_a_model_trained_on_later_data_are_dropped(state: Path) -> None:
     settings = Settings(state_dir=state)
     before = load_data(settings)
     manifests = sorted((state / "models" / "behavior").glob("*/manifest.json"))

@@ -1,1 +1,1 @@
-"""Stand-ins for unit tests."""
+"""Fakes for unit tests."""

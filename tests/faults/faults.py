@@ -1,4 +1,4 @@
-"""The faults. Each acts on a running system under load and returns how many times it did."""
+"""The faults. Each function acts on a running system under load and returns how often it did so."""
 
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""A load generator: an endless shop, produced until it is stopped."""
+"""A load generator: produces the records of a shop until it is stopped."""
 
 import random
 import threading
@@ -37,7 +37,7 @@ class Load:
 
 
 def mix_records(items: Sequence[Item], events: Sequence[Event], generator: random.Random, changing: bool) -> Iterator[Record]:
-    """An endless shop: items are listed, items may change price and title, users buy, and some records are invalid."""
+    """The records of a shop: items are listed, items may change price and title, users buy, and some records are invalid."""
     listed: list[Item] = []
     number = 0
     new = iter(items)

@@ -62,14 +62,14 @@ class Reference:
         return len(self._broker.dead_letters) - before
 
     def _share_answers(self) -> None:
-        """Copy the system's answers of the language model, so that it is not called again."""
+        """Copy the language model's answers from the system's ledger, so that the reference makes no calls."""
         with closing(Ledger(self._settings.ledger_file)) as system, closing(Ledger(self._ledger_file)) as own:
             exported = self._ledger_file.with_suffix(".parquet")
             system.export_parquet(exported)
             own.import_parquet(exported)
 
     def rows(self) -> Rows:
-        """The rows of its store."""
+        """The rows of the reference's store."""
         return to_rows(self._system.store)
 
 

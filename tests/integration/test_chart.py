@@ -173,4 +173,4 @@ def test_rules_and_dashboards_are_those_of_the_repository() -> None:
 def test_an_endpoint_without_a_model_name_is_an_error() -> None:
     run = run_helm("template", ".", "--set", "llm.baseUrl=http://x")
 
-    assert run.returncode != 0 and "which model does llm.baseUrl serve?" in run.stderr
+    assert run.returncode != 0 and "llm.model is empty" in run.stderr

@@ -62,6 +62,7 @@ def shop(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     settings = settings_on_free_ports(state)
     settings.knowledge.recorded_file = ANSWERS
     settings.service.port, settings.service.api_keys = process.free_port(), [SecretStr(KEY)]
+    settings.service.budget_ms, settings.service.store_timeout_ms = 10_000, 5_000  # a busy machine degrades no ranking
     retail = read_retail(ORDER_LINES)
     events = [event for order in retail.orders for event in order.events][-EVENT_COUNT:]
     bought = {event.item_id for event in events}
@@ -118,7 +119,7 @@ def _publish_codebook(settings: Settings, repository: FeatureRepository) -> None
 
 
 def _enter_call(settings: Settings, item: ItemFeatures) -> None:
-    """Enter a call in the ledger, as a worker with a language model does."""
+    """Enter a call in the ledger, as a worker with a language model would."""
     completion = Completion('{"reasoning": "It reads like a gift."}', usage=Usage(120, 100, 30, 0.5))
     ledger = Ledger(settings.ledger_file)
     ledger.enter([Entry("f", "demand", "a-model", item.item_id, "", item.content, completion, answered_ms=1)])
@@ -127,6 +128,7 @@ def _enter_call(settings: Settings, item: ItemFeatures) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         yield started
@@ -151,8 +153,8 @@ def page(browser: Browser, shop: Shop, request: pytest.FixtureRequest) -> Iterat
 def open_page(page: Page, address: str) -> None:
     """Go to a page of the console and wait until it is shown."""
     page.goto(f"/console/#/{address}")
-    expect(page.get_by_role("main")).not_to_have_attribute("aria-busy", "true", timeout=60_000)
-    expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("main")).not_to_have_attribute("aria-busy", "true")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
 
 
 def rows(page: Page, caption: str) -> list[list[str]]:
@@ -166,7 +168,7 @@ def test_stream_page_shows_topics_freshness_dead_letters_and_workers(page: Page,
 
     topics = {row[0]: row for row in rows(page, "Topics")}
     assert int(topics["events"][2].replace(",", "")) == EVENT_COUNT and topics["events"][3] == "0"
-    assert {row[0] for row in rows(page, "From produced to servable: upper bounds since the workers started")} >= {
+    assert {row[0] for row in rows(page, "Time from produced to servable (upper bounds, since the workers started)")} >= {
         "onboarding",
         "history",
         "reasoning",
@@ -226,7 +228,7 @@ def test_ranking_page_ranks_and_explains(page: Page, shop: Shop) -> None:
     page.get_by_role("link", name="Rank for this user").click()
 
     ranked = page.locator("ol.ranked > li")
-    expect(ranked).to_have_count(5, timeout=20_000)
+    expect(ranked).to_have_count(5)
     expect(page.get_by_role("main")).to_contain_text("by the model, on features read for this request")
     ranked.first.locator("summary").click()
     behaviors = rows(page, "Log-odds lost if one behavior is removed")
@@ -286,7 +288,7 @@ def test_item_page_searches_by_words(page: Page, shop: Shop) -> None:
     page.get_by_label("Item ID or words").fill(shop.item.title.lower())
     page.keyboard.press("Enter")
 
-    expect(page.get_by_role("heading", level=1)).to_have_text(f"Items like “{shop.item.title.lower()}”", timeout=60_000)
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Items like “{shop.item.title.lower()}”")
     expect(page.get_by_role("main")).to_contain_text(f"No item has the id “{shop.item.title.lower()}”.")
     matches = page.get_by_role("table", name="On sale, most similar to these words").locator("tbody th")
     expect(matches).to_have_count(12)
@@ -342,7 +344,7 @@ def test_nothing_is_shown_without_a_valid_key(browser: Browser, shop: Shop) -> N
     page.reload()
     page.get_by_label("API key", exact=True).fill(KEY)
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", level=1)).to_have_text("Stream", timeout=20_000)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Stream")
     context.close()
 
 
@@ -386,10 +388,10 @@ def suspend(shop: Shop, name: str) -> Iterator[None]:
 def test_unavailable_store_is_reported_and_the_ranking_degrades(page: Page, shop: Shop) -> None:
     with suspend(shop, "redis"):
         open_page(page, f"item/{shop.item.item_id}")
-        expect(page.get_by_role("alert")).to_contain_text("production online store", timeout=20_000)
+        expect(page.get_by_role("alert")).to_contain_text("production online store")
         open_page(page, f"rank?user={shop.user.user_id}")
         reason = "the feature store does not answer (store_unavailable)"
-        expect(page.get_by_role("main")).to_contain_text(reason, timeout=20_000)
+        expect(page.get_by_role("main")).to_contain_text(reason)
         expect(page.locator("ol.ranked > li")).to_have_count(5)
     _wait(lambda: bool(FeatureRepository(shop.settings).read_items([shop.item.item_id])), "Redis")
     open_page(page, f"user/{shop.user.user_id}")
@@ -400,11 +402,11 @@ def test_stream_page_reports_unavailable_brokers_and_recovers(page: Page, shop: 
     time.sleep(3)  # lets the cached health expire
     with suspend(shop, "kafka"):
         open_page(page, "stream")
-        expect(page.get_by_role("alert")).to_contain_text("the brokers at", timeout=60_000)
+        expect(page.get_by_role("alert")).to_contain_text("the brokers at")
         page.get_by_role("link", name="User").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("User")
         open_page(page, "stream")
-    expect(page.get_by_role("table", name="Topics")).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("table", name="Topics")).to_be_visible()
     expect(page.locator("p.alert")).to_have_count(0)
 
 

@@ -78,7 +78,7 @@ class Observed:
         self._wait(lambda: set(alerts) <= firing(self.prometheus), f"{alerts} to fire", meanwhile)
 
     def wait_for_silence(self, *alerts: str) -> None:
-        """Wait until none of the alerts fires any more."""
+        """Wait until none of the alerts is firing."""
         self._wait(lambda: not set(alerts) & firing(self.prometheus), f"{alerts} to be silent", lambda: None)
 
     def wait_for_no_alerts(self) -> None:

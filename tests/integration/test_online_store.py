@@ -133,7 +133,7 @@ def test_concurrent_writers_leave_the_newest_record(repository: FeatureRepositor
 
 
 def test_record_is_visible_in_all_views_or_in_none(repository: FeatureRepository) -> None:
-    """With one view new and the other old, an item would read as reasoned without its knowledge, and never get it."""
+    """If only one view were written, an item could have status `reasoned` without its knowledge, and would never get it."""
     context = multiprocessing.get_context("fork")
     writer = context.Process(target=_write_rounds, args=(_build_settings(repository), 0))
     writer.start()

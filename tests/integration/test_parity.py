@@ -1,4 +1,4 @@
-"""Parity between served features and the point-in-time join, on a real archive joined by Feast, with every result."""
+"""Parity between served features and the point-in-time join, on a real archive joined by Feast. Covers every result."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_audit_classifies_every_difference(tmp_path: Path) -> None:
     serving = Serving(tmp_path)
     serving.serve(FIRST, 1500)  # equal
     serving.serve(FIRST, 2500)  # late: the archive has the second row by then
-    serving.serve(SECOND, 1500)  # ahead: a request about the past
+    serving.serve(SECOND, 1500)  # ahead: the request is for a time in the past
     serving.serve(THIRD, 3500)  # not archived yet
     serving.serve(TAMPERED, 2500)  # different in one feature
     serving.serve(None, 2500, of_table=TEXT)  # late: the text row was served, the join returns the reasoned one

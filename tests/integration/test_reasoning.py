@@ -43,7 +43,7 @@ from tests.integration.curves import wait_for_data
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-# Unconstrained, a random model repeats one token, so its output is constrained to a list (a diffusion model's could not be).
+# Unconstrained, the random model repeats one token, so its output is constrained to a list. No diffusion model supports that.
 PHRASE: JsonValue = {"type": "string", "minLength": 4, "maxLength": 12}
 PHRASES: JsonValue = {"type": "array", "minItems": 2, "maxItems": 4, "items": PHRASE}
 TITLES = 100

@@ -48,7 +48,7 @@ def rows(store: FeatureRepository) -> dict[str, dict[bytes, bytes]]:
 def filled(services: Settings) -> FeatureRepository:
     """A complete store, and topics with the same records."""
     store = FeatureRepository(services)
-    with pytest.raises(StoreUnavailable, match="rebuild"):  # a new store cannot be told from an emptied one
+    with pytest.raises(StoreUnavailable, match="rebuild"):  # a new store cannot be distinguished from an emptied one
         FeatureRepository(services, require_complete=True).read_users(["u1"])
     rebuild(services, store)
     producer = Producer(services.kafka)
@@ -73,7 +73,7 @@ def test_emptied_store_is_rebuilt_while_readers_and_writers_keep_running(
     for read in (lambda: strict.read_users(["u1"]), lambda: strict.drop_stale(records()[-1:])):
         with pytest.raises(StoreUnavailable, match="rebuild"):
             read()
-    assert filled.read_users(["u1"]) == {}  # a plain reader gets what there is
+    assert filled.read_users(["u1"]) == {}  # a reader that does not require completeness gets what is there
 
     newer = UserFeatures(user_id="u1", event_time_ms=VERSIONS + 1, events_seen=9, history=History())
     progress: list[int] = []

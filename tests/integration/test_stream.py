@@ -76,7 +76,7 @@ class Running:
         self.wait_until_lag(tuple(topic.name for topic in status.SOURCES))
 
     def wait_for_item_tables(self) -> None:
-        """Wait until every worker has applied all of `item-features` to its item table, the catalog of inference."""
+        """Wait until every worker has applied all of `item-features` to its item table, from which behaviors are inferred."""
         [topic] = [topic for topic in status.topics_status(self.settings) if topic.name == ITEM_FEATURES.name]
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
         for worker in self.workers:
@@ -126,7 +126,7 @@ def after_the_kill(running: Running) -> Running:
     producer = Producer(running.settings.kafka)
     producer.send(running.items)
     running.settle()
-    running.wait_for_item_tables()  # inference is independent of the order of events only if all items are known before
+    running.wait_for_item_tables()  # inference is independent of the order of events only once all items are known
     producer.send(running.events)
     running.wait_until_lag((EVENTS.name,), at_most=len(running.events) // 2)
     victim = running.workers[0]

@@ -1,6 +1,6 @@
 """The agent pipeline for one item: demand ∥ attribute ∥ relation → critic → one repair round → synthesis.
 
-An `LlmCall` answers the requests: an endpoint, the ledger alone, or a batch file.
+An `LlmCall` answers the agents' requests: from the endpoint and the ledger, or from the ledger alone.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class AgentPipeline:
         """Knowledge about one item. Runs the `drafting` agents; `given_claims` come from other reasoners and cover the rest.
 
         An agent whose answer is rejected leaves its groups empty. Raises Rejected if no drafting agent has a usable answer,
-        or if the critic has none: unchecked claims are never returned.
+        or if the critic has none, since unchecked claims are never returned.
         """
         draft = await self._draft(content, call_llm, drafting)
         objections = await self._review(content, call_llm, draft)
@@ -127,7 +127,7 @@ class AgentPipeline:
         return to_revise
 
     async def _repair(self, content: Content, call_llm: LlmCall, draft: Draft, objections: Objections) -> None:
-        """Call the agents of the objected claims once more, and add their new claims in the affected groups."""
+        """Call the agents whose claims were objected to once more, and add their new claims in the affected groups."""
         names = [name for name in DRAFTING if name in objections]
         answers = await asyncio.gather(
             *(self._answer(call_llm, name, content, objections=objections[name]) for name in names), return_exceptions=True

@@ -23,7 +23,7 @@ from reaseq.settings import LlmSettings
 
 log = structlog.get_logger()
 
-NOT_CACHED = {"no_answer"}  # rejections that a later call may not repeat
+NOT_CACHED = {"no_answer"}  # rejections that are not kept in the ledger, since a later call may succeed
 
 
 def build_agent_pipeline(vocabulary: Vocabulary, settings: LlmSettings, model: Model) -> AgentPipeline:

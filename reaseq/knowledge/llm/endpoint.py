@@ -117,7 +117,7 @@ class Endpoint:
         was_open = self._breaker.is_open
         self._breaker.failed()
         metrics.CALLS.labels(request.agent, "failed_attempt").inc()
-        if not was_open:  # a failed trial would only repeat the line
+        if not was_open:  # a failed trial call would only repeat this warning
             log.warning("call_failed", agent=request.agent, fault=fault, breaker_open=self._breaker.is_open)
 
 

@@ -1,7 +1,7 @@
 """The ledger: every answered call with its answer and its cost. It doubles as the knowledge cache.
 
 One SQLite file, shared by the workers of a machine. An answer is written before it is used, so an answered call is never
-repeated, not even after a crash. Days are UTC.
+repeated, even after a crash. Days are UTC.
 """
 
 import sqlite3
@@ -159,7 +159,7 @@ class Ledger:
         try:
             table = pq.ParquetFile(path)
             if [_FORMER_NAMES.get(name, name) for name in table.schema_arrow.names] != _COLUMNS:
-                raise CatalogError(f"{path}: columns {table.schema_arrow.names}, expected {_COLUMNS}")
+                raise CatalogError(f"{path} is not an exported ledger: columns {table.schema_arrow.names}, not {_COLUMNS}")
             rows = new = 0
             with self._transaction():
                 for batch in table.iter_batches(EXPORT_ROWS):

@@ -29,7 +29,7 @@ async function show(navigated) {
   if (navigated) parts[0].focus();
 }
 
-// The page's elements, the heading first; an error and the page's form if it cannot be shown.
+// The page's elements, the heading first; if the page cannot be shown, an error and the page's form.
 async function render(page, id, parameters) {
   try {
     return await page(decodeURIComponent(id), parameters);

@@ -6,7 +6,7 @@ export async function models() {
   const table = `${formatNumber(inForce.items)} items, ${formatNumber(inForce.items_on_sale)} on sale, ${inForce.item_table_mib} MiB`;
   return [
     heading("Models"),
-    element("h2", {}, "In force in this service"),
+    element("h2", {}, "In use by this service"),
     definitionList([["ranker", inForce.ranker], ["vocabulary", inForce.vocabulary], ["item table", table]]),
     element("h2", {}, "Published"),
     ...published.map(publishedModel),

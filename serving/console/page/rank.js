@@ -40,7 +40,7 @@ function parseTime(text) {
   return ms;
 }
 
-// Titles only help reading: without them, the page shows ids.
+// Titles are optional: without them, the page shows ids.
 async function readTitles(response) {
   const behaviors = response.explanations.flatMap((explanation) => explanation.behaviors.slice(0, SHOWN_BEHAVIORS));
   const ids = [...new Set([...response.ranked, ...behaviors].map((entry) => entry.item_id))];

@@ -59,7 +59,7 @@ const topics = (stream) => table("Topics",
   stream.topics.map((topic) => [topic.name, topic.group, formatNumber(topic.records), formatNumber(topic.lag), formatNumber(topic.acknowledged_per_s)]),
   "There are no topics.");
 
-const freshness = (stream) => table("From produced to servable: upper bounds since the workers started",
+const freshness = (stream) => table("Time from produced to servable (upper bounds, since the workers started)",
   [{ name: "stage" }, { name: "median", number: true }, { name: "99th percentile", number: true }],
   stream.freshness.map((stage) => [stage.stage, formatBound(stage.p50_s), formatBound(stage.p99_s)]), "No worker has reported yet.");
 
@@ -69,7 +69,7 @@ const deadLetters = (stream) => table("Records that could not be processed",
 
 const workers = (stream) => table("Readiness of each worker", [{ name: "address" }, { name: "state" }],
   stream.workers.map((worker) => [worker.address, state(!worker.problem, worker.problem || "ready")]),
-  "No worker address is set (service.worker_urls).");
+  "No worker addresses: set REASEQ_SERVICE__WORKER_URLS.");
 
 const formatBound = (seconds) => (seconds === null ? "over an hour" : `${seconds} s`);
 const state = (good, text) => element("span", { class: good ? "good" : "bad" }, text);

@@ -8,5 +8,5 @@
     reader       read a topic, or a sample of it, once
     lag          how far a consumer group is behind
 
-Brokers, credentials, size limits and the session timeout are `KafkaSettings` in `reaseq/settings/kafka.py`.
+Brokers, credentials, size limits and the session timeout are set in `KafkaSettings` (`reaseq/settings/kafka.py`).
 """

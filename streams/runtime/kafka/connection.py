@@ -55,4 +55,4 @@ def broker_errors(settings: KafkaSettings) -> Iterator[None]:
     try:
         yield
     except KafkaError as error:
-        raise BrokerUnavailable(f"the brokers at {settings.bootstrap_servers} do not answer: {error}") from error
+        raise BrokerUnavailable(f"a request to the brokers at {settings.bootstrap_servers} failed: {error}") from error

@@ -10,7 +10,7 @@ from streams.runtime.kafka.consumer import QUERY_TIMEOUT_MS, list_partitions, qu
 
 @dataclass(frozen=True)
 class Lag:
-    """A group's lag in one topic, as offsets over all partitions."""
+    """A group's lag in one topic, in offsets summed over all partitions."""
 
     records: int  # in the topic
     uncommitted: int  # of these, not yet committed by the group

@@ -1,4 +1,4 @@
-"""Tails a topic, for tables of which every process keeps a full copy."""
+"""Tails a topic, to keep a full copy of a table in each process."""
 
 import threading
 from collections.abc import Callable, Sequence

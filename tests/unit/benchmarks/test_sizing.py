@@ -11,12 +11,12 @@ RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 MEASURED = Measured(worker_events_per_s=1_000, rank_s=0.01, table_bytes_per_item=4096)
 
 
-def test_needs_of_a_small_shop_by_hand() -> None:
+def test_needs_of_a_small_shop_match_a_calculation_by_hand() -> None:
     shop = ShopSize(items=2**20, users=0, peak_events_per_s=2_500, new_items_per_day=0, peak_rankings_per_s=100)
 
     needs = estimate_needs(shop, MEASURED)
 
-    assert (needs.workers, needs.partitions) == (5, 12)  # twice the rate; room for twice as many, in fours
+    assert (needs.workers, needs.partitions) == (5, 12)  # for twice the peak rate; for twice the workers, in fours
     assert (needs.table_gib, needs.table_fits, needs.ranker_cores, needs.reasoning_gpus) == (4.0, True, 2, 0)
     assert needs.redis_gib == pytest.approx((1400 + 2664) * 1.5 / 1024)
 

@@ -1,4 +1,4 @@
-"""Ranking metrics against a naive count and figures by hand."""
+"""Ranking metrics, compared with naive counts and with values computed by hand."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_target_auc_is_the_share_of_negatives_outranked() -> None:
     assert metrics.target_auc(ranks, negatives)[0, :2].tolist() == [1.0, 0.5]
 
 
-def test_hit_and_ndcg_by_hand() -> None:
+def test_hit_and_ndcg_match_values_computed_by_hand() -> None:
     ranks = np.array([1.0, 3.0, 10.0, 10.5, np.nan], np.float32)
 
     assert metrics.hit(ranks, 10)[:4].tolist() == [1, 1, 1, 0] and np.isnan(metrics.hit(ranks, 10)[4])

@@ -1,4 +1,4 @@
-"""The evaluation protocol: instances, candidate sets and features hold nothing of the future."""
+"""The evaluation protocol: instances, candidate sets and features contain nothing from the future."""
 
 import numpy as np
 import pytest
@@ -108,7 +108,7 @@ def test_later_events_change_no_feature_of_an_instance(changed: str) -> None:
     assert rebuilt.basket.history == instance.basket.history and rebuilt.bought.tolist() == instance.bought.tolist()
 
 
-def test_aged_features_lack_everything_younger() -> None:
+def test_aged_features_contain_nothing_newer_than_their_age() -> None:
     age_ms = 3 * DAY_MS
     sets = sample_new_item_sets(INSTANCES, TABLE, SALES, seed=1)
     aged = age_instances(INSTANCES, age_ms)
@@ -127,7 +127,7 @@ def test_aged_features_lack_everything_younger() -> None:
     )
 
 
-def test_item_knn_counts_nothing_from_its_cut_on() -> None:
+def test_item_knn_ignores_baskets_from_its_cut_on() -> None:
     earlier = tuple(basket for basket in LOG.baskets if basket.time_ms < CUT_MS)
     history = build_history_sequences(INSTANCES, LOG, 48)
 

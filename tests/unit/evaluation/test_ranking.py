@@ -1,4 +1,4 @@
-"""The ranking evaluation as a whole: what a scorer knows shows in every figure, and nothing after the test does."""
+"""The ranking evaluation end to end: a good scorer improves every metric, and events after the test period change none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -105,7 +105,7 @@ def test_scorers_score_only_instances_after_their_cut(oracle_run: OracleRun) -> 
         assert scorer.scored_ms and scorer.cut_ms <= min(scorer.scored_ms) and max(scorer.scored_ms) < end_ms
 
 
-def test_what_a_scorer_knows_shows_in_every_figure(oracle_run: OracleRun) -> None:
+def test_oracle_scorer_improves_every_metric(oracle_run: OracleRun) -> None:
     figures = build_report(oracle_run.experiment, [oracle_run.outcomes, oracle_run.outcomes])
 
     new = figures["splits"]["new"]

@@ -121,7 +121,7 @@ def test_ranking_without_the_model_has_no_explanations(start_service: Callable[.
     [
         (request_body(candidate_ids=[]), 422, "at least 1"),
         (request_body(candidate_ids=["x" * 200]), 422, "at most 128"),
-        (request_body(candidate_ids=["i1"] * 41), 422, "41 candidates, the limit is 40"),
+        (request_body(candidate_ids=["i1"] * 41), 422, "41 candidates; the limit is 40"),
         (request_body(time_ms=-1), 422, "greater than or equal to 0"),
         (request_body(budget_ms=0), 422, "greater than 0"),
         ({"user_id": "u"}, 422, "candidate_ids"),
@@ -140,10 +140,10 @@ def test_bodies_and_batches_above_their_limits_are_rejected(start_service: Calla
 
     assert server.post("/v1/rank", request_body(candidate_ids=["i" * 100] * 30)).status_code == 413
     too_many = server.post("/v1/rank/batch", {"requests": [{"user_id": "u", "candidate_ids": ["i1"]}] * 3})
-    assert too_many.status_code == 422 and "3 requests, the limit is 2" in too_many.text
+    assert too_many.status_code == 422 and "3 requests; the limit is 2" in too_many.text
 
 
-def test_api_key_is_required_everywhere_but_for_probes(start_service: Callable[..., WebServer]) -> None:
+def test_every_endpoint_except_the_probes_requires_an_api_key(start_service: Callable[..., WebServer]) -> None:
     server = start_service(api_keys=[SecretStr("first"), SecretStr("secönd")])
 
     assert server.post("/v1/rank", request_body()).status_code == 401

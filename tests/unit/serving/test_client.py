@@ -22,7 +22,7 @@ def test_client_ranks_and_its_errors_say_whether_to_retry(start_service: Callabl
                 RankingRequest(user_id="nobody", candidate_ids=["i1"]),
             ]
         )
-        with pytest.raises(RankingRejected, match="41 candidates, the limit is 40"):
+        with pytest.raises(RankingRejected, match="41 candidates; the limit is 40"):
             client.rank(RankingRequest(user_id="u", candidate_ids=["i1"] * 41))
     assert [ranked.item_id for ranked in batch[0].ranked[:4]] == [ranked.item_id for ranked in ranking.ranked]
     assert (ranking.fallback_level, batch[1].degraded) == ("fresh", [levels.UNKNOWN_USER])

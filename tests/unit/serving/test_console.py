@@ -77,7 +77,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
         ranker=ranker,
         table=ranker.engine.table,
         vocabulary=load_vocabulary(settings.knowledge.vocabulary),
-        active_users=lambda: [USER.user_id, "an erased user"],
+        events=SimpleNamespace(active_users=lambda: [USER.user_id, "an erased user"]),
     )
     app = create_app(AppState(ranker, ServiceSettings()))
     add_console(app, service)
@@ -141,7 +141,7 @@ def test_truncated_model_is_listed_with_its_error(tmp_path: Path) -> None:
     ranker, student = list_published(tmp_path)
 
     assert (ranker.kind, ranker.version, ranker.error) == ("ranker", version, "")
-    assert (student.kind, student.version) == ("student", "") and "was changed or cut" in student.error
+    assert (student.kind, student.version) == ("student", "") and "was changed or truncated" in student.error
 
 
 def test_other_published_versions_are_listed(tmp_path: Path) -> None:

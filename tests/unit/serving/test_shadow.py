@@ -16,7 +16,7 @@ from tests.fakes.serving import WebServer, build_ranker, build_task, request_bod
 
 
 @pytest.mark.parametrize(("seed", "agrees"), [(0, True), (5, False)])
-def test_shadow_agrees_with_the_same_model_only(serve: Callable[[AppState], WebServer], seed: int, agrees: bool) -> None:
+def test_shadow_agrees_only_with_the_same_model(serve: Callable[[AppState], WebServer], seed: int, agrees: bool) -> None:
     shadow = Shadow(engine(seed=seed), share=1.0, draw=lambda: 0.0)
     server = serve(AppState(build_ranker(Store(USER)), ServiceSettings(budget_ms=10_000), shadow=shadow))
     for _ in range(5):

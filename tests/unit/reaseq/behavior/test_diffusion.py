@@ -116,7 +116,7 @@ def test_loss_weights_masked_tokens_by_one_over_t_and_rows_equally() -> None:
 
 
 def test_expected_loss_does_not_depend_on_t() -> None:
-    """The weight 1/t compensates that only a share t of the tokens is scored."""
+    """The weight 1/t makes up for scoring only a share t of the tokens."""
     torch.manual_seed(0)
     tokens, maskable = torch.randint(5, (20_000, 4, 1)), torch.ones(20_000, 4).bool()
     network, items = FixedDenoiser(torch.zeros(20_000, 4, 5)), build_item_token_table(torch.empty(5, 1), torch.empty(5))

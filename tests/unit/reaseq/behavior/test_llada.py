@@ -131,7 +131,7 @@ def test_llada_preset_has_the_published_sizes(tmp_path: Path) -> None:
     ("changes", "message"),
     [({"block_type": "sequential"}, "block_type"), ({"d_model": 128}, "its config says"), ({"n_layers": 4}, "has no weight")],
 )
-def test_unfit_checkpoint_is_rejected_by_name(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+def test_incompatible_checkpoint_is_rejected_with_the_reason(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
         load_backbone(checkpoint(tmp_path, sharded=False, **changes))
 

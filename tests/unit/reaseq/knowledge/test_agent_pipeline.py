@@ -168,7 +168,7 @@ def test_grammar_puts_reasoning_first_and_enumerates_the_vocabulary() -> None:
     assert list(schema["properties"]) == ["reasoning", "needs"]
     assert schema["properties"]["reasoning"]["maxLength"] == 200
     assert schema["properties"]["needs"]["items"]["properties"]["value"]["enum"] == ["drink", "read", "give"]
-    assert schema["properties"]["needs"]["minItems"], schema["properties"]["needs"]["maxItems"] == (1, 2)
+    assert (schema["properties"]["needs"]["minItems"], schema["properties"]["needs"]["maxItems"]) == (1, 2)
     assert schema["additionalProperties"] is False
 
 

@@ -9,7 +9,7 @@ from reaseq.knowledge.recorded import RecordedReasoner
 from reaseq.knowledge.vocabulary import load_vocabulary
 
 
-def test_content_ignores_differences_of_appearance() -> None:
+def test_content_ignores_invisible_characters_and_the_order_of_attributes() -> None:
     plain = Content.from_listing("Red Lantern", {"b": "2", "a": "1"})
 
     assert Content.from_listing("Ｒed\u200b \u202eLantern\x00 ", {"a": "1", "b": "2"}) == plain

@@ -1,4 +1,4 @@
-"""Pending requests: cost forecasts, and batch files out and back in."""
+"""Pending requests: cost forecasts, and the export and import of batch files."""
 
 import json
 from dataclasses import replace

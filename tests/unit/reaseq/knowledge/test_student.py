@@ -150,7 +150,7 @@ async def test_cascade_calls_only_agents_below_the_threshold(
     assert provenance == {group: "llm" if agent in called else "student" for agent, group in group_by_agent.items()}
 
 
-async def test_untaught_group_is_left_to_the_llm(tmp_path: Path) -> None:
+async def test_group_without_training_examples_is_left_to_the_llm(tmp_path: Path) -> None:
     vectors, answers = make_world(8, 300)
     without_season = [replace(answer, claims=answer.claims[:2]) for answer in answers]
     student = Student(train(vectors, without_season, VOCABULARY, StudentTrainingConfig(epochs=5)), VOCABULARY, "v1")

@@ -81,7 +81,7 @@ def test_migrated_recorded_answers_lose_only_dropped_values() -> None:
     assert len(answers) > 3000
     assert any("silver_plated" in knowledge.values("materials") for knowledge in answers)
     without = [knowledge for knowledge in answers if not knowledge.values("category")]
-    assert 0 < len(without) < 0.01 * len(answers), "only adjustments and postage, which are no products"
+    assert 0 < len(without) < 0.01 * len(answers), "only adjustments and postage, which are not products"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Popularity: decaying counts equal a recount, whatever the order of arrival and from any thread."""
+"""Popularity: decaying counts equal a recount, in any order of arrival and from any thread."""
 
 import sys
 import threading
@@ -51,7 +51,7 @@ def test_counts_are_zero_before_any_event_and_for_rows_never_observed() -> None:
 
 
 def test_counts_are_consistent_while_events_are_observed() -> None:
-    """Each batch moves the origin past the last one, so that every row has one event that still counts, or none yet."""
+    """Each batch is so much later that earlier events have decayed to nothing: a consistent count is 1 everywhere, or 0."""
     popularity, rows = Popularity(), np.arange(1, 2000)
     stop, failures = threading.Event(), list[str]()
 

@@ -92,7 +92,7 @@ def test_basket_without_earlier_listed_items_is_left_out() -> None:
         examples([first])
 
 
-def test_latent_state_is_read_by_the_model_that_left_it(tmp_path: Path) -> None:
+def test_latent_state_is_read_by_the_model_that_produced_it(tmp_path: Path) -> None:
     versions = [publish_behavior(tmp_path, seed) for seed in (1, 2)]
     state = float16.pack(np.ones(WIDTH))
     sizes = RankerConfig(vector_dim=DIM, claims=VOCABULARY.size, items=len(IDS), width=16, scores=SCORES)

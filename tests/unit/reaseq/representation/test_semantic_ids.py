@@ -107,7 +107,7 @@ def test_published_codebook_is_loaded_unless_it_was_changed(tmp_path: Path) -> N
     assert load_fitted(current(tmp_path, KIND)) == FITTED
 
     (artifact.path / "centroids.safetensors").write_bytes(b"cut")
-    with pytest.raises(ArtifactError, match="changed or cut"):
+    with pytest.raises(ArtifactError, match="changed or truncated"):
         current(tmp_path, KIND)
 
 
@@ -167,6 +167,6 @@ def test_encoder_from_a_hub_must_be_pinned() -> None:
 
 
 def test_faiss_is_loaded_only_to_fit() -> None:
-    """Serving processes do not need it and should not wait for it."""
+    """Serving processes do not need faiss, and should not wait for its import."""
     code = "import sys; import reaseq.representation.semantic_ids; sys.exit('faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -158,7 +158,7 @@ async def test_superseded_worker_leaves_the_newer_record_last_in_the_topic() -> 
     assert [json.loads(record.value or b"")["events_seen"] for record in journal.produced] == [1, 10]
 
 
-async def test_stages_that_write_one_topic_write_a_key_one_at_a_time() -> None:
+async def test_stages_that_share_a_topic_write_each_key_one_at_a_time() -> None:
     journal, locks = Journal(), KeyLocks()
     confirmed = asyncio.Event()
 

@@ -41,7 +41,7 @@ def test_csv_file_is_read_with_renamed_columns(tmp_path: Path) -> None:
     assert (lamp.item_id, lamp.price, lamp.attributes) == ("8", None, {})
 
 
-def test_list_is_joined_to_one_text(tmp_path: Path) -> None:
+def test_list_is_joined_into_one_text(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "c.parquet", item_id=["1"], title=["A mug"], categories=[["Home", "Kitchen"]])
 
     assert next(CatalogFile(path).items()).attributes == {"categories": "Home > Kitchen"}
@@ -96,7 +96,7 @@ def test_error_names_the_invalid_row(tmp_path: Path) -> None:
         list(CatalogFile(path).items())
 
 
-def test_error_names_the_file_that_breaks_off(tmp_path: Path) -> None:
+def test_error_names_the_file_that_cannot_be_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "c.csv"
     path.write_bytes(b"item_id,title\n" + b"1,A mug\n" * 5000 + b"2,\xff\xfe\n")
 

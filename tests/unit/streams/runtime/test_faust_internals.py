@@ -1,7 +1,7 @@
 """The private names of faust-streaming that the runtime uses exist, with the expected parameters. See docs/adr/0001.
 
-A failure after an upgrade of faust-streaming means: read the changed code in Faust, then `faust_consumer.py` and
-`faust_runtime.py`, and run the fault suite before changing the expectation.
+If this test fails after an upgrade of faust-streaming, read the changed code in Faust, then `faust_consumer.py` and
+`faust_runtime.py`, and run the fault suite before you change the expectation.
 """
 
 import inspect

@@ -31,7 +31,7 @@ def test_lag_without_commits_is_a_stall() -> None:
     assert (stall.topic, stall.seconds, stall.consumer_stuck) == ("events", 61.0, True)
 
 
-def test_slow_progress_idleness_and_new_partitions_are_no_stall() -> None:
+def test_slow_progress_idleness_and_new_partitions_are_not_stalls() -> None:
     dog, clock = watchdog()
     for step in range(10):
         clock.now = step * 50.0

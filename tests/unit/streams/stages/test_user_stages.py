@@ -114,7 +114,7 @@ arrivals_of_three = st.lists(
 
 @given(arrivals=arrivals_of_three, batches=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12))
 @settings(max_examples=80, deadline=None)
-def test_result_does_not_depend_on_batches_and_on_the_order_of_the_stages(
+def test_result_depends_on_neither_the_batches_nor_the_order_of_the_stages(
     arrivals: list[Event], batches: list[tuple[int, int]]
 ) -> None:
     policy = BehaviorSettings(history_limit_events=8)
@@ -262,7 +262,7 @@ def test_inferred_behaviors_stay_until_the_next_inference() -> None:
     assert user.inferred.item_ids == ("i1",) and user.inferred.events_seen == 1
 
 
-def test_nothing_inferred_outlives_the_retraction_of_the_whole_history() -> None:
+def test_retraction_of_the_whole_history_removes_inferred_behaviors() -> None:
     stream = Stream(Echo(), BehaviorSettings())
     stream.absorb([event(1, 1)])
     stream.infer()
