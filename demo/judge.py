@@ -12,9 +12,12 @@ from evaluation.datasets.online_retail import Order
 from reaseq.days import DAY_MS
 
 RANKER, ID_ONLY, RECENT, POPULAR = "ranker", "ranker, ids only", "recent popularity", "popularity"
-MODELS = (RANKER, ID_ONLY, RECENT, POPULAR)
-ALL, NEW, ALL_UNSEEN, NEW_UNSEEN = "all", "new_to_customer", "all_unseen_items", "new_to_customer_unseen_items"
-SLICES = (ALL, NEW, ALL_UNSEEN, NEW_UNSEEN)
+PERSONAL, EASE = "bought before, then weekly sales", "EASE^R, bought before, sales"
+MODELS = (RANKER, ID_ONLY, PERSONAL, EASE, RECENT, POPULAR)
+PEERS = (PERSONAL, EASE, RECENT, POPULAR)  # what a user would choose instead
+ALL, NEW, REPEATS = "all", "new_to_customer", "repeats"
+ALL_UNSEEN, NEW_UNSEEN = "all_unseen_items", "new_to_customer_unseen_items"
+SLICES = (ALL, NEW, REPEATS, ALL_UNSEEN, NEW_UNSEEN)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Judge:
         """Number of baskets so far with each item (len(ids),)."""
         return np.array([self._sold[item_id] for item_id in ids], np.float32)
 
+    def best_peer(self, name: str, metric: str) -> str:
+        """The peer with the best metric on a slice."""
+        return max(PEERS, key=lambda peer: ((estimate := self.tallies[peer][name].measure(metric)) and estimate.mean) or 0.0)
+
     def table(self) -> Iterator[tuple[str, str, MetricTally]]:
         """Each (model, slice, tally)."""
         for model, tallies in self.tallies.items():
@@ -67,9 +74,11 @@ class Judge:
         new = ~_build_mask(ids, self._bought[order.user_id])
         unseen = ~_build_mask(ids, self._trained)
         buckets = np.log2(assortment.sold + 1).astype(np.int64)
-        for name in SLICES:
+        every = np.ones_like(new)
+        sliced = {ALL: every, NEW: new, REPEATS: ~new, ALL_UNSEEN: unseen, NEW_UNSEEN: unseen}
+        for name, in_slice in sliced.items():
             candidates = assortment.on_sale & new if name in (NEW, NEW_UNSEEN) else assortment.on_sale
-            targets = in_basket & candidates & unseen if name in (ALL_UNSEEN, NEW_UNSEEN) else in_basket & candidates
+            targets = in_basket & candidates & in_slice
             negatives = candidates & ~in_basket
             if targets.any() and negatives.any():
                 yield name, LabeledCandidates(targets, negatives, buckets)

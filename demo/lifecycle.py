@@ -9,9 +9,12 @@ import numpy as np
 from rich.progress import Progress, TaskID
 
 from demo import ANSWERS, ORDER_LINES
-from demo.judge import ID_ONLY, POPULAR, RANKER, RECENT, Assortment, Judge
+from demo.judge import EASE, ID_ONLY, PERSONAL, POPULAR, RANKER, RECENT, Assortment, Judge
 from demo.record import Recorder
 from demo.schedule import Schedule
+from evaluation.baselines.ease import Ease
+from evaluation.baselines.personal_frequency import PersonalFrequency
+from evaluation.baselines.purchases import Baseline, Purchases
 from evaluation.datasets.online_retail import Order, read_retail
 from pipelines.behavior_model import BehaviorModelPipeline
 from pipelines.ranker import RankerPipeline
@@ -95,6 +98,11 @@ class Lifecycle:
             schedule.behavior_update,
             "train the behavior model again, up to the replay",
         )
+        self.peers: dict[str, Baseline] = {
+            PERSONAL: PersonalFrequency(self.purchases),
+            EASE: Ease(self.purchases, len(self.system.table.snapshot)),
+        }
+        self._phase_done("fit the peers")
         return Judge({item_id for order in earlier for item_id in order.item_ids}, earlier)
 
     async def replay(self, judge: Judge) -> None:
@@ -166,7 +174,7 @@ class Lifecycle:
         pipeline = RankerPipeline(self.system.store, self.system.table, self._models_dir)
         samples, _ = pipeline.load_samples(schedule.replay_ms)
         self._phase_done("point-in-time join")
-        self.popularity, self.engines = Popularity(), dict[str, Engine]()
+        self.popularity, self.purchases, self.engines = Popularity(), Purchases(), dict[str, Engine]()
         for order in earlier:
             self._count(order)
         full = replace(pipeline.config, history=RANKER_HISTORY)
@@ -205,6 +213,8 @@ class Lifecycle:
         for name, probabilities in ((RANKER, ranked), (ID_ONLY, ids_only)):
             scores[name] = np.full(len(table), -np.inf, np.float32)
             scores[name][rows] = probabilities
+        for name, peer in self.peers.items():
+            scores[name] = peer.score(order.user_id, order.time_ms, len(table))
         judge.judge(order, Assortment(table.ids, on_sale.numpy(), counts[:, -1]), scores)
         self.recorder.remember(order, user, table.ids, scores[RANKER])
 
@@ -215,6 +225,7 @@ class Lifecycle:
     def _count(self, order: Order) -> None:
         rows = self.system.table.snapshot.rows(order.item_ids).numpy()
         self.popularity.observe(rows, [order.time_ms] * len(rows))
+        self.purchases.add(order.user_id, order.time_ms, rows)
 
     def _advance(self, task: TaskID) -> Callable[[int, float], None]:
         return lambda steps, loss: self._progress.advance(task, steps)

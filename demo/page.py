@@ -3,6 +3,7 @@
 import io
 import json
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from matplotlib.figure import Figure
 
 from demo.judge import ALL, NEW
 from demo.report import Report
-from demo.terminal import SLICE_NAMES, format_marks
+from demo.terminal import GAIN_LABEL, MEASURES, SLICE_NAMES, format_gain, format_marks
 from reaseq.days import DAY_MS
 
 WINDOW_DAYS = 7
-COLORS = ("#c2410c", "#2563eb", "#0f766e", "#737373")
+COLORS = ("#c2410c", "#2563eb", "#0f766e", "#7c3aed", "#a16207", "#737373")
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -38,6 +39,9 @@ def render(report: Report) -> str:
     return environment.get_template("report.html").render(
         report=report,
         slices=SLICE_NAMES,
+        measures=MEASURES,
+        gain_label=GAIN_LABEL,
+        gains={key: " to ".join(format_gain(report, *key)) for key in product(SLICE_NAMES, MEASURES)},
         models=list(dict.fromkeys(row["model"] for row in report["quality"])),
         rows={(row["model"], row["slice"]): row for row in report["quality"]},
         freshness=_draw_freshness(report),

@@ -7,14 +7,22 @@ from typing import Any
 
 import torch
 
-from demo.judge import Judge
+from demo.judge import ALL, NEW, RANKER, REPEATS, Judge
 from demo.lifecycle import Lifecycle
 from demo.record import CustomerExample, percentile_ms
+from demo.tally import METRICS
+from evaluation.intervals import Estimate
 from features.parity import compare, read_served_features
 from reaseq.records import ItemFeatures
 
 SHOWN_HISTORY = 10
 SHOWN_INFERRED = 8
+HEADLINE = {
+    "hr10_all": ("hr_10", ALL),
+    "hr10_new": ("hr_10", NEW),
+    "hr10_repeat": ("hr_10", REPEATS),
+    "ndcg10_all": ("ndcg_10", ALL),
+}
 
 Report = dict[str, Any]
 
@@ -31,6 +39,7 @@ def build_report(lifecycle: Lifecycle, judge: Judge) -> Report:
         "baskets": judge.baskets,
         **_report_latencies(lifecycle),
         "parity": _report_parity(lifecycle),
+        **_report_headline(judge),
         "quality": _report_quality(judge),
         "freshness_by_day_ms": {
             str(day): {"p50": percentile_ms(seconds, 50), "p99": percentile_ms(seconds, 99)}
@@ -79,19 +88,28 @@ def _report_parity(lifecycle: Lifecycle) -> Report:
     return {"rows": parity.rows, "features_not_equal": dict(other)}
 
 
+def _report_headline(judge: Judge) -> Report:
+    """The ranker's figures, and those of the best peer for each."""
+    headline: Report = {}
+    for key, (metric, name) in HEADLINE.items():
+        headline[key] = _mean(judge.tallies[RANKER][name].measure(metric))
+        headline[f"best_peer_{key}"] = _mean(judge.tallies[judge.best_peer(name, metric)][name].measure(metric))
+    return headline
+
+
 def _report_quality(judge: Judge) -> list[Report]:
-    return [
-        {
-            "model": model,
-            "slice": name,
-            "targets": tally.targets,
-            "hr_10": _round(tally.hit_rate),
-            "gauc": _round(tally.gauc),
-            "gauc_matched": _round(tally.gauc_matched),
-            "hits_by_day": {str(day): counts for day, counts in tally.by_day.items()},
-        }
-        for model, name, tally in judge.table()
-    ]
+    """Each model on each slice. `gain` is the ranker's gain over the model."""
+    rows = []
+    for model, name, tally in judge.table():
+        ranker = judge.tallies[RANKER][name]
+        row = {"model": model, "slice": name, "targets": tally.targets}
+        for metric in METRICS:
+            row[metric] = _mean(tally.measure(metric))
+            row[f"{metric}_interval"] = _interval(tally.measure(metric))
+            row[f"{metric}_gain"] = _interval(None if model == RANKER else ranker.measure(metric, tally))
+        row["hits_by_day"] = {str(day): counts for day, counts in tally.hits_by_day().items()}
+        rows.append(row)
+    return rows
 
 
 def _build_card(lifecycle: Lifecycle, items: dict[str, ItemFeatures]) -> Report | None:
@@ -150,5 +168,10 @@ def _build_customer(example: CustomerExample | None, items: dict[str, ItemFeatur
     }
 
 
-def _round(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+def _mean(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else round(estimate.mean, 4)
+
+
+def _interval(estimate: Estimate | None) -> list[float] | None:
+    """Low and high end of the 95% interval."""
+    return None if estimate is None else [round(estimate.low, 4), round(estimate.high, 4)]

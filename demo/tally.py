@@ -1,12 +1,16 @@
-"""Running metrics of the demo: hit rate and GAUC over lists of all products on sale, added list by list."""
+"""Metrics of the demo, list by list: hit rate, NDCG and GAUC over all products on sale, with intervals over baskets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation import metrics
+from evaluation.intervals import Estimate, estimate_ratio
+
+CUTOFF = 10
 
 
 @dataclass(frozen=True)
@@ -26,49 +30,80 @@ class LabeledCandidates:
                 yield np.flatnonzero(self.targets & same), negatives
 
 
+class ListResult(NamedTuple):
+    """One list: sums over its targets, and its NDCG."""
+
+    day: int
+    targets: int
+    hits: float
+    auc: float
+    ndcg: float
+    matched_targets: int  # targets with a negative of their own popularity bucket
+    matched_auc: float
+
+
+METRICS = {  # numerator and denominator, as columns of `ListResult`; NDCG is a mean over lists, the others over targets
+    "hr_10": ("hits", "targets"),
+    "ndcg_10": ("ndcg", ""),
+    "gauc": ("auc", "targets"),
+    "gauc_matched": ("matched_auc", "matched_targets"),
+}
+
+
 @dataclass
 class MetricTally:
-    """Hit rate, GAUC and matched GAUC, each the mean over the targets of all lists.
+    """HR@10, NDCG@10, GAUC and matched GAUC of one model on the lists of one slice.
 
     Matched GAUC ranks each target only among negatives of its own popularity bucket (powers of two), which removes what
     popularity alone explains.
     """
 
-    cutoff: int = 10
-    targets: int = 0
-    by_day: dict[int, list[float]] = field(default_factory=dict)  # hits and targets
-    _hits: float = 0.0
-    _auc: float = 0.0
-    _matched_targets: int = 0
-    _matched_auc: float = 0.0
+    lists: list[ListResult] = field(default_factory=list)
 
     def add(self, day: int, scores: NDArray[np.float32], candidates: LabeledCandidates) -> None:
         """Add one list: `scores` (N,) of all items."""
         negatives = scores[candidates.negatives]
         ranks = metrics.rank(scores[candidates.targets], negatives)
-        hits = float(metrics.hit(ranks, self.cutoff).sum())
-        self.targets += len(ranks)
-        self._hits += hits
-        self._auc += float(metrics.target_auc(ranks, len(negatives)).sum())
-        day_counts = self.by_day.setdefault(day, [0.0, 0.0])
-        day_counts[0] += hits
-        day_counts[1] += len(ranks)
-        for targets, matched in candidates.match():
-            ranks = metrics.rank(scores[targets], scores[matched])
-            self._matched_targets += len(ranks)
-            self._matched_auc += float(metrics.target_auc(ranks, len(matched)).sum())
+        matched = [
+            metrics.target_auc(metrics.rank(scores[targets], scores[others]), len(others))
+            for targets, others in candidates.match()
+        ]
+        self.lists.append(
+            ListResult(
+                day,
+                len(ranks),
+                float(metrics.hit(ranks, CUTOFF).sum()),
+                float(metrics.target_auc(ranks, len(negatives)).sum()),
+                metrics.list_ndcg(ranks, CUTOFF),
+                sum(map(len, matched)),
+                float(sum(part.sum() for part in matched)),
+            )
+        )
 
     @property
-    def hit_rate(self) -> float | None:
-        """Share of the targets within the cutoff; None without targets."""
-        return self._hits / self.targets if self.targets else None
+    def targets(self) -> int:
+        """Targets of all lists."""
+        return sum(result.targets for result in self.lists)
 
-    @property
-    def gauc(self) -> float | None:
-        """GAUC grouped by list; None without targets."""
-        return self._auc / self.targets if self.targets else None
+    def measure(self, metric: str, baseline: "MetricTally | None" = None) -> Estimate | None:
+        """A metric, or its gain over a baseline on the same lists, with a 95% interval; None without targets."""
+        numerator, denominator = self._columns(metric)
+        if not denominator.sum():
+            return None
+        if baseline:
+            numerator = numerator - baseline._columns(metric)[0]
+        return estimate_ratio(numerator, denominator)
 
-    @property
-    def gauc_matched(self) -> float | None:
-        """Matched GAUC; None if no target had a matched negative."""
-        return self._matched_auc / self._matched_targets if self._matched_targets else None
+    def hits_by_day(self) -> dict[int, tuple[float, int]]:
+        """Hits and targets of each day."""
+        by_day: dict[int, tuple[float, int]] = {}
+        for result in self.lists:
+            hits, targets = by_day.get(result.day, (0.0, 0))
+            by_day[result.day] = hits + result.hits, targets + result.targets
+        return by_day
+
+    def _columns(self, metric: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Numerators and denominators (lists,) of a metric."""
+        numerator, denominator = METRICS[metric]
+        counts = [getattr(result, denominator) if denominator else 1 for result in self.lists]
+        return np.array([getattr(result, numerator) for result in self.lists], float), np.array(counts, float)

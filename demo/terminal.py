@@ -6,15 +6,17 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from demo.judge import ALL, ALL_UNSEEN, NEW, NEW_UNSEEN
+from demo.judge import ALL, ALL_UNSEEN, NEW, NEW_UNSEEN, PEERS, REPEATS
 from demo.report import Report
 
-SLICE_NAMES = {ALL: "all", NEW: "new to customer", ALL_UNSEEN: "all, unseen", NEW_UNSEEN: "new, unseen"}
+SLICE_NAMES = {ALL: "all", NEW: "new to customer", REPEATS: "repeats", ALL_UNSEEN: "unseen", NEW_UNSEEN: "new, unseen"}
 MEASURES = {
     "hr_10": "HR@10",
+    "ndcg_10": "NDCG@10, mean over baskets",
     "gauc": "GAUC, grouped by basket",
     "gauc_matched": "matched GAUC: among items with similar sales in the last 30 days",
 }
+GAIN_LABEL = "ranker’s gain over the best peer, 95% interval"
 
 
 def show(report: Report, console: Console) -> None:
@@ -71,7 +73,18 @@ def _build_quality(report: Report, measure: str) -> Table:
         by_slice = {row["slice"]: row[measure] for row in report["quality"] if row["model"] == model}
         values = [by_slice[name] for name in SLICE_NAMES]
         table.add_row(model, *("–" if value is None else f"{value:.3f}" for value in values))
+    table.add_section()
+    table.add_row(GAIN_LABEL, *("\n".join(format_gain(report, name, measure)) for name in SLICE_NAMES))
     return table
+
+
+def format_gain(report: Report, slice_name: str, measure: str) -> tuple[str, ...]:
+    """Both ends of the 95% interval of the ranker's gain over the peer that is best on a slice."""
+    rows = [row for row in report["quality"] if row["slice"] == slice_name and row["model"] in PEERS]
+    measured = [row for row in rows if row[measure] is not None]
+    if not measured:
+        return ("–",)
+    return tuple(f"{end:+.3f}" for end in max(measured, key=lambda row: row[measure])[f"{measure}_gain"])
 
 
 def _format_latency(report: Report, name: str) -> str:

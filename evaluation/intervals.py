@@ -35,6 +35,15 @@ def estimate_mean(per_seed: Sequence[NDArray[np.float32]], users: NDArray[np.int
     return Estimate(float(sums.sum() / max(1.0, counts.sum())), float(low), float(high))
 
 
+def estimate_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> Estimate:
+    """Σ numerators / Σ denominators over lists (n,). The interval is a percentile bootstrap that resamples the lists."""
+    generator = np.random.default_rng(0)
+    weights = generator.multinomial(len(numerators), np.full(len(numerators), 1 / len(numerators)), size=RESAMPLES)
+    totals = weights @ denominators
+    low, high = np.quantile((weights @ numerators)[totals > 0] / totals[totals > 0], [0.025, 0.975])
+    return Estimate(float(numerators.sum() / denominators.sum()), float(low), float(high))
+
+
 def _sum_by_user(values: NDArray[np.float32], users: NDArray[np.int64]) -> NDArray[np.float64]:
     summed: NDArray[np.float64] = np.bincount(users, weights=values.reshape(len(values), -1).sum(-1)).astype(np.float64)
     return summed

@@ -59,6 +59,18 @@ def ndcg(ranks: Floats, cutoff: int) -> NDArray[np.float32]:
     return np.where(np.isnan(ranks), np.nan, gains).astype(np.float32)
 
 
+def list_ndcg(ranks: Floats, cutoff: int) -> float:
+    """NDCG@cutoff of a list with several targets, from each one's rank (T,) among the negatives (Järvelin and Kekäläinen 2002):
+
+    Σ_targets [place ≤ cutoff] / log₂(1 + place), over the same sum with all targets in front.
+
+    A target's place in the list is its rank among the negatives plus the number of better targets.
+    """
+    places = np.sort(ranks) + np.arange(len(ranks))
+    ideal = np.arange(1, min(cutoff, len(ranks)) + 1)
+    return float((1 / np.log2(1 + places[places <= cutoff])).sum() / (1 / np.log2(1 + ideal)).sum())
+
+
 def log_loss(probabilities: Floats, labels: NDArray[np.bool_], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Mean binary cross-entropy (n,) over the masked candidates of each list (n, C):
 

@@ -41,8 +41,13 @@ def report() -> dict[str, Any]:
                 "slice": part,
                 "targets": 5,
                 "hr_10": 0.123,
+                "hr_10_gain": [-0.01, 0.02],
+                "ndcg_10": 0.2,
+                "ndcg_10_gain": [0.01, 0.02],
                 "gauc": 0.8,
+                "gauc_gain": [0.01, 0.02],
                 "gauc_matched": None,
+                "gauc_matched_gain": None,
                 "hits_by_day": {"15300": [1.0, 5.0], "15301": [2.0, 5.0]},
             }
             for model in MODELS
