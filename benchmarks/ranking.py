@@ -46,8 +46,9 @@ from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.model_artifacts import publish_model
-from reaseq.ranker.batch import build_batch
+from reaseq.ranker.batch import RankedUser, build_batch
 from reaseq.ranker.engine import Engine, ScoringQuery
+from reaseq.ranker.item_statistics import fit
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.popularity import Popularity
@@ -129,18 +130,10 @@ class RankingBench:
         ).to_dict()
         table = build_table(item_ids, columns)
         rows = table.rows(self.candidates)
-        counts = np.array(columns["counts"][:CANDIDATES], np.float32)[:, None]
-        single = build_batch(
-            [history],
-            [inferred],
-            rows[:1].unsqueeze(0),
-            counts[:1],
-            [self.now_ms],
-            torch.zeros(1, 1, SCORES),
-            table,
-            self.engine._model.config,
-        )
-        return self.feast_engine.score_batch(_repeat(single, rows, counts), table)
+        counts = np.array(columns["counts"][:CANDIDATES], np.float32)
+        users, no_scores = [RankedUser(history, inferred, self.now_ms)], torch.zeros(1, CANDIDATES, SCORES)
+        together = build_batch(users, rows.unsqueeze(0), counts[None], no_scores, table, self.engine._model.config)
+        return self.feast_engine.score_batch(_separate(together), table)
 
 
 def run() -> dict[str, Any]:
@@ -248,7 +241,8 @@ def _build_bench(settings: Settings, log: InteractionLog, history: int, port: in
     repository.apply()
     repository.write(users)
     candidates = [log.items[index].item_id for index in generator.choice(len(log.items), CANDIDATES, replace=False)]
-    engine, feast_engine = (Engine(model, ids, name, table, popularity, latents) for name in ("bench", "feast"))
+    statistics = fit([(basket.user_id, basket.item_ids) for basket in log.baskets])
+    engine, feast_engine = (Engine(model, ids, name, table, popularity, latents, statistics) for name in ("bench", "feast"))
     feast = start_feast(settings, port)
     write_items(feast, log, popularity, table)
     write_users(feast, users)
@@ -304,10 +298,10 @@ def build_user(
     )
 
 
-def _repeat(single: RankerBatch, rows: torch.Tensor, counts: np.ndarray) -> RankerBatch:
-    """The batch of one user repeated for each candidate row, with one candidate each."""
-    repeated = single[torch.zeros(len(rows), dtype=torch.long)]
-    return replace(repeated, candidates=rows.unsqueeze(1), counts=torch.from_numpy(counts))
+def _separate(batch: RankerBatch) -> RankerBatch:
+    """The batch of one user as one row for each candidate."""
+    repeated = batch[torch.zeros(batch.candidates.shape[1], dtype=torch.long)]
+    return replace(repeated, candidates=batch.candidates.T, numbers=batch.numbers.transpose(0, 1))
 
 
 # ---- long histories, and updates of the item table
@@ -322,11 +316,9 @@ def _measure_long_history(log: InteractionLog, history: int, search: int) -> dic
     item_ids = [item.item_id for item in log.items]
     user = build_user(item_ids, 0, history, log.baskets[-1].time_ms, "", 1, generator)
     batch = build_batch(
-        [user.history],
-        [Inferred()],
+        [RankedUser(user.history, Inferred(), log.baskets[-1].time_ms)],
         rows.unsqueeze(0),
         np.zeros((1, CANDIDATES, 3), np.float32),
-        [log.baskets[-1].time_ms],
         torch.zeros(1, CANDIDATES, 0),
         log.table,
         config,

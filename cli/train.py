@@ -141,7 +141,7 @@ def _advance(progress: "Progress", task: "TaskID", steps: int, loss: float) -> N
 def ranker(
     until: Until = "",
     epochs: Epochs = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Baskets per step.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Baskets per step.")] = 16,
     seed: Seed = 0,
 ) -> None:
     """Train the ranker on Feast's point-in-time features, measure it on the latest tenth, and publish it.

@@ -43,7 +43,7 @@ ITEMS_CHUNK = 128
 ORDERS_CHUNK = 16
 SERVED_SHARE = 0.2  # of the live rankings are logged as served features: the user's row and one item's
 SERVED_STEP = 50  # that item is one of every SERVED_STEP-th product on sale
-RANKER_HISTORY = 64  # half of what the store keeps: two rankers rank every product before every basket
+RANKER_HISTORY = 64  # latest behaviors that attention reads
 
 
 class Lifecycle:
@@ -185,7 +185,9 @@ class Lifecycle:
             steps = count_steps(len(data.train), schedule.ranker)
             task = self._progress.add_task(f"train the {name}", total=steps)
             model, _ = pipeline.train(data, schedule.ranker, progress=self._advance(task))
-            self.engines[name] = Engine(model, data.ids, name, self.system.table, self.popularity, self.latents)
+            self.engines[name] = Engine(
+                model, data.ids, name, self.system.table, self.popularity, self.latents, data.statistics
+            )
             if name == RANKER:
                 pipeline.publish(model, data, pipeline.measure(model, data))
         self._phase_done("train rankers")

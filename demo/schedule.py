@@ -34,7 +34,7 @@ FULL = Schedule(
     replay_ms=time_ms("2011-11-25"),
     behavior=BehaviorTrainingConfig(epochs=3),
     behavior_update=BehaviorTrainingConfig(epochs=1),
-    ranker=RankerTrainingConfig(batch_baskets=32),
+    ranker=RankerTrainingConfig(),
 )
 QUICK = Schedule(
     name="quick",
@@ -44,5 +44,5 @@ QUICK = Schedule(
     replay_ms=time_ms("2011-11-01"),
     behavior=BehaviorTrainingConfig(epochs=5, batch_baskets=32),
     behavior_update=BehaviorTrainingConfig(epochs=3, batch_baskets=32),
-    ranker=RankerTrainingConfig(epochs=3),
+    ranker=RankerTrainingConfig(epochs=3, batch_baskets=8),
 )

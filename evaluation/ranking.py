@@ -21,6 +21,7 @@ from evaluation.outcomes import KindOutcome, RankingOutcomes, VariantOutcome
 from evaluation.ranking_features import BatchBuilder, LoggedEvents, build_examples, concatenate_examples
 from reaseq.ranker import training
 from reaseq.ranker.model import RankerBatch, RankerConfig
+from reaseq.ranker.numbers import NUMBERS
 from reaseq.ranker.training import RankerLossModule, RankerTrainingConfig
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -28,6 +29,7 @@ from reaseq.representation.trained_ids import TrainedIds
 HELD_OUT_SHARE = 0.1  # the latest training instances, on which probabilities are calibrated
 SCORING_BATCH = 32
 NEVER_MS = 2**62
+TRAINING = RankerTrainingConfig(epochs=1, batch_baskets=8, learning_rate=6e-3)  # a second epoch overfits on these samples
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class RankingExperiment:
     cuts_ms: tuple[int, ...] = ()
     scorers: Callable[[int], Mapping[str, ScorerFactory]] = lambda seed: {}
     ages_ms: dict[str, int] = field(default_factory=dict)
-    training_config: RankerTrainingConfig = field(default_factory=RankerTrainingConfig)
+    training_config: RankerTrainingConfig = TRAINING
 
     @property
     def aged_variants(self) -> dict[str, int]:
@@ -134,7 +136,7 @@ class RankingEvaluation:
             items=len(experiment.trained_ids),
             history=variant.history,
             inferred=0,
-            scores=examples.batch.scores.shape[-1],
+            scores=examples.batch.numbers.shape[-1] - NUMBERS,
             search=variant.search,
             price=variant.price,
         )

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from evaluation.candidate_sets import TARGETS_LIMIT, CandidateSets
 from evaluation.instances import RankingInstance, to_times
-from reaseq.ranker.batch import build_batch
-from reaseq.ranker.model import COUNTS, RankerBatch, RankerConfig
-from reaseq.ranker.popularity import Popularity
+from reaseq.ranker.batch import RankedUser, build_batch
+from reaseq.ranker.model import RankerBatch, RankerConfig
+from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
 from reaseq.ranker.training import RankerExamples
 from reaseq.records import Inferred
 from reaseq.representation.item_table import Snapshot
@@ -44,16 +44,17 @@ class BatchBuilder:
             types=shared.history.types[:, -history:],
             gaps=shared.history.gaps[:, -history:],
         )
-        return replace(shared, scores=torch.cat(list(scores), dim=-1) if scores else shared.scores, history=latest)
+        return replace(shared, numbers=torch.cat([shared.numbers, *scores], dim=-1), history=latest)
 
     def _build_shared(self, instances: Sequence[RankingInstance], rows: Tensor, history: int, age_ms: int) -> RankerBatch:
         times_ms = to_times(instances).tolist()
         return build_batch(
-            [instance.basket.history for instance in instances],
-            [Inferred()] * len(instances),
+            [
+                RankedUser(instance.basket.history, Inferred(), time_ms)
+                for instance, time_ms in zip(instances, times_ms, strict=True)
+            ],
             rows,
             count_popularity(self._events, times_ms, rows, self._table, age_ms),
-            times_ms,
             torch.zeros(*rows.shape, 0),
             self._table,
             RankerConfig(history=history, inferred=0),
@@ -63,11 +64,11 @@ class BatchBuilder:
 def count_popularity(
     events: LoggedEvents, times_ms: Sequence[int], rows: Tensor, table: Snapshot, age_ms: int
 ) -> NDArray[np.float32]:
-    """Popularity (n, C, COUNTS) of rows (n, C) at ascending times, without the events of the last `age_ms` before each."""
+    """Popularity (n, C, half-lives) of rows (n, C) at ascending times, without the events of the last `age_ms` before each."""
     popularity = Popularity()
     event_times = np.array([time_ms for time_ms, _ in events], np.int64)
     event_rows = table.rows([item_id for _, item_id in events]).numpy()
-    counts, observed = np.zeros((*rows.shape, COUNTS), np.float32), 0
+    counts, observed = np.zeros((*rows.shape, len(HALF_LIVES_DAYS)), np.float32), 0
     for index, time_ms in enumerate(times_ms):
         end = int(np.searchsorted(event_times, time_ms - age_ms))
         if end > observed:
@@ -83,12 +84,12 @@ def build_examples(batch: RankerBatch, candidate_sets: CandidateSets, calibrates
     trained = replace(
         batch,
         candidates=batch.candidates[:, :width],
-        counts=batch.counts[:, :width],
-        scores=batch.scores[:, :width],
+        numbers=batch.numbers[:, :width],
     )
     weights = candidate_sets.calibration_mask[:, :width].float() * calibrates
     mask = candidate_sets.mask
-    return RankerExamples(trained, mask[:, :TARGETS_LIMIT], mask[:, TARGETS_LIMIT:width], weights)
+    negatives = mask[:, TARGETS_LIMIT:width]
+    return RankerExamples(trained, mask[:, :TARGETS_LIMIT], negatives, torch.zeros(negatives.shape), weights)
 
 
 def concatenate_examples(parts: Sequence[RankerExamples]) -> RankerExamples:
@@ -97,11 +98,12 @@ def concatenate_examples(parts: Sequence[RankerExamples]) -> RankerExamples:
     history = type(batches[0].history)(
         *(torch.cat([getattr(batch.history, name) for batch in batches]) for name in ("rows", "types", "gaps"))
     )
-    names = ("inferred", "confidences", "candidates", "counts", "now_ms", "scores")
+    names = ("inferred", "confidences", "candidates", "numbers", "now_ms")
     columns = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in names}
     return RankerExamples(
         RankerBatch(history=history, **columns),
         torch.cat([part.positives for part in parts]),
         torch.cat([part.negatives for part in parts]),
+        torch.cat([part.log_q for part in parts]),
         torch.cat([part.weights for part in parts]),
     )

@@ -14,14 +14,17 @@ from pipelines.catalog import load_item_table
 from reaseq.artifacts import Artifact, current, is_published, load_version
 from reaseq.behavior.calibration import expected_error
 from reaseq.behavior.inference import KIND as BEHAVIOR
-from reaseq.days import to_day
+from reaseq.days import DAY_MS, to_day
 from reaseq.errors import ArtifactError, CatalogError
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
+from reaseq.ranker.item_statistics import ItemStatistics, save_statistics
+from reaseq.ranker.item_statistics import fit as fit_statistics
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
+from reaseq.ranker.numbers import POPULARITY
 from reaseq.ranker.popularity import Popularity
 from reaseq.ranker.training import (
     RankerExamples,
@@ -40,6 +43,7 @@ from reaseq.training_loop import Curve, Progress
 
 HELD_OUT_SHARE = 0.1  # the latest baskets, to calibrate and measure on
 NEVER_MS = 2**62
+STATISTICS_PERIOD_MS = 60 * DAY_MS  # training baskets of one period share the statistics of the log before it
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class RankerTrainingData:
     held_out: RankerExamples
     ids: TrainedIds
     config: RankerConfig
+    statistics: ItemStatistics | None  # of the whole log, to serve with
     until_ms: int
     dropped_inferences: int  # baskets whose inferred behaviors came from a model trained on later data
     behavior_models: list[str]
@@ -63,6 +68,7 @@ class RankerPipeline:
         self._models_dir = models_dir
         self._space_id = items.space_id
         self._table = items.snapshot.by_id()
+        self._statistics: dict[tuple[int, int], ItemStatistics | None] = {}  # by number of samples and end of the log
         self.config = RankerConfig(vector_dim=self._table.vectors.shape[1], claims=repository.vocabulary.size, scores=SCORES)
 
     def load_samples(self, until_ms: int) -> tuple[list[RankerSample], int]:
@@ -99,14 +105,16 @@ class RankerPipeline:
         ids = TrainedIds(sorted({item_id for basket in earlier for item_id in basket.item_ids}))
         events = [(sample.basket.time_ms, item_id) for sample in samples for item_id in sample.basket.item_ids]
         sizes = replace(config, items=len(ids))
-        examples = build_examples(chosen, events, self._table, LatentModels(self._models_dir), sizes, training)
+        with_statistics = self._add_statistics(samples, since_ms)
+        examples = build_examples(with_statistics, events, self._table, LatentModels(self._models_dir), sizes, training)
         before = examples.batch.now_ms < cut_ms
         train_part, held_out = (examples[part.nonzero().flatten()] for part in (before, ~before))
         if not len(train_part) or not len(held_out):
             raise CatalogError(f"{len(chosen)} baskets in the archive are too few to train and measure a ranker")
         models = sorted({sample.inferred.model for sample in chosen if sample.inferred.model})
         until_ms = chosen[-1].basket.time_ms + 1
-        return RankerTrainingData(train_part, held_out, ids, sizes, until_ms, dropped_inferences, models)
+        statistics = self._statistics_before(samples, until_ms)
+        return RankerTrainingData(train_part, held_out, ids, sizes, statistics, until_ms, dropped_inferences, models)
 
     def train(
         self,
@@ -127,7 +135,7 @@ class RankerPipeline:
         calibration_error = round(expected_error(probabilities, labels, held_out.weights[kept]), 6)
         return {
             "ranker": _rank_figures(scores, held_out) | {"calibration_error": calibration_error},
-            "recent popularity": _rank_figures(held_out.batch.counts[..., -1], held_out),
+            "recent popularity": _rank_figures(held_out.batch.numbers[..., POPULARITY][..., -1], held_out),
         }
 
     def publish(self, model: Ranker, data: RankerTrainingData, measured: dict[str, dict[str, float]]) -> Artifact:
@@ -141,7 +149,28 @@ class RankerPipeline:
             "behavior_models": data.behavior_models,
             "held_out": measured,
         }
-        return publish_model(self._models_dir, RANKER, to_day(data.until_ms), model, model.config, data.ids, facts)
+        assert data.statistics  # noqa: S101  there are samples
+        files = save_statistics(data.statistics)
+        return publish_model(self._models_dir, RANKER, to_day(data.until_ms), model, model.config, data.ids, facts, files)
+
+    def _add_statistics(self, samples: Sequence[RankerSample], since_ms: int) -> list[RankerSample]:
+        """The samples from `since_ms` on, each with the statistics of the log before its period, so that none counts itself."""
+        chosen = [sample for sample in samples if sample.basket.time_ms >= since_ms]
+        start_ms = chosen[0].basket.time_ms
+        added = []
+        for sample in chosen:
+            periods = (sample.basket.time_ms - start_ms) // STATISTICS_PERIOD_MS
+            statistics = self._statistics_before(samples, start_ms + periods * STATISTICS_PERIOD_MS)
+            added.append(replace(sample, statistics=statistics))
+        return added
+
+    def _statistics_before(self, samples: Sequence[RankerSample], until_ms: int) -> ItemStatistics | None:
+        """The statistics of the baskets before a time, None if there are none; fitted once for all rankers of one log."""
+        key = len(samples), until_ms
+        if key not in self._statistics:
+            before = [sample.basket for sample in samples if sample.basket.time_ms < until_ms]
+            self._statistics[key] = fit_statistics([(b.user_id, b.item_ids) for b in before]) if before else None
+        return self._statistics[key]
 
     def _trained_until(self, version: str) -> int:
         """When a behavior model's training data ends. NEVER_MS if it is not published here, so its inferences are dropped."""

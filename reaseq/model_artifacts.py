@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from safetensors.torch import load_file, save
@@ -22,10 +23,18 @@ WEIGHTS, SIZES, ITEMS = "model.safetensors", "config.json", "items.json"
 
 
 def publish_model(
-    models: Path, kind: str, label: str, model: nn.Module, config: Any, ids: TrainedIds, facts: Mapping[str, Any]
+    models: Path,
+    kind: str,
+    label: str,
+    model: nn.Module,
+    config: Any,
+    ids: TrainedIds,
+    facts: Mapping[str, Any],
+    further_files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Artifact:
     """Publish `model`, whose sizes are the dataclass `config`, and make it current."""
     files = {
+        **further_files,
         WEIGHTS: save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}),
         SIZES: json.dumps(asdict(config)).encode(),
         ITEMS: json.dumps(ids.item_ids).encode(),

@@ -1,18 +1,17 @@
 """EASE^R: a linear item-item model in closed form (Steck 2019)."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evaluation.baselines.purchases import Purchases, Scores
+from reaseq.ranker.item_statistics import fit_weights
 
 
 class Ease:
-    """Item weights B that minimize ‖X − XB‖² + λ‖B‖² with a zero diagonal, for the binary matrix X of users and items:
+    """Scores an item by the weights toward it from the items that the user bought, plus its frequency and its sales.
 
-    P = (XᵀX + λI)⁻¹,  B_ij = −P_ij / P_jj,  B_jj = 0.
+    score_j = Σ_i∈bought B_ij + weight · the user's decayed frequency of j + weight · sales / best seller's sales
 
-    An item's score is Σ_i B_ij over the items i that the user bought, plus weighted shares of the user's own frequency of it
-    and of its weekly sales. The weights are fitted once, on the purchases at construction; items that came later have none.
+    For B see `reaseq.ranker.item_statistics`. It is fitted once, on the purchases at construction; later items have no weights.
     """
 
     def __init__(
@@ -25,7 +24,7 @@ class Ease:
         sales_weight: float = 0.1,
     ) -> None:
         self._purchases = purchases
-        self._weights = fit(purchases, items, regularization)
+        self._weights = fit_weights(purchases.users_items(items), regularization)
         self._half_life_days = half_life_days
         self._frequency_weight, self._sales_weight = frequency_weight, sales_weight
 
@@ -36,14 +35,3 @@ class Ease:
         scores = self._frequency_weight * frequency + self._sales_weight * self._purchases.weekly_sales(time_ms, items)
         scores[: len(self._weights)] += self._weights[bought].sum(0)
         return scores
-
-
-def fit(purchases: Purchases, items: int, regularization: float) -> NDArray[np.float32]:
-    """The item weights B (items, items)."""
-    bought = purchases.users_items(items)
-    gram = (bought.T @ bought).toarray().astype(np.float64)
-    gram[np.diag_indices(items)] += regularization
-    inverse = np.linalg.inv(gram)
-    weights = -inverse / np.diag(inverse)
-    weights[np.diag_indices(items)] = 0.0
-    return np.asarray(weights, np.float32)

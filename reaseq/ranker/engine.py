@@ -11,7 +11,8 @@ from torch import Tensor
 
 from reaseq.artifacts import Artifact
 from reaseq.model_artifacts import load_sizes, load_trained_ids, load_weights
-from reaseq.ranker.batch import FEATURES_VERSION, build_batch
+from reaseq.ranker.batch import FEATURES_VERSION, RankedUser, build_batch
+from reaseq.ranker.item_statistics import ItemStatistics, load_statistics
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.popularity import Popularity
@@ -51,8 +52,10 @@ class Engine:
         table: ItemTable,
         popularity: Popularity,
         latents: LatentModels,
+        statistics: ItemStatistics | None = None,
     ) -> None:
         self.version = version
+        self._statistics = statistics
         self.table = table
         self.popularity = popularity
         self.latents = latents
@@ -65,7 +68,8 @@ class Engine:
         """The published ranker. Raises ArtifactError if it was trained on another version of the features."""
         artifact.require(features=FEATURES_VERSION)
         model = load_weights(artifact, Ranker(RankerConfig(**load_sizes(artifact))))
-        return Engine(model, load_trained_ids(artifact), artifact.version, table, popularity, latents)
+        ids, statistics = load_trained_ids(artifact), load_statistics(artifact)
+        return Engine(model, ids, artifact.version, table, popularity, latents, statistics)
 
     def score(self, user: UserFeatures | None, candidate_ids: Sequence[str], now_ms: int) -> NDArray[np.float32]:
         """Probabilities (C,) of the candidates for the user at `now_ms`.
@@ -109,17 +113,11 @@ class Engine:
         scores, read = candidates.new_zeros(*candidates.shape, 0, dtype=torch.float), [True] * len(queries)
         if self._model.config.scores:
             scores, read = self.latents.scores(inferred, candidates, table)
-        batch = build_batch(
-            [query.user.history if query.user else History() for query in queries],
-            inferred,
-            candidates,
-            np.stack(counts),
-            [query.now_ms for query in queries],
-            scores,
-            table,
-            self._model.config,
-        )
-        return batch, read
+        users = [
+            RankedUser(query.user.history if query.user else History(), behaviors, query.now_ms, self._statistics)
+            for query, behaviors in zip(queries, inferred, strict=True)
+        ]
+        return build_batch(users, candidates, np.stack(counts), scores, table, self._model.config), read
 
     def items(self, table: Snapshot) -> Embedded:
         """The embedded snapshot; only slots that are new since the last call are computed."""

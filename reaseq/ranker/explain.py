@@ -12,9 +12,11 @@ from msgspec.structs import replace as replace_struct
 
 from reaseq.ranker.engine import Engine, ScoringQuery
 from reaseq.ranker.model import RankerBatch
+from reaseq.ranker.numbers import POPULARITY, SCORES
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.representation.item_table import Snapshot
 
+EXPLAINED_BEHAVIORS = 128  # the latest of a history; each costs a forward pass
 UNKNOWN_USER = UserFeatures(user_id="", event_time_ms=0, events_seen=0, history=History())
 
 
@@ -34,7 +36,7 @@ class Explanation:
 
     item_id: str
     probability: float
-    behaviors: tuple[Contribution, ...]  # largest first, by absolute value
+    behaviors: tuple[Contribution, ...]  # largest first, by absolute value; of the real ones, the latest
     groups: dict[str, float]  # the contribution of all features of a kind
     item_time_ms: int  # when the item was listed
     history_time_ms: int | None  # the newest real behavior
@@ -77,17 +79,19 @@ def explain(engine: Engine, user: UserFeatures | None, item_ids: Sequence[str], 
 def _behaviors(user: UserFeatures) -> list[tuple[str, int | None, float]]:
     """Item, time and confidence of each behavior, the real ones first."""
     history, inferred = user.history, user.inferred
+    real = list(zip(history.item_ids, history.times_ms, strict=True))[-EXPLAINED_BEHAVIORS:]
     return [
-        *((item_id, time_ms, 1.0) for item_id, time_ms in zip(history.item_ids, history.times_ms, strict=True)),
+        *((item_id, time_ms, 1.0) for item_id, time_ms in real),
         *((item_id, None, confidence) for item_id, confidence in zip(inferred.item_ids, inferred.confidences, strict=True)),
     ]
 
 
 def _variants(user: UserFeatures) -> list[UserFeatures]:
     """The user, the user without each behavior, without all real ones, and without all inferred ones."""
+    behaviors = len(user.history.item_ids)
     return [
         user,
-        *(_without_behavior(user, index) for index in range(len(user.history.item_ids))),
+        *(_without_behavior(user, index) for index in range(behaviors)[-EXPLAINED_BEHAVIORS:]),
         *(_without_inferred(user, index) for index in range(len(user.inferred.item_ids))),
         replace_struct(user, history=History()),
         replace_struct(user, inferred=Inferred(latent=user.inferred.latent, model=user.inferred.model)),
@@ -97,10 +101,13 @@ def _variants(user: UserFeatures) -> list[UserFeatures]:
 def _ablations(batch: RankerBatch) -> dict[str, RankerBatch]:
     """The user's own batch, without one kind of non-behavior features at a time."""
     first = batch[torch.tensor([0])]
-    return {
-        "latent state": replace(first, scores=torch.zeros_like(first.scores)),
-        "recent popularity": replace(first, counts=torch.zeros_like(first.counts)),
-    }
+    return {"latent state": _without_numbers(first, SCORES), "recent popularity": _without_numbers(first, POPULARITY)}
+
+
+def _without_numbers(batch: RankerBatch, columns: slice) -> RankerBatch:
+    numbers = batch.numbers.clone()
+    numbers[..., columns] = 0
+    return replace(batch, numbers=numbers)
 
 
 def _log_odds(engine: Engine, batch: RankerBatch, table: Snapshot) -> torch.Tensor:

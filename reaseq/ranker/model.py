@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences, to_month, to_weekday
-from reaseq.ranker.popularity import HALF_LIVES_DAYS
+from reaseq.ranker.number_encoding import NumberEncoding
+from reaseq.ranker.numbers import NUMBERS, OWN_ITEMS, PRICE
 from reaseq.representation.contents import Contents
 
 TIERS = 8  # bins of cosine similarity, from 0 to 1
-COUNTS = len(HALF_LIVES_DAYS)
-REPEAT_WIDTH = 8
+NUMBER_BINS = 12  # quantile bins of each number
 NULL_PRIOR = 0.02  # attention prior of the null slot
 CLAIM_FLOOR = 0.01  # ε, added to both shares in the lift of a claim
 
@@ -32,10 +32,11 @@ class RankerConfig:
     items: int = 1  # trained item ids, 0 is every other item
     width: int = 48
     hidden: int = 96
-    history: int = 128  # behaviors
+    history: int = 64  # latest behaviors that attention reads
     inferred: int = 16  # inferred behaviors; 0: none
     scores: int = 0  # scores of each candidate by other models
     search: int = 0  # 0: attend to the whole history
+    own_items: bool = True
     price: bool = True
     id_dropout: float = 0.2  # share of items trained without their id, so that items without a trained id are embedded sensibly
 
@@ -48,9 +49,8 @@ class RankerBatch:
     inferred: Tensor  # (B, K) rows of inferred behaviors, 0 is padding
     confidences: Tensor  # (B, K) of the inferred behaviors, 0 where padded or unknown
     candidates: Tensor  # (B, C) rows
-    counts: Tensor  # (B, C, COUNTS) recent popularity
+    numbers: Tensor  # (B, C, NUMBERS + config.scores), NaN where unknown
     now_ms: Tensor  # (B,)
-    scores: Tensor  # (B, C, config.scores) by other models
 
     def __getitem__(self, users: Tensor) -> "RankerBatch":
         return RankerBatch(
@@ -58,9 +58,8 @@ class RankerBatch:
             inferred=self.inferred[users],
             confidences=self.confidences[users],
             candidates=self.candidates[users],
-            counts=self.counts[users],
+            numbers=self.numbers[users],
             now_ms=self.now_ms[users],
-            scores=self.scores[users],
         )
 
     def to(self, device: torch.device) -> "RankerBatch":
@@ -70,9 +69,8 @@ class RankerBatch:
             inferred=self.inferred.to(device),
             confidences=self.confidences.to(device),
             candidates=self.candidates.to(device),
-            counts=self.counts.to(device),
+            numbers=self.numbers.to(device),
             now_ms=self.now_ms.to(device),
-            scores=self.scores.to(device),
         )
 
 
@@ -101,11 +99,11 @@ class Ranker(nn.Module):
         self.unknown = nn.Parameter(torch.zeros(width))
         self.types = nn.Embedding(TYPES, width)
         self.gaps = nn.Embedding(GAP_BUCKETS + 1, width)
-        self.repeat = nn.Embedding(GAP_BUCKETS + 1, REPEAT_WIDTH)
         self.months = nn.Embedding(12, width)
         self.weekdays = nn.Embedding(7, width)
         self.id_attention = TargetAttention(width)
-        features = 2 * width + REPEAT_WIDTH + COUNTS + 1 + config.price + 1 + config.scores
+        self.numbers = NumberEncoding(NUMBERS + config.scores, NUMBER_BINS)
+        features = 2 * width + self.numbers.width + 1
         if config.vector_dim:
             self.content = nn.Linear(config.vector_dim, width)
             features += TIERS + 2
@@ -121,7 +119,15 @@ class Ranker(nn.Module):
         if config.inferred:
             self.inferred_attention = TargetAttention(width, null_prior=NULL_PRIOR)
             features += width + 2 + (TIERS + 2 if config.vector_dim else 0)
-        self.head = nn.Sequential(nn.Linear(features, config.hidden), nn.SiLU(), nn.Dropout(0.1), nn.Linear(config.hidden, 1))
+        self.head = nn.Sequential(
+            nn.Linear(features, config.hidden),
+            nn.SiLU(),
+            nn.Dropout(0.1),
+            nn.Linear(config.hidden, config.hidden // 2),
+            nn.SiLU(),
+            nn.Dropout(0.1),
+            nn.Linear(config.hidden // 2, 1),
+        )
         self.register_buffer("claim_rates", torch.zeros(config.claims))  # share of the items on sale with each claim
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))  # see `reaseq.behavior.calibration`
         for table in (self.ids, self.types, self.gaps, self.months, self.weekdays):
@@ -156,13 +162,11 @@ class Ranker(nn.Module):
         known = (history.rows > 0).float()  # (B, H)
         slots, history_slots = items.slots[batch.candidates], items.slots[history.rows]  # (B, C), (B, H)
         when = self.types(history.types) + self.gaps(history.gaps)  # (B, H, d)
-        same = (batch.candidates.unsqueeze(-1) == history.rows.unsqueeze(1)) * known.unsqueeze(1)  # (B, C, H)
         cosine = _cosine(items, slots, history_slots) if self.config.vector_dim else None  # (B, C, H)
         nearest = self._search(cosine, known)
         ids, content_embeddings = F.embedding(slots, items.ids), F.embedding(slots, items.content_embeddings)  # (B, C, d)
         features = [ids, self.id_attention(ids, F.embedding(history_slots, items.ids) + when, known, nearest)]
-        features += [self._repeats(history, same), self._side(batch, items, same), batch.scores]
-        features.append(self._calendar(batch.now_ms, content_embeddings))
+        features += [self.numbers(self._select(batch.numbers)), self._calendar(batch.now_ms, content_embeddings)]
         if self._has_content:
             sequence = F.embedding(history_slots, items.content_embeddings) + when  # (B, H, d)
             features += [content_embeddings, self.content_attention(content_embeddings, sequence, known, nearest)]
@@ -185,17 +189,16 @@ class Ranker(nn.Module):
             return None
         return cosine.masked_fill(known.unsqueeze(1) == 0, -2.0).topk(self.config.search, dim=-1).indices
 
-    def _repeats(self, history: Sequences, same: Tensor) -> Tensor:
-        """Embedding of the time since the user's latest behavior with the candidate (B, C, 8)."""
-        latest = torch.where(same > 0, history.gaps.unsqueeze(1), GAP_BUCKETS).amin(-1)  # (B, C)
-        return self.repeat(latest)  # type: ignore[no-any-return]
-
-    def _side(self, batch: RankerBatch, items: Embedded, same: Tensor) -> Tensor:
-        """Recent popularity, repeats and price (B, C, …)."""
-        columns = [batch.counts, same.sum(-1, keepdim=True)]
-        if self.config.price:
-            columns.append(items.prices[batch.candidates].clamp(min=0).unsqueeze(-1))
-        return torch.log1p(torch.cat(columns, dim=-1))
+    def _select(self, numbers: Tensor) -> Tensor:
+        """The numbers (B, C, F) without those that are turned off."""
+        if self.config.own_items and self.config.price:
+            return numbers
+        numbers = numbers.clone()
+        if not self.config.own_items:
+            numbers[..., OWN_ITEMS] = torch.nan
+        if not self.config.price:
+            numbers[..., PRICE] = torch.nan
+        return numbers
 
     def _calendar(self, now_ms: Tensor, content_embeddings: Tensor) -> Tensor:
         """How well the candidate fits the month and the day of the week (B, C, 1)."""

@@ -1,7 +1,8 @@
 """Training of the ranker on baskets: each item of a basket against items on sale that are not in it.
 
-Negatives were listed before the basket. Half of them are drawn uniformly, half in proportion to recent popularity, so that
-popularity alone does not separate positives from negatives. Inferred behaviors are never positives.
+Negatives were listed before the basket. They are drawn uniformly, in proportion to recent popularity, and from the items that
+the user acted on before: the hard ones. Sampled softmax corrects for how often each one is drawn (log Q). Inferred behaviors
+are never positives.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 from reaseq.behavior import calibration
 from reaseq.behavior.examples import Basket
 from reaseq.errors import CatalogError
-from reaseq.ranker.batch import build_batch
+from reaseq.ranker.batch import RankedUser, build_batch
+from reaseq.ranker.item_statistics import ItemStatistics
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.popularity import Popularity
@@ -28,28 +31,37 @@ from reaseq.representation.trained_ids import TrainedIds
 from reaseq.training_loop import Curve, Progress, fit, training_device
 
 SCORING_BATCH = 64
+NUMBERS_SAMPLE = 200_000  # candidates whose numbers set the bins
 POPULAR_FLOOR = 0.01  # popularity of items without recent events, so that they can be drawn
 
 
 @dataclass(frozen=True)
 class RankerTrainingConfig:
-    """Hyperparameters of training. A second epoch overfits on both public data sets; in one epoch, small batches learn most."""
+    """Hyperparameters of training, chosen on the two weeks of Online Retail before the demo's replay."""
 
     epochs: int = 1
-    batch_baskets: int = 8
-    positives: int = 12
-    negatives: int = 120
-    learning_rate: float = 6e-3
+    batch_baskets: int = 16
+    positives: int = 24
+    uniform_negatives: int = 56
+    popular_negatives: int = 56
+    own_negatives: int = 40  # items of the user's history
+    learning_rate: float = 4e-3
     weight_decay: float = 0.01
     seed: int = 0
+
+    @property
+    def negatives(self) -> int:
+        """Negatives of each basket."""
+        return self.uniform_negatives + self.popular_negatives + self.own_negatives
 
 
 @dataclass(frozen=True)
 class RankerSample:
-    """A basket and what had been inferred for its user before it."""
+    """A basket, what had been inferred for its user before it, and statistics of the log before it."""
 
     basket: Basket
     inferred: Inferred
+    statistics: ItemStatistics | None = None
 
 
 @dataclass(frozen=True)
@@ -59,17 +71,19 @@ class RankerExamples:
     batch: RankerBatch
     positives: Tensor  # (B, P) bool, False is padding
     negatives: Tensor  # (B, C - P) bool, False is padding
+    log_q: Tensor  # (B, C - P) log of how often each negative is drawn on average
     weights: Tensor  # (B, C) how many items each candidate stands for when probabilities are calibrated
 
     def __getitem__(self, index: Tensor) -> "RankerExamples":
-        return RankerExamples(self.batch[index], self.positives[index], self.negatives[index], self.weights[index])
+        parts = (self.positives[index], self.negatives[index], self.log_q[index], self.weights[index])
+        return RankerExamples(self.batch[index], *parts)
 
     def __len__(self) -> int:
         return len(self.positives)
 
     def to(self, device: torch.device) -> "RankerExamples":
         """A copy on a device."""
-        parts = (self.positives.to(device), self.negatives.to(device), self.weights.to(device))
+        parts = (part.to(device) for part in (self.positives, self.negatives, self.log_q, self.weights))
         return RankerExamples(self.batch.to(device), *parts)
 
     @property
@@ -111,20 +125,13 @@ def build_examples(
         raise CatalogError(
             f"none of {len(samples)} baskets has both an item that was on sale before it and other items to compare it with"
         )
-    rows, counts, positives, weights = (torch.from_numpy(np.stack(column)) for column in zip(*drawn, strict=True))
-    inferred = [sample.inferred for sample in usable]
-    batch = build_batch(
-        [sample.basket.history for sample in usable],
-        inferred,
-        rows,
-        counts.numpy(),
-        [sample.basket.time_ms for sample in usable],
-        latent_scores(inferred, rows, table, latents, sizes),
-        table,
-        sizes,
+    rows, counts, positives, negatives, log_q, weights = (
+        torch.from_numpy(np.stack(column)) for column in zip(*drawn, strict=True)
     )
-    negatives = torch.ones(len(usable), config.negatives, dtype=torch.bool)
-    return RankerExamples(batch, positives, negatives, weights)
+    users = [RankedUser(sample.basket.history, sample.inferred, sample.basket.time_ms, sample.statistics) for sample in usable]
+    scores = latent_scores([sample.inferred for sample in usable], rows, table, latents, sizes)
+    batch = build_batch(users, rows, counts.numpy(), scores, table, sizes)
+    return RankerExamples(batch, positives, negatives, log_q, weights)
 
 
 def latent_scores(
@@ -143,6 +150,17 @@ def latent_scores(
     return torch.cat(parts).clone()
 
 
+class _Drawn(NamedTuple):
+    """The candidates of one basket, as in `RankerExamples`."""
+
+    rows: NDArray[np.int64]  # (C,)
+    counts: NDArray[np.float32]  # (C, half-lives)
+    positives: NDArray[np.bool_]  # (P,)
+    negatives: NDArray[np.bool_]  # (C - P,)
+    log_q: NDArray[np.float32]  # (C - P,)
+    weights: NDArray[np.float32]  # (C,)
+
+
 class _CandidateSampler:
     """Draws the positives and negatives of each basket."""
 
@@ -154,13 +172,8 @@ class _CandidateSampler:
         self._on_sale = on_sale[np.argsort(self._listed_ms[on_sale], kind="stable")]
         self._times_ms = self._listed_ms[self._on_sale]
 
-    def draw(
-        self, basket: Basket, popularity: Popularity
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_], NDArray[np.float32]] | None:
-        """Candidates' rows (C,), their counts (C, COUNTS), which positives are not padding (P,), and weights (C,).
-
-        None if no item of the basket, or no other item, was listed before it.
-        """
+    def draw(self, basket: Basket, popularity: Popularity) -> _Drawn | None:
+        """The candidates of a basket; None if no item of the basket, or no other item, was listed before it."""
         config, generator = self._config, self._generator
         basket_rows = np.unique(self._table.rows(basket.item_ids).numpy())
         all_positives = basket_rows[self._listed_ms[basket_rows] < basket.time_ms]
@@ -171,17 +184,29 @@ class _CandidateSampler:
         available = available[others[available]]
         if not len(positives) or not len(available):
             return None
-        uniform = config.negatives // 2
         share = popularity.counts(available, basket.time_ms)[:, -1] + POPULAR_FLOOR
+        share = share / share.sum()
+        is_own = np.isin(available, self._table.rows(basket.history.item_ids).numpy())
+        own = generator.permutation(available[is_own])[: config.own_negatives]
+        drawn = np.full(len(others), np.nan)  # how often each row is drawn on average
+        drawn[available] = config.uniform_negatives / len(available) + config.popular_negatives * share
+        drawn[available[is_own]] += len(own) / max(1, is_own.sum())
+
         rows = np.zeros(config.positives + config.negatives, np.int64)
         rows[: len(positives)] = positives
-        rows[config.positives : config.positives + uniform] = generator.choice(available, uniform)
-        rows[config.positives + uniform :] = generator.choice(available, config.negatives - uniform, p=share / share.sum())
+        uniform = slice(config.positives, config.positives + config.uniform_negatives)
+        popular = slice(uniform.stop, uniform.stop + config.popular_negatives)
+        rows[uniform] = generator.choice(available, config.uniform_negatives)
+        rows[popular] = generator.choice(available, config.popular_negatives, p=share)
+        rows[popular.stop : popular.stop + len(own)] = own
+        is_negative = rows[config.positives :] > 0
+        log_q = np.log(np.where(is_negative, drawn[rows[config.positives :]], 1.0))
         weights = np.zeros(len(rows), np.float32)
         weights[: len(positives)] = len(all_positives) / max(1, len(positives))
-        weights[config.positives : config.positives + uniform] = len(available) / uniform
+        weights[uniform] = len(available) / config.uniform_negatives
         is_positive = np.arange(config.positives) < len(positives)
-        return rows, popularity.counts(rows, basket.time_ms), is_positive, weights
+        counts = popularity.counts(rows, basket.time_ms)
+        return _Drawn(rows, counts, is_positive, is_negative, log_q.astype(np.float32), weights)
 
 
 class RankerLossModule(nn.Module):
@@ -228,6 +253,7 @@ def train(
     torch.manual_seed(config.seed)
     model = Ranker(sizes)
     model.claim_rates.copy_(_claim_rates(table, sizes.claims))
+    model.numbers.fit(_sample_numbers(examples))
     loss_module = RankerLossModule(model, examples, table, ids, training_device())
     held_out_loss = partial(_held_out_loss, loss_module, held_out)
     curve = fit(model, loss_module, len(examples), config, held_out_loss, checkpoint, progress)
@@ -250,9 +276,12 @@ def score(loss_module: RankerLossModule, examples: RankerExamples) -> Tensor:
 
 
 def sampled_softmax(scores: Tensor, examples: RankerExamples) -> Tensor:
-    """Mean over positives p of −log( e^p / (e^p + Σ e^n) ) = softplus( logΣe^n − p ); scores (B, C)."""
+    """Mean over positives p of −log( e^p / (e^p + Σ e^n / q_n) ) = softplus( logΣe^(n − log q_n) − p ); scores (B, C).
+
+    With q_n the mean number of draws of negative n, the sum estimates the one over all items (Bengio and Senécal 2008).
+    """
     count = examples.positives.shape[1]
-    negatives = scores[:, count:].masked_fill(~examples.negatives, -torch.inf)
+    negatives = (scores[:, count:] - examples.log_q).masked_fill(~examples.negatives, -torch.inf)
     log_sum = torch.logsumexp(negatives, dim=-1, keepdim=True)  # (B, 1)
     losses = torch.nn.functional.softplus(log_sum - scores[:, :count])  # (B, P)
     return (losses * examples.positives).sum() / examples.positives.sum().clamp(min=1)
@@ -264,6 +293,13 @@ def _claim_rates(table: Snapshot, claims: int) -> Tensor:
     rates = torch.bincount(claim_ids, minlength=claims)[:claims].float() / max(1, int(table.live.sum()))
     rates[0] = 0  # padding
     return rates if claims > 1 else rates.new_zeros(claims)
+
+
+def _sample_numbers(examples: RankerExamples) -> Tensor:
+    """The numbers (M, F) of some candidates of every kind."""
+    exists = torch.cat([examples.positives, examples.negatives], dim=1)
+    numbers = examples.batch.numbers[exists]
+    return numbers[torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))[:NUMBERS_SAMPLE]]
 
 
 def _held_out_loss(loss_module: RankerLossModule, held_out: RankerExamples | None) -> float:

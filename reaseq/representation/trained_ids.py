@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq.representation.item_table import Snapshot
@@ -18,11 +20,14 @@ class TrainedIds:
     def __len__(self) -> int:
         return len(self.item_ids) + 1
 
+    def number_ids(self, item_ids: Sequence[str]) -> NDArray[np.int64]:
+        """The number of each item id."""
+        return np.array([self._numbers.get(item_id, 0) for item_id in item_ids], np.int64)
+
     def number(self, table: Snapshot) -> Tensor:
         """The number of each row of the table (N,)."""
         return self.number_rows(table, torch.arange(len(table), device=table.live.device))
 
     def number_rows(self, table: Snapshot, rows: Tensor) -> Tensor:
         """The numbers of the given rows (M,)."""
-        numbers = [self._numbers.get(table.ids[row], 0) for row in rows.tolist()]
-        return torch.tensor(numbers, dtype=torch.long, device=rows.device)
+        return torch.from_numpy(self.number_ids([table.ids[row] for row in rows.tolist()])).to(rows.device)

@@ -38,7 +38,7 @@ class TextDiffusionSettings(BaseModel):
 class BehaviorSettings(BaseModel):
     """Latent reasoning on the stream: how much history is kept, and when a user's behaviors are inferred."""
 
-    history_limit_events: int = Field(default=128, description="Latest events kept in a history.")
+    history_limit_events: int = Field(default=512, description="Latest events kept in a history.")
     min_new_events: int = Field(default=1, description="New events after which behaviors are inferred again.")
     min_interval_s: float = Field(default=0.0, description="Minimum event time between two inferences for one user.")
     shift_cosine: float = Field(

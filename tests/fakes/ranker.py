@@ -15,6 +15,7 @@ from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
+from reaseq.ranker.item_statistics import fit, save_statistics
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.ranker.popularity import Popularity
@@ -25,6 +26,7 @@ from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, request
 
 WIDTH = 32
 IDS = TrainedIds([f"i{number}" for number in range(ITEMS - 50)])
+STATISTICS = fit([(f"u{number}", [f"i{number}", f"i{number + 1}", f"i{number + 2}"]) for number in range(60)])
 USER = UserFeatures(
     user_id="u",
     event_time_ms=1,
@@ -52,14 +54,16 @@ def popularity() -> Popularity:
 
 def engine(table: ItemTable = CATALOG, latents: LatentModels | None = None, seed: int = 0, **changes: int) -> Engine:
     """The random ranker on a table."""
-    return Engine(ranker(seed, **changes), IDS, f"v{seed}", table, popularity(), latents or LatentModels(Path()))
+    latents = latents or LatentModels(Path())
+    return Engine(ranker(seed, **changes), IDS, f"v{seed}", table, popularity(), latents, STATISTICS)
 
 
 def publish_ranker(models: Path, seed: int = 0, **facts: object) -> str:
     """Publish the random ranker; returns its version."""
     required = {"space_id": "s", "vector_dim": DIM, "vocabulary": VOCABULARY.version, "features": FEATURES_VERSION, **facts}
     model = ranker(seed)
-    return publish_model(models, RANKER, f"made-{seed}", model, model.config, IDS, required).version
+    files = save_statistics(STATISTICS)
+    return publish_model(models, RANKER, f"made-{seed}", model, model.config, IDS, required, files).version
 
 
 def publish_behavior(models: Path, seed: int = 0) -> str:

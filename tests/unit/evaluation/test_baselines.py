@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.baselines.ease import Ease, fit
+from evaluation.baselines.ease import Ease
 from evaluation.baselines.personal_frequency import PersonalFrequency
 from evaluation.baselines.purchases import Purchases
 from evaluation.baselines.tifu_knn import TifuKnn
@@ -37,16 +37,6 @@ def test_personal_frequency_ranks_own_items_first_and_the_rest_by_sales() -> Non
 
     assert scores[2] > scores[1] > scores[4] > scores[3] > scores[5] == 0
     assert scores[1] == pytest.approx(0.5, abs=1e-4)
-
-
-def test_ease_weights_solve_the_regularized_regression() -> None:
-    log = purchases(*((f"u{user}", 1, rows) for user, rows in enumerate([[1, 2], [1, 2], [1, 3], [2, 3, 4]])))
-    weights, regularization = fit(log, ITEMS, 2.0).astype(float), 2.0
-
-    bought = log.users_items(ITEMS).toarray()
-    gradient = bought.T @ (bought @ weights - bought) + regularization * weights
-    assert np.diag(weights).tolist() == [0.0] * ITEMS
-    assert gradient[~np.eye(ITEMS, dtype=bool)] == pytest.approx(0, abs=1e-5)
 
 
 def test_ease_scores_items_that_came_after_the_fit_by_frequency_and_sales_alone() -> None:

@@ -26,6 +26,7 @@ VARIANTS: list[dict[str, int]] = [
     {"claims": 1},
     {"vector_dim": 0},
     {"search": 3},
+    {"own_items": False, "price": False},
 ]
 
 

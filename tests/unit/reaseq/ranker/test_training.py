@@ -14,7 +14,18 @@ from reaseq.days import DAY_MS
 from reaseq.errors import CatalogError
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.training import RankerExamples, RankerSample, RankerTrainingConfig, build_examples, sampled_softmax, train
+from reaseq.ranker.numbers import POPULARITY
+from reaseq.ranker.numbers import SCORES as SCORE_COLUMNS
+from reaseq.ranker.training import (
+    RankerExamples,
+    RankerLossModule,
+    RankerSample,
+    RankerTrainingConfig,
+    build_examples,
+    sampled_softmax,
+    score,
+    train,
+)
 from reaseq.records import History, Inferred
 from reaseq.representation.trained_ids import TrainedIds
 from tests.fakes.catalog import DIM, NOW_MS, VOCABULARY, build_table, item, request
@@ -28,7 +39,9 @@ TABLE = build_table(
 ).snapshot.by_id()
 IDS = TrainedIds([f"i{number}" for number in range(60)])
 SIZES = RankerConfig(vector_dim=DIM, claims=VOCABULARY.size, items=len(IDS), width=16, history=20)
-CONFIG = RankerTrainingConfig(epochs=2, positives=4, negatives=20)
+CONFIG = RankerTrainingConfig(
+    batch_baskets=8, positives=4, uniform_negatives=10, popular_negatives=7, own_negatives=3, learning_rate=6e-3
+)
 
 
 def samples(count: int = 64) -> list[RankerSample]:
@@ -55,13 +68,16 @@ def test_candidates_were_listed_before_the_basket_and_negatives_are_not_in_it() 
     built = examples(log)
 
     late, delisted = TABLE.rows(["i80", "i81"]).tolist()
-    for sample, rows, real, weights in zip(log, built.batch.candidates, built.positives, built.weights, strict=True):
+    columns = (built.batch.candidates, built.positives, built.negatives, built.weights)
+    for sample, rows, real, exists, weights in zip(log, *columns, strict=True):
         positives = set(TABLE.rows(sample.basket.item_ids).tolist()) - {0}
         if sample.basket.time_ms <= NOW_MS + 5 * DAY_MS:
             positives -= {late}
         assert set(rows[:4][real].tolist()) == positives
-        negatives = set(rows[4:].tolist())
+        negatives = set(rows[4:][exists].tolist())
         assert not negatives & (positives | {0, delisted})
+        own = set(TABLE.rows(sample.basket.history.item_ids).tolist()) - positives - {0}
+        assert exists[:17].all() and set(rows[21:][exists[17:]].tolist()) <= own and exists[17:].sum() == min(3, len(own))
         assert late not in negatives  # it is in every basket, and was not on sale before
         assert (weights[:4] > 0).tolist() == real.tolist()
         # The ten uniform negatives stand for everything on sale; the popular ones are only for training.
@@ -79,9 +95,9 @@ def test_popularity_counts_events_strictly_before_the_basket() -> None:
         *(RankerSample(Basket(s.basket.user_id, s.basket.time_ms, ("i3",), History()), Inferred()) for s in log[cut:]),
     ]
 
-    assert torch.equal(examples(changed).batch.counts[:cut], original.batch.counts[:cut])
-    first = original.batch.counts[0]
-    assert (first == 0).all() and original.batch.counts[30].any()
+    popularity = original.batch.numbers[..., POPULARITY]
+    assert torch.equal(examples(changed).batch.numbers[:cut, :, POPULARITY], popularity[:cut])
+    assert (popularity[0] == 0).all() and popularity[30].any()
 
 
 def test_basket_without_earlier_listed_items_is_left_out() -> None:
@@ -101,12 +117,20 @@ def test_latent_state_is_read_by_the_model_that_produced_it(tmp_path: Path) -> N
         for number, sample in enumerate(samples(5))
     ]
 
-    scores = examples(log, tmp_path, sizes).batch.scores
+    scores = examples(log, tmp_path, sizes).batch.numbers[..., SCORE_COLUMNS]
     same = [RankerSample(samples(5)[0].basket, Inferred(model=version, latent=state)) for version in versions]
 
     assert (scores[0] == 0).all() and all((scores[number] != 0).any() for number in range(1, 5))
-    one, other = examples(same, tmp_path, sizes).batch.scores
+    one, other = examples(same, tmp_path, sizes).batch.numbers[..., SCORE_COLUMNS]
     assert not torch.allclose(one, other)
+
+
+def test_sum_over_drawn_negatives_estimates_the_sum_over_all_items() -> None:
+    """Σ 1 / q over the drawn negatives, q being how often each is drawn on average, is close to their number."""
+    built = examples(samples(40))
+
+    estimates = (torch.exp(-built.log_q) * built.negatives).sum(1)
+    assert float(estimates.mean()) == pytest.approx(ITEMS - 2, rel=0.05)
 
 
 def test_loss_compares_each_positive_with_all_negatives() -> None:
@@ -114,7 +138,8 @@ def test_loss_compares_each_positive_with_all_negatives() -> None:
     scores = torch.linspace(-1, 1, 24).unsqueeze(0)
     positives = example.positives[0].nonzero().flatten().tolist()
 
-    negatives = sum(math.exp(float(score)) for score in scores[0, 4:])
+    drawn = zip(scores[0, 4:], example.log_q[0], example.negatives[0], strict=True)
+    negatives = sum(math.exp(float(score - log_q)) for score, log_q, exists in drawn if exists)
     losses = [-math.log(math.exp(float(scores[0, p])) / (math.exp(float(scores[0, p])) + negatives)) for p in positives]
 
     assert float(sampled_softmax(scores, example)) == pytest.approx(sum(losses) / len(losses), rel=1e-4)
@@ -134,7 +159,10 @@ def test_training_learns_calibrates_and_resumes(tmp_path: Path) -> None:
     assert len(losses) == 16 and resumed_curve.train == pytest.approx(curve.train, abs=1e-5)
     for name, tensor in model.state_dict().items():
         assert torch.allclose(tensor, resumed.state_dict()[name], atol=1e-5), name
-    assert model.calibration[0] > 0 and 0.0 < float(model.probability(torch.tensor(0.0))) < 0.5
+    held_out = parts[1]
+    probabilities = model.probability(score(RankerLossModule(model, held_out, TABLE, IDS, torch.device("cpu")), held_out))
+    positives = (held_out.labels * held_out.weights).sum()
+    assert model.calibration[0] > 0 and float((probabilities * held_out.weights).sum() / positives) == pytest.approx(1, abs=0.1)
 
 
 class Stop(Exception):

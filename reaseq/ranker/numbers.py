@@ -1,0 +1,12 @@
+"""The numbers that the ranker reads of each candidate, in one tensor: columns and their order."""
+
+from reaseq.ranker.item_statistics import ITEM_NUMBERS
+from reaseq.ranker.own_items import OWN_FEATURES
+from reaseq.ranker.popularity import HALF_LIVES_DAYS
+
+POPULARITY = slice(0, len(HALF_LIVES_DAYS))  # decayed counts
+OWN_ITEMS = slice(POPULARITY.stop, POPULARITY.stop + OWN_FEATURES)  # see `reaseq.ranker.own_items`
+STATISTICS = slice(OWN_ITEMS.stop, OWN_ITEMS.stop + ITEM_NUMBERS)  # see `reaseq.ranker.item_statistics`
+PRICE, AGE_DAYS, TREND_DAY, TREND_WEEK = range(STATISTICS.stop, STATISTICS.stop + 4)
+NUMBERS = TREND_WEEK + 1
+SCORES = slice(NUMBERS, None)  # by other models
