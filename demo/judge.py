@@ -12,9 +12,9 @@ from evaluation.datasets.online_retail import Order
 from reaseq.days import DAY_MS
 
 RANKER, ID_ONLY, RECENT, POPULAR = "ranker", "ranker, ids only", "recent popularity", "popularity"
-PERSONAL, EASE = "bought before, then weekly sales", "EASE^R, bought before, sales"
-MODELS = (RANKER, ID_ONLY, PERSONAL, EASE, RECENT, POPULAR)
-PEERS = (PERSONAL, EASE, RECENT, POPULAR)  # what a user would choose instead
+PERSONAL, EASE, TIFU = "bought before, then weekly sales", "EASE^R, bought before, sales", "TIFU-KNN, sales"
+MODELS = (RANKER, ID_ONLY, PERSONAL, EASE, TIFU, RECENT, POPULAR)
+PEERS = (PERSONAL, EASE, TIFU, RECENT, POPULAR)  # what a user would choose instead
 ALL, NEW, REPEATS = "all", "new_to_customer", "repeats"
 ALL_UNSEEN, NEW_UNSEEN = "all_unseen_items", "new_to_customer_unseen_items"
 SLICES = (ALL, NEW, REPEATS, ALL_UNSEEN, NEW_UNSEEN)

@@ -9,12 +9,13 @@ import numpy as np
 from rich.progress import Progress, TaskID
 
 from demo import ANSWERS, ORDER_LINES
-from demo.judge import EASE, ID_ONLY, PERSONAL, POPULAR, RANKER, RECENT, Assortment, Judge
+from demo.judge import EASE, ID_ONLY, PERSONAL, POPULAR, RANKER, RECENT, TIFU, Assortment, Judge
 from demo.record import Recorder
 from demo.schedule import Schedule
 from evaluation.baselines.ease import Ease
 from evaluation.baselines.personal_frequency import PersonalFrequency
 from evaluation.baselines.purchases import Baseline, Purchases
+from evaluation.baselines.tifu_knn import TifuKnn
 from evaluation.datasets.online_retail import Order, read_retail
 from pipelines.behavior_model import BehaviorModelPipeline
 from pipelines.ranker import RankerPipeline
@@ -98,9 +99,11 @@ class Lifecycle:
             schedule.behavior_update,
             "train the behavior model again, up to the replay",
         )
+        items = len(self.system.table.snapshot)
         self.peers: dict[str, Baseline] = {
             PERSONAL: PersonalFrequency(self.purchases),
-            EASE: Ease(self.purchases, len(self.system.table.snapshot)),
+            EASE: Ease(self.purchases, items),
+            TIFU: TifuKnn(self.purchases, items),
         }
         self._phase_done("fit the peers")
         return Judge({item_id for order in earlier for item_id in order.item_ids}, earlier)

@@ -17,7 +17,7 @@ from demo.terminal import GAIN_LABEL, MEASURES, SLICE_NAMES, format_gain, format
 from reaseq.days import DAY_MS
 
 WINDOW_DAYS = 7
-COLORS = ("#c2410c", "#2563eb", "#0f766e", "#7c3aed", "#a16207", "#737373")
+COLORS = ("#c2410c", "#2563eb", "#0f766e", "#7c3aed", "#a16207", "#0369a1", "#737373")
 
 
 def write_report(report: Report, folder: Path) -> None:

@@ -21,7 +21,7 @@ class Ease:
         regularization: float = 500.0,
         half_life_days: float = 180.0,
         frequency_weight: float = 0.3,
-        sales_weight: float = 0.1,
+        sales_weight: float = 0.3,
     ) -> None:
         self._purchases = purchases
         self._weights = fit_weights(purchases.users_items(items), regularization)

@@ -11,7 +11,7 @@ class PersonalFrequency:
     With 0 baskets it is weekly popularity.
     """
 
-    def __init__(self, purchases: Purchases, half_life_days: float = 180.0, sales_weight: float = 0.1) -> None:
+    def __init__(self, purchases: Purchases, half_life_days: float = 180.0, sales_weight: float = 1.0) -> None:
         self._purchases = purchases
         self._half_life_days = half_life_days
         self._sales_weight = sales_weight

@@ -102,8 +102,8 @@ class Ranker(nn.Module):
         self.months = nn.Embedding(12, width)
         self.weekdays = nn.Embedding(7, width)
         self.id_attention = TargetAttention(width)
-        self.numbers = NumberEncoding(NUMBERS + config.scores, NUMBER_BINS)
-        features = 2 * width + self.numbers.width + 1
+        self.number_encoding = NumberEncoding(NUMBERS + config.scores, NUMBER_BINS)
+        features = 2 * width + self.number_encoding.width + 1
         if config.vector_dim:
             self.content = nn.Linear(config.vector_dim, width)
             features += TIERS + 2
@@ -166,7 +166,7 @@ class Ranker(nn.Module):
         nearest = self._search(cosine, known)
         ids, content_embeddings = F.embedding(slots, items.ids), F.embedding(slots, items.content_embeddings)  # (B, C, d)
         features = [ids, self.id_attention(ids, F.embedding(history_slots, items.ids) + when, known, nearest)]
-        features += [self.numbers(self._select(batch.numbers)), self._calendar(batch.now_ms, content_embeddings)]
+        features += [self.number_encoding(self._select(batch.numbers)), self._calendar(batch.now_ms, content_embeddings)]
         if self._has_content:
             sequence = F.embedding(history_slots, items.content_embeddings) + when  # (B, H, d)
             features += [content_embeddings, self.content_attention(content_embeddings, sequence, known, nearest)]

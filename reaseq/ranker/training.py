@@ -253,7 +253,7 @@ def train(
     torch.manual_seed(config.seed)
     model = Ranker(sizes)
     model.claim_rates.copy_(_claim_rates(table, sizes.claims))
-    model.numbers.fit(_sample_numbers(examples))
+    model.number_encoding.fit(_sample_numbers(examples))
     loss_module = RankerLossModule(model, examples, table, ids, training_device())
     held_out_loss = partial(_held_out_loss, loss_module, held_out)
     curve = fit(model, loss_module, len(examples), config, held_out_loss, checkpoint, progress)

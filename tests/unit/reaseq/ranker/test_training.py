@@ -40,7 +40,7 @@ TABLE = build_table(
 IDS = TrainedIds([f"i{number}" for number in range(60)])
 SIZES = RankerConfig(vector_dim=DIM, claims=VOCABULARY.size, items=len(IDS), width=16, history=20)
 CONFIG = RankerTrainingConfig(
-    batch_baskets=8, positives=4, uniform_negatives=10, popular_negatives=7, own_negatives=3, learning_rate=6e-3
+    epochs=2, batch_baskets=8, positives=4, uniform_negatives=10, popular_negatives=7, own_negatives=3, learning_rate=6e-3
 )
 
 
