@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.alone]
 USERS, UNSEEN, CALLERS = 40, 5, 6
 CANDIDATES = [f"i{number}" for number in range(200)]
 BUDGET_MS, P99_LIMIT_MS = 1000.0, 500.0  # generous: tests share their machine
-MIN_RESPONSES, MIN_FRESH_SHARE = 20, 0.9
+MIN_RESPONSES, MIN_FRESH_SHARE = 20, 0.7  # one read that stalls costs a tenth of the two seconds
 
 
 @dataclass
