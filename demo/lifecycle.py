@@ -25,7 +25,6 @@ from reaseq.behavior.training import BehaviorTrainingConfig
 from reaseq.ranker.engine import Engine, ScoringQuery
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.popularity import Popularity
 from reaseq.ranker.training import RankerSample
 from reaseq.records import Item
 from reaseq.settings import Settings
@@ -177,7 +176,8 @@ class Lifecycle:
         pipeline = RankerPipeline(self.system.store, self.system.table, self._models_dir)
         samples, _ = pipeline.load_samples(schedule.replay_ms)
         self._phase_done("point-in-time join")
-        self.popularity, self.purchases, self.engines = Popularity(), Purchases(), dict[str, Engine]()
+        self.purchases, self.engines = Purchases(), dict[str, Engine]()
+        self.popularity = self.purchases.popularity
         for order in earlier:
             self._count(order)
         full = replace(pipeline.config, history=RANKER_HISTORY)
@@ -229,7 +229,6 @@ class Lifecycle:
 
     def _count(self, order: Order) -> None:
         rows = self.system.table.snapshot.rows(order.item_ids).numpy()
-        self.popularity.observe(rows, [order.time_ms] * len(rows))
         self.purchases.add(order.user_id, order.time_ms, rows)
 
     def _advance(self, task: TaskID) -> Callable[[int, float], None]:

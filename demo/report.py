@@ -104,8 +104,8 @@ def _report_quality(judge: Judge) -> list[Report]:
         ranker = judge.tallies[RANKER][name]
         row = {"model": model, "slice": name, "targets": tally.targets}
         for metric in METRICS:
-            row[metric] = _mean(tally.measure(metric))
-            row[f"{metric}_interval"] = _interval(tally.measure(metric))
+            estimate = tally.measure(metric)
+            row[metric], row[f"{metric}_interval"] = _mean(estimate), _interval(estimate)
             row[f"{metric}_gain"] = _interval(None if model == RANKER else ranker.measure(metric, tally))
         row["hits_by_day"] = {str(day): counts for day, counts in tally.hits_by_day().items()}
         rows.append(row)

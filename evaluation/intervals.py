@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,11 +38,16 @@ def estimate_mean(per_seed: Sequence[NDArray[np.float32]], users: NDArray[np.int
 
 def estimate_ratio(numerators: NDArray[np.float64], denominators: NDArray[np.float64]) -> Estimate:
     """Σ numerators / Σ denominators over lists (n,). The interval is a percentile bootstrap that resamples the lists."""
-    generator = np.random.default_rng(0)
-    weights = generator.multinomial(len(numerators), np.full(len(numerators), 1 / len(numerators)), size=RESAMPLES)
+    weights = _resample(len(numerators))
     totals = weights @ denominators
     low, high = np.quantile((weights @ numerators)[totals > 0] / totals[totals > 0], [0.025, 0.975])
     return Estimate(float(numerators.sum() / denominators.sum()), float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def _resample(lists: int) -> NDArray[np.int64]:
+    """How often each list is drawn in each resample (RESAMPLES, lists); the same for all metrics of the same lists."""
+    return np.random.default_rng(0).multinomial(lists, np.full(lists, 1 / lists), size=RESAMPLES)
 
 
 def _sum_by_user(values: NDArray[np.float32], users: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -105,7 +105,7 @@ class RankerPipeline:
         ids = TrainedIds(sorted({item_id for basket in earlier for item_id in basket.item_ids}))
         events = [(sample.basket.time_ms, item_id) for sample in samples for item_id in sample.basket.item_ids]
         sizes = replace(config, items=len(ids))
-        with_statistics = self._add_statistics(samples, since_ms)
+        with_statistics = self._add_statistics(samples, chosen)
         examples = build_examples(with_statistics, events, self._table, LatentModels(self._models_dir), sizes, training)
         before = examples.batch.now_ms < cut_ms
         train_part, held_out = (examples[part.nonzero().flatten()] for part in (before, ~before))
@@ -153,9 +153,8 @@ class RankerPipeline:
         files = save_statistics(data.statistics)
         return publish_model(self._models_dir, RANKER, to_day(data.until_ms), model, model.config, data.ids, facts, files)
 
-    def _add_statistics(self, samples: Sequence[RankerSample], since_ms: int) -> list[RankerSample]:
-        """The samples from `since_ms` on, each with the statistics of the log before its period, so that none counts itself."""
-        chosen = [sample for sample in samples if sample.basket.time_ms >= since_ms]
+    def _add_statistics(self, samples: Sequence[RankerSample], chosen: Sequence[RankerSample]) -> list[RankerSample]:
+        """The chosen samples, each with the statistics of the log before its period, so that none counts itself."""
         start_ms = chosen[0].basket.time_ms
         added = []
         for sample in chosen:

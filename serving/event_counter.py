@@ -61,10 +61,10 @@ class EventCounter:
         return list(dict.fromkeys(reversed(list(self._active_users))))
 
     def _decode(self, records: Sequence[RawRecord]) -> list[Event]:
-        events = []
+        events, now_ms = [], int(time.time() * 1000)
         for record in records:
             try:
-                body = self._decoder.decode(record, int(time.time() * 1000)).body
+                body = self._decoder.decode(record, now_ms).body
             except InvalidRecord:
                 continue  # the history stage dead-letters it
             if isinstance(body, Event) and not body.retracted:

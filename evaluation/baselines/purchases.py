@@ -29,13 +29,13 @@ class Purchases:
 
     def __init__(self) -> None:
         self.baskets: dict[str, list[tuple[int, Rows]]] = defaultdict(list)
-        self._popularity = Popularity()
+        self.popularity = Popularity()
 
     def add(self, user_id: str, time_ms: int, rows: Rows) -> None:
         """Add a basket; items that the table does not know are left out."""
         bought = np.unique(rows[rows > 0])
         self.baskets[user_id].append((time_ms, bought))
-        self._popularity.observe(bought, [time_ms] * len(bought))
+        self.popularity.observe(bought, [time_ms] * len(bought))
 
     def of_user(self, user_id: str) -> Sequence[tuple[int, Rows]]:
         """The user's baskets (time in ms, rows), oldest first."""
@@ -43,7 +43,7 @@ class Purchases:
 
     def weekly_sales(self, time_ms: int, items: int) -> Scores:
         """Sales (items,) that decay with a half-life of a week, as a share of the best seller's."""
-        counts = self._popularity.counts(np.arange(items), time_ms)[:, WEEK]
+        counts = self.popularity.counts(np.arange(items), time_ms)[:, WEEK]
         return counts / max(float(counts.max()), 1e-9)
 
     def personal_frequency(self, user_id: str, time_ms: int, items: int, half_life_days: float) -> Scores:

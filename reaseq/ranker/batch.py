@@ -22,7 +22,7 @@ from reaseq.ranker.numbers import (
     TREND_DAY,
     TREND_WEEK,
 )
-from reaseq.ranker.own_items import own_items
+from reaseq.ranker.own_items import own_items, read_prices
 from reaseq.records import History, Inferred
 from reaseq.representation.item_table import Snapshot
 
@@ -82,8 +82,7 @@ def _build_numbers(users: Sequence[RankedUser], candidates: Tensor, counts: NDAr
             numbers[index, :, OWN_ITEMS] = own_items(user.history, user.now_ms, rows[index], table)
         if user.statistics:
             numbers[index, :, STATISTICS] = user.statistics.numbers(user.history, user.now_ms, rows[index], table)
-    prices, listed_ms = (column[candidates].cpu().numpy() for column in (table.prices, table.listed_ms))
-    numbers[..., PRICE] = np.where(prices >= 0, prices, np.nan)
-    ages_days = (now_ms[:, None] - listed_ms) / DAY_MS
+    numbers[..., PRICE] = read_prices(rows, table)
+    ages_days = (now_ms[:, None] - table.listed_ms[candidates].cpu().numpy()) / DAY_MS
     numbers[..., AGE_DAYS] = np.where(rows > 0, ages_days, np.nan)
     return torch.from_numpy(numbers)

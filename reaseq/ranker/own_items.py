@@ -69,14 +69,14 @@ def own_items(history: History, now_ms: int, candidates: NDArray[np.int64], tabl
 
 def _price_ratios(own: NDArray[np.int64], candidates: NDArray[np.int64], table: Snapshot) -> NDArray[np.float32]:
     """Log of each candidate's price over the median of the user's items (C,), NaN if a price is unknown."""
-    paid, prices = _prices(own, table), _prices(candidates, table)
+    paid, prices = read_prices(own, table), read_prices(candidates, table)
     known = paid[~np.isnan(paid)]
     typical = np.median(known) if len(known) else np.float32(np.nan)
     ratios: NDArray[np.float32] = np.log1p(prices) - np.log1p(typical)
     return ratios
 
 
-def _prices(rows: NDArray[np.int64], table: Snapshot) -> NDArray[np.float32]:
-    """The prices of rows, NaN if unknown."""
+def read_prices(rows: NDArray[np.int64], table: Snapshot) -> NDArray[np.float32]:
+    """The prices of rows (…), NaN if unknown."""
     prices: NDArray[np.float32] = table.prices[torch.from_numpy(rows)].cpu().numpy()
     return np.where(prices >= 0, prices, np.float32(np.nan))

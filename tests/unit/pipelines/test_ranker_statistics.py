@@ -20,7 +20,7 @@ def sample(number: int, time_ms: int) -> RankerSample:
 def test_statistics_are_of_the_log_before_the_period_of_the_basket() -> None:
     log = [sample(number, START_MS + number * STATISTICS_PERIOD_MS // 4) for number in range(-6, 12)]
 
-    chosen = PIPELINE._add_statistics(log, START_MS)
+    chosen = PIPELINE._add_statistics(log, log[6:])
 
     assert [added.basket for added in chosen] == [one.basket for one in log[6:]]
     for index, added in enumerate(chosen):
@@ -30,6 +30,8 @@ def test_statistics_are_of_the_log_before_the_period_of_the_basket() -> None:
 
 
 def test_first_period_of_a_log_has_no_statistics() -> None:
-    chosen = PIPELINE._add_statistics([sample(1, START_MS), sample(2, START_MS + STATISTICS_PERIOD_MS)], 0)
+    log = [sample(1, START_MS), sample(2, START_MS + STATISTICS_PERIOD_MS)]
+
+    chosen = PIPELINE._add_statistics(log, log)
 
     assert chosen[0].statistics is None and chosen[1].statistics
