@@ -12,11 +12,11 @@ import pytest
 
 from demo import ORDER_LINES
 from evaluation.datasets.online_retail import read_retail
-from infra import local, process
-from infra.scratch import settings_on_free_ports
+from infra import local
 from reaseq.records import Event
 from reaseq.settings import Settings
 from tests.fakes.parquet import write_parquet
+from tests.ranking_service import settings_with_patient_service
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -27,8 +27,7 @@ EVENTS, SPLIT = 4000, datetime(2014, 1, 1, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    settings = settings_on_free_ports(tmp_path_factory.mktemp("tutorial") / "var" / "beauty")
-    settings.service.port = process.free_port()
+    settings = settings_with_patient_service(tmp_path_factory.mktemp("tutorial") / "var" / "beauty")
     settings.knowledge.vocabulary = "beauty-1"
     try:
         yield settings
@@ -85,8 +84,6 @@ def test_tutorial_ends_in_a_served_ranking(settings: Settings, events: list[Even
     user, items = events[-1].user_id, [event.item_id for event in events[-2:]]
     assert f"user {user} at" in run(settings, rank, A2CG5Y82ZZNY6W=user)
     names = {"A2CG5Y82ZZNY6W": user, "B00LG63DOM": items[0], "B00KFM16OW": items[1]}
-    ranking = json.loads(
-        run(settings, request, **names, **{":8080": f":{settings.service.port}", '"time_ms"': '"budget_ms": 5000, "time_ms"'})
-    )
+    ranking = json.loads(run(settings, request, **names, **{":8080": f":{settings.service.port}"}))
     assert ranking["fallback_level"] == "fresh" and ranking["model"] and not ranking["degraded"]
     assert {ranked["item_id"] for ranked in ranking["ranked"]} == set(items)

@@ -19,7 +19,7 @@ from demo import ANSWERS, ORDER_LINES
 from evaluation.datasets.online_retail import read_retail
 from features.repository import FeatureRepository
 from infra import local, process
-from infra.scratch import settings_on_free_ports, start_empty
+from infra.scratch import start_empty
 from pipelines.catalog import load_item_table
 from pipelines.semantic_ids import SemanticIdPipeline
 from reaseq.knowledge.llm.ledger import Entry, Ledger
@@ -32,6 +32,7 @@ from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild
 from streams.operations.status import topics_status
 from streams.runtime.kafka.producer import Producer
+from tests.ranking_service import settings_with_patient_service
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -59,10 +60,9 @@ class Shop:
 def shop(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     state = tmp_path_factory.mktemp("console")
     copytree(quick_demo / "state" / "models", state / "models")
-    settings = settings_on_free_ports(state)
+    settings = settings_with_patient_service(state)
     settings.knowledge.recorded_file = ANSWERS
-    settings.service.port, settings.service.api_keys = process.free_port(), [SecretStr(KEY)]
-    settings.service.budget_ms, settings.service.store_timeout_ms = 10_000, 5_000  # a busy machine degrades no ranking
+    settings.service.api_keys = [SecretStr(KEY)]
     retail = read_retail(ORDER_LINES)
     events = [event for order in retail.orders for event in order.events][-EVENT_COUNT:]
     bought = {event.item_id for event in events}

@@ -27,7 +27,7 @@ from features.definitions import VIEWS
 from features.parity import read_served_features
 from features.repository import FeatureRepository
 from infra import local, process
-from infra.scratch import settings_on_free_ports, start_empty
+from infra.scratch import start_empty
 from reaseq.artifacts import current
 from reaseq.behavior.history import event_key
 from reaseq.records import Event, Inferred, Item, UserFeatures
@@ -44,6 +44,7 @@ from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 from streams.runtime.kafka.producer import Producer
 from streams.runtime.kafka.reader import read_all
 from tests.commands import reaseq
+from tests.ranking_service import settings_with_patient_service
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -99,11 +100,10 @@ def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """The started system, without input."""
     state = tmp_path_factory.mktemp("system")
     os.symlink(quick_demo / "state" / "models", state / "models")
-    settings = settings_on_free_ports(state)
+    settings = settings_with_patient_service(state)
     settings.knowledge.recorded_file = ANSWERS
     settings.kafka.session_timeout_s = 6.0
     settings.kafka.archive_batch_wait_s = 1.0
-    settings.service.port = process.free_port()
     settings.service.served_feature_log_share = 1.0
     try:
         rebuild(settings, start_empty(settings))
@@ -375,7 +375,7 @@ def _samples(worker: process.Process, name: str) -> Iterator[tuple[tuple[tuple[s
 
 
 def _rank(running: Running, user_id: str, candidates: list[str], time_ms: int) -> dict:  # type: ignore[type-arg]
-    request = {"user_id": user_id, "candidate_ids": candidates, "time_ms": time_ms, "budget_ms": 10_000}
+    request = {"user_id": user_id, "candidate_ids": candidates, "time_ms": time_ms}
     url = f"http://127.0.0.1:{running.settings.service.port}/v1/rank"
     post = urllib.request.Request(url, json.dumps(request).encode(), {"content-type": "application/json"})
     with urllib.request.urlopen(post, timeout=30) as response:
