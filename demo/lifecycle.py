@@ -63,7 +63,7 @@ class Lifecycle:
         self.retail = read_retail(ORDER_LINES, schedule.customers_share, schedule.start_ms)
         self.system: System = assemble(settings, BATCH, ARCHIVE_BATCH)
         self.broker = InProcessBroker()
-        self.broker.subscribe(ITEM_FEATURES.name, self.system.apply_item_records)
+        self.broker.subscribe(ITEM_FEATURES.name, self.system.items.apply_records)
         self._served = ServedFeatureLog(self.served_features_dir, SERVED_SHARE, self.system.table)
         store, future_limit_s = self.system.store, settings.guard.future_limit_s
         self.runtime = InProcessRuntime(

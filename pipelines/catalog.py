@@ -1,12 +1,17 @@
 """The catalog: every listed item of the feature store."""
 
+from collections import Counter
 from collections.abc import Iterator
+
+import structlog
 
 from features.repository import FeatureRepository
 from reaseq import float16
 from reaseq.errors import CatalogError
 from reaseq.records import ItemFeatures
 from reaseq.representation.item_table import ItemTable
+
+log = structlog.get_logger()
 
 
 def scan_listed_items(repository: FeatureRepository) -> Iterator[ItemFeatures]:
@@ -15,7 +20,7 @@ def scan_listed_items(repository: FeatureRepository) -> Iterator[ItemFeatures]:
 
 
 def load_item_table(repository: FeatureRepository) -> ItemTable:
-    """The listed items as a table. Raises CatalogError if there are none."""
+    """The listed items as a table, in the space of most of them. Raises CatalogError if there are none."""
     records = list(scan_listed_items(repository))
     if not records:
         settings = repository.settings
@@ -23,6 +28,9 @@ def load_item_table(repository: FeatureRepository) -> ItemTable:
             f"the {settings.store.profile} feature store in {settings.state_dir} has no items: run `reaseq demo`, or onboard "
             "your catalog with `reaseq backfill items`"
         )
-    table = ItemTable(repository.vocabulary, records[0].space_id, len(float16.unpack(records[0].vector)))
-    table.apply(records)
+    [(layout, _)] = Counter((record.space_id, len(record.vector)) for record in records).most_common(1)
+    space_id, vector_bytes = layout
+    table = ItemTable(repository.vocabulary, space_id, vector_bytes // float16.FLOAT16.itemsize)
+    for rejection in table.apply(records):
+        log.warning("item_skipped", item_id=rejection.record.item_id, error=str(rejection.error))
     return table

@@ -39,11 +39,15 @@ RETRY_AFTER = {"Retry-After": "1"}  # seconds
 
 @dataclass(frozen=True)
 class AppState:
-    """What the application serves. `waiting_for` names what the service still waits for; None if it is ready."""
+    """What the application serves.
+
+    `waiting_for` names what the service still waits for, None if it is ready; `failure` says why only a restart helps.
+    """
 
     ranker: DegradingRanker
     settings: ServiceSettings
     waiting_for: Callable[[], str | None] = lambda: None
+    failure: Callable[[], str | None] = lambda: None
     shadow: Shadow | None = None
     on_ranked: Callable[[RankingTask, RankingResult], None] = lambda task, result: None  # called for every result of a model
 
@@ -72,9 +76,11 @@ def _probe_routes(state: AppState) -> APIRouter:
     routes = APIRouter(tags=["probes"])
 
     @routes.get("/healthz")
-    async def health() -> Status:
+    async def health(response: Response) -> Status:
         """Whether the process is alive."""
-        return Status(status="ok")
+        failure = state.failure()
+        response.status_code = 503 if failure else 200
+        return Status(status=failure or "ok")
 
     @routes.get("/readyz")
     async def readiness(response: Response) -> Readiness:

@@ -1,17 +1,16 @@
 """Counts the events of the stream into recent popularity, and knows whose events came last."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 
 from reaseq.behavior.history import event_key
-from reaseq.errors import InvalidRecord
 from reaseq.ranker.popularity import Popularity
 from reaseq.records import Event
 from reaseq.representation.item_table import ItemTable
 from serving import metrics
-from streams.delivery.messages import Decoder, RawRecord
+from streams.delivery.messages import RawRecord
+from streams.delivery.tolerant_decoder import TolerantDecoder
 from streams.delivery.topics import EVENTS
 
 ACTIVE_USERS = 200
@@ -28,7 +27,7 @@ class EventCounter:
     def __init__(self, popularity: Popularity, table: ItemTable, future_limit_s: float, waiting_limit_events: int) -> None:
         self._popularity = popularity
         self._table = table
-        self._decoder = Decoder(EVENTS, future_limit_s)
+        self._decoder = TolerantDecoder(EVENTS, future_limit_s)
         self._waiting_limit = waiting_limit_events
         self._lock = threading.Lock()
         self._waiting: dict[str, list[Event]] = {}  # by item, the one that has waited longest first
@@ -61,15 +60,8 @@ class EventCounter:
         return list(dict.fromkeys(reversed(list(self._active_users))))
 
     def _decode(self, records: Sequence[RawRecord]) -> list[Event]:
-        events, now_ms = [], int(time.time() * 1000)
-        for record in records:
-            try:
-                body = self._decoder.decode(record, now_ms).body
-            except InvalidRecord:
-                continue  # the history stage dead-letters it
-            if isinstance(body, Event) and not body.retracted:
-                events.append(body)
-        return events
+        bodies = [message.body for message in self._decoder.decode(records)]
+        return [body for body in bodies if isinstance(body, Event) and not body.retracted]
 
     def _take(self, item_id: str) -> list[Event]:
         events = self._waiting.pop(item_id)

@@ -31,8 +31,9 @@ from serving.reload import Reloader
 from serving.served_feature_log import ServedFeatureLog
 from serving.shadow import Shadow
 from serving.user_cache import UserCache
-from streams.delivery.messages import RawRecord, decode_item_features
+from streams.delivery.messages import RawRecord
 from streams.delivery.topics import EVENTS, ITEM_FEATURES
+from streams.item_table_feed import ItemTableFeed
 from streams.runtime.kafka.tailer import TopicTailer
 
 log = structlog.get_logger()
@@ -51,9 +52,10 @@ class RankingService:
         self.settings = settings
         self.vocabulary = load_vocabulary(settings.knowledge.vocabulary)
         artifact = current(settings.models_dir, RANKER)
-        # The table uses the space that the published model was trained on, and rejects items of any other.
+        # The table uses the space that the published model was trained on, and skips items of any other.
         self._space_id = artifact.facts["space_id"]
         self.table = ItemTable(self.vocabulary, self._space_id, artifact.facts["vector_dim"], service.device)
+        self.items = ItemTableFeed(self.table)
         self.popularity = Popularity()
         waiting_limit, future_limit_s = service.waiting_limit_events, settings.guard.future_limit_s
         self.events = EventCounter(self.popularity, self.table, future_limit_s, waiting_limit)
@@ -84,26 +86,26 @@ class RankingService:
         self.reloader.start()
 
     def waiting_for(self) -> str | None:
-        """What the service still needs before it can rank; None if it is ready. Raises DeliveryError if a tailer failed."""
+        """What the service still needs before it can rank; None if it is ready."""
         if self.draining:
             return "shutdown"
-        for name in ("items", "events"):
-            tailer = self._tailers[name]
-            tailer.check()
-            if not tailer.caught_up.is_set():
-                return name
-        return None
+        waiting = (name for name, tailer in self._tailers.items() if tailer.failure or not tailer.caught_up.is_set())
+        return next(waiting, None)
+
+    def failure(self) -> str | None:
+        """Why only a restart helps; None if the service is alive."""
+        return next((tailer.failure for tailer in self._tailers.values() if tailer.failure), None)
 
     def app_state(self) -> AppState:
         """The state of the web application."""
         served = ServedFeatureLog(self.settings.served_features_dir, self.settings.service.served_feature_log_share, self.table)
-        return AppState(self.ranker, self.settings.service, self.waiting_for, self.shadow, served.offer)
+        return AppState(self.ranker, self.settings.service, self.waiting_for, self.failure, self.shadow, served.offer)
 
     def _scan_items(self) -> None:
         store = FeatureRepository(self.settings)
         store.apply()
         for page in store.scan_items():
-            self.table.apply(page)
+            self.items.apply(page)
         log.info("warmed_up", items=len(self.table.snapshot) - 1, mib=round(self.table.nbytes / 2**20, 1))
 
     def _tail_items(self, since_ms: int) -> None:
@@ -115,9 +117,7 @@ class RankingService:
         self._tailers["events"] = TopicTailer(self.settings.kafka, EVENTS, self.events.count, since_ms).start()
 
     def _apply_items(self, records: Sequence[RawRecord]) -> None:
-        features = decode_item_features(records)
-        self.table.apply(features)
-        self.events.items_arrived([record.item_id for record in features])
+        self.events.items_arrived(self.items.apply_records(records))
 
     def _load_engine(self, latents: LatentModels, artifact: Artifact) -> Engine:
         artifact.require(vocabulary=self.vocabulary.version, space_id=self._space_id)

@@ -1,6 +1,5 @@
 """Builds the stages from the settings, with their store and models: the same for every runtime."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from features.archive import Archive
@@ -22,9 +21,9 @@ from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
-from streams.delivery.messages import RawRecord, decode_item_features
 from streams.delivery.stage import BatchPolicy, Stage
 from streams.delivery.topics import ITEM_FEATURES, USER_FEATURES
+from streams.item_table_feed import ItemTableFeed
 from streams.stages.archive import ArchiveStage, OnErasure
 from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
@@ -41,12 +40,9 @@ class System:
     encoder: Encoder
     store: FeatureRepository
     table: ItemTable
+    items: ItemTableFeed
     inference: BehaviorInferenceStage
     stages: tuple[Stage, ...]
-
-    def apply_item_records(self, records: Sequence[RawRecord]) -> None:
-        """Apply records of `item-features` to the item table."""
-        self.table.apply(decode_item_features(records))
 
     def use_behavior(self, artifact: Artifact) -> None:
         """Infer behaviors with a published model from the next batch on.
@@ -87,7 +83,7 @@ def assemble(
     )
     if settings.behavior.text_diffusion.llm.base_url:
         inference.model = build_text_diffusion(settings, encoder, store, table)
-    return System(settings, vocabulary, encoder, store, table, inference, stages)
+    return System(settings, vocabulary, encoder, store, table, ItemTableFeed(table), inference, stages)
 
 
 def build_reasoners(settings: Settings, vocabulary: Vocabulary, encoder: Encoder) -> list[Reasoner]:

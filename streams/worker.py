@@ -40,7 +40,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     archive_batch = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
     system = assemble(settings, batch, archive_batch, DeadLetterQueue(kafka, settings.guard.quarantine_attempts).erase)
     stages = [stage for stage in system.stages if role == "all" or (stage.name == REASONING) == (role == "reasoning")]
-    items = TopicTailer(kafka, ITEM_FEATURES, system.apply_item_records)
+    items = TopicTailer(kafka, ITEM_FEATURES, system.items.apply_records)
     if role != "reasoning":  # the reasoning stage needs only the items in its batch
         items.start().wait()
         _use_published_model(system, settings)
@@ -49,7 +49,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     deliveries = [Delivery(stage, producer, system.store, future_s, locks=locks) for stage in stages]
     app = build_app(settings, group, deliveries, producer, data_dir=str(settings.run_dir / f"faust-{name}"))
     watchdog = Watchdog(settings, group, deliveries, partial(assigned_partitions, app))
-    probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port, watchdog.stalls)
+    probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port, watchdog.stalls, lambda: items.failure)
     log.info("worker_ready", worker=name, role=role, probe_port=probe.server_port, items=len(system.table.snapshot) - 1)
     watchdog.start()
     gc.freeze()  # the models and tables stay alive; scanning them in every collection costs more than the work

@@ -79,9 +79,15 @@ class Vocabulary:
         return self._ids[group, value]
 
     def claim_ids(self, knowledge: ProductKnowledge | None) -> tuple[NDArray[np.int32], NDArray[np.float16]]:
-        """Ids (C,) and confidences (C,) of an item's claims, in their order."""
+        """Ids (C,) and confidences (C,) of an item's claims, in their order.
+
+        Raises VocabularyError if there is no migration path to this version, or it does not contain one of the claims.
+        """
         claims = self.adopt(knowledge).claims if knowledge else ()
-        ids = [self._ids[claim.group, claim.value] for claim in claims]
+        try:
+            ids = [self._ids[claim.group, claim.value] for claim in claims]
+        except KeyError as error:
+            raise VocabularyError(f"vocabulary {self.version!r} has no claim {error}") from error
         return np.array(ids, np.int32), np.array([claim.confidence for claim in claims], np.float16)
 
     def adopt(self, knowledge: ProductKnowledge) -> ProductKnowledge:

@@ -12,13 +12,15 @@ full, slots that no row points to are dropped, which starts a new *generation* o
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq import float16
-from reaseq.errors import SpaceMismatch
+from reaseq.errors import InvalidRecord, ReaSeqError, SpaceMismatch
 from reaseq.knowledge.vocabulary import CLAIMS_LIMIT, Vocabulary
 from reaseq.records import ItemFeatures, Version
 from reaseq.representation.contents import Contents, GrowableTensors
@@ -98,12 +100,28 @@ def build_snapshot(ids: list[str], contents: Contents, prices: Tensor, listed_ms
     return Snapshot(ids, index, torch.arange(len(ids)), torch.arange(len(ids)), contents, prices, listed_ms, live)
 
 
+class Rejection(NamedTuple):
+    """A record that the table cannot hold, and why."""
+
+    record: ItemFeatures
+    error: ReaSeqError
+
+
+class _Content(NamedTuple):
+    """What one record puts into a slot."""
+
+    vector: NDArray[np.float32]  # (D,)
+    claims: NDArray[np.int32]  # (C,)
+    confidences: NDArray[np.float16]  # (C,)
+
+
 class ItemTable:
     """Applies feature records, newest wins, and provides snapshots. Safe to use from several threads."""
 
     def __init__(self, vocabulary: Vocabulary, space_id: str, dim: int, device: str = "cpu") -> None:
         self._vocabulary = vocabulary
         self.space_id = space_id
+        self._dim = dim
         self._lock = threading.Lock()
         self._versions: dict[str, Version] = {}
         self._slots = GrowableTensors(
@@ -154,29 +172,40 @@ class ItemTable:
             return 1.0
         return float(torch.nn.functional.cosine_similarity(first, second, dim=0))
 
-    def apply(self, records: Sequence[ItemFeatures]) -> int:
-        """Apply records, ignoring stale ones; returns how many items changed.
+    def apply(self, records: Sequence[ItemFeatures]) -> list[Rejection]:
+        """Apply records, ignoring stale ones. Returns those that the table cannot hold; they change nothing.
 
-        Raises SpaceMismatch if the space of a record's vector is not the table's.
+        These are records with a vector of another space or size, or with claims that no vocabulary leads from to the table's.
         """
+        rejections = []
         with self._lock:
-            fresh: dict[str, ItemFeatures] = {}
+            fresh: dict[str, tuple[ItemFeatures, _Content | None]] = {}
             for record in records:
                 if record.version > self._versions.get(record.item_id, (-1, -1)):
-                    self._check_space(record)
+                    try:
+                        content = self._read_content(record) if record.status != "delisted" else None
+                    except ReaSeqError as error:
+                        rejections.append(Rejection(record, error))
+                        continue
                     self._versions[record.item_id] = record.version
-                    fresh[record.item_id] = record
+                    fresh[record.item_id] = (record, content)
             if fresh:
-                self._snapshot = self._updated(list(fresh.values()))
-            return len(fresh)
+                self._snapshot = self._updated(*zip(*fresh.values(), strict=True))
+        return rejections
 
-    def _check_space(self, record: ItemFeatures) -> None:
-        if record.status != "delisted" and record.space_id != self.space_id:
+    def _read_content(self, record: ItemFeatures) -> _Content:
+        if record.space_id != self.space_id:
             raise SpaceMismatch(
                 f"item {record.item_id} has a vector of space {record.space_id!r}, but the table is of space {self.space_id!r}"
             )
+        if len(record.vector) != self._dim * float16.FLOAT16.itemsize:
+            raise InvalidRecord("invalid_vector", f"the vector has {len(record.vector)} bytes, not {self._dim} float16 numbers")
+        vector = float16.unpack(record.vector)
+        if not np.isfinite(vector).all():
+            raise InvalidRecord("invalid_vector", "the vector has numbers that are not finite")
+        return _Content(vector, *self._vocabulary.claim_ids(record.knowledge))
 
-    def _updated(self, records: list[ItemFeatures]) -> Snapshot:
+    def _updated(self, records: Sequence[ItemFeatures], contents: Sequence[_Content | None]) -> Snapshot:
         old = self._snapshot
         for record in records:
             if record.item_id not in old.index:
@@ -190,14 +219,14 @@ class ItemTable:
         is_listed = torch.tensor([record.status != "delisted" for record in records], device=old.live.device)
         slots[rows[is_listed]] = torch.arange(len(self._slots), len(self._slots) + len(listed), device=slots.device)
         if listed:
-            self._slots.append(*self._build_contents(listed), rows[is_listed])
+            self._slots.append(*_stack([content for content in contents if content]), rows[is_listed])
         prices, listed_ms, live = (_enlarged(column, len(old.ids)) for column in (old.prices, old.listed_ms, old.live))
         new_prices = [NO_PRICE if record.price is None else record.price for record in listed]
         prices[rows[is_listed]] = torch.tensor(new_prices, device=prices.device)
         listed_ms[rows] = torch.tensor([record.listed_ms for record in records], device=listed_ms.device)
         live[rows] = is_listed
-        contents, rows_of_slots = self._contents()
-        return Snapshot(old.ids, old.index, slots, rows_of_slots, contents, prices, listed_ms, live, generation)
+        slot_contents, rows_of_slots = self._contents()
+        return Snapshot(old.ids, old.index, slots, rows_of_slots, slot_contents, prices, listed_ms, live, generation)
 
     def _compacted(self, slots: Tensor) -> Tensor:
         """Drop the slots that no row points to; returns the new slots of the rows."""
@@ -208,15 +237,16 @@ class ItemTable:
         vectors, claims, confidences, rows = self._slots.view()
         return Contents(vectors, claims, confidences), rows
 
-    def _build_contents(self, records: list[ItemFeatures]) -> tuple[Tensor, Tensor, Tensor]:
-        vectors = float16.unpack_rows([record.vector for record in records])
-        claims = np.zeros((len(records), CLAIMS_LIMIT), np.int64)
-        confidences = np.zeros((len(records), CLAIMS_LIMIT), np.float32)
-        for index, record in enumerate(records):
-            claim_ids, claim_confidences = self._vocabulary.claim_ids(record.knowledge)
-            count = min(len(claim_ids), CLAIMS_LIMIT)
-            claims[index, :count], confidences[index, :count] = claim_ids[:count], claim_confidences[:count]
-        return torch.from_numpy(vectors), torch.from_numpy(claims), torch.from_numpy(confidences)
+
+def _stack(contents: Sequence[_Content]) -> tuple[Tensor, Tensor, Tensor]:
+    """Vectors (n, D), claims (n, CLAIMS_LIMIT), and confidences (n, CLAIMS_LIMIT)."""
+    claims = np.zeros((len(contents), CLAIMS_LIMIT), np.int64)
+    confidences = np.zeros((len(contents), CLAIMS_LIMIT), np.float32)
+    for index, content in enumerate(contents):
+        count = min(len(content.claims), CLAIMS_LIMIT)
+        claims[index, :count], confidences[index, :count] = content.claims[:count], content.confidences[:count]
+    vectors = np.stack([content.vector for content in contents])
+    return torch.from_numpy(vectors), torch.from_numpy(claims), torch.from_numpy(confidences)
 
 
 def _enlarged(tensor: Tensor, rows: int) -> Tensor:

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from reaseq.errors import InvalidRecord
-from reaseq.records import Event, Item, ItemFeatures
+from reaseq.records import Event, Item
 from streams.delivery.topics import TOPIC_BY_MESSAGE, Topic
 
 ORIGIN_HEADER = "reaseq-origin-ms"
 ERROR_LIMIT_CHARS = 500
 INTEGER_LIMIT_DIGITS = 15
+
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last one: JSON that is nested too deeply
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -88,10 +90,8 @@ class Decoder:
             body = self._body.decode(value)
         except msgspec.ValidationError as error:
             raise InvalidRecord(self._invalid_reason(value), str(error)[:ERROR_LIMIT_CHARS]) from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _MALFORMED as error:
             raise InvalidRecord("malformed_json", str(error)[:ERROR_LIMIT_CHARS]) from error
-        except RecursionError as error:
-            raise InvalidRecord("malformed_json", "the JSON is nested too deeply") from error
         if isinstance(body, _Untyped):
             raise InvalidRecord("unknown_schema", "the schema is empty - at `$.schema`")
         return body
@@ -99,7 +99,7 @@ class Decoder:
     def _invalid_reason(self, value: bytes) -> str:
         try:
             schema = msgspec.json.decode(value, type=_Head).schema
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except _MALFORMED:
             return "invalid_field"
         expected = self._topic.message.__struct_config__.tag  # type: ignore[attr-defined]
         return "invalid_field" if schema == expected else "unknown_schema"
@@ -132,8 +132,3 @@ def _read_origin_ms(raw: RawRecord, now_ms: int) -> int:
     """The origin time, clamped to now: brokers reject records from the future, so none may be passed on."""
     origin_ms = get_int_header(raw.headers, ORIGIN_HEADER)
     return max(0, min(raw.timestamp_ms if origin_ms is None else origin_ms, now_ms))
-
-
-def decode_item_features(records: Sequence[RawRecord]) -> list[ItemFeatures]:
-    """The records of `item-features`, without tombstones. They are not validated again: the stages produced them."""
-    return [msgspec.json.decode(record.value, type=ItemFeatures) for record in records if record.value]

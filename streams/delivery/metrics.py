@@ -22,6 +22,9 @@ BATCH = Histogram(
 LAST_PROGRESS = Gauge("reaseq_last_progress_timestamp_seconds", "When a stage last finished a batch", ["stage"])
 STALLED = Gauge("reaseq_commit_stalled_seconds", "Time without a commit despite lag", ["topic"])
 LAG = Gauge("reaseq_lag_records", "Uncommitted records in the partitions assigned to a worker", ["topic"])
+SKIPPED = Counter(
+    "reaseq_skipped_records", "Records of a topic that a reader skipped because it could not use them", ["topic", "reason"]
+)
 TAILED = Gauge("reaseq_tailed_records", "Position of a tailer in its topic, summed over all partitions", ["topic"])
 RECONCILED = Counter(
     "reaseq_reconciled_records", "Sampled records of a topic, by how the store compares with them", ["topic", "result"]

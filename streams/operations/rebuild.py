@@ -1,22 +1,17 @@
 """Rebuild of the online store from the compacted feature topics, which are the source of truth."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-import structlog
-
-from reaseq.errors import InvalidRecord
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
-from streams.delivery.messages import Decoder, Message, RawRecord
-from streams.delivery.topics import ITEM_FEATURES, USER_FEATURES, Topic
+from streams.delivery.tolerant_decoder import TolerantDecoder
+from streams.delivery.topics import ITEM_FEATURES, USER_FEATURES
 from streams.operations.replay import at_rate
 from streams.runtime.kafka.lag import lags
 from streams.runtime.kafka.reader import read_all
-
-log = structlog.get_logger()
 
 FEATURE_TOPICS = (ITEM_FEATURES, USER_FEATURES)
 
@@ -54,21 +49,9 @@ def rebuild(
     return counts
 
 
-def decode_valid(settings: Settings, topic: Topic, raws: Iterable[RawRecord], counts: Counter[str]) -> Iterator[Message]:
-    """The messages of the valid records. Skips tombstones, and logs, counts (`rejected`) and skips invalid records."""
-    decoder = Decoder(topic, settings.guard.future_limit_s)
-    for raw in raws:
-        try:
-            message = decoder.decode(raw, raw.timestamp_ms)
-        except InvalidRecord as error:
-            log.warning("record_rejected", topic=topic.name, partition=raw.partition, offset=raw.offset, error=str(error))
-            counts["rejected"] += 1
-        else:
-            if message.body is not None:
-                yield message
-
-
 def _read_records(settings: Settings, counts: Counter[str]) -> Iterator[FeatureRecord]:
     for topic in FEATURE_TOPICS:
-        for message in decode_valid(settings, topic, read_all(settings.kafka, topic), counts):
-            yield message.body
+        decoder = TolerantDecoder(topic)
+        for raw in read_all(settings.kafka, topic):
+            yield from (message.body for message in decoder.decode([raw]) if message.body is not None)
+        counts["rejected"] += decoder.skipped

@@ -13,8 +13,9 @@ from features.repository import ReconcileResult
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
 from streams.delivery import metrics
+from streams.delivery.tolerant_decoder import TolerantDecoder
 from streams.delivery.topics import Topic
-from streams.operations.rebuild import FEATURE_TOPICS, decode_valid
+from streams.operations.rebuild import FEATURE_TOPICS
 from streams.runtime.kafka.reader import read_sample
 
 log = structlog.get_logger()
@@ -46,8 +47,8 @@ def reconcile(settings: Settings, store: ReconciledStore, records: int, generato
 def _reconcile(
     settings: Settings, store: ReconciledStore, topic: Topic, records: int, generator: random.Random
 ) -> Counter[str]:
-    sample = decode_valid(settings, topic, read_sample(settings.kafka, topic, records, generator), Counter())
-    newest = {message.key: message.body for message in sample}  # the last record of each key
+    sample = TolerantDecoder(topic).decode(read_sample(settings.kafka, topic, records, generator))
+    newest = {message.key: message.body for message in sample if message.body is not None}  # the last record of each key
     results = dict(zip(newest, store.compare(list(newest.values())), strict=True))
     if behind := [key for key, result in results.items() if result == "behind"]:
         time.sleep(GRACE_S)

@@ -17,7 +17,7 @@ from streams.delivery.stage import Stage
 from streams.delivery.topics import DEAD_LETTERS
 from streams.runtime.in_flight import InFlight
 
-Receiver = Callable[[list[RawRecord]], None]
+Receiver = Callable[[list[RawRecord]], object]
 
 
 class InProcessBroker:

@@ -9,11 +9,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from streams.runtime.watchdog import Stall
 
 
-def serve_probe(host: str, port: int, stalls: Callable[[], Sequence[Stall]]) -> ThreadingHTTPServer:
+def serve_probe(
+    host: str, port: int, stalls: Callable[[], Sequence[Stall]], failure: Callable[[], str | None]
+) -> ThreadingHTTPServer:
     """Serve `/metrics`, `/healthz` and `/readyz` from a thread. Port 0 picks a free port (see `server_port`).
 
-    A worker is not ready while a topic is stalled. It is not alive if a topic is stalled with no batch in flight: only a
-    restart helps.
+    A worker is not ready while a topic is stalled. It is not alive if only a restart helps: after a failure, or if a topic is
+    stalled with no batch in flight.
     """
 
     class Handler(BaseHTTPRequestHandler):
@@ -22,18 +24,18 @@ def serve_probe(host: str, port: int, stalls: Callable[[], Sequence[Stall]]) -> 
                 case "/metrics":
                     self._respond(200, CONTENT_TYPE_LATEST, generate_latest())
                 case "/readyz":
-                    self._respond_health(stalls())
+                    self._respond_health([failure(), *stalls()])
                 case "/healthz":
-                    self._respond_health([stall for stall in stalls() if stall.consumer_stuck])
+                    self._respond_health([failure(), *(stall for stall in stalls() if stall.consumer_stuck)])
                 case _:
                     self._respond(404, "text/plain", b"not found\n")
 
         def log_message(self, format: str, *args: object) -> None:
             """No access log: probes arrive every few seconds."""
 
-        def _respond_health(self, stalls: Sequence[Stall]) -> None:
-            body = "".join(f"{stall}\n" for stall in stalls).encode()
-            self._respond(503 if stalls else 200, "text/plain", body or b"ok\n")
+        def _respond_health(self, problems: Sequence[Stall | str | None]) -> None:
+            body = "".join(f"{problem}\n" for problem in problems if problem).encode()
+            self._respond(503 if body else 200, "text/plain", body or b"ok\n")
 
         def _respond(self, status: int, content_type: str, body: bytes) -> None:
             self.send_response(status)

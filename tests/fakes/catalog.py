@@ -32,7 +32,7 @@ def item(number: int, **changes: object) -> ItemFeatures:
 def build_table(*items: ItemFeatures) -> ItemTable:
     """An item table with the items."""
     table = ItemTable(VOCABULARY, "s", DIM)
-    table.apply(items)
+    assert not table.apply(items)
     return table
 
 

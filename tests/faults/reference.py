@@ -33,7 +33,7 @@ class Reference:
         own.store.profile = "embedded"
         self._system = assemble(own, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
         self._broker = InProcessBroker()
-        self._broker.subscribe(ITEM_FEATURES.name, self._system.apply_item_records)
+        self._broker.subscribe(ITEM_FEATURES.name, self._system.items.apply_records)
         self._runtime = InProcessRuntime(
             self._broker, lambda stage: Delivery(stage, self._broker, self._system.store, 300.0), self._system.stages
         )

@@ -38,7 +38,7 @@ from reaseq.settings import Settings
 from serving.api import RankingRequest
 from serving.client import RankingClient, RankingRejected
 from streams.delivery.messages import RawRecord, encode
-from streams.delivery.topics import EVENTS
+from streams.delivery.topics import EVENTS, ITEM_FEATURES
 from streams.operations.rebuild import rebuild
 from streams.runtime.kafka.producer import Producer
 from tests.commands import reaseq
@@ -243,6 +243,17 @@ def test_invalid_records_fire_dead_letters(observed: Observed) -> None:
 
     observed.wait_for_silence("ReaseqDeadLetters")
     observed.wait_for("ReaseqDeadLetters", meanwhile=send_invalid)
+    producer.close()
+
+
+def test_unusable_item_features_fire_records_skipped(observed: Observed) -> None:
+    producer = Producer(observed.settings.kafka)
+
+    def send_damaged() -> None:
+        producer.send_raw([RawRecord(ITEM_FEATURES.name, b"i", b'{"schema":"item-features.2"', int(time.time() * 1000))])
+
+    observed.wait_for_silence("ReaseqRecordsSkipped")
+    observed.wait_for("ReaseqRecordsSkipped", meanwhile=send_damaged)
     producer.close()
 
 

@@ -145,7 +145,7 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Row
     system = assemble(settings, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
     system.use_behavior(current(running.settings.models_dir, "behavior"))
     broker = InProcessBroker()
-    broker.subscribe(ITEM_FEATURES.name, system.apply_item_records)
+    broker.subscribe(ITEM_FEATURES.name, system.items.apply_records)
     runtime = InProcessRuntime(broker, lambda stage: Delivery(stage, broker, system.store, 300.0), system.stages)
 
     async def replay() -> None:
@@ -340,6 +340,40 @@ def test_erasure_request_removes_all_data_of_a_user(after_the_kill: Running) -> 
     assert queue.counts()["history", "malformed_json"] == before_broken
 
 
+def test_unusable_item_features_stop_no_reader_running_or_starting(after_the_kill: Running) -> None:
+    """As after a rollback: the topic holds records of a later version, which the older one cannot read."""
+    settings = after_the_kill.settings
+    [last] = {
+        raw.key: raw for raw in read_all(settings.kafka, ITEM_FEATURES) if raw.key == after_the_kill.items[0].item_id.encode()
+    }.values()
+    good = msgspec.json.decode(last.value or b"")
+    later = {"event_time_ms": good["event_time_ms"] + 1}
+    unusable = [
+        json.dumps(good | later | {"schema": "item-features.99"}),
+        json.dumps(good | later)[:-20],
+        json.dumps(good | later | {"space_id": "another"}),
+        json.dumps(good | later | {"vector": "AAAA"}),
+    ]
+    reasons = {"unknown_schema", "malformed_json", "space_mismatch", "invalid_vector"}
+    producer = Producer(settings.kafka)
+    producer.send_raw([last._replace(value=value.encode()) for value in unusable])
+    producer.close()
+
+    new_worker = local.start_worker(settings, "worker-3")
+    local.wait_ready(new_worker)
+    process.stop(settings.run_dir, "ranker")
+    local.wait_ready(local.start_ranker(settings))
+
+    for worker in (after_the_kill.workers[1], new_worker):
+        _wait_until_skipped(worker, reasons)
+        assert process.http_get(f"http://127.0.0.1:{worker.ports[0]}/healthz") is not None
+    item_id = after_the_kill.items[0].item_id
+    answer = _rank(after_the_kill, after_the_kill.events[-1].user_id, [item_id], after_the_kill.events[-1].event_time_ms)
+    assert (answer["fallback_level"], answer["degraded"]) == ("fresh", [])
+    after_the_kill.settle()
+    process.stop(settings.run_dir, "worker-3")
+
+
 def test_terminating_service_is_not_ready_but_still_answers(after_the_kill: Running) -> None:
     settings = after_the_kill.settings
     ranker = process.find(settings.run_dir, "ranker")
@@ -364,6 +398,14 @@ def _archived(settings: Settings) -> set[str]:
 def _rows(settings: Settings) -> Rows:
     repository = FeatureRepository(settings)
     return {view.name: dict(repository.online.scan(repository.config, view)) for view in VIEWS}
+
+
+def _wait_until_skipped(worker: process.Process, reasons: set[str]) -> None:
+    """Wait until the worker has skipped a record of `item-features` for each reason."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while {dict(labels)["reason"] for labels, _ in _samples(worker, "reaseq_skipped_records_total")} != reasons:
+        assert time.monotonic() < deadline, f"{worker.name} has not skipped each of them"
+        time.sleep(0.2)
 
 
 def _samples(worker: process.Process, name: str) -> Iterator[tuple[tuple[tuple[str, str], ...], float]]:

@@ -35,6 +35,7 @@ def new_consumer(settings: KafkaSettings, group_id: str | None = None, timeout_m
         group_id=group_id,
         bootstrap_timeout_ms=timeout_ms,
         enable_auto_commit=False,
+        auto_offset_reset="earliest",  # an offset that retention has deleted; the default would skip to the end
         max_partition_fetch_bytes=settings.record_limit_bytes,
     )
 

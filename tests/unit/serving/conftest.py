@@ -28,8 +28,13 @@ def serve() -> Iterator[Callable[[AppState], WebServer]]:
 def start_service(serve: Callable[[AppState], WebServer]) -> Callable[..., WebServer]:
     """Starts a service on the fake store, with some settings changed."""
 
-    def start(store: Store | None = None, waiting_for: Callable[[], str | None] = lambda: None, **changes: object) -> WebServer:
+    def start(
+        store: Store | None = None,
+        waiting_for: Callable[[], str | None] = lambda: None,
+        failure: Callable[[], str | None] = lambda: None,
+        **changes: object,
+    ) -> WebServer:
         settings = ServiceSettings(budget_ms=10_000).model_copy(update=changes)
-        return serve(AppState(build_ranker(store or Store(USER)), settings, waiting_for))
+        return serve(AppState(build_ranker(store or Store(USER)), settings, waiting_for, failure))
 
     return start

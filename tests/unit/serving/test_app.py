@@ -160,6 +160,12 @@ def test_readiness_names_what_it_waits_for(start_service: Callable[..., WebServe
     assert (response.status_code, response.json()["status"]) == (503, "waiting for items")
 
 
+def test_service_that_only_a_restart_helps_is_not_alive(start_service: Callable[..., WebServer]) -> None:
+    response = start_service(failure=lambda: "tailing events failed").get("/healthz")
+
+    assert (response.status_code, response.json()["status"]) == (503, "tailing events failed")
+
+
 def test_openapi_describes_requests_and_responses(start_service: Callable[..., WebServer]) -> None:
     paths = start_service().get("/openapi.json").json()["paths"]
 

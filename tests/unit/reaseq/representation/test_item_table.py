@@ -8,17 +8,18 @@ from hypothesis import strategies as st
 
 from reaseq import float16
 from reaseq.behavior.sequence import build_sequences
-from reaseq.errors import SpaceMismatch
 from reaseq.ranker.model import TargetAttention
-from reaseq.records import ItemFeatures
-from tests.fakes.catalog import CATALOG, ITEMS, NOW_MS, build_table, item, request
+from reaseq.records import Claim, ItemFeatures, ProductKnowledge
+from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, build_table, item, request
 
 
 def test_table_keeps_the_newest_record_of_each_item() -> None:
     table = build_table(item(1, event_time_ms=5, price=5.0))
 
-    assert table.apply([item(1, event_time_ms=4, price=4.0), item(1, event_time_ms=5, status="text")]) == 0
-    assert table.apply([item(1, event_time_ms=5, status="delisted")]) == 1
+    before = table.snapshot
+    table.apply([item(1, event_time_ms=4, price=4.0), item(1, event_time_ms=5, status="text")])
+    assert table.snapshot is before
+    table.apply([item(1, event_time_ms=5, status="delisted")])
     assert table.snapshot.prices[1] == 5.0
     assert not table.snapshot.live[1]
 
@@ -110,9 +111,30 @@ def test_nearest_items_are_on_sale_and_neighbors_exclude_the_item() -> None:
     assert table.neighbors(delisted, 4) == table.nearest(table.vectors[delisted], 4)
 
 
-def test_vector_of_another_space_is_rejected() -> None:
-    with pytest.raises(SpaceMismatch, match="other"):
-        build_table(item(1, space_id="other"))
+@pytest.mark.parametrize(
+    ("changes", "reason", "message"),
+    [
+        ({"space_id": "other"}, "space_mismatch", "space 'other'"),
+        ({"vector": b"\0"}, "invalid_vector", "1 bytes"),
+        ({"vector": np.full(DIM, np.nan, np.float16).tobytes()}, "invalid_vector", "not finite"),
+        ({"knowledge": ProductKnowledge(vocabulary="unheard-of-1", claims=())}, "vocabulary", "unheard-of-1"),
+        (
+            {"knowledge": ProductKnowledge(vocabulary=VOCABULARY.version, claims=(Claim("category", "none such", 1.0, "x"),))},
+            "vocabulary",
+            "none such",
+        ),
+    ],
+)
+def test_record_that_the_table_cannot_hold_is_rejected_alone(changes: dict[str, object], reason: str, message: str) -> None:
+    table = build_table(item(1))
+    vectors = table.snapshot.vectors
+
+    [rejection] = table.apply([item(1, event_time_ms=9, **changes), item(2)])
+
+    assert rejection.record.item_id == "i1"
+    assert rejection.error.reason == reason and message in str(rejection.error)
+    assert torch.equal(table.snapshot.vectors[: len(vectors)], vectors) and table.knows("i2")
+    assert table.version("i1") == item(1).version, "a later, valid record of the item is applied"
 
 
 def test_sequences_are_right_aligned() -> None:

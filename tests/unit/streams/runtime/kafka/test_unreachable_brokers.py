@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from kafka.errors import KafkaTimeoutError
 
+from reaseq.backoff import Backoff
 from reaseq.errors import BrokerUnavailable, DeliveryError
 from reaseq.settings import KafkaSettings
 from streams.delivery.topics import EVENTS
@@ -34,11 +35,28 @@ def test_query_error_names_the_unreachable_brokers(monkeypatch: pytest.MonkeyPat
         lags(UNREACHABLE, "reaseq", [EVENTS])
 
 
-def test_waiting_for_a_failed_tailer_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tailer_tries_again_until_a_broker_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Semaphore(0)
+
     def fail(*arguments: Any) -> None:
+        tried.release()
         raise KafkaTimeoutError("unreachable")
 
     monkeypatch.setattr(tailer, "new_consumer", fail)
+    monkeypatch.setattr(tailer, "RECONNECT", Backoff(first_s=0.0, limit_s=0.0))
+    tail = TopicTailer(UNREACHABLE, EVENTS, lambda records: None).start()
 
-    with pytest.raises(DeliveryError, match="tailing events failed"):
+    for _ in range(3):
+        assert tried.acquire(timeout=10)
+    assert not tail.failure and not tail.caught_up.is_set()
+    tail.stop()
+
+
+def test_waiting_for_a_failed_tailer_raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(tailer, "new_consumer", fail)
+
+    with pytest.raises(DeliveryError, match=r"tailing events failed: ValueError\('a bug'\)"):
         TopicTailer(UNREACHABLE, EVENTS, lambda records: None).start().wait()
