@@ -9,7 +9,7 @@ from feast import FeatureView
 from features import definitions as views
 from features.array_codec import pack_history, pack_inferred, unpack_history, unpack_inferred
 from reaseq.knowledge.vocabulary import Vocabulary
-from reaseq.records import STATUS_RANK, FeatureRecord, Inferred, ItemFeatures, ProductKnowledge, UserFeatures
+from reaseq.records import STATUS_RANK, FeatureRecord, Inferred, ItemFeatures, ProductKnowledge, UserFeatures, read_revision
 
 Value = str | int | float | bytes
 
@@ -111,10 +111,11 @@ def item_record(
 def user_record(user_id: str, event_time_ms: int, history: Mapping[str, Value], inferred: Mapping[str, Value]) -> UserFeatures:
     """Build a user record from its rows: the inverse of `user_rows`."""
     item_ids, confidences = unpack_inferred(inferred["inferred"])  # type: ignore[arg-type]
+    events_seen, unknown_items = read_revision(int(history["revision"]))
     return UserFeatures(
         user_id=user_id,
         event_time_ms=event_time_ms,
-        events_seen=int(history["revision"]) // 2,
+        events_seen=events_seen,
         history=unpack_history(history["history"]),  # type: ignore[arg-type]
         inferred=Inferred(
             item_ids=item_ids,
@@ -123,5 +124,6 @@ def user_record(user_id: str, event_time_ms: int, history: Mapping[str, Value], 
             as_of_ms=inferred["as_of_ms"],  # type: ignore[arg-type]
             events_seen=inferred["events_seen"],  # type: ignore[arg-type]
             latent=inferred["latent"],  # type: ignore[arg-type]
+            unknown_items=unknown_items,
         ),
     )

@@ -174,6 +174,10 @@ class FeatureRepository:
             for key, _ in self.online.scan(self.config, view):
                 yield parse_entity_id(key)
 
+    def scan_user_ids(self) -> Iterator[str]:
+        """The ids of all stored users."""
+        return self.scan_ids(views.user_history)
+
     def scan_items(self) -> Iterator[list[ItemFeatures]]:
         """Every stored item record, delisted ones included, in pages."""
         ids = self.scan_ids(views.item_representation)

@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -31,7 +31,6 @@ from serving.reload import Reloader
 from serving.served_feature_log import ServedFeatureLog
 from serving.shadow import Shadow
 from serving.user_cache import UserCache
-from streams.delivery.messages import RawRecord
 from streams.delivery.topics import EVENTS, ITEM_FEATURES
 from streams.item_table_feed import ItemTableFeed
 from streams.runtime.kafka.tailer import TopicTailer
@@ -55,10 +54,10 @@ class RankingService:
         # The table uses the space that the published model was trained on, and skips items of any other.
         self._space_id = artifact.facts["space_id"]
         self.table = ItemTable(self.vocabulary, self._space_id, artifact.facts["vector_dim"], service.device)
-        self.items = ItemTableFeed(self.table)
         self.popularity = Popularity()
         waiting_limit, future_limit_s = service.waiting_limit_events, settings.guard.future_limit_s
         self.events = EventCounter(self.popularity, self.table, future_limit_s, waiting_limit)
+        self.items = ItemTableFeed(self.table, self.events.items_arrived)
         latents = LatentModels(settings.models_dir)
         self.ranker = DegradingRanker(self._load_engine(latents, artifact), self._open_user_cache())
         self.shadow = self._load_shadow() if service.shadow_version else None
@@ -110,14 +109,11 @@ class RankingService:
 
     def _tail_items(self, since_ms: int) -> None:
         """Tail the item features, and return when the table has caught up."""
-        self._tailers["items"] = TopicTailer(self.settings.kafka, ITEM_FEATURES, self._apply_items, since_ms).start()
+        self._tailers["items"] = TopicTailer(self.settings.kafka, ITEM_FEATURES, self.items.apply_records, since_ms).start()
         self._tailers["items"].wait()
 
     def _tail_events(self, since_ms: int) -> None:
         self._tailers["events"] = TopicTailer(self.settings.kafka, EVENTS, self.events.count, since_ms).start()
-
-    def _apply_items(self, records: Sequence[RawRecord]) -> None:
-        self.events.items_arrived(self.items.apply_records(records))
 
     def _load_engine(self, latents: LatentModels, artifact: Artifact) -> Engine:
         artifact.require(vocabulary=self.vocabulary.version, space_id=self._space_id)

@@ -83,7 +83,7 @@ def assemble(
     )
     if settings.behavior.text_diffusion.llm.base_url:
         inference.model = build_text_diffusion(settings, encoder, store, table)
-    return System(settings, vocabulary, encoder, store, table, ItemTableFeed(table), inference, stages)
+    return System(settings, vocabulary, encoder, store, table, ItemTableFeed(table, inference.items_arrived), inference, stages)
 
 
 def build_reasoners(settings: Settings, vocabulary: Vocabulary, encoder: Encoder) -> list[Reasoner]:

@@ -1,6 +1,6 @@
 """Feeds the records of `item-features` to a process' item table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -14,20 +14,23 @@ log = structlog.get_logger()
 
 
 class ItemTableFeed:
-    """Applies item features to a table. One that the table cannot hold leaves the item as it is, and is counted as skipped."""
+    """Applies item features to a table, and tells `arrived` the ids of the items that the table then knows.
 
-    def __init__(self, table: ItemTable) -> None:
+    A record that the table cannot hold leaves the item as it is, and is counted as skipped.
+    """
+
+    def __init__(self, table: ItemTable, arrived: Callable[[Sequence[str]], None]) -> None:
         self._table = table
+        self._arrived = arrived
         self._decoder = TolerantDecoder(ITEM_FEATURES)
 
-    def apply_records(self, records: Sequence[RawRecord]) -> list[str]:
-        """Apply records of the topic; tombstones change nothing. Returns the ids of their items, if the table knows them."""
-        features = [message.body for message in self._decoder.decode(records) if message.body is not None]
-        self.apply(features)
-        return [feature.item_id for feature in features if self._table.knows(feature.item_id)]
+    def apply_records(self, records: Sequence[RawRecord]) -> None:
+        """Apply records of the topic; tombstones change nothing."""
+        self.apply([message.body for message in self._decoder.decode(records) if message.body is not None])
 
     def apply(self, features: Sequence[ItemFeatures]) -> None:
         """Apply features."""
         for rejection in self._table.apply(features):
             log.warning("item_skipped", item_id=rejection.record.item_id, error=str(rejection.error))
             self._decoder.count_skipped(rejection.error.reason)
+        self._arrived([feature.item_id for feature in features if self._table.knows(feature.item_id)])

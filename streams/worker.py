@@ -19,6 +19,7 @@ from streams.delivery.stage import BatchPolicy
 from streams.delivery.topics import ITEM_FEATURES
 from streams.delivery.tracing import export_traces
 from streams.operations.dead_letter_queue import DeadLetterQueue
+from streams.operations.recall import Recaller
 from streams.operations.reconcile import Reconciler
 from streams.runtime.faust_runtime import assigned_partitions, build_app
 from streams.runtime.kafka.producer import KafkaRecordProducer
@@ -54,6 +55,8 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     watchdog.start()
     gc.freeze()  # the models and tables stay alive; scanning them in every collection costs more than the work
     Reconciler(settings, system.store).start()
+    if system.inference in stages:
+        Recaller(settings.worker, system.store, system.inference).start()
     sys.exit(faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True).execute_from_commandline())
 
 

@@ -8,13 +8,14 @@ from reaseq.records.event import EVENT_TYPES, Event, EventType
 from reaseq.records.fields import ID_LIMIT_CHARS, TIME_LIMIT_MS, Version
 from reaseq.records.item import Item
 from reaseq.records.item_features import STATUS_RANK, Claim, ItemFeatures, ProductKnowledge, Status
-from reaseq.records.user_features import History, Inferred, UserFeatures
+from reaseq.records.user_features import LEVELS, History, Inferred, UserFeatures, read_revision
 
 FeatureRecord = ItemFeatures | UserFeatures
 
 __all__ = [
     "EVENT_TYPES",
     "ID_LIMIT_CHARS",
+    "LEVELS",
     "STATUS_RANK",
     "TIME_LIMIT_MS",
     "Claim",
@@ -29,4 +30,5 @@ __all__ = [
     "Status",
     "UserFeatures",
     "Version",
+    "read_revision",
 ]

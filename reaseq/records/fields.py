@@ -10,5 +10,5 @@ TIME_LIMIT_MS = 4_102_444_800_000  # 2100-01-01; a later time is in the wrong un
 
 Id = Annotated[str, Meta(min_length=1, max_length=ID_LIMIT_CHARS)]
 TimeMs = Annotated[int, Meta(ge=0, le=TIME_LIMIT_MS)]
-Count = Annotated[int, Meta(ge=0, le=2**50)]  # twice this is still an exact row version, see features/row_format.py
+Count = Annotated[int, Meta(ge=0, le=2**44)]  # 256 times this is still an exact row version, see features/row_format.py
 Version = tuple[int, int]  # event time in ms, revision; the greater version is the newer record

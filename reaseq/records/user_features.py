@@ -21,10 +21,15 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     retracted_keys: tuple[int, ...] = ()
 
 
+LEVELS = 256  # revisions for each number of events seen
+_FIRST_REVISION = 1 << 32  # above every revision of earlier releases, which was 2 · events seen, plus 1 if they were answered
+
+
 class Inferred(msgspec.Struct, frozen=True, kw_only=True):
     """Inferred behaviors, most confident first, and their provenance.
 
-    They never enter histories, labels or training positives. `latent` is the denoiser's hidden state, float16.
+    They never enter histories, labels or training positives. `latent` is the denoiser's hidden state, float16. `unknown_items`
+    is the number of behaviors whose items were not in the catalog when the answer was made: it is due again once they are.
     """
 
     item_ids: tuple[str, ...] = ()
@@ -33,6 +38,7 @@ class Inferred(msgspec.Struct, frozen=True, kw_only=True):
     as_of_ms: int = 0
     events_seen: Count = 0
     latent: bytes = b""
+    unknown_items: Count = 0
 
 
 class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="user-features.1"):
@@ -46,8 +52,13 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
 
     @property
     def revision(self) -> int:
-        """Order among records with equal event time: by events seen, then by whether all of them were used for inference."""
-        return 2 * self.events_seen + (self.inferred.events_seen == self.events_seen)
+        """Order among records with equal event time: by events seen, then by how much the answer to all of them rests on.
+
+        Without such an answer the level is 0; with one it is the greater the fewer items were unknown.
+        """
+        answered = self.inferred.events_seen == self.events_seen
+        level = max(1, LEVELS - 1 - self.inferred.unknown_items) if answered else 0
+        return _FIRST_REVISION + LEVELS * self.events_seen + level
 
     @property
     def version(self) -> Version:
@@ -58,3 +69,11 @@ class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema"
     def entity_id(self) -> str:
         """The user id."""
         return self.user_id
+
+
+def read_revision(revision: int) -> tuple[int, int]:
+    """The events seen and the answer's unknown items (at most LEVELS - 2) of a record with this revision."""
+    if revision < _FIRST_REVISION:
+        return revision // 2, 0
+    events_seen, level = divmod(revision - _FIRST_REVISION, LEVELS)
+    return events_seen, LEVELS - 1 - level if level else 0

@@ -45,6 +45,10 @@ class BehaviorSettings(BaseModel):
         default=0.0,
         description="Infer before `min_new_events` if the cosine between the new and the previous behaviors is below this.",
     )
+    waiting_limit_users: int = Field(
+        default=100_000,
+        description="Users that a worker remembers because their behaviors must be inferred again once missing items arrive.",
+    )
     sampler: SamplerSettings = Field(default=SamplerSettings(), description="The diffusion sampler.")
     text_diffusion: TextDiffusionSettings = Field(
         default=TextDiffusionSettings(), description="The text backend, which replaces the diffusion model if configured."

@@ -13,6 +13,10 @@ class WorkerSettings(BaseModel):
         default=60.0, description="Interval between comparisons of sampled topic records with the store."
     )
     reconcile_records: int = Field(default=200, description="Records of each feature topic in one such comparison.")
+    recall_interval_s: float = Field(
+        default=300.0, description="Pause between two scans of the store for users whose inference is due."
+    )
+    recall_users_per_s: float = Field(default=200.0, description="Users per second that such a scan reads.")
     stall_s: float = Field(default=60.0, description="Time without a commit, despite lag, after which the worker is not ready.")
     drain_s: float = Field(
         default=5.0,

@@ -34,7 +34,7 @@ from streams.delivery import metrics
 from streams.delivery.dead_letters import to_dead_letter
 from streams.delivery.key_locks import KeyLocks
 from streams.delivery.messages import Decoder, Message, RawRecord, encode
-from streams.delivery.stage import Effects, Stage
+from streams.delivery.stage import Effects, Repeats, Stage
 from streams.delivery.topics import TOPIC_BY_MESSAGE
 from streams.delivery.tracing import Spans, trace_id
 
@@ -110,6 +110,13 @@ class Delivery:
             await self._deliver(batch)
         finally:
             self.in_flight -= 1
+
+    async def due_again(self) -> list[RawRecord]:
+        """The records that the stage wants to process again, as a batch for `handle`; their offsets are committed already."""
+        if not isinstance(self.stage, Repeats):
+            return []
+        records = await self._until_available(self.stage.due_again)
+        return [encode(record, int(time.time() * 1000)) for record in records]
 
     async def _deliver(self, batch: Sequence[RawRecord]) -> None:
         started = time.perf_counter()

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from reaseq.records import FeatureRecord
 from streams.delivery.messages import Message
@@ -45,4 +45,13 @@ class Stage(Protocol):
 
     async def process(self, batch: Sequence[Message]) -> Effects:
         """The effects of a batch, in which messages with the same key are in order."""
+        ...
+
+
+@runtime_checkable
+class Repeats(Protocol):
+    """A stage that asks for records of its source to be processed again, although they were committed."""
+
+    async def due_again(self) -> Sequence[FeatureRecord]:
+        """The next such records; none if there are none now. Raises Unavailable."""
         ...

@@ -19,6 +19,7 @@ from faust.types import TP
 from reaseq.settings import Settings
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord
+from streams.delivery.stage import Repeats
 from streams.runtime.batch_buffer import BatchBuffer
 from streams.runtime.faust_consumer import install_consumer
 from streams.runtime.in_flight import InFlight
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 
 EXIT_UNDELIVERED = 70  # EX_SOFTWARE: the worker could neither deliver a record nor produce its dead letter
 COMMIT_INTERVAL_S = 1.0
+REPEAT_INTERVAL_S = 0.5
 HEARTBEATS_PER_SESSION = 5
 FETCH_LIMIT_RECORDS = 2000
 NEVER_S = 1e6
@@ -150,7 +152,13 @@ class _Runtime:
                 starts = self._offsets.start(stage.name, batch)
                 await in_flight.start(batch, partial(work, batch, self._offsets, starts))
 
+        async def repeat() -> None:
+            if batch := await delivery.due_again():
+                await in_flight.start(batch, partial(_handle, delivery, batch))
+
         self._app.task(run)
+        if isinstance(stage, Repeats):
+            self._app.timer(REPEAT_INTERVAL_S)(repeat)
 
 
 async def _handle(delivery: Delivery, batch: Sequence[RawRecord]) -> None:

@@ -89,7 +89,7 @@ class _Queue:
         """Run due batches, as many at once as the policy allows, until none is due; returns whether any was."""
         worked = False
         in_flight = InFlight(self.delivery.stage.batch.in_flight)
-        while batch := self._take(flush):
+        while batch := self._take(flush) or await self.delivery.due_again():
             worked = True
             await in_flight.start(batch, partial(self.delivery.handle, batch))
         await in_flight.drain()

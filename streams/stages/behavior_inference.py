@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-import msgspec
+from msgspec.structs import replace
 
-from reaseq.behavior.debounce import Similarity, is_due
+from reaseq.behavior.debounce import Catalog, is_due, unknown_items
 from reaseq.behavior.history import InferenceRequest
 from reaseq.readers import UserReader
-from reaseq.records import Inferred, UserFeatures
+from reaseq.records import LEVELS, Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
 from streams.delivery.messages import Message
 from streams.delivery.stage import BatchPolicy, Effects
 from streams.delivery.topics import USER_FEATURES
+from streams.stages.waiting_users import WaitingUsers
 
 
 class InferenceBackend(Protocol):
@@ -27,7 +28,8 @@ class InferenceBackend(Protocol):
 class BehaviorInferenceStage:
     """Reads `user-features` and writes a record with inferred behaviors for each one that is due.
 
-    All users of a batch are inferred in one call, and each user at most once per batch.
+    All users of a batch are inferred in one call, and each user at most once per batch. An answer for a history with items that
+    the catalog does not know yet says so, and is made again by itself when they arrive.
     """
 
     name = "inference"
@@ -36,7 +38,7 @@ class BehaviorInferenceStage:
     def __init__(
         self,
         store: UserReader,
-        catalog: Similarity,
+        catalog: Catalog,
         model: InferenceBackend | None,
         settings: BehaviorSettings,
         batch: BatchPolicy,
@@ -46,6 +48,7 @@ class BehaviorInferenceStage:
         self._store = store
         self._catalog = catalog
         self._settings = settings
+        self._waiting = WaitingUsers(settings.waiting_limit_users)
 
     async def process(self, batch: Sequence[Message]) -> Effects:
         """A record with inferred behaviors for each user whose newest record is due."""
@@ -60,15 +63,44 @@ class BehaviorInferenceStage:
         # The record that supersedes one of these is in the topic too, and is checked when it arrives.
         effects.counts["superseded"] += len(newest) - len(due)
         requests = [InferenceRequest(record.history, record.event_time_ms, record.events_seen) for record in due]
+        # Counted before inference: if an item arrives meanwhile, the answer is made again rather than taken for complete.
+        unknown = [unknown_items(record, self._catalog) for record in due]
         answers = await self.model.answer(requests)
-        effects.counts["inferred"] += sum(answer is not None for answer in answers)
-        effects.counts["no_answer"] += sum(answer is None for answer in answers)
-        effects.records.extend(
-            msgspec.structs.replace(record, inferred=answer)
-            for record, answer in zip(due, answers, strict=True)
-            if answer is not None
-        )
+        for record, missing, answer in zip(due, unknown, answers, strict=True):
+            if answer is None:
+                effects.counts["no_answer"] += 1
+                continue
+            effects.counts["inferred"] += 1
+            effects.counts["partial_catalog"] += bool(missing)
+            inferred = replace(answer, unknown_items=min(len(missing), LEVELS - 2))
+            effects.records.append(replace(record, inferred=inferred))
+            self._wait(record.user_id, missing)
         return effects
+
+    def items_arrived(self, item_ids: Sequence[str]) -> None:
+        """Make users due again who wait for these items, which the catalog knows by now. May be called from any thread."""
+        self._waiting.items_arrived(item_ids)
+
+    def recall(self, records: Sequence[UserFeatures]) -> None:
+        """Notice stored records that are due, or wait for items: another process may have left them. From any thread."""
+        for record in records:
+            if is_due(record, self._settings, self._catalog):
+                self._waiting.make_ready(record.user_id)
+            elif record.inferred.unknown_items:
+                self._wait(record.user_id, unknown_items(record, self._catalog))
+
+    async def due_again(self) -> list[UserFeatures]:
+        """The stored records of users that have become due without a new event."""
+        user_ids = self._waiting.ready(self.batch.limit_records) if self.model else []
+        if not user_ids:
+            return []
+        records = await asyncio.to_thread(self._store.read_users, user_ids)
+        self._waiting.taken(user_ids)
+        return [*records.values()]
+
+    def _wait(self, user_id: str, item_ids: Sequence[str]) -> None:
+        self._waiting.add(user_id, item_ids)
+        self.items_arrived([item_id for item_id in item_ids if self._catalog.knows(item_id)])
 
     def _newest_due(self, batch: Sequence[Message]) -> dict[str, UserFeatures]:
         """The newest due record of each user. It need not be the last one, because two stages write this topic.

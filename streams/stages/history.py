@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from reaseq.behavior.history import HistoryFold
 from reaseq.readers import UserReader
 from reaseq.records import History, Inferred, UserFeatures
@@ -72,6 +74,7 @@ class HistoryStage:
             event_time_ms=fold.newest_ms,
             events_seen=(known.events_seen if known else 0) + accepted,
             history=history,
-            # Nothing is inferred from an empty history, so drop here what was inferred from events that are now retracted.
-            inferred=inferred if history.item_ids else Inferred(),
+            # Nothing is inferred from an empty history, so drop here what was inferred from events that are now retracted. What
+            # an earlier answer lacked does not matter any more: the new events make another one due.
+            inferred=replace(inferred, unknown_items=0) if history.item_ids else Inferred(),
         )

@@ -23,8 +23,8 @@ class Journal:
 
     def __init__(self, produce_fails: bool = False, store_outages: int = 0) -> None:
         self.steps: list[str] = []
-        self.stored_revision = 0  # of every user
-        self.superseding_revision = 0  # written by another worker between `drop_stale` and `write`; 0 for none
+        self.stored_events = 0  # of every user
+        self.superseding_events = 0  # written by another worker between `drop_stale` and `write`; 0 for none
         self.produced: list[RawRecord] = []
         self.written: list[FeatureRecord] = []
         self._produce_fails = produce_fails
@@ -37,10 +37,10 @@ class Journal:
         self.produced += records
 
     def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        return [record for record in records if record.revision >= self.stored_revision]
+        return [record for record in records if not self._is_stale(record)]
 
     def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        return [replace(record, events_seen=self.stored_revision) for record in records if isinstance(record, UserFeatures)]
+        return [replace(record, events_seen=self.stored_events) for record in records if isinstance(record, UserFeatures)]
 
     def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         if self._store_outages:
@@ -49,9 +49,12 @@ class Journal:
             raise StoreUnavailable("connection lost")
         self.steps.append("write")
         self.written += records
-        if self.superseding_revision:
-            self.stored_revision, self.superseding_revision = self.superseding_revision, 0
-        return [record for record in records if record.revision < self.stored_revision]
+        if self.superseding_events:
+            self.stored_events, self.superseding_events = self.superseding_events, 0
+        return [record for record in records if self._is_stale(record)]
+
+    def _is_stale(self, record: FeatureRecord) -> bool:
+        return isinstance(record, UserFeatures) and record.events_seen < self.stored_events
 
     @property
     def dead_letters(self) -> list[RawRecord]:

@@ -30,7 +30,7 @@ from evaluation.datasets.online_retail import read_retail
 from infra import local, process
 from infra.grafana.dashboards import RANKING, STREAM
 from infra.prometheus.server import RULES, firing, query, start_prometheus
-from infra.scratch import start_empty
+from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.artifacts import current, publish
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.records import Event, Item
@@ -43,7 +43,6 @@ from streams.operations.rebuild import rebuild
 from streams.runtime.kafka.producer import Producer
 from tests.commands import reaseq
 from tests.integration.curves import wait_for_data
-from tests.ranking_service import settings_with_patient_service
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -120,10 +119,10 @@ def observed(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     monkeypatch = pytest.MonkeyPatch()
     state = tmp_path_factory.mktemp("observed")
     copytree(quick_demo / "state" / "models", state / "models")
-    settings = settings_with_patient_service(state)
+    settings = settings_on_free_ports(state)
     settings.knowledge.recorded_file = ANSWERS  # of the sample's items; other items need a model call, on a budget of 0
     settings.knowledge.llm.base_url, settings.knowledge.llm.budget_day_tokens = "http://127.0.0.1:1/v1", 0
-    settings.service.served_feature_log_share = 1.0
+    settings.service.port, settings.service.served_feature_log_share = process.free_port(), 1.0
     settings.service.reload_interval_s = 0.5
     settings.kafka.archive_batch_wait_s = 1.0
     settings.store.redis_timeout_s = 1.0

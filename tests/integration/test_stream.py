@@ -76,14 +76,18 @@ class Running:
         """Wait until there is no lag in any topic."""
         self.wait_until_lag(tuple(topic.name for topic in status.SOURCES))
 
-    def wait_for_item_tables(self) -> None:
-        """Wait until every worker has applied all of `item-features` to its item table, from which behaviors are inferred."""
-        [topic] = [topic for topic in status.topics_status(self.settings) if topic.name == ITEM_FEATURES.name]
+    def wait_for_answers(self) -> None:
+        """Wait until every user's behaviors are inferred from all events and from the whole catalog."""
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        for worker in self.workers:
-            while dict(_samples(worker, "reaseq_tailed_records")) != {(("topic", ITEM_FEATURES.name),): topic.records}:
-                assert time.monotonic() < deadline, f"{worker.name} has not caught up with {topic}"
-                time.sleep(0.2)
+        repository = FeatureRepository(self.settings)
+        user_ids = list({event.user_id for event in self.events})
+        while unanswered := [
+            user
+            for user in repository.read_users(user_ids).values()
+            if user.inferred.events_seen != user.events_seen or user.inferred.unknown_items
+        ]:
+            assert time.monotonic() < deadline, f"{len(unanswered)} users lack inferred behaviors, such as {unanswered[0]}"
+            time.sleep(0.5)
 
     def count_reasoned(self) -> int:
         """Items that the live workers have reasoned about."""
@@ -104,6 +108,7 @@ def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     settings.knowledge.recorded_file = ANSWERS
     settings.kafka.session_timeout_s = 6.0
     settings.kafka.archive_batch_wait_s = 1.0
+    settings.worker.recall_interval_s, settings.worker.recall_users_per_s = 1.0, 1000.0
     settings.service.served_feature_log_share = 1.0
     try:
         rebuild(settings, start_empty(settings))
@@ -122,17 +127,18 @@ def running(quick_demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture(scope="module")
 def after_the_kill(running: Running) -> Running:
-    """The system after all input has been processed; one worker was killed halfway through the events."""
+    """The system after all input came at once, events before their items; one worker was killed halfway through the events."""
     producer = Producer(running.settings.kafka)
+    half = len(running.events) // 2
+    producer.send(running.events[:half])
     producer.send(running.items)
-    running.settle()
-    running.wait_for_item_tables()  # inference is independent of the order of events only once all items are known
-    producer.send(running.events)
-    running.wait_until_lag((EVENTS.name,), at_most=len(running.events) // 2)
+    producer.send(running.events[half:])
+    running.wait_until_lag((EVENTS.name,), at_most=half)
     victim = running.workers[0]
     os.killpg(victim.pid, signal.SIGKILL)
     producer.close()
     running.settle()
+    running.wait_for_answers()
     return running
 
 

@@ -139,7 +139,7 @@ async def test_invalid_header_values_are_ignored(lie: bytes) -> None:
 
 async def test_stale_records_are_neither_produced_nor_written() -> None:
     journal = Journal()
-    journal.stored_revision = 3
+    journal.stored_events = 2
 
     await build_delivery(CountEvents(), journal).handle(
         [event_record("a", "one"), event_record("b", "two"), event_record("c", "two")]
@@ -151,7 +151,7 @@ async def test_stale_records_are_neither_produced_nor_written() -> None:
 
 async def test_superseded_worker_leaves_the_newer_record_last_in_the_topic() -> None:
     journal = Journal()
-    journal.superseding_revision = 10
+    journal.superseding_events = 10
 
     await build_delivery(CountEvents(), journal).handle([event_record("a")])
 
@@ -177,4 +177,4 @@ async def test_stages_that_share_a_topic_write_each_key_one_at_a_time() -> None:
 
     confirmed.set()
     await asyncio.gather(slow, waiting)
-    assert [record.revision for record in journal.written] == [2, 2, 4]
+    assert [record.events_seen for record in journal.written if isinstance(record, UserFeatures)] == [1, 1, 2]

@@ -66,10 +66,13 @@ class NoAnswer:
 
 
 class FakeItemTable:
-    """Knows every item but `i0`. Items numbered 100 and up are unlike those below."""
+    """Knows every item but the `unknown` ones. Items numbered 100 and up are unlike those below."""
+
+    def __init__(self) -> None:
+        self.unknown = {"i0"}
 
     def knows(self, item_id: str) -> bool:
-        return item_id != "i0"
+        return item_id not in self.unknown
 
     def cosine(self, some: Sequence[str], others: Sequence[str]) -> float:
         kinds = {int(item_id[1:]) >= 100 for item_id in (*some, *others)}
@@ -81,9 +84,25 @@ class Stream:
 
     def __init__(self, model: Echo | NoAnswer | None, policy: BehaviorSettings) -> None:
         self.store = MemoryUserStore()
-        self.history = HistoryStage(self.store, FakeItemTable(), policy, BATCH)
-        self.inference = BehaviorInferenceStage(self.store, FakeItemTable(), model, policy, BATCH)
+        self.catalog = FakeItemTable()
+        self.policy = policy
+        self.history = HistoryStage(self.store, self.catalog, policy, BATCH)
+        self.start_inference(model)
         self.topic: list[Message] = []
+
+    def start_inference(self, model: Echo | NoAnswer | None) -> None:
+        """Start the inference stage, or start it again, with nothing remembered."""
+        self.inference = BehaviorInferenceStage(self.store, self.catalog, model, self.policy, BATCH)
+
+    def onboard(self, item_id: str) -> None:
+        """Let an item arrive."""
+        self.catalog.unknown.discard(item_id)
+        self.inference.items_arrived([item_id])
+
+    def repeat(self) -> dict[str, int]:
+        """Process the records that the inference stage asks for; returns the counts."""
+        records = asyncio.run(self.inference.due_again())
+        return self._run(self.inference, [Message(record.user_id, record, 0) for record in records])
 
     def absorb(self, arrivals: Sequence[Event]) -> dict[str, int]:
         """Process a batch of events; returns the counts."""
@@ -272,6 +291,89 @@ def test_retraction_of_the_whole_history_removes_inferred_behaviors() -> None:
 
     user = stream.store.users["u"]
     assert (user.history.item_ids, user.inferred) == ((), Inferred())
+
+
+def test_answer_from_a_part_of_the_catalog_says_so_and_is_made_again_when_the_item_arrives() -> None:
+    stream = Stream(Echo(), BehaviorSettings(min_interval_s=1000.0))
+    stream.absorb([event(0, 2_000_000), event(1, 2_000_001)])
+    assert stream.infer() == {"inferred": 1, "partial_catalog": 1, "superseded": 0}
+    partial = stream.store.users["u"]
+    assert partial.inferred.unknown_items == 1
+    assert stream.infer() == stream.repeat() == {}, "nothing changes until the item arrives"
+
+    stream.onboard("i0")
+    assert stream.repeat() == {"inferred": 1, "partial_catalog": 0, "superseded": 0}
+
+    complete = stream.store.users["u"]
+    assert complete == msgspec.structs.replace(partial, inferred=msgspec.structs.replace(partial.inferred, unknown_items=0))
+    assert complete.version > partial.version
+    assert stream.repeat() == {}
+    stream.infer()
+    assert stream.store.users["u"] == complete
+
+
+def test_restarted_stage_recalls_who_waits_from_the_store() -> None:
+    stream = Stream(Echo(), BehaviorSettings())
+    stream.catalog.unknown |= {"i1", "i2"}
+    stream.absorb([event(1, 10), event(2, 10, "v")])
+    stream.infer()
+    stream.onboard("i1")
+
+    stream.start_inference(Echo())
+    stream.inference.recall([*stream.store.users.values()])
+    stream.repeat()
+    assert {user_id: user.inferred.unknown_items for user_id, user in stream.store.users.items()} == {"u": 0, "v": 1}
+
+    stream.onboard("i2")
+    stream.repeat()
+    assert not stream.store.users["v"].inferred.unknown_items
+
+
+def test_users_from_before_the_first_model_get_behaviors_without_a_new_event() -> None:
+    stream = Stream(None, BehaviorSettings())
+    stream.absorb([event(1, 10)])
+    stream.infer()
+
+    stream.start_inference(Echo())
+    stream.inference.recall([*stream.store.users.values()])
+    stream.repeat()
+
+    assert stream.store.users["u"].inferred.item_ids == ("i1",)
+
+
+@given(
+    arrivals=arrivals_of_three,
+    items=st.permutations(range(31)),
+    steps=st.lists(st.sampled_from(["absorb", "onboard", "infer", "repeat", "restart"]), max_size=30),
+)
+@settings(max_examples=80, deadline=None)
+def test_any_order_of_events_and_items_ends_as_if_the_items_had_come_first(
+    arrivals: list[Event], items: list[int], steps: list[str]
+) -> None:
+    policy = BehaviorSettings(history_limit_events=8)
+    expected, stream = Stream(Echo(), policy), Stream(Echo(), policy)
+    expected.catalog.unknown.clear()
+    expected.absorb(arrivals)
+    expected.infer()
+    stream.catalog.unknown |= {f"i{number}" for number in items}
+    waiting, unlisted = list(arrivals), [f"i{number}" for number in items]
+    for step in [*steps, *["absorb"] * len(waiting), *["onboard"] * len(unlisted), "restart"]:
+        match step:
+            case "absorb" if waiting:
+                stream.absorb([waiting.pop(0)])
+            case "onboard" if unlisted:
+                stream.onboard(unlisted.pop(0))
+            case "infer":
+                stream.infer(2)
+            case "repeat":
+                stream.repeat()
+            case "restart":
+                stream.start_inference(Echo())
+                stream.inference.recall([*stream.store.users.values()])
+    while stream.topic or stream.repeat():
+        stream.infer()
+
+    assert stream.store.users == expected.store.users
 
 
 def test_erased_user_stays_erased() -> None:
