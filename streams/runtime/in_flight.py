@@ -41,8 +41,9 @@ class InFlight:
 
     async def _reap(self) -> None:
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
+        reaped = done & self._tasks.keys()  # another caller may have waited for the same tasks
+        for task in reaped:
             del self._tasks[task]
-        for task in done:
+        for task in reaped:
             if not task.cancelled():
                 task.result()

@@ -72,3 +72,14 @@ async def test_finish_waits_until_the_deadline_then_cancels() -> None:
     await in_flight.start(batch("slow"), partial(work.run, "again", 1))  # its key is free again
     await in_flight.drain()
     assert await in_flight.finish(within_s=0.05) == 0
+
+
+async def test_several_callers_may_wait_for_the_same_batch() -> None:
+    work, in_flight = Work(), InFlight(1)
+    await in_flight.start(batch("a"), partial(work.run, "a", 5))
+
+    await asyncio.gather(*(in_flight.start(batch(key), partial(work.run, key, 1)) for key in "bcd"))
+    await in_flight.drain()
+
+    assert work.most_running == 1
+    assert sorted(line for line in work.log if line.endswith("ends")) == ["a ends", "b ends", "c ends", "d ends"]
