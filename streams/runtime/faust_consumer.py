@@ -8,7 +8,7 @@ tests/unit/streams/runtime/test_faust_internals.py checks that they exist.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import faust
@@ -19,6 +19,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.delivery.messages import RawRecord
+from streams.runtime.kafka.connection import ISOLATION_LEVEL
 
 log = structlog.get_logger()
 
@@ -31,7 +32,28 @@ class Receiver(Protocol):
 
     def has_room(self, topic: str) -> bool: ...
 
-    def put(self, topic: str, records: list[RawRecord]) -> None: ...
+    def put(self, fetched: Mapping[TP, list[RawRecord]], positions: Mapping[TP, int]) -> None: ...
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust's driver has no types
+    """Reads committed records only, which Faust does only if it produces in transactions itself."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = ISOLATION_LEVEL
+        return consumer
+
+    async def positions(self, partitions: Collection[TP]) -> dict[TP, int]:
+        """How far the partitions have been read, which may be past their last record; empty if one is no longer assigned."""
+        try:
+            found: dict[TP, int] = await self.call_thread(self._positions, partitions)
+        except KafkaError:
+            return {}
+        return found
+
+    async def _positions(self, partitions: Collection[TP]) -> dict[TP, int]:
+        consumer = self._ensure_consumer()
+        return {tp: await consumer.position(tp) for tp in partitions}
 
 
 class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's driver has no types
@@ -39,6 +61,9 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's driver ha
 
     receiver: Receiver
     _rewound_generation = -1  # of the consumer group
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Fetch until stopped. Faust's fetcher calls this once, from the first assignment on."""
@@ -70,10 +95,10 @@ class BatchConsumer(driver.Consumer):  # type: ignore[misc]  # Faust's driver ha
             await self.sleep(PAUSE_S)
             return
         fetched = await self._getmany(ready, FETCH_WAIT_S if len(ready) == len(assigned) else PAUSE_S)
+        positions = await self._thread.positions(ready)
         if not self.flow_active or generation != self.app.consumer_generation_id:
             return  # the group is rebalancing: drop the records, which are fetched again from the committed offsets
-        for tp, records in fetched.items():
-            self.receiver.put(tp.topic, list(map(RawRecord.from_broker, records)))
+        self.receiver.put({tp: list(map(RawRecord.from_broker, records)) for tp, records in fetched.items()}, positions)
 
     async def _rewind(self) -> None:
         """Seek to the committed offset of each partition, or to its start if it has none, or one of 0.

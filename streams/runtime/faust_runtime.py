@@ -8,7 +8,7 @@ rebalance. Here, a batch is finished only after `Delivery.handle` has returned, 
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 
@@ -101,11 +101,14 @@ class _Runtime:
         """Whether every stage that reads the topic has room for more records."""
         return all(buffer.has_room for buffer in self._buffers[topic])
 
-    def put(self, topic: str, records: list[RawRecord]) -> None:
-        """Buffer fetched records for every stage that reads the topic."""
-        if not self._ended:
-            for buffer in self._buffers[topic]:
+    def put(self, fetched: Mapping[TP, list[RawRecord]], positions: Mapping[TP, int]) -> None:
+        """Buffer fetched records for every stage that reads their topic, and note up to which offsets the consumer has read."""
+        if self._ended:
+            return
+        for tp, records in fetched.items():
+            for buffer in self._buffers[tp.topic]:
                 buffer.put(records)
+        self._offsets.fetch({tp: records[-1].offset + 1 for tp, records in fetched.items()}, positions)
 
     async def commit(self) -> None:
         """Commit the finished batches."""

@@ -21,7 +21,17 @@ class OffsetTracker:
         self._readers = readers
         self._running: dict[tuple[str, Partition], Counter[int]] = {}  # number of running batches, by start offset
         self._next: dict[tuple[str, Partition], int] = {}  # offset after the last started record
+        self._fetched: dict[Partition, int] = {}  # offset after the last fetched record
+        self._reached: dict[Partition, int] = {}  # offset up to which the consumer has read
         self._committed: dict[Partition, int] = {}
+
+    def fetch(self, ends: Mapping[Partition, int], positions: Mapping[Partition, int]) -> None:
+        """Record the offset after the last fetched record, and the position that the consumer has reached.
+
+        Between them are only offsets without a record, such as transaction markers. Every reader will start every record.
+        """
+        self._fetched |= ends
+        self._reached |= positions
 
     def start(self, stage: str, batch: Sequence[RawRecord]) -> StartOffsets:
         """Record that a stage starts a batch; returns the argument for `finish`."""
@@ -42,8 +52,10 @@ class OffsetTracker:
     def to_commit(self) -> dict[Partition, int]:
         """The offsets to commit, for partitions where they have advanced: all readers have finished all records before."""
         offsets = {}
-        for partition in {partition for _, partition in self._next}:
+        for partition in {partition for _, partition in self._next} | self._reached.keys():
             finished = min(self._finished(stage, partition) for stage in self._readers[partition[0]])
+            if finished >= self._fetched.get(partition, 0):
+                finished = max(finished, self._reached.get(partition, 0))
             if finished > self._committed.get(partition, 0):
                 offsets[partition] = finished
         return offsets

@@ -17,6 +17,7 @@ from reaseq.settings import Settings
 from streams.delivery import metrics
 from streams.delivery.delivery import Delivery
 from streams.runtime.kafka.consumer import new_consumer
+from streams.runtime.kafka.lag import read_offsets
 
 log = structlog.get_logger()
 
@@ -107,10 +108,8 @@ class Watchdog:
                 self.check({tp: (committed, committed + 1) for tp, (committed, _) in self._unchanged.items()})
 
     def _query(self, consumer: KafkaConsumer) -> Offsets:
-        partitions = [TopicPartition(*tp) for tp in self._assigned()]
-        starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-        committed = {tp: consumer.committed(tp) for tp in partitions}
-        return {(tp.topic, tp.partition): (max(committed[tp] or 0, starts[tp]), ends[tp]) for tp in partitions}
+        offsets = read_offsets(consumer, [TopicPartition(*tp) for tp in self._assigned()])
+        return {(tp.topic, tp.partition): (partition.reached, partition.end) for tp, partition in offsets.items()}
 
 
 def _set_lag(offsets: Offsets) -> None:

@@ -4,13 +4,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 
+import msgspec
 import redis
+from kafka import KafkaProducer
 
 from features.repository import FeatureRepository
 from infra import process
 from infra.kafka.broker import install, start_again, start_broker
+from reaseq.records import Event
+from streams.delivery.topics import EVENTS
 from streams.operations.rebuild import rebuild
 from tests.faults.system import MODEL_TIMEOUT_S, SESSION_TIMEOUT_S, FaultySystem
 
@@ -20,6 +25,7 @@ BROKER_AWAY_S = 15.0
 LATENCY_S = 0.2
 SLOW_FOR_S = 10.0
 CLOCK_AHEAD_S = 120.0
+TRANSACTION_S = 1.0
 ARCHIVE_MIB = 1
 
 
@@ -151,6 +157,22 @@ def clock_skew(system: FaultySystem) -> int:
     return 2
 
 
+def aborted_transactions(system: FaultySystem, times: int) -> int:
+    """Let a foreign producer open transactions in all partitions of `events` and abort them; no user may appear."""
+    kafka = system.settings.kafka
+    with closing(KafkaProducer(bootstrap_servers=kafka.bootstrap_servers, transactional_id="faults")) as producer:
+        producer.init_transactions()
+        for number in range(times):
+            producer.begin_transaction()
+            event = Event(event_id=f"{number}", user_id="aborted", item_id="i", type="view", event_time_ms=1)
+            for partition in range(kafka.partitions):
+                producer.send(EVENTS.name, key=b"aborted", value=msgspec.json.encode(event), partition=partition)
+            producer.flush()
+            time.sleep(TRANSACTION_S)
+            producer.abort_transaction()
+    return times
+
+
 def model_killed(system: FaultySystem) -> int:
     """Kill the language model's server and start it again."""
     time.sleep(5.0)
@@ -211,5 +233,6 @@ def faults(kill_times: int, storm_times: int) -> dict[str, Fault]:
         "archive disk full": archive_full,
         "rebalance storm": partial(rebalance_storm, times=storm_times),
         "zombie worker": partial(zombie, times=max(1, storm_times // 2)),
+        "transactions aborted by a producer": partial(aborted_transactions, times=storm_times),
         "worker clocks two minutes ahead and behind": clock_skew,
     }

@@ -12,6 +12,8 @@ from kafka.errors import KafkaError
 from reaseq.errors import BrokerUnavailable
 from reaseq.settings import KafkaSettings
 
+ISOLATION_LEVEL = "read_committed"  # of every consumer: records of aborted and open transactions are not read
+
 
 def client_options(settings: KafkaSettings) -> dict[str, Any]:
     """Connection options for a kafka-python or aiokafka client."""

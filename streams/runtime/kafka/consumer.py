@@ -9,7 +9,7 @@ from kafka.errors import KafkaError
 
 from reaseq.errors import DeliveryError
 from reaseq.settings import KafkaSettings
-from streams.runtime.kafka.connection import broker_errors, client_options
+from streams.runtime.kafka.connection import ISOLATION_LEVEL, broker_errors, client_options
 
 POLL_MS = 200
 QUERY_TIMEOUT_MS = 10_000  # a user waits for the result
@@ -29,13 +29,17 @@ class _Consumer(KafkaConsumer):  # type: ignore[misc]  # the library has no type
 
 
 def new_consumer(settings: KafkaSettings, group_id: str | None = None, timeout_ms: int = START_TIMEOUT_MS) -> KafkaConsumer:
-    """A consumer of raw bytes without auto-commit. Raises KafkaError if no broker answers within `timeout_ms`."""
+    """A consumer of raw bytes without auto-commit, which reads committed records only.
+
+    Raises KafkaError if no broker answers within `timeout_ms`.
+    """
     return _Consumer(
         **client_options(settings),
         group_id=group_id,
         bootstrap_timeout_ms=timeout_ms,
         enable_auto_commit=False,
         auto_offset_reset="earliest",  # an offset that retention has deleted; the default would skip to the end
+        isolation_level=ISOLATION_LEVEL,
         max_partition_fetch_bytes=settings.record_limit_bytes,
     )
 

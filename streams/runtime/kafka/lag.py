@@ -2,10 +2,38 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from kafka import KafkaConsumer, TopicPartition
 
 from reaseq.settings import KafkaSettings
 from streams.delivery.topics import Topic
 from streams.runtime.kafka.consumer import QUERY_TIMEOUT_MS, list_partitions, query_consumer
+
+
+class Offsets(NamedTuple):
+    """A group's offsets in one partition. Its lag is 0 if `committed` is `end`.
+
+    This holds behind transaction markers, aborted records and gaps that compaction left, which are offsets without a record:
+    workers commit how far they have read, not the offset after the last record. The records of an open transaction, and all
+    records behind them, are beyond `end`.
+    """
+
+    start: int
+    committed: int  # 0 if the group has never committed
+    end: int
+
+    @property
+    def reached(self) -> int:
+        """Where the group is, or would start: it cannot read what the topic has deleted."""
+        return max(self.committed, self.start)
+
+
+def read_offsets(consumer: KafkaConsumer, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Offsets]:
+    """The offsets of the consumer's group in each partition. Raises KafkaError."""
+    starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+    committed = {tp: consumer.committed(tp, timeout_ms=QUERY_TIMEOUT_MS) or 0 for tp in partitions}
+    return {tp: Offsets(starts[tp], committed[tp], ends[tp]) for tp in partitions}
 
 
 @dataclass(frozen=True)
@@ -22,10 +50,8 @@ def lags(settings: KafkaSettings, group_id: str, topics: Sequence[Topic]) -> dic
     with query_consumer(settings, group_id) as consumer:
         found = {}
         for topic in topics:
-            partitions = list_partitions(consumer, topic.name)
-            starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
-            committed = {tp: consumer.committed(tp, timeout_ms=QUERY_TIMEOUT_MS) for tp in partitions}
-            uncommitted = sum(max(ends[tp] - (committed[tp] or starts[tp]), 0) for tp in partitions)
-            records = sum(ends[tp] - starts[tp] for tp in partitions)
-            found[topic.name] = Lag(records, uncommitted, any(committed.values()))
+            offsets = read_offsets(consumer, list_partitions(consumer, topic.name)).values()
+            records = sum(partition.end - partition.start for partition in offsets)
+            uncommitted = sum(max(partition.end - partition.reached, 0) for partition in offsets)
+            found[topic.name] = Lag(records, uncommitted, any(partition.committed for partition in offsets))
         return found

@@ -20,12 +20,13 @@ def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
         ends = consumer.end_offsets(partitions)
-        last_record_s = time.monotonic()
+        reached, advanced_s = 0, time.monotonic()
         while any(consumer.position(tp) < end for tp, end in ends.items()):
             for batch in consumer.poll(timeout_ms=POLL_MS).values():
                 yield from map(RawRecord.from_broker, batch)
-                last_record_s = time.monotonic()
-            if time.monotonic() - last_record_s > SILENCE_LIMIT_S:
+            if (position := sum(map(consumer.position, partitions))) != reached:
+                reached, advanced_s = position, time.monotonic()
+            elif time.monotonic() - advanced_s > SILENCE_LIMIT_S:
                 raise BrokerUnavailable(f"the brokers at {settings.bootstrap_servers} stopped sending {topic.name}")
 
 

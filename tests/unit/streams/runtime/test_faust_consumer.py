@@ -19,12 +19,14 @@ class FakeStages:
     def __init__(self) -> None:
         self.full: set[str] = set()
         self.received: list[tuple[int, int]] = []  # partition, offset
+        self.positions: dict[TP, int] = {}
 
     def has_room(self, topic: str) -> bool:
         return topic not in self.full
 
-    def put(self, topic: str, records: list[RawRecord]) -> None:
-        self.received += [(record.partition, record.offset) for record in records]
+    def put(self, fetched: Mapping[TP, list[RawRecord]], positions: Mapping[TP, int]) -> None:
+        self.received += [(record.partition, record.offset) for records in fetched.values() for record in records]
+        self.positions.update(positions)
 
 
 class Consumer(BatchConsumer):
@@ -33,6 +35,7 @@ class Consumer(BatchConsumer):
     def __init__(self) -> None:
         self.receiver = self.stages = FakeStages()
         self.app = SimpleNamespace(consumer_generation_id=1, rebalancing=False)
+        self._thread = SimpleNamespace(positions=self._read_positions)
         self.flow_active = True
         self.positions = {COMMITTED: 0, NEW: 0}
         self.rebalances_during_fetch = 0
@@ -56,6 +59,9 @@ class Consumer(BatchConsumer):
     async def sleep(self, seconds: float) -> None:
         pass
 
+    async def _read_positions(self, partitions: Iterable[TP]) -> dict[TP, int]:
+        return {tp: self.positions[tp] for tp in partitions}
+
     async def _getmany(self, partitions: Iterable[TP], timeout: float) -> dict[TP, list[Any]]:
         self.fetches.append(set(partitions))
         found = {tp: [_record(tp, offset) for offset in range(self.positions[tp], 3)] for tp in partitions}
@@ -67,7 +73,8 @@ class Consumer(BatchConsumer):
 
 
 def _record(tp: TP, offset: int) -> SimpleNamespace:
-    return SimpleNamespace(topic=tp.topic, partition=tp.partition, offset=offset, key=b"k", value=b"v", timestamp=0, headers=())
+    fields = {"key": b"k", "value": b"v", "timestamp": 0, "timestamp_type": 0, "headers": ()}
+    return SimpleNamespace(topic=tp.topic, partition=tp.partition, offset=offset, **fields)
 
 
 def fetch(consumer: Consumer, times: int) -> None:
@@ -93,6 +100,17 @@ def test_records_fetched_during_a_rebalance_are_fetched_again() -> None:
     fetch(consumer, 6)
 
     assert sorted(consumer.stages.received) == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+
+
+def test_positions_of_a_fetch_during_a_rebalance_are_dropped() -> None:
+    consumer = Consumer()
+    consumer.rebalances_during_fetch = 1
+
+    fetch(consumer, 2)
+    assert consumer.stages.positions == {}
+
+    fetch(consumer, 2)
+    assert consumer.stages.positions == {COMMITTED: 3, NEW: 3}
 
 
 def test_topic_without_room_is_not_fetched() -> None:

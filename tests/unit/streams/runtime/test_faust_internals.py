@@ -8,12 +8,15 @@ import inspect
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiokafka
 import faust
 import pytest
 from aiokafka import TopicPartition
 from faust.transport.consumer import Consumer, Fetcher, ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
+
+from streams.runtime.faust_consumer import ConsumerThread
 
 COROUTINES = {
     "_drain_messages": ["self", "fetcher"],
@@ -25,7 +28,8 @@ COROUTINES = {
     "wait": ["self", "*coros", "timeout"],
     "sleep": ["self", "n"],
 }
-FUNCTIONS = {"_get_active_partitions": ["self"], "assignment": ["self"]}
+FUNCTIONS = {"_get_active_partitions": ["self"], "assignment": ["self"], "_new_consumer_thread": ["self"]}
+THREAD_FUNCTIONS = {"_create_worker_consumer": ["self", "transport"], "_ensure_consumer": ["self"]}
 
 
 @pytest.fixture
@@ -55,6 +59,31 @@ def test_consumer_function_keeps_its_parameters(name: str) -> None:
 
     assert not inspect.iscoroutinefunction(method)
     assert parameters(method) == FUNCTIONS[name]
+
+
+@pytest.mark.parametrize("name", THREAD_FUNCTIONS)
+def test_consumer_thread_function_keeps_its_parameters(name: str) -> None:
+    method = getattr(driver.AIOKafkaConsumerThread, name)
+
+    assert not inspect.iscoroutinefunction(method)
+    assert parameters(method) == THREAD_FUNCTIONS[name]
+
+
+def test_call_thread_runs_a_coroutine_in_the_thread() -> None:
+    assert inspect.iscoroutinefunction(driver.AIOKafkaConsumerThread.call_thread)
+    assert parameters(driver.AIOKafkaConsumerThread.call_thread)[:2] == ["self", "fun"]
+
+
+async def test_worker_consumer_reads_committed_records_only(app: faust.App) -> None:
+    consumer: Any = app.consumer
+    thread = ConsumerThread(consumer, loop=consumer.loop, beacon=consumer.beacon)
+
+    created = thread._create_worker_consumer(app.transport)
+
+    assert created._isolation_level == "read_committed"
+    assert "isolation_level=self._isolation_level" in inspect.getsource(aiokafka.AIOKafkaConsumer.start)
+    created._closed = True  # it was never started
+    thread.thread_loop.close()
 
 
 def test_fetcher_calls_drain_messages_with_itself() -> None:

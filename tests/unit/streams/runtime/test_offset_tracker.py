@@ -61,13 +61,31 @@ def test_redelivered_batch_must_finish_as_well() -> None:
     assert tracker.to_commit() == {ONE: 3}
 
 
+def test_commit_passes_offsets_without_a_record_once_all_records_before_are_finished() -> None:
+    tracker = new_tracker("a", "b")
+    tracker.fetch({}, {ONE: 4})  # only transaction markers so far
+    assert tracker.to_commit() == {ONE: 4}
+
+    tracker.fetch({ONE: 6}, {ONE: 7})
+    assert tracker.to_commit() == {}  # neither reader has started the records
+    for stage in "ab":
+        tracker.finish(stage, tracker.start(stage, batch(4, 5)))
+    assert tracker.to_commit() == {ONE: 7}
+
+    tracker.mark_committed({ONE: 7})
+    tracker.fetch({ONE: 8}, {ONE: 9})
+    tracker.finish("a", tracker.start("a", batch(7)))
+    assert tracker.to_commit() == {}
+
+
 @given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=8), data=st.data())
 def test_commit_never_passes_an_unfinished_record(sizes: list[int], data: st.DataObject) -> None:
     tracker, start = new_tracker("a", "b"), 0
     open_batches, unfinished = [], set[tuple[str, int]]()
     for size in sizes:
         numbers = list(range(start, start + size))
-        start += size
+        start += size + 1  # each batch is followed by a transaction marker
+        tracker.fetch({ONE: start - 1}, {ONE: start})
         for stage in "ab":
             open_batches.append((stage, numbers, tracker.start(stage, batch(*numbers))))
             unfinished |= {(stage, offset) for offset in numbers}
