@@ -141,8 +141,8 @@ def _command(libs: Path, properties: Path) -> list[str]:
 def _settings(node: _Node, nodes: Sequence[_Node], max_message_bytes: int) -> dict[str, str | int]:
     """The node's server.properties.
 
-    Record timestamps stay at Kafka's default, the producer's wall clock, and event time is only in the message. With event time
-    as the timestamp, retention would delete replayed events, which can be years old, on arrival.
+    Event time is only in the message. With event time as the record's timestamp, retention would delete replayed events, which
+    can be years old, on arrival.
     """
     return {
         "process.roles": "broker,controller",

@@ -12,6 +12,7 @@ from streams.delivery.topics import TOPIC_BY_MESSAGE, Topic
 ORIGIN_HEADER = "reaseq-origin-ms"
 ERROR_LIMIT_CHARS = 500
 INTEGER_LIMIT_DIGITS = 15
+LOG_APPEND_TIME = 1  # the type of a timestamp that the broker sets when it appends the record
 
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last one: JSON that is nested too deeply
 
@@ -24,16 +25,25 @@ class RawRecord(NamedTuple):
     topic: str
     key: bytes | None
     value: bytes | None
-    timestamp_ms: int  # when it was produced, by the producer's clock
+    timestamp_ms: int  # when it was produced
     headers: Headers = ()
     partition: int = 0
     offset: int = 0
+    broker_time: bool = False  # whether `timestamp_ms` is by the broker's clock, rather than the producer's
 
     @classmethod
     def from_broker(cls, record: Any) -> "RawRecord":
         """From a consumer record of kafka-python or aiokafka, which have the same attributes."""
-        headers = tuple(record.headers)
-        return cls(record.topic, record.key, record.value, record.timestamp, headers, record.partition, record.offset)
+        return cls(
+            record.topic,
+            record.key,
+            record.value,
+            record.timestamp,
+            tuple(record.headers),
+            record.partition,
+            record.offset,
+            record.timestamp_type == LOG_APPEND_TIME,
+        )
 
 
 class Message(NamedTuple):
@@ -60,7 +70,11 @@ def encode(record: msgspec.Struct, origin_ms: int, extra_headers: Headers = ()) 
 
 
 class Decoder:
-    """Decodes and validates the records of one topic. Rejects events more than `future_limit_s` ahead of the clock."""
+    """Decodes and validates the records of one topic. Rejects events more than `future_limit_s` ahead of the clock.
+
+    The clock is the broker's at the time when it appended the record, so that all readers agree, whatever their clocks say and
+    whenever they read. Only where a topic has the producers' timestamps, which may claim anything, it is the reader's own.
+    """
 
     def __init__(self, topic: Topic, future_limit_s: float) -> None:
         self._topic = topic
@@ -69,6 +83,8 @@ class Decoder:
 
     def decode(self, raw: RawRecord, now_ms: int) -> Message:
         """The message in `raw`. Raises InvalidRecord with a reason code and the path of the invalid field."""
+        if raw.broker_time:
+            now_ms = raw.timestamp_ms
         key = _decode_key(raw)
         origin_ms = _read_origin_ms(raw, now_ms)
         if raw.value is None:

@@ -30,9 +30,13 @@ def create_topics(settings: KafkaSettings) -> list[str]:
 def _new_topic(topic: Topic, settings: KafkaSettings) -> NewTopic:
     config = {
         "cleanup.policy": topic.cleanup,
+        # The broker's time of arrival, which no producer can forge. It is also what retention and compaction go by.
+        "message.timestamp.type": "LogAppendTime",
         "max.message.bytes": str(settings.record_limit_bytes),
         "min.insync.replicas": str(settings.min_insync_replicas),
     }
     if topic.retention_ms:
         config["retention.ms"] = str(topic.retention_ms)
+    if "compact" in topic.cleanup:
+        config["min.compaction.lag.ms"] = str(int(settings.min_compaction_lag_s * 1000))
     return NewTopic(topic.name, settings.partitions, settings.replication_factor, topic_configs=config)

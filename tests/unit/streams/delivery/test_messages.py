@@ -63,6 +63,25 @@ def test_event_slightly_ahead_of_the_clock_is_accepted() -> None:
     assert decode(EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 299_000}).encode())
 
 
+@pytest.mark.parametrize("clock_off_s", [-360, 0, 86_400])
+def test_time_of_arrival_at_the_broker_decides_what_is_in_the_future(clock_off_s: int) -> None:
+    """Whatever the reader's clock says: all readers refuse the same events, and a slow clock buries none."""
+
+    def outcome(event_time_ms: int, broker_time: bool) -> str:
+        value = json.dumps(EVENT | {"event_time_ms": event_time_ms}).encode()
+        raw = RawRecord(EVENTS.name, b"u", value, NOW_MS, broker_time=broker_time)
+        try:
+            return str(Decoder(EVENTS, 300).decode(raw, NOW_MS + clock_off_s * 1000).origin_ms)
+        except InvalidRecord as error:
+            return error.reason
+
+    assert outcome(NOW_MS, broker_time=True) == str(NOW_MS)
+    assert outcome(NOW_MS + 299_000, broker_time=True) == str(NOW_MS)
+    assert outcome(NOW_MS + 301_000, broker_time=True) == "from_the_future"
+    # A producer may claim any time, so its timestamp changes nothing.
+    assert (outcome(NOW_MS, broker_time=False) == "from_the_future") == (clock_off_s < -300)
+
+
 @given(key=st.binary(max_size=20), value=st.binary(max_size=200))
 def test_any_bytes_decode_to_a_message_or_raise_invalid_record(key: bytes, value: bytes) -> None:
     try:
