@@ -78,8 +78,8 @@ def assemble(
         ReasoningStage(store, reasoner, encoder, vocabulary.version, reasoning_batch),
         HistoryStage(store, table, settings.behavior, batch),
         inference := BehaviorInferenceStage(store, table, None, settings.behavior, batch),
-        ArchiveStage(ITEM_FEATURES, archive, archive_batch, on_erasure),
-        ArchiveStage(USER_FEATURES, archive, archive_batch, on_erasure),
+        ArchiveStage(ITEM_FEATURES, archive, store, archive_batch, on_erasure),
+        ArchiveStage(USER_FEATURES, archive, store, archive_batch, on_erasure),
     )
     if settings.behavior.text_diffusion.llm.base_url:
         inference.model = build_text_diffusion(settings, encoder, store, table)

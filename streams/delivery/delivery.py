@@ -15,7 +15,8 @@ Failures:
     - If two stages of one process write the same topic, neither leaves an older record behind a newer one: steps 3 and 4 lock
       the records' keys.
     - Two workers may process the same entity, if one was evicted from the group and does not know it yet (a zombie). The worker
-      whose record is superseded in step 4 produces the newer record again, so that it follows the stale one in the topic.
+      whose record is superseded in step 4 produces the newer record again, so that it follows the stale one in the topic. If
+      that worker dies before, or its record lands after it has given up, the archive stage finds the stale record.
 """
 
 import asyncio
@@ -43,6 +44,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 Decoded = tuple[RawRecord, Message]
 Observer = Callable[[str, Message, float], None]  # stage, message, seconds from its production until it is servable
+
+PAGE_RECORDS = 256  # stored records in one read
 
 DEFAULT_BACKOFF = Backoff(first_s=0.1, limit_s=5.0)
 
@@ -135,6 +138,7 @@ class Delivery:
             # 4. Serve
             if effects.records:
                 await self._serve(effects)
+        await self._produce_newer(effects.superseded)
         servable = {_entity_id(record) for record in effects.records}
         spans.end(servable)
         self._count(effects, len(decoded), len(dead_letters), time.perf_counter() - started)
@@ -169,7 +173,9 @@ class Delivery:
         total = Effects()
         for key in dict.fromkeys(message.key for _, message in decoded):
             effects = await self._compute_key([pair for pair in decoded if pair[1].key == key], dead_letters)
-            total = Effects(total.records + effects.records, total.counts + effects.counts)
+            total.records += effects.records
+            total.counts += effects.counts
+            total.superseded += effects.superseded
         return total
 
     async def _compute_key(self, decoded: list[Decoded], dead_letters: list[RawRecord]) -> Effects:
@@ -206,14 +212,20 @@ class Delivery:
 
     async def _serve(self, effects: Effects) -> None:
         superseded = await self._call_store(self._store.write, effects.records)
-        while superseded:
-            # Another worker has written newer records since step 3, so one of the two is a zombie. A topic must end with the
-            # newest record, but the stale one may come last: produce the newer records again.
-            effects.counts["stale"] += len(superseded)
-            newer = await self._call_store(self._store.newest, superseded)
-            await self._producer.produce([encode(record, int(time.time() * 1000)) for record in newer])
-            current = await self._call_store(self._store.drop_stale, newer)
-            superseded = [record for record in newer if record not in current]
+        # Another worker has written newer records since step 3, so one of the two is a zombie. A topic must end with the newest
+        # record, but the stale one may come last.
+        effects.counts["stale"] += len(superseded)
+        await self._produce_newer(superseded)
+
+    async def _produce_newer(self, superseded: Sequence[FeatureRecord]) -> None:
+        """Produce the stored records of the same entities again, until the store has none that is newer still."""
+        for start in range(0, len(superseded), PAGE_RECORDS):
+            page = list(superseded[start : start + PAGE_RECORDS])
+            while page:
+                newer = await self._call_store(self._store.newest, page)
+                await self._producer.produce([encode(record, int(time.time() * 1000)) for record in newer])
+                current = await self._call_store(self._store.drop_stale, newer)
+                page = [record for record in newer if record not in current]
 
     async def _call_store(
         self, method: Callable[[Sequence[FeatureRecord]], list[FeatureRecord]], records: Sequence[FeatureRecord]

@@ -21,10 +21,14 @@ class BatchPolicy:
 
 @dataclass
 class Effects:
-    """The result of a batch: feature records to produce and make servable, and outcomes to count."""
+    """The result of a batch: feature records to produce and make servable, and outcomes to count.
+
+    `superseded` has records after which the newer stored record of their entity must stand in the topic: it is produced again.
+    """
 
     records: list[FeatureRecord] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    superseded: list[FeatureRecord] = field(default_factory=list)
 
 
 class Stage(Protocol):

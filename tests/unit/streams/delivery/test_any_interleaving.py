@@ -2,7 +2,8 @@
 record had arrived once and in order.
 
 Runs all stages on an in-memory log and store. As in Kafka, records of one key stay in the order in which they were produced.
-Items rely on that order; events do not, so the test shuffles them.
+Items rely on that order; events do not, so the test shuffles them. Late feature records of a zombie, a worker that was evicted
+from the group, may land at any time.
 """
 
 import asyncio
@@ -24,7 +25,8 @@ from reaseq.settings import BehaviorSettings
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord, encode
 from streams.delivery.stage import BatchPolicy, Stage
-from streams.delivery.topics import DEAD_LETTERS, EVENTS
+from streams.delivery.topics import DEAD_LETTERS, EVENTS, ITEM_FEATURES, USER_FEATURES
+from streams.stages.archive import ArchiveStage
 from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
 from streams.stages.onboarding import OnboardingStage
@@ -82,9 +84,29 @@ class World:
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
         return {i: stored for i in item_ids if isinstance(stored := self.stored.get((ItemFeatures, i)), ItemFeatures)}
 
+    def land_late(self, number: int) -> None:
+        """A zombie's produce of a feature record lands, whatever the topic holds by now."""
+        features = self.topics[ITEM_FEATURES.name] + self.topics[USER_FEATURES.name]
+        if features:
+            late = features[number % len(features)]
+            self.topics[late.topic].append(late)
+
     def _crash(self, point: str) -> None:
         if self.crash_at == point:
             raise Crash
+
+
+class NoArchive:
+    """A fake archive that keeps nothing."""
+
+    def append(self, records: Sequence[FeatureRecord]) -> None:
+        pass
+
+    def compact(self) -> int:
+        return 0
+
+    def erasure_requests(self, records: Sequence[FeatureRecord]) -> dict[str, int]:
+        return {}
 
 
 class LetterCountEncoder:
@@ -107,12 +129,13 @@ class EchoReasoner:
 
 @dataclass(frozen=True)
 class Step:
-    """A worker processes a batch of a stage, which may repeat earlier records, and may crash."""
+    """A zombie's record lands; then a worker processes a batch of a stage, which may repeat earlier records, and may crash."""
 
     stage: int
     records: int
     repeated: int
     crash: str  # one of CRASHES
+    late: int | None = None  # which feature record lands again, modulo their number; None for none
 
 
 class Worker:
@@ -126,12 +149,15 @@ class Worker:
             ReasoningStage(world, EchoReasoner(), LetterCountEncoder(), "v", BATCH),
             HistoryStage(world, FakeItemTable(), policy, BATCH),
             BehaviorInferenceStage(world, FakeItemTable(), Echo(), policy, BATCH),
+            *(ArchiveStage(topic, NoArchive(), world, BATCH, lambda users: None) for topic in (ITEM_FEATURES, USER_FEATURES)),
         )
         self.deliveries = [Delivery(stage, world, world, 300.0) for stage in stages]
         self.committed = [0] * len(stages)
 
     def run(self, step: Step) -> bool:
         """Run one step; returns whether there was a new record."""
+        if step.late is not None:
+            self.world.land_late(step.late)
         topic = self.world.topics[self.deliveries[step.stage].stage.source.name]
         start = self.committed[step.stage]
         end = min(start + step.records, len(topic))
@@ -167,7 +193,15 @@ def events(ids: str, times_ms: st.SearchStrategy[int]) -> st.SearchStrategy[list
 
 
 steps = st.lists(
-    st.builds(Step, st.integers(0, 3), st.integers(1, 4), st.integers(0, 6), st.sampled_from(CRASHES)), max_size=40
+    st.builds(
+        Step,
+        st.integers(0, 5),
+        st.integers(1, 4),
+        st.integers(0, 6),
+        st.sampled_from(CRASHES),
+        st.none() | st.integers(0, 1000),
+    ),
+    max_size=40,
 )
 
 
@@ -202,6 +236,9 @@ def test_store_ends_as_if_every_record_had_arrived_once_and_in_order(
     worker = Worker(world)
     for step in steps:
         worker.run(step)
+    worker.finish()
+    for number in data.draw(st.lists(st.integers(0, 1000), max_size=3)):
+        world.land_late(number)
     worker.finish()
 
     assert not world.topics[DEAD_LETTERS.name]

@@ -1,0 +1,78 @@
+"""The archive stage appends every record. Where a stale one came last, the newer record is produced again."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from reaseq.errors import StoreUnavailable
+from reaseq.records import FeatureRecord, History, UserFeatures
+from streams.delivery.delivery import Delivery
+from streams.delivery.messages import Message, encode
+from streams.delivery.stage import BatchPolicy
+from streams.delivery.topics import USER_FEATURES
+from streams.stages.archive import ArchiveStage
+from tests.fakes.delivery import Journal
+
+
+class FakeArchive:
+    """An archive in memory."""
+
+    def __init__(self) -> None:
+        self.appended: list[FeatureRecord] = []
+
+    def append(self, records: Sequence[FeatureRecord]) -> None:
+        self.appended += records
+
+    def compact(self) -> int:
+        return 0
+
+    def erasure_requests(self, records: Sequence[FeatureRecord]) -> dict[str, int]:
+        return {}
+
+
+class UnavailableStore(Journal):
+    """A store that does not answer."""
+
+    def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        raise StoreUnavailable("connection lost")
+
+
+def build_stage(archive: FakeArchive, store: Journal) -> ArchiveStage:
+    return ArchiveStage(USER_FEATURES, archive, store, BatchPolicy(10, 0), lambda users: None)
+
+
+def user(events_seen: int) -> UserFeatures:
+    return UserFeatures(user_id="u", event_time_ms=1, events_seen=events_seen, history=History())
+
+
+def messages(*records: UserFeatures) -> list[Message]:
+    return [Message(record.user_id, record, 0) for record in records]
+
+
+async def test_newer_record_is_produced_again_if_a_stale_one_came_last() -> None:
+    archive, store = FakeArchive(), Journal()
+    store.stored_events = 2
+    delivery = Delivery(build_stage(archive, store), store, store, 300)
+
+    await delivery.handle([encode(user(2), 1), encode(user(1), 1)])
+
+    assert archive.appended == [user(2), user(1)]
+    assert [record.value for record in store.produced] == [encode(user(2), 1).value] and not store.written
+
+
+async def test_nothing_is_produced_if_the_newest_record_came_last() -> None:
+    archive, store = FakeArchive(), Journal()
+    store.stored_events = 2
+
+    effects = await build_stage(archive, store).process(messages(user(1), user(2)))
+
+    assert not effects.superseded and archive.appended == [user(1), user(2)]
+
+
+async def test_batch_that_waits_for_the_store_is_not_appended_again_and_again() -> None:
+    archive = FakeArchive()
+
+    with pytest.raises(StoreUnavailable):
+        await build_stage(archive, UnavailableStore()).process(messages(user(1)))
+
+    assert not archive.appended
