@@ -4,15 +4,19 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from random import Random
 
 import pytest
+from prometheus_client import REGISTRY
 
+from reaseq.backoff import Backoff
 from reaseq.errors import DeliveryError
-from reaseq.records import UserFeatures
+from reaseq.records import FeatureRecord, UserFeatures
 from streams.delivery.dead_letters import ATTEMPTS, FIRST_FAILURE, DeadLetter
 from streams.delivery.delivery import Delivery
 from streams.delivery.key_locks import KeyLocks
-from streams.delivery.messages import ORIGIN_HEADER, RawRecord
+from streams.delivery.messages import ORIGIN_HEADER, Message, RawRecord
+from streams.delivery.stage import Effects
 from streams.delivery.topics import USER_FEATURES
 from tests.fakes.delivery import CountEvents, Journal, build_delivery, event_record
 
@@ -47,13 +51,36 @@ async def test_unconfirmed_dead_letter_stops_the_worker() -> None:
         await build_delivery(CountEvents(), Journal(produce_fails=True)).handle([event_record("a")._replace(value=b"{")])
 
 
-async def test_batch_waits_for_an_unavailable_store() -> None:
+async def test_batch_waits_for_an_unavailable_store_less_and_less_often() -> None:
+    attempts: list[int] = []
+
+    class NoWait(Backoff):
+        def wait_s(self, attempt: int, jitter: Random | None = None) -> float:
+            attempts.append(attempt)
+            return 0.0
+
     journal = Journal(store_outages=3)
 
-    await build_delivery(CountEvents(), journal).handle([event_record("a")])
+    await Delivery(CountEvents(), journal, journal, 300, backoff=NoWait(1, 1)).handle([event_record("a")])
 
     assert journal.steps == ["produce", "store unavailable", "store unavailable", "store unavailable", "write"]
     assert journal.dead_letters == []
+    assert attempts == [0, 1, 2]
+
+
+async def test_cancelled_batch_is_neither_in_flight_nor_waiting() -> None:
+    delivery = build_delivery(CountEvents(), Journal(store_outages=10**6))
+    handling = asyncio.create_task(delivery.handle([event_record("a")]))
+    async with asyncio.timeout(30):
+        while not delivery.waiting_for:
+            await asyncio.sleep(0.001)
+    assert delivery.in_flight == 1
+
+    handling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handling
+
+    assert delivery.in_flight == 0 and not delivery.waiting_for
 
 
 async def test_poison_message_becomes_the_only_dead_letter_of_its_batch() -> None:
@@ -67,6 +94,32 @@ async def test_poison_message_becomes_the_only_dead_letter_of_its_batch() -> Non
         "u": 2,
         "v": 1,
     }
+
+
+async def test_messages_beside_a_poison_message_are_counted_and_those_of_a_key_stay_in_order() -> None:
+    seen: list[list[str]] = []
+
+    class RecordOrder(CountEvents):
+        async def process(self, batch: Sequence[Message]) -> Effects:
+            effects = await super().process(batch)
+            seen.append([message.body.event_id for message in batch])
+            effects.counts["in order"] += len(batch)
+            return effects
+
+    batch = [event_record(event_id) for event_id in ("a", "b", "bad", "c")]
+    await build_delivery(RecordOrder(poison="bad"), Journal()).handle([*batch, event_record("d", "v")])
+
+    assert ["a", "b", "c"] in seen
+    assert REGISTRY.get_sample_value("reaseq_outcomes_total", {"stage": "count", "what": "in order"}) == 4
+
+
+async def test_feature_record_carries_the_time_of_its_oldest_input() -> None:
+    journal = Journal()
+    origins = [((ORIGIN_HEADER, time_ms),) for time_ms in (b"3000", b"2000", b"4000")]
+
+    await build_delivery(CountEvents(), journal).handle([event_record(f"{n}", headers=h) for n, h in enumerate(origins)])
+
+    assert [(record.timestamp_ms, record.headers) for record in journal.produced] == [(2000, origins[1])]
 
 
 async def test_messages_that_fail_only_together_all_become_dead_letters() -> None:
@@ -156,6 +209,24 @@ async def test_superseded_worker_leaves_the_newer_record_last_in_the_topic() -> 
     await build_delivery(CountEvents(), journal).handle([event_record("a")])
 
     assert [json.loads(record.value or b"")["events_seen"] for record in journal.produced] == [1, 10]
+
+
+async def test_worker_that_is_superseded_again_and_again_leaves_the_newest_record_last() -> None:
+    later = [30, 70]  # revisions
+
+    class BusyRival(Journal):
+        def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+            found = super().newest(records)
+            if later:
+                self.stored_revision = later.pop(0)
+            return found
+
+    journal = BusyRival()
+    journal.superseding_revision = 10
+
+    await build_delivery(CountEvents(), journal).handle([event_record("a")])
+
+    assert [json.loads(record.value or b"")["events_seen"] for record in journal.produced] == [1, 10, 30, 70]
 
 
 async def test_stages_that_share_a_topic_write_each_key_one_at_a_time() -> None:
