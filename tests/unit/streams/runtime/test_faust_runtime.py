@@ -177,7 +177,7 @@ async def test_hand_over_drops_what_has_not_started(tmp_path: Path) -> None:
     await worker.revoke()
     stage.gate.set()
     worker.fetch("new", partition=ELSEWHERE, offset=7)
-    await until(lambda: bool(worker.committed))
+    await until(lambda: worker.committed.get(ELSEWHERE) == 8)
 
     assert stage.handled == ["new"]
     assert worker.committed == {ELSEWHERE: 8}
