@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from reaseq.backoff import Backoff
-from reaseq.errors import DeliveryError
+from reaseq.errors import DeliveryError, InvalidRecord
 from reaseq.records import FeatureRecord, UserFeatures
 from streams.delivery.dead_letters import ATTEMPTS, FIRST_FAILURE, DeadLetter
 from streams.delivery.delivery import Delivery
@@ -143,6 +143,31 @@ async def test_dead_letter_keeps_bytes_and_headers_and_the_reason() -> None:
     assert dead_letter.first_failure_ms == dead_letter.last_failure_ms > 0
 
 
+async def test_dead_letter_names_the_reason_that_the_stage_gives() -> None:
+    class Picky(CountEvents):
+        async def process(self, batch: Sequence[Message]) -> Effects:
+            raise InvalidRecord("too_picky", "no event is good enough")
+
+    journal = Journal()
+    await build_delivery(Picky(), journal).handle([event_record("a")])
+
+    assert [dead_letter.reason for dead_letter in dead_letters(journal)] == ["too_picky"]
+
+
+async def test_record_too_large_to_be_produced_leaves_a_cut_dead_letter() -> None:
+    journal, limit = Journal(), Journal.max_message_bytes
+    fits, too_large = (event_record("a")._replace(value=b" " * (limit - 1 + extra), offset=extra) for extra in (0, 1))
+    headers = event_record("a", headers=(("h", b"v" * limit),))._replace(value=b"{", key=b"k" * 5000, offset=3)
+
+    await build_delivery(CountEvents(), journal).handle([fits, too_large, headers])
+
+    whole, cut, without_headers = dead_letters(journal)
+    assert whole.record.value == fits.value and whole.cut_bytes == 0
+    assert cut.record.value == b" " * 64 * 1024 and cut.cut_bytes == limit - 64 * 1024
+    assert without_headers.record.headers == () and without_headers.record.key == b"k" * 1024
+    assert without_headers.cut_bytes == limit + 1 + 5000 - 1024
+
+
 async def test_replayed_dead_letter_that_fails_again_continues_the_attempt_count() -> None:
     journal = Journal()
     delivery = build_delivery(CountEvents(), journal)
@@ -201,6 +226,31 @@ async def test_stale_records_are_neither_produced_nor_written() -> None:
     assert [record.key for record in journal.produced] == [b"two"]
     assert [record.user_id for record in journal.written if isinstance(record, UserFeatures)] == ["two"]
 
+    await build_delivery(CountEvents(), journal).handle([event_record("d", "three")])  # nothing but a stale record
+    assert len(journal.produced) == len(journal.written) == 1
+
+
+async def test_batch_is_measured() -> None:
+    class MeasuredStage(CountEvents):
+        name = "measured"
+
+    def metric(name: str, **labels: str) -> float | None:
+        return REGISTRY.get_sample_value(name, {"stage": "measured", **labels})
+
+    journal, observed, started_s = Journal(), list[str](), time.time()
+    journal.stored_events = 2
+    delivery = Delivery(MeasuredStage(), journal, journal, 300, lambda stage, message, seconds: observed.append(message.key))
+    broken = event_record("e")._replace(value=b"{")
+    await delivery.handle([event_record("a", "stale"), event_record("b", "u"), event_record("c", "u"), broken])
+
+    assert observed == ["u", "u"]  # only what is servable now
+    assert metric("reaseq_records_total", outcome="processed") == 3
+    assert metric("reaseq_records_total", outcome="dead_letter") == 1
+    assert metric("reaseq_dead_letters_total", reason="malformed_json") == 1
+    assert metric("reaseq_outcomes_total", what="stale") == 1
+    assert metric("reaseq_feature_records_total") == metric("reaseq_freshness_seconds_count") == 1
+    assert (metric("reaseq_last_progress_timestamp_seconds") or 0) >= started_s
+
 
 async def test_superseded_worker_leaves_the_newer_record_last_in_the_topic() -> None:
     journal = Journal()
@@ -212,17 +262,17 @@ async def test_superseded_worker_leaves_the_newer_record_last_in_the_topic() -> 
 
 
 async def test_worker_that_is_superseded_again_and_again_leaves_the_newest_record_last() -> None:
-    later = [30, 70]  # revisions
+    later = [30, 70]  # events seen
 
     class BusyRival(Journal):
         def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
             found = super().newest(records)
             if later:
-                self.stored_revision = later.pop(0)
+                self.stored_events = later.pop(0)
             return found
 
     journal = BusyRival()
-    journal.superseding_revision = 10
+    journal.superseding_events = 10
 
     await build_delivery(CountEvents(), journal).handle([event_record("a")])
 
