@@ -9,6 +9,7 @@ from threading import Barrier
 
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from features import archive_compaction
 from features.archive import Archive
@@ -54,6 +55,27 @@ def test_erasure_request_removes_older_rows_for_good(tmp_path: Path) -> None:
     assert rows(tmp_path) == expected
     assert archive.erasure_requests([user("u", 8000, forgotten_ms=5000)]) == {}
     assert archive.erasure_requests([user("u", 9000, forgotten_ms=8500)]) == {"u": 8500}
+
+
+def test_latest_erasure_request_of_a_batch_counts(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, VOCABULARY)
+    archive.create()
+    archive.append([user("u", 4000)])
+
+    archive.append([user("u", 8000, forgotten_ms=5000), user("u", 3000, forgotten_ms=3000)])  # the second one came late
+
+    assert rows(tmp_path) == [("u", 8000)]
+
+
+def test_revision_orders_rows_of_the_same_time(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, VOCABULARY)
+    archive.create()
+    archive.append([replace(user("u", 1000), events_seen=events_seen) for events_seen in (3, 1, 2)])
+
+    table = pq.read_table(tmp_path / "user_history").sort_by("version_timestamp")
+
+    assert table["revision"].to_pylist() == sorted(set(table["revision"].to_pylist()))
+    assert len(set(table["version_timestamp"].to_pylist())) == 3
 
 
 def test_late_records_of_erased_users_are_dropped_by_every_worker(tmp_path: Path) -> None:
