@@ -1,7 +1,11 @@
 """The repository: how records compare with the store, what an emptied or failing store means, and paging."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
+from typing import Any
 
 import pytest
 from feast import FeatureView
@@ -131,6 +135,31 @@ def test_more_entities_are_read_and_written_at_once_than_a_statement_has_paramet
 
 
 def test_record_in_a_batch_never_replaces_a_newer_one_before_it(stored: FeatureRepository) -> None:
-    assert stored.write([user(events_seen=2), user(events_seen=1), user(events_seen=2)]) == [user(events_seen=1)]
+    assert stored.write([user(events_seen=2), user(events_seen=2), user(events_seen=1)]) == [user(events_seen=1)]
+
+    assert stored.read_users(["u"]) == {"u": user(events_seen=2)}
+
+
+def test_record_of_which_a_row_is_missing_is_unknown(stored: FeatureRepository) -> None:
+    rows = stored._to_keyed_rows(item())
+    stored.online.compare_and_set(stored.config, [rows[:1]])
+    assert stored.read_items(["u"]) == {}
+
+    stored.write([item()])
+    assert stored.read_items(["u"]) == {"u": item()}
+
+
+def test_concurrent_writes_wait_for_each_other(stored: FeatureRepository, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_have_read, read = Barrier(2), stored.online.read_versions
+
+    def read_versions(*arguments: Any) -> list[RowVersion | None]:
+        found = read(*arguments)
+        with suppress(BrokenBarrierError):
+            both_have_read.wait(timeout=0.3)
+        return found
+
+    monkeypatch.setattr(stored.online, "read_versions", read_versions)
+    with ThreadPoolExecutor(2) as writers:
+        list(writers.map(lambda events_seen: stored.write([user(events_seen=events_seen)]), (1, 2)))
 
     assert stored.read_users(["u"]) == {"u": user(events_seen=2)}
