@@ -140,10 +140,11 @@ def test_record_in_a_batch_never_replaces_a_newer_one_before_it(stored: FeatureR
     assert stored.read_users(["u"]) == {"u": user(events_seen=2)}
 
 
-def test_record_of_which_a_row_is_missing_is_unknown(stored: FeatureRepository) -> None:
+def test_record_of_which_a_row_is_missing_is_unknown_and_behind(stored: FeatureRepository) -> None:
     rows = stored._to_keyed_rows(item())
     stored.online.compare_and_set(stored.config, [rows[:1]])
     assert stored.read_items(["u"]) == {}
+    assert stored.compare([item()]) == ["behind"]
 
     stored.write([item()])
     assert stored.read_items(["u"]) == {"u": item()}
