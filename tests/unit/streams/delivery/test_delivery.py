@@ -144,6 +144,14 @@ async def test_dead_letter_keeps_bytes_and_headers_and_the_reason() -> None:
     assert dead_letter.first_failure_ms == dead_letter.last_failure_ms > 0
 
 
+async def test_dead_letter_distinguishes_no_key_from_an_empty_one() -> None:
+    journal = Journal()
+
+    await build_delivery(CountEvents(), journal).handle([event_record("a")._replace(key=key) for key in (None, b"")])
+
+    assert [dead_letter.record.key for dead_letter in dead_letters(journal)] == [None, b""]
+
+
 async def test_dead_letter_names_the_reason_that_the_stage_gives() -> None:
     class Picky(CountEvents):
         async def process(self, batch: Sequence[Message]) -> Effects:

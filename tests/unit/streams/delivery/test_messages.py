@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaseq.errors import InvalidRecord
-from streams.delivery.messages import Decoder, RawRecord, encode
+from streams.delivery.messages import ORIGIN_HEADER, Decoder, RawRecord, encode
 from streams.delivery.topics import EVENTS, ITEMS, Topic
 
 NOW_MS = 1_700_000_000_000
@@ -44,6 +44,7 @@ def without(fields: dict[str, object], name: str) -> dict[str, object]:
         (ITEMS, b"\xff", json.dumps(ITEM).encode(), "invalid_key", "UTF-8"),
         (EVENTS, b"u", json.dumps(EVENT | {"type": "sneeze"}).encode(), "invalid_field", "$.type"),
         (EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
+        (ITEMS, b"i", json.dumps(ITEM | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
     ],
 )
 def test_invalid_record_raises_its_reason_and_location(topic: Topic, key: bytes, value: bytes, reason: str, where: str) -> None:
@@ -61,6 +62,13 @@ def test_tombstone_of_an_item_is_a_message_without_body() -> None:
 
 def test_event_slightly_ahead_of_the_clock_is_accepted() -> None:
     assert decode(EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 299_000}).encode())
+
+
+@pytest.mark.parametrize(("header", "origin_ms"), [(b"5", 5), (b"0", 0), (b"soon", NOW_MS), (f"{NOW_MS + 1}".encode(), NOW_MS)])
+def test_origin_is_that_of_the_header_but_not_after_now(header: bytes, origin_ms: int) -> None:
+    record = RawRecord(ITEMS.name, b"i", json.dumps(ITEM).encode(), NOW_MS, ((ORIGIN_HEADER, b"7"), (ORIGIN_HEADER, header)))
+
+    assert Decoder(ITEMS, future_limit_s=300).decode(record, NOW_MS).origin_ms == origin_ms
 
 
 @given(key=st.binary(max_size=20), value=st.binary(max_size=200))
