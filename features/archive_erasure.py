@@ -38,13 +38,13 @@ class Erasure:
     def pending(self, records: Sequence[FeatureRecord]) -> dict[str, int]:
         """The records' erasure requests that have not been carried out yet: user id → erase up to this time in ms.
 
-        Every record is checked, not only an empty one: if the user comes back at once, there may be no empty record.
+        Every record is checked, not only an empty one: if the user comes back at once, there may be no empty record. The
+        latest request of a user counts, although a late record may carry an earlier one.
         """
-        requests = {
-            record.user_id: record.history.forgotten_ms
-            for record in records
-            if isinstance(record, UserFeatures) and record.history.forgotten_ms
-        }
+        requests: dict[str, int] = {}
+        for record in records:
+            if isinstance(record, UserFeatures) and record.history.forgotten_ms:
+                requests[record.user_id] = max(record.history.forgotten_ms, requests.get(record.user_id, 0))
         erased = self.erased_until_ms() if requests else {}
         return {user_id: until_ms for user_id, until_ms in requests.items() if until_ms > erased.get(user_id, 0)}
 

@@ -107,7 +107,7 @@ class Ledger:
         return Completion(row[0], row[1], Usage(*row[2:])) if row else None
 
     def enter(self, entries: Sequence[Entry]) -> int:
-        """Insert entries; an existing entry of the same fingerprint is kept. Returns how many are new."""
+        """Insert all entries, or none if it raises; keep an existing one of the same fingerprint. Returns how many are new."""
         now_ms = int(time.time() * 1000)
         with self._transaction():
             return self._insert([_to_row(entry, now_ms) for entry in entries])

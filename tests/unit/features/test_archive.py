@@ -1,5 +1,7 @@
 """The archive: atomic appends, compaction, and erasure requests."""
 
+import fcntl
+import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -7,8 +9,11 @@ from threading import Barrier
 
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
+from features import archive_compaction
 from features.archive import Archive
+from features.archive_erasure import Erasure
 from reaseq.errors import ArchiveUnavailable
 from reaseq.records import History, Inferred, UserFeatures
 from tests.fakes.catalog import VOCABULARY
@@ -39,16 +44,50 @@ def test_erasure_request_removes_older_rows_for_good(tmp_path: Path) -> None:
     archive = Archive(tmp_path, VOCABULARY)
     archive.create()
     archive.append([user("u", 1000), user("v", 1000)])
-    archive.append([user("u", 2000), user("v", 6000)])
+    archive.append([user("u", 2000), user("v", 6000), user("u", 5000)])
 
     archive.append([user("v", 7000), user("u", 5000, forgotten_ms=5000), user("u", 8000, forgotten_ms=5000)])
 
+    expected = [("u", 8000), ("v", 1000), ("v", 6000), ("v", 7000)]
     for view in ("user_history", "user_inferred"):
-        assert rows(tmp_path, view) == [("u", 8000), ("v", 1000), ("v", 6000), ("v", 7000)]
+        assert rows(tmp_path, view) == expected
     archive.append([user("u", 2000), user("u", 5000, forgotten_ms=5000)])  # both redelivered
-    assert ("u", 2000) not in rows(tmp_path)
+    assert rows(tmp_path) == expected
     assert archive.erasure_requests([user("u", 8000, forgotten_ms=5000)]) == {}
     assert archive.erasure_requests([user("u", 9000, forgotten_ms=8500)]) == {"u": 8500}
+
+
+def test_latest_erasure_request_of_a_batch_counts(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, VOCABULARY)
+    archive.create()
+    archive.append([user("u", 4000)])
+
+    archive.append([user("u", 8000, forgotten_ms=5000), user("u", 3000, forgotten_ms=3000)])  # the second one came late
+
+    assert rows(tmp_path) == [("u", 8000)]
+
+
+def test_revision_orders_rows_of_the_same_time(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, VOCABULARY)
+    archive.create()
+    archive.append([replace(user("u", 1000), events_seen=events_seen) for events_seen in (3, 1, 2)])
+
+    table = pq.read_table(tmp_path / "user_history").sort_by("version_timestamp")
+
+    assert table["revision"].to_pylist() == sorted(set(table["revision"].to_pylist()))
+    assert len(set(table["version_timestamp"].to_pylist())) == 3
+
+
+def test_late_records_of_erased_users_are_dropped_by_every_worker(tmp_path: Path) -> None:
+    one, other = Archive(tmp_path, VOCABULARY), Archive(tmp_path, VOCABULARY)
+    one.create()
+    one.append([user("u", 5000, forgotten_ms=5000)])
+    other.append([user("u", 1000)])
+    one.append([user("v", 6000, forgotten_ms=6000)])
+
+    other.append([user("u", 1000), user("v", 1000), user("w", 1000)])
+
+    assert rows(tmp_path) == [("w", 1000)]
 
 
 def test_erasure_request_is_carried_out_for_a_user_who_returns_at_once(tmp_path: Path) -> None:
@@ -86,7 +125,13 @@ def test_append_to_a_full_disk_raises_and_leaves_no_partial_file(tmp_path: Path,
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["empty.parquet"] * 4
 
     archive.append([user("u", 1000)])
-    assert rows(tmp_path) == [("u", 1000)]
+    archive.append([user("u", 1000)])
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", write_to_full_disk)
+        with pytest.raises(ArchiveUnavailable, match="No space left"):
+            archive.compact(min_files=2)
+    archive.compact(min_files=2)
+    assert set(rows(tmp_path)) == {("u", 1000)}
 
     with monkeypatch.context() as patch:
         write, calls = pq.write_table, count()
@@ -96,7 +141,24 @@ def test_append_to_a_full_disk_raises_and_leaves_no_partial_file(tmp_path: Path,
         with pytest.raises(ArchiveUnavailable, match="No space left"):
             archive.append([user("u", 5000, forgotten_ms=5000)])
     archive.append([user("u", 5000, forgotten_ms=5000)])
-    assert rows(tmp_path) == []
+    assert rows(tmp_path) == rows(tmp_path, "user_inferred") == []
+
+
+def test_files_are_rewritten_under_the_lock_of_the_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive, rename = Archive(tmp_path, VOCABULARY), Path.rename
+    archive.create()
+    for time_ms in (1000, 2000):
+        archive.append([user("u", time_ms), user("v", time_ms)])
+
+    def rename_if_locked(path: Path, target: Path) -> None:
+        with (tmp_path / ".lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_if_locked)
+    assert archive.compact(min_files=2) == 4
+    Erasure(tmp_path).erase({"u": 5000})
+    assert {user_id for user_id, _ in rows(tmp_path)} == {"v"}
 
 
 # ---- compaction
@@ -116,6 +178,7 @@ def test_compaction_merges_files_and_drops_duplicate_rows(tmp_path: Path) -> Non
         "1970-01": "compacted",
         "1970-02": "compacted",
     }
+    assert [path.name for path in tmp_path.rglob(".*")] == [".lock"]
     expected = [("u", 1000), ("u", 2000), ("u", 3000)]
     assert rows(tmp_path) == [*expected, *(("v", FEBRUARY_MS + time_ms) for _, time_ms in expected)]
 
@@ -128,28 +191,79 @@ def test_compaction_keeps_replaced_files_for_readers(tmp_path: Path) -> None:
     listed = list((tmp_path / "user_history").glob("*/*.parquet"))
 
     archive.compact(min_files=2)
+    assert archive.compact(min_files=2) == 0  # replaced files are not compacted again
 
     assert all(path.exists() for path in listed)
-    assert archive.compact(min_files=2) == 0  # replaced files are not compacted again
     assert set(rows(tmp_path)) == {("u", 1000), ("u", 2000)}
 
 
-def test_crash_before_the_note_of_replaced_files_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compaction_deletes_only_abandoned_temporary_files(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, VOCABULARY, settle_s=3600)
+    archive.create()
+    archive.append([user("u", 1000)])
+    folder = tmp_path / "user_history" / "1970-01"
+    abandoned, in_use = folder / ".a.parquet.1.tmp", folder / ".b.parquet.2.tmp"
+    for partial in (abandoned, in_use):
+        partial.write_bytes(b"half of it")
+    os.utime(abandoned, (0, 0))
+
+    archive.compact(min_files=2)
+
+    assert not abandoned.exists() and in_use.exists()
+
+
+def test_large_files_are_not_compacted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive_compaction, "TARGET_ROWS", 3)
+    archive = Archive(tmp_path, VOCABULARY, settle_s=0)
+    archive.create()
+    written = [("u", time_ms) for time_ms in range(7000)[::1000]]
+    for user_id, time_ms in written:
+        archive.append([user(user_id, time_ms)])
+
+    assert archive.compact(min_files=2) == 7 * 2  # files, user views
+    assert archive.compact(min_files=1) == 0
+
+    sizes = sorted(pq.read_metadata(path).num_rows for path in (tmp_path / "user_history" / "1970-01").glob("*.parquet"))
+    assert sizes == [1, 3, 3]
+    assert rows(tmp_path) == written
+
+
+@pytest.mark.parametrize("finished_files", range(4))  # a merged file, its note, another merged file, its note
+def test_crash_during_compaction_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished_files: int) -> None:
+    monkeypatch.setattr(archive_compaction, "TARGET_ROWS", 2)
+    archive = Archive(tmp_path, VOCABULARY, settle_s=0)
+    archive.create()
+    for time_ms in (1000, 2000, 3000):
+        archive.append([user("u", time_ms)])
+    rename, calls = Path.rename, count()
+
+    def rename_or_crash(path: Path, target: Path) -> None:
+        if next(calls) == finished_files:
+            raise KeyboardInterrupt
+        rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", rename_or_crash)
+        with pytest.raises(KeyboardInterrupt):
+            archive.compact(min_files=2)
+    for _ in range(3):
+        archive.compact(min_files=2)
+
+    assert set(rows(tmp_path)) == {("u", 1000), ("u", 2000), ("u", 3000)}
+
+
+def test_crash_while_replaced_files_are_deleted_does_not_stop_compaction(tmp_path: Path) -> None:
     archive = Archive(tmp_path, VOCABULARY, settle_s=0)
     archive.create()
     for time_ms in (1000, 2000):
         archive.append([user("u", time_ms)])
+    replaced = sorted((tmp_path / "user_history").glob("1970-01/*.parquet"))
+    archive.compact(min_files=2)
+    replaced[0].unlink()
 
-    def crash(path: Path, text: str) -> None:
-        raise KeyboardInterrupt
+    archive.compact(min_files=2)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", crash)
-        with pytest.raises(KeyboardInterrupt):
-            archive.compact(min_files=2)
-    for _ in range(2):
-        archive.compact(min_files=2)
-
+    assert not replaced[1].exists()
     assert rows(tmp_path) == [("u", 1000), ("u", 2000)]
 
 

@@ -70,6 +70,16 @@ def test_answer_is_kept_once_and_persists(tmp_path: Path) -> None:
     assert reopened.find("z") is None
 
 
+def test_entries_are_inserted_all_or_none(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.db")
+
+    with pytest.raises(sqlite3.IntegrityError):
+        ledger.enter([make_entry("a"), make_entry("b", item_id=None)])
+
+    assert ledger.find("a") is None
+    assert ledger.enter([make_entry("a")]) == 1
+
+
 def write_former_ledger(path: Path) -> None:
     """A ledger with the column name of earlier versions."""
     with closing(Ledger(path)) as ledger:
@@ -145,15 +155,15 @@ def test_import_rejects_a_file_that_is_not_a_ledger(tmp_path: Path, fault: str) 
     elif fault == "no parquet":
         path.write_text("hello")
     elif fault == "nulls":
-        ledger.enter([make_entry("x")])
+        ledger.enter([make_entry("x"), make_entry("y")])
         ledger.export_parquet(path)
         table = pq.read_table(path)
-        pq.write_table(table.set_column(6, "text", pa.array([None], pa.string())), path)
+        pq.write_table(table.set_column(6, "text", pa.array(["{}", None], pa.string())), path)
         ledger = Ledger(tmp_path / "other.db")
 
     with pytest.raises(CatalogError, match=r"file\.parquet"):
         ledger.import_parquet(path)
-    assert ledger.costs("agent") == []
+    assert ledger.entries("c") == []
 
 
 def test_costs_are_summed_and_sorted_in_descending_order(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaseq.errors import InvalidRecord
-from streams.delivery.messages import Decoder, RawRecord, encode
+from streams.delivery.messages import ORIGIN_HEADER, Decoder, RawRecord, encode
 from streams.delivery.topics import EVENTS, ITEMS, Topic
 
 NOW_MS = 1_700_000_000_000
@@ -44,6 +44,7 @@ def without(fields: dict[str, object], name: str) -> dict[str, object]:
         (ITEMS, b"\xff", json.dumps(ITEM).encode(), "invalid_key", "UTF-8"),
         (EVENTS, b"u", json.dumps(EVENT | {"type": "sneeze"}).encode(), "invalid_field", "$.type"),
         (EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
+        (ITEMS, b"i", json.dumps(ITEM | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
     ],
 )
 def test_invalid_record_raises_its_reason_and_location(topic: Topic, key: bytes, value: bytes, reason: str, where: str) -> None:
@@ -80,6 +81,13 @@ def test_time_of_arrival_at_the_broker_decides_what_is_in_the_future(clock_off_s
     assert outcome(NOW_MS + 301_000, broker_time=True) == "from_the_future"
     # A producer may claim any time, so its timestamp changes nothing.
     assert (outcome(NOW_MS, broker_time=False) == "from_the_future") == (clock_off_s < -300)
+
+
+@pytest.mark.parametrize(("header", "origin_ms"), [(b"5", 5), (b"0", 0), (b"soon", NOW_MS), (f"{NOW_MS + 1}".encode(), NOW_MS)])
+def test_origin_is_that_of_the_header_but_not_after_now(header: bytes, origin_ms: int) -> None:
+    record = RawRecord(ITEMS.name, b"i", json.dumps(ITEM).encode(), NOW_MS, ((ORIGIN_HEADER, b"7"), (ORIGIN_HEADER, header)))
+
+    assert Decoder(ITEMS, future_limit_s=300).decode(record, NOW_MS).origin_ms == origin_ms
 
 
 @given(key=st.binary(max_size=20), value=st.binary(max_size=200))

@@ -16,11 +16,14 @@ async def test_full_batch_is_taken_at_once_and_in_order() -> None:
     buffer = BatchBuffer(BatchPolicy(limit_records=3, wait_s=3600.0))
     buffer.put(records(1, 2))
     assert buffer.has_room
-    buffer.put(records(3, 4, 5, 6, 7))
+    buffer.put(records(3))
     assert not buffer.has_room
-
-    assert await buffer.take() == records(1, 2, 3)
-    assert await buffer.take() == records(4, 5, 6)
+    async with asyncio.timeout(30):
+        assert await buffer.take() == records(1, 2, 3)
+        buffer.put(records(4, 5, 6, 7, 8, 9, 10))
+        assert await buffer.take() == records(4, 5, 6)
+        assert not buffer.has_room
+        assert await buffer.take() == records(7, 8, 9)
     assert buffer.has_room
 
 

@@ -30,14 +30,29 @@ class Work:
         self.log.append(f"{name} ends")
 
 
+async def never_end() -> None:
+    await asyncio.Event().wait()
+
+
 async def test_batches_run_up_to_the_limit() -> None:
     work, in_flight = Work(), InFlight(3)
     for number in range(8):
-        await in_flight.start(batch(str(number)), partial(work.run, str(number), 5))
+        await in_flight.start(batch(str(number)), partial(work.run, str(number), 5 * (number + 1)))
     await in_flight.drain()
 
     assert work.most_running == 3
     assert len(work.log) == 16
+
+
+async def test_batch_starts_as_soon_as_one_slot_is_free() -> None:
+    work, in_flight = Work(), InFlight(2)
+    await in_flight.start(batch("never ends"), never_end)
+    async with asyncio.timeout(30):
+        for key in "abc":
+            await in_flight.start(batch(key), partial(work.run, key, 1))
+
+    assert await in_flight.finish(within_s=0.05) == 1
+    assert work.log[-1] == "c ends"
 
 
 async def test_batch_waits_for_an_earlier_one_with_the_same_key() -> None:
@@ -64,13 +79,14 @@ async def test_drain_raises_what_a_batch_raised() -> None:
 async def test_finish_waits_until_the_deadline_then_cancels() -> None:
     work, in_flight = Work(), InFlight(3)
     await in_flight.start(batch("quick"), partial(work.run, "quick", 5))
-    await in_flight.start(batch("slow"), partial(asyncio.sleep, 60))
+    await in_flight.start(batch("slow"), never_end)
 
     assert await in_flight.finish(within_s=0.05) == 1
 
     assert work.log == ["quick starts", "quick ends"]
-    await in_flight.start(batch("slow"), partial(work.run, "again", 1))  # its key is free again
-    await in_flight.drain()
+    async with asyncio.timeout(30):
+        await in_flight.start(batch("slow"), partial(work.run, "again", 1))  # its key is free again
+        await in_flight.drain()
     assert await in_flight.finish(within_s=0.05) == 0
 
 

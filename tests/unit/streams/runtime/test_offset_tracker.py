@@ -57,6 +57,8 @@ def test_redelivered_batch_must_finish_as_well() -> None:
     assert tracker.to_commit() == {}
 
     tracker.finish("a", second)
+    tracker.finish("a", tracker.start("a", batch(0, 1)))
+    assert tracker.to_commit() == {ONE: 5}
     tracker.start("a", batch(3))
     assert tracker.to_commit() == {ONE: 3}
 
