@@ -58,7 +58,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     Reconciler(settings, system.store).start()
     if system.inference in stages:
         Recaller(settings.worker, system.store, system.inference).start()
-    sys.exit(faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True).execute_from_commandline())
+    sys.exit(faust.Worker(app, override_logging=False, redirect_stdouts=False, quiet=True).execute_from_commandline())
 
 
 def _use_published_model(system: System, settings: Settings) -> None:
