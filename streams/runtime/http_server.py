@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from reaseq.settings import HttpSettings
 from streams.delivery.metrics import CONNECTIONS_CLOSED
 
+SEPARATORS = 4  # bytes between the name and the value of a header, and after it
 FRAMING = 2  # bytes on the wire per byte of a body: chunks have heads of their own
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
@@ -61,22 +62,21 @@ class _BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._request_bytes += len(data)
+        super().data_received(data)
         discarded = not self._in_head and self.cycle and self.cycle.response_complete  # the rest of an answered request
-        if self._request_bytes > self.config.request_limit_bytes and not discarded:
+        if self._request_bytes > self.config.request_limit_bytes and not discarded and not self.transport.is_closing():
             self._close("too_large")
-        else:
-            super().data_received(data)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head, self._head_bytes, self._request_bytes = True, 0, 0
 
     def on_url(self, url: bytes) -> None:
-        self._count_head(url)
+        self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:  # of the trailer, too
-        self._count_head(name + value)
+        self._count_head(len(name) + len(value) + SEPARATORS)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -95,8 +95,8 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._restart_timer()
 
-    def _count_head(self, part: bytes) -> None:
-        self._head_bytes += len(part)
+    def _count_head(self, part_bytes: int) -> None:
+        self._head_bytes += part_bytes
         if self._head_bytes > self.config.limits.head_limit_bytes:
             CONNECTIONS_CLOSED.labels("too_large").inc()
             raise ValueError("the head is too large")  # the parser reports a malformed request: 400

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,13 +14,16 @@ from tests.fakes.serving import WebServer
 
 PATIENCE_S = 60
 BODY_LIMIT_BYTES = 1000
+LARGE_BYTES = 2**26  # more than any socket buffer holds
+LARGE = b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n"
+TOO_SLOW = b"HTTP/1.1 408 "
 REQUEST = b"GET /quick HTTP/1.1\r\nHost: h\r\n\r\n"
 
 Connect = Callable[[], socket.socket]
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with the size of the body. `/large` is larger than any socket buffer; `/early` does not wait for the body."""
+    """Answers with the size of the body. `/large` answers with more than that; `/early` does not wait for the body."""
     if scope["type"] != "http":
         return
     size, more = 0, scope["path"] != "/early"
@@ -28,7 +32,7 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
         if message["type"] == "http.disconnect":
             return
         size, more = size + len(message["body"]), message["more_body"]
-    body = b"x" * 2**26 if scope["path"] == "/large" else str(size).encode()
+    body = b"x" * LARGE_BYTES if scope["path"] == "/large" else str(size).encode()
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
@@ -116,18 +120,30 @@ def test_bytes_that_arrive_now_and_then_do_not_extend_the_time(serve: Callable[.
     done.set()
     thread.join()
 
-    assert end.startswith(b"HTTP/1.1 408 ")
+    assert end.startswith(TOO_SLOW)
 
 
 def test_client_that_does_not_read_its_response_is_disconnected(serve: Callable[..., Connect]) -> None:
     before = closed_count("too_slow")
-    connection = serve(response_timeout_s=0.2)()
-    connection.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
-    waiting = threading.Event()
-    while closed_count("too_slow") == before:
-        waiting.wait(0.02)
+    connection = serve(response_timeout_s=0.2, request_timeout_s=1e6)()
+    connection.sendall(LARGE)
+    deadline_s = time.monotonic() + PATIENCE_S
+    while closed_count("too_slow") == before and time.monotonic() < deadline_s:
+        time.sleep(0.02)
 
-    assert len(read_to_end(connection)) < 2**26
+    assert closed_count("too_slow") == before + 1
+    assert len(read_to_end(connection)) < LARGE_BYTES
+
+
+def test_client_that_has_read_its_response_has_to_send_its_next_request_in_time(serve: Callable[..., Connect]) -> None:
+    connection = serve(response_timeout_s=1e6, request_timeout_s=0.3)()
+    connection.sendall(LARGE)
+    received = 0
+    while received < LARGE_BYTES:
+        received += len(connection.recv(2**20))
+    connection.sendall(b"GET /half")
+
+    assert TOO_SLOW in read_to_end(connection)
 
 
 def test_new_connection_closes_the_one_that_has_waited_longest(serve: Callable[..., Connect]) -> None:
@@ -152,23 +168,42 @@ def test_flood_of_half_sent_requests_does_not_stop_others(serve: Callable[..., C
 
 
 @pytest.mark.parametrize(
-    "request_bytes",
+    "head",
     [
-        b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 10_000 + b"\r\n",
-        b"GET / HTTP/1.1\r\nX-Endless: " + b"x" * 1_000_000,
-        REQUEST + b"GET / HTTP/1.1\r\nX-Endless: " + b"x" * 1_000_000,
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + b"trailer: x\r\n" * 10_000,
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1;" + b"x" * 1_000_000,
-        b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000,
+        b"GET /" + b"x" * 4001 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX-Long: " + b"x" * 4001 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 800 + b"\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + b"trailer: x\r\n" * 400,
     ],
-    ids=["target", "many headers", "long header", "second long header", "trailer", "chunk extension", "body"],
+    ids=["target", "long header", "many headers", "trailer"],
 )
-def test_request_above_the_size_limits_ends_the_connection(serve: Callable[..., Connect], request_bytes: bytes) -> None:
+@pytest.mark.parametrize("first", [b"", REQUEST], ids=["first request", "second request"])
+def test_head_above_its_limit_gets_a_400(serve: Callable[..., Connect], head: bytes, first: bytes) -> None:
+    connection = serve(head_limit_bytes=4000)()
+    if first:
+        ask(connection, first)
+    connection.sendall(head)
+
+    assert read_to_end(connection).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        b"GET / HTTP/1.1\r\nX-Endless: ",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+        b"POST / HTTP/1.1\r\nContent-Length: 10000000\r\n\r\n",
+    ],
+    ids=["header", "chunk extension", "body"],
+)
+@pytest.mark.parametrize("first", [b"", REQUEST], ids=["first request", "second request"])
+def test_endless_request_ends_the_connection(serve: Callable[..., Connect], endless: bytes, first: bytes) -> None:
     before = closed_count("too_large")
     connection = serve(head_limit_bytes=4000)()
+    if first:
+        ask(connection, first)
     try:
-        connection.sendall(request_bytes)
+        connection.sendall(endless + b"x" * 10_000_000)
     except ConnectionError:
         pass
 
