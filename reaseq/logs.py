@@ -8,7 +8,7 @@ import sys
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
-from structlog.typing import EventDict
+from structlog.typing import EventDict, Processor
 
 
 def configure_logs(process: str, level: str = "INFO") -> None:
@@ -17,8 +17,12 @@ def configure_logs(process: str, level: str = "INFO") -> None:
     def add_process(logger: object, method: str, event: EventDict) -> EventDict:
         return {"process": process, **event}
 
-    first = [add_process, structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
-    last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    first: list[Processor] = [
+        add_process,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    last: list[Processor] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[*first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),

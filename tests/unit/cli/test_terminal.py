@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import structlog
@@ -67,11 +66,10 @@ def test_error_is_one_line_and_further_lines_are_indented(capsys: pytest.Capture
     assert capsys.readouterr().err == "error: \\x1b[2Jthe end of the log:\n  error: forged\\r\n"
 
 
-def dead_letter(**changes: Any) -> DeadLetter:
+def dead_letter(failed_ms: int = 0) -> DeadLetter:
     text = HOSTILE_UTF8
     record = RawRecord(text, text.encode(), text.encode(), 0, ((text, text.encode()),))
-    fields = {"id": text, "record": record, "stage": text, "reason": text, "message": text, "attempts": 1, "cut_bytes": 0}
-    return DeadLetter(**(fields | {"first_failure_ms": 0, "last_failure_ms": 0} | changes))
+    return DeadLetter(text, record, text, text, text, 1, failed_ms, failed_ms, cut_bytes=0)
 
 
 def patch_dead_letters(monkeypatch: pytest.MonkeyPatch, *found: DeadLetter) -> None:
@@ -132,7 +130,7 @@ def test_command_shows_text_from_elsewhere_as_it_is(
 
 
 def test_dead_letter_with_an_impossible_time_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    patch_dead_letters(monkeypatch, dead_letter(last_failure_ms=10**15 - 1, first_failure_ms=10**15 - 1))
+    patch_dead_letters(monkeypatch, dead_letter(failed_ms=10**15 - 1))
 
     assert str(10**15 - 1) in run("dead-letters", "list") and str(10**15 - 1) in run("dead-letters", "show", "any")
 
