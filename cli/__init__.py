@@ -4,7 +4,7 @@ import typer
 
 from cli import backfill, dead_letters, evaluate, features, knowledge, ranking, representation, system, train
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False, help="ReaSeq streaming.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 app.registered_commands += system.app.registered_commands
 app.registered_commands += ranking.app.registered_commands
 app.add_typer(backfill.app, name="backfill", help="Send your own catalog and event log to the topics; a stopped run resumes.")
@@ -14,3 +14,11 @@ app.add_typer(knowledge.app, name="knowledge", help="Inspect, price, refresh, ex
 app.add_typer(dead_letters.app, name="dead-letters", help="Inspect, replay and discard records that could not be processed.")
 app.add_typer(representation.app, name="representation", help="Inspect item vectors and semantic IDs.")
 app.add_typer(train.app, name="train", help="Train and publish models.")
+
+
+@app.callback(help="ReaSeq streaming.")
+def configure() -> None:
+    """What every command starts with: its log lines must not carry control characters to the terminal either."""
+    from reaseq.logs import configure_logs
+
+    configure_logs("reaseq")

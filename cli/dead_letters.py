@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_production_settings
+from cli.terminal import build_table, exit_on_error, load_production_settings, open_console
 from reaseq.days import time_ms
+from reaseq.plain_text import plain
+from reaseq.records import TIME_LIMIT_MS
 
 if TYPE_CHECKING:
     from reaseq.settings import Settings
@@ -39,9 +41,7 @@ def list_dead_letters(
     """List open dead letters: those neither replayed nor discarded."""
     from itertools import islice
 
-    from rich.console import Console
-
-    queue, console = _build_queue(load_production_settings()), Console()
+    queue, console = _build_queue(load_production_settings()), open_console()
     with exit_on_error():
         found = queue.read_open(_build_filter(id_, topic, stage, reason, key, since))
         rows = [
@@ -63,19 +63,18 @@ def list_dead_letters(
 @app.command()
 def show(dead_letter_id: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """Show a dead letter: the error, and the original record."""
-    from rich.console import Console
 
     from reaseq.errors import ReaSeqError
     from streams.operations.dead_letter_queue import Filter
 
-    console = Console()
+    console = open_console()
     with exit_on_error():
         dead_letter = next(_build_queue(load_production_settings()).read_open(Filter(dead_letter_id)), None)
         if dead_letter is None:
             raise ReaSeqError(f"no open dead letter has the id {dead_letter_id!r}; `reaseq dead-letters list` lists them")
     console.print(build_table(dead_letter.id, ("field", "value"), _build_fields(dead_letter)))
     value = dead_letter.record.value or b""
-    console.print(value[:SHOWN_BYTES].decode(errors="backslashreplace"), markup=False, highlight=False)
+    console.print(plain(value[:SHOWN_BYTES].decode(errors="backslashreplace")), highlight=False)
     if len(value) > SHOWN_BYTES:
         console.print(f"… {len(value)} bytes in total")
 
@@ -142,4 +141,6 @@ def _build_fields(dead_letter: "DeadLetter") -> list[tuple[str, object]]:
 
 
 def _format_time(at_ms: int) -> str:
+    if at_ms > TIME_LIMIT_MS:  # whoever produced the dead letter wrote it
+        return f"{at_ms} ms"
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(" ", "seconds")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import exit_on_error, load_settings
+from cli.terminal import exit_on_error, load_settings, open_console
 
 if TYPE_CHECKING:
     from pipelines.evaluation import DataSets
@@ -24,12 +24,11 @@ Out = Annotated[Path, typer.Option(help="Directory of the reports.")]
 @app.command()
 def inferred(data: Data = "online-retail", folder: Folder = None, seeds: Seeds = 3, out: Out = RESULTS) -> None:
     """Evaluate inferred behaviors: recall of items new to the user. A stopped run resumes after the last finished seed."""
-    from rich.console import Console
 
     from evaluation.behavior_recall import RecallEvaluation
     from pipelines.evaluation import evaluate_inferred, write_report
 
-    console, path = Console(), out / f"inferred_{data.replace('-', '_')}.json"
+    console, path = open_console(), out / f"inferred_{data.replace('-', '_')}.json"
     with exit_on_error():
         with console.status("reading and encoding"):
             sets = _data_sets(folder)
@@ -42,12 +41,11 @@ def inferred(data: Data = "online-retail", folder: Folder = None, seeds: Seeds =
 @app.command()
 def ranking(data: RankingData = "online-retail", folder: Folder = None, seeds: Seeds = 3, out: Out = RESULTS) -> None:
     """Evaluate what each input adds to the ranker. A stopped run resumes after the last finished variant."""
-    from rich.console import Console
 
     from evaluation.ranking import RankingEvaluation
     from pipelines.evaluation import evaluate_ranking, merge_report
 
-    console, path = Console(), out / "evaluation.json"
+    console, path = open_console(), out / "evaluation.json"
     with exit_on_error():
         with console.status("reading and encoding"):
             sets = _data_sets(folder)
@@ -60,12 +58,11 @@ def ranking(data: RankingData = "online-retail", folder: Folder = None, seeds: S
 @app.command()
 def representation(data: Data = "online-retail", folder: Folder = None, seeds: Seeds = 3, out: Out = RESULTS) -> None:
     """Evaluate the alignment head by the recall of its neighbors, and codebooks of several shapes by their quality."""
-    from rich.console import Console
 
     from evaluation.representation import evaluate_representation
     from pipelines.evaluation import write_report
 
-    console, path = Console(), out / f"representation_{data.replace('-', '_')}.json"
+    console, path = open_console(), out / f"representation_{data.replace('-', '_')}.json"
     with exit_on_error():
         with console.status("reading and encoding"):
             experiment = _data_sets(folder).load(data)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings
+from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings, open_console
+from reaseq.plain_text import plain
 
 if TYPE_CHECKING:
     from features.repository import FeatureRepository
@@ -27,12 +28,11 @@ def parity(
     ] = None,
 ) -> None:
     """Compare served features with the archive's point-in-time join, feature by feature. Exits with status 1 if any differ."""
-    from rich.console import Console
 
     from features.parity import compare, read_served_features, write_metrics
     from features.repository import FeatureRepository
 
-    settings, console = load_settings(), Console()
+    settings, console = load_settings(), open_console()
     with exit_on_error():
         served = read_served_features(log or settings.served_features_dir)
         with console.status(f"joining {len(served)} served rows"):
@@ -43,7 +43,7 @@ def parity(
         rows = [(name, *(counts[result] for result in results)) for name, counts in found.results.items()]
         console.print(build_table(f"{found.rows} served rows vs. the point-in-time join", ("feature", *results), rows))
         for difference in found.different[:SHOWN_DIFFERENCES]:
-            console.print(f"different: {difference}")
+            console.print(f"different: {plain(difference)}")
     raise typer.Exit(1 if found.different else 0)
 
 
@@ -64,7 +64,6 @@ def reconcile(
     records: Annotated[int, typer.Option(min=1, help="Approximate number of records to sample from each topic.")] = 1000,
 ) -> None:
     """Compare sampled topic records with the online store and rewrite lost rows. Exits with 1 if any were lost or differ."""
-    from rich.console import Console
 
     from features.repository import FeatureRepository
     from streams.operations.reconcile import reconcile as compare
@@ -74,7 +73,7 @@ def reconcile(
         found = compare(settings, FeatureRepository(settings), records, random.Random())  # noqa: S311  no secret
     results = ("equal", "ahead", "behind", "different")
     rows = [(topic, *(counts[result] for result in results)) for topic, counts in found.items()]
-    Console().print(build_table("the store compared with the topics", ("topic", *results), rows))
+    open_console().print(build_table("the store compared with the topics", ("topic", *results), rows))
     raise typer.Exit(1 if any(counts["behind"] or counts["different"] for counts in found.values()) else 0)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings
+from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings, open_console
+from reaseq.plain_text import plain
 
 if TYPE_CHECKING:
     from evaluation.cascade import CascadeCurve
@@ -27,7 +28,6 @@ SHOWN_THRESHOLDS = 16
 @app.command()
 def show(item: Item) -> None:
     """Print an item's knowledge card: claims with evidence, confidence and provenance; LLM calls; cost; fingerprint."""
-    from rich.console import Console
 
     from cli.knowledge_card import print_card
     from features.repository import FeatureRepository
@@ -38,7 +38,7 @@ def show(item: Item) -> None:
         record = FeatureRepository(settings).read_items([item]).get(item)
         if record is None:
             raise CatalogError(f"the {settings.store.profile} feature store in {settings.state_dir} has no item {item!r}")
-        print_card(Console(), record, _open_ledger().entries(record.content))
+        print_card(open_console(), record, _open_ledger().entries(record.content))
 
 
 @app.command()
@@ -51,8 +51,6 @@ def cost(
     import json
     from dataclasses import asdict
 
-    from rich.console import Console
-
     with exit_on_error():
         costs = _open_ledger().costs(by, limit)
     if as_json:
@@ -60,7 +58,7 @@ def cost(
         return
     columns = (by, "calls", "rejected", "tokens in", "cached", "tokens out", "seconds", "retries")
     rows = [(*list(asdict(cost).values())[:6], f"{cost.seconds:.1f}", cost.retries) for cost in costs]
-    Console().print(build_table("cost of the language model's answers", columns, rows))
+    open_console().print(build_table("cost of the language model's answers", columns, rows))
 
 
 @app.command()
@@ -69,11 +67,10 @@ def stale() -> None:
 
     Items with a recorded answer are not stale. With a cascade, the estimate is an upper bound, since the student saves calls.
     """
-    from rich.console import Console
 
     from pipelines.stale_knowledge import find_stale
 
-    console = Console()
+    console = open_console()
     with exit_on_error():
         with console.status("comparing items with the ledger"):
             found = find_stale(load_settings())
@@ -105,12 +102,11 @@ def cascade(
     answers: Answers, out: Annotated[Path, typer.Option(help="Directory of the plot and the figures.")] = Path("out/cascade")
 ) -> None:
     """Print and plot cost and quality of the cascade at each threshold, on held-out items."""
-    from rich.console import Console
 
     from evaluation.cascade import report_cascade
     from pipelines.student import build_teacher
 
-    console = Console()
+    console = open_console()
     with exit_on_error():
         with console.status("training a student on the items that are not held out"):
             curves = report_cascade(build_teacher(load_settings(), answers), out)
@@ -143,7 +139,9 @@ def import_batch(catalog: CatalogFile, answers: Annotated[Path, typer.Argument(m
     from reaseq.knowledge.agents.pending import import_batch as import_answers
 
     outcomes = _run_batch(catalog, "import", lambda items: import_answers(build_agents(load_settings()), items, answers))
-    typer.echo(", ".join(f"{outcome}: {count}" for outcome, count in outcomes.items()) or f"{answers} contains no answers")
+    typer.echo(
+        ", ".join(f"{plain(outcome)}: {count}" for outcome, count in outcomes.items()) or f"{answers} contains no answers"
+    )
 
 
 @app.command("export")

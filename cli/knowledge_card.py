@@ -9,6 +9,7 @@ from rich.text import Text
 
 from reaseq.knowledge.agents.answers import extract_reasoning
 from reaseq.knowledge.llm.ledger import Entry
+from reaseq.plain_text import plain
 from reaseq.records import Claim, ItemFeatures, ProductKnowledge
 
 
@@ -22,7 +23,7 @@ def print_card(console: Console, record: ItemFeatures, calls: Sequence[Entry]) -
         parts += _build_texts(record.knowledge)
     if calls:
         parts.append(_build_calls(calls))
-    console.print(Panel(Group(*parts), title=f"{record.item_id}  {record.title}"))
+    console.print(Panel(Group(*parts), title=Text(plain(f"{record.item_id}  {record.title}"))))
 
 
 def _build_facts(record: ItemFeatures) -> Text:
@@ -44,13 +45,14 @@ def _build_texts(knowledge: ProductKnowledge) -> list[Text]:
 
 
 def _build_line(name: str, value: str) -> Text:
-    return Text.assemble((f"{name}: ", "bold"), value)
+    return Text.assemble((f"{plain(name)}: ", "bold"), plain(value))
 
 
 def _build_claims(claims: Sequence[Claim]) -> Table:
     table = Table("group", "value", "confidence", "evidence", "provenance")
     for claim in claims:
-        table.add_row(claim.group, claim.value, f"{claim.confidence:.2f}", Text(claim.evidence), claim.reasoner)
+        cells = (claim.group, claim.value, f"{claim.confidence:.2f}", claim.evidence, claim.reasoner)
+        table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
 
 
@@ -59,7 +61,8 @@ def _build_calls(calls: Sequence[Entry]) -> Table:
     table = Table(*columns, title="LLM calls", title_justify="left")
     for call in calls:
         usage, rejected = call.completion.usage, call.completion.rejected
-        reasoning = Text(f"rejected: {rejected}", style="red") if rejected else Text(extract_reasoning(call.completion.text))
+        reasoning = f"rejected: {rejected}" if rejected else " ".join(extract_reasoning(call.completion.text).split())
         counts = (usage.tokens_in, usage.tokens_cached, usage.tokens_out, f"{usage.seconds:.2f}")
-        table.add_row(call.agent, reasoning, *map(str, counts), call.model)
+        shown = Text(plain(reasoning), style="red" if rejected else "")
+        table.add_row(Text(plain(call.agent)), shown, *map(str, counts), Text(plain(call.model)))
     return table

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_settings
+from cli.terminal import build_table, exit_on_error, load_settings, open_console
 from reaseq.days import time_ms
+from reaseq.plain_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,23 +31,24 @@ def rank(
     ] = "",
 ) -> None:
     """Rank for a user and explain the best candidates: the contribution of each behavior, and the age of each feature."""
-    from rich.console import Console
 
     from pipelines.explanation import rank_and_explain
 
-    console = Console()
+    console = open_console()
     with exit_on_error():
         with console.status("reading the store and the archive"):
             ranking = rank_and_explain(load_settings(), user, items or [], best, time_ms(at) if at else None)
     if not ranking.user_is_known:
-        console.print(f"user {user} has no features: ranked by context only")
+        console.print(f"user {plain(user)} has no features: ranked by context only")
     now = _format_time(ranking.now_ms)
-    console.print(f"user {user} at {now}, ranker {ranking.ranker}, {ranking.candidates} candidates")
+    console.print(f"user {plain(user)} at {now}, ranker {plain(ranking.ranker)}, {ranking.candidates} candidates")
     for position, explanation in enumerate(ranking.best, start=1):
         _print_explanation(console, position, explanation, ranking)
 
 
 def _print_explanation(console: "Console", position: int, explanation: "Explanation", ranking: "ExplainedRanking") -> None:
+    from rich.text import Text
+
     def get_title(item_id: str) -> str:
         return ranking.titles.get(item_id, item_id)
 
@@ -56,8 +58,9 @@ def _print_explanation(console: "Console", position: int, explanation: "Explanat
         "inferred as of": explanation.inferred_time_ms,
     }
     ages = ", ".join(f"{name} {_format_age(ranking.now_ms - time)}" for name, time in times.items() if time is not None)
-    title = f"[bold]{get_title(explanation.item_id)}[/bold] ({explanation.item_id})"
-    console.print(f"\n{position}. {title}, probability {explanation.probability:.2%}; {ages}")
+    title = Text(plain(get_title(explanation.item_id)), "bold")
+    rest = f" ({plain(explanation.item_id)}), probability {explanation.probability:.2%}; {ages}"
+    console.print(Text.assemble(f"\n{position}. ", title, rest))
     console.print("   " + ", ".join(f"{name} {log_odds:+.2f}" for name, log_odds in explanation.groups.items()))
     rows = [
         (

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_settings
+from cli.terminal import build_table, exit_on_error, load_settings, open_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,6 @@ def neighbors(
     count: Annotated[int, typer.Option(min=1, help="How many neighbors to show.")] = 10,
 ) -> None:
     """Show the items whose vectors are closest to an item's, with the number of shared claims and the semantic IDs."""
-    from rich.console import Console
 
     from pipelines.neighbors import find_neighbors
 
@@ -33,19 +32,18 @@ def neighbors(
         for near in found
     ]
     columns = ("cosine", "shared claims", "semantic ID", "item", "title")
-    Console().print(build_table(f"{item} and its neighbors in {space_id}", columns, rows))
+    open_console().print(build_table(f"{item} and its neighbors in {space_id}", columns, rows))
 
 
 @app.command()
 def codes() -> None:
     """Report the quality of the published codebook on the current items. Exits with status 3 if a refit is due."""
-    from rich.console import Console
 
     from features.repository import FeatureRepository
     from pipelines.catalog import load_item_table
     from pipelines.semantic_ids import SemanticIdPipeline
 
-    settings, console = load_settings(), Console()
+    settings, console = load_settings(), open_console()
     with exit_on_error():
         pipeline = SemanticIdPipeline(load_item_table(FeatureRepository(settings)), settings.models_dir)
         quality, drift = pipeline.check()

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings
+from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings, open_console
+from reaseq.plain_text import plain
 
 app = typer.Typer()
 
@@ -26,7 +27,7 @@ def demo(quick: Quick = False, out: Annotated[Path, typer.Option(help="Directory
     """Run the whole system on the bundled sample, without services: backfill, train, replay, report."""
     from demo.main import run_demo
 
-    run_demo(quick, out)
+    run_demo(quick, out, open_console())
 
 
 @app.command()
@@ -37,11 +38,10 @@ def up(workers: Workers = 2, vllm: Vllm = "") -> None:
     With a model, a separate worker calls it, so that a slow model does not delay the other stages. The ranking service starts
     only if a ranker is published.
     """
-    from rich.console import Console
 
     from infra import local
 
-    settings, console = load_production_settings(), Console()
+    settings, console = load_production_settings(), open_console()
     with exit_on_error():
         with console.status("starting the brokers and Redis"):
             local.start_services(settings)
@@ -147,7 +147,7 @@ def forget(user: Annotated[str, typer.Argument(metavar="USER")]) -> None:
 
     with exit_on_error():
         request_erasure(load_production_settings().kafka, user)
-    typer.echo(f"erasure of user {user} requested; events up to now no longer have any effect")
+    typer.echo(f"erasure of user {plain(user)} requested; events up to now no longer have any effect")
 
 
 @app.command()
@@ -155,13 +155,12 @@ def status(
     wait: Annotated[bool, typer.Option("--wait", help="First wait until all lag is 0.")] = False,
 ) -> None:
     """Show running processes, lag, throughput, freshness and dead letters."""
-    from rich.console import Console
 
     from infra import local, process
     from streams.operations.dead_letter_queue import DeadLetterQueue
     from streams.operations.status import freshness_s, topics_status, wait_until_idle
 
-    settings, console = load_production_settings(), Console()
+    settings, console = load_production_settings(), open_console()
     running = process.running(settings.run_dir)
     console.print(build_table("processes", ("process", "pid", "port"), [(p.name, p.pid, *p.ports[:1]) for p in running]))
     with exit_on_error():

@@ -1,4 +1,8 @@
-"""What the commands share: settings, tables, and one-line errors."""
+"""What the commands share: settings, and output that shows text from elsewhere as text.
+
+Ids, titles, record keys and model answers come from others. So no command prints one except through `build_table`, or through
+`plain` on the console of `open_console`, which interprets no markup.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from reaseq.plain_text import plain
+
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from reaseq.settings import Settings
@@ -26,25 +33,33 @@ def load_production_settings() -> "Settings":
     return settings
 
 
-def build_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
-    """A table of `rows`, whose cells are converted to text."""
-    from rich.table import Table
+def open_console() -> "Console":
+    """A console on standard output that prints `[brackets]` and `:names:` as they are."""
+    from rich.console import Console
 
-    table = Table(title=title, title_justify="left")
+    return Console(markup=False, emoji=False)
+
+
+def build_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
+    """A table of `rows`, whose cells are converted to plain text."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(plain(title), "table.title"), title_justify="left")
     for column in columns:
-        table.add_column(column)
+        table.add_column(Text(plain(column)))
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(plain(cell)) for cell in row))
     return table
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print a ReaSeqError as one line and exit with status 1, without a traceback."""
+    """Print a ReaSeqError and exit with status 1, without a traceback. Lines after the first are indented."""
     from reaseq.errors import ReaSeqError
 
     try:
         yield
     except ReaSeqError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.secho("\n  ".join(map(plain, f"error: {error}".split("\n"))), fg="red", err=True)
         raise typer.Exit(1) from error

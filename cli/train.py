@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_settings
+from cli.terminal import build_table, exit_on_error, load_settings, open_console
 from reaseq.days import time_ms, to_day
 
 if TYPE_CHECKING:
@@ -37,13 +37,12 @@ def student(answers: Answers = None, json_file: Json = None) -> None:
     import json
     from dataclasses import asdict
 
-    from rich.console import Console
     from rich.progress import Progress
 
     from pipelines.student import StudentPipeline, build_teacher
     from reaseq.knowledge.student import StudentTrainingConfig
 
-    settings, console, config = load_settings(), Console(), StudentTrainingConfig()
+    settings, console, config = load_settings(), open_console(), StudentTrainingConfig()
     with exit_on_error():
         with console.status("encoding the answered items"):
             pipeline = StudentPipeline(build_teacher(settings, answers), settings.models_dir)
@@ -82,7 +81,6 @@ def behavior(
     """
     from functools import partial
 
-    from rich.console import Console
     from rich.progress import Progress
 
     from features.repository import FeatureRepository
@@ -92,7 +90,7 @@ def behavior(
     from reaseq.behavior.training import BehaviorTrainingConfig
     from reaseq.training_loop import count_steps, join_processes
 
-    settings, console = load_settings(), Console()
+    settings, console = load_settings(), open_console()
     with exit_on_error():
         leads = join_processes() == 0
         with console.status("reading the archive"):
@@ -151,7 +149,6 @@ def ranker(
     """
     from functools import partial
 
-    from rich.console import Console
     from rich.progress import Progress
 
     from features.repository import FeatureRepository
@@ -161,7 +158,7 @@ def ranker(
     from reaseq.ranker.training import RankerTrainingConfig
     from reaseq.training_loop import count_steps, join_processes
 
-    settings, console = load_settings(), Console()
+    settings, console = load_settings(), open_console()
     config = RankerTrainingConfig(epochs=epochs, batch_baskets=batch, seed=seed)
     with exit_on_error():
         leads = join_processes() == 0
@@ -198,7 +195,6 @@ def alignment(
 
     It creates a new embedding space: set REASEQ_ENCODER__ALIGNMENT to the published directory, and onboard the catalog again.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
     from features.repository import FeatureRepository
@@ -206,7 +202,7 @@ def alignment(
     from pipelines.catalog import load_item_table
     from reaseq.representation.alignment import AlignmentTrainingConfig
 
-    settings, console, config = load_settings(), Console(), AlignmentTrainingConfig(steps=steps, seed=seed)
+    settings, console, config = load_settings(), open_console(), AlignmentTrainingConfig(steps=steps, seed=seed)
     with exit_on_error():
         repository = FeatureRepository(settings)
         pipeline = AlignmentPipeline(repository, load_item_table(repository), _parse_end(until))
@@ -225,14 +221,13 @@ def semantic_ids(
     seed: Seed = 0,
 ) -> None:
     """Fit a semantic-ID codebook to the items in the feature store, report its quality, and publish it."""
-    from rich.console import Console
 
     from cli.representation import print_quality
     from features.repository import FeatureRepository
     from pipelines.catalog import load_item_table
     from pipelines.semantic_ids import SemanticIdPipeline
 
-    settings, console = load_settings(), Console()
+    settings, console = load_settings(), open_console()
     with exit_on_error():
         pipeline = SemanticIdPipeline(load_item_table(FeatureRepository(settings)), settings.models_dir)
         with console.status("fitting the codebook"):

@@ -12,6 +12,7 @@ import structlog
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from demo.schedule import FULL, QUICK
 from reaseq.settings import Settings
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from demo.lifecycle import Lifecycle
 
 
-def run_demo(quick: bool, out: Path) -> None:
+def run_demo(quick: bool, out: Path, console: Console) -> None:
     """Run the demo, write `report.json` and `report.html` to `out`, and publish the models for `reaseq up`."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     warnings.filterwarnings("ignore")  # from libraries; tests treat warnings as errors
@@ -31,8 +32,7 @@ def run_demo(quick: bool, out: Path) -> None:
     shutil.rmtree(state, ignore_errors=True)  # the store of an earlier run would treat this replay as stale writes
     state.mkdir(parents=True)
     os.environ["REASEQ_STATE_DIR"] = str(state)  # Feast imports the repository's definitions, which read it
-    console = Console()
-    console.print("[bold]ReaSeq streaming[/bold]: UCI Online Retail as a live stream, on the embedded store")
+    console.print(Text.assemble(("ReaSeq streaming", "bold"), ": UCI Online Retail as a live stream, on the embedded store"))
     columns = (TextColumn("{task.description:<50}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("import torch, transformers and Feast", total=1)
@@ -47,7 +47,8 @@ def run_demo(quick: bool, out: Path) -> None:
     report = build_report(lifecycle, judge)
     write_report(report, out)
     show(report, console)
-    console.print(f"\nreport with charts: [bold]{out / 'report.html'}[/bold], data: {out / 'report.json'}")
+    page = Text(str(out / "report.html"), "bold")
+    console.print(Text.assemble("\nreport with charts: ", page, f", data: {out / 'report.json'}"))
 
 
 async def _run(lifecycle: "Lifecycle") -> "Judge":

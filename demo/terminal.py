@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from demo.judge import ALL, ALL_UNSEEN, NEW, NEW_UNSEEN, PEERS, REPEATS
 from demo.report import Report
+from reaseq.plain_text import plain
 
 SLICE_NAMES = {ALL: "all", NEW: "new to customer", REPEATS: "repeats", ALL_UNSEEN: "unseen", NEW_UNSEEN: "new, unseen"}
 MEASURES = {
@@ -20,14 +21,15 @@ GAIN_LABEL = "ranker’s gain over the best peer, 95% interval"
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the metrics, the knowledge card and the example customer's ranking."""
+    """Print the metrics, the knowledge card and the example customer's ranking, on a console that interprets no markup."""
     console.print(_build_overview(report))
     console.print(f"\nranking quality over {report['baskets']:,} baskets (numbers of targets below the slices)")
     for measure in MEASURES:
         console.print(_build_quality(report, measure))
     console.print(
-        "[dim]Unseen: items that are not in the training data; compare models on them by matched GAUC. "
-        "An item's first sale is not judged, because the data lists the item with that sale.[/dim]\n"
+        "Unseen: items that are not in the training data; compare models on them by matched GAUC. "
+        "An item's first sale is not judged, because the data lists the item with that sale.\n",
+        style="dim",
     )
     if report["item_card"]:
         _show_card(report["item_card"], console)
@@ -38,7 +40,7 @@ def show(report: Report, console: Console) -> None:
 def _build_overview(report: Report) -> Table:
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(report["items_onboarded_by_status"].items()))
     reasoners = ", ".join(f"{count} {name}" for name, count in sorted(report["items_reasoned_by"].items()))
-    table = Table(title="stream", title_justify="left", show_header=False)
+    table = _build_list("stream")
     rows = [
         ("items by status", f"{statuses}; {report['items_listed_live']} listed during the live replay"),
         ("items by reasoner", reasoners or "none"),
@@ -93,37 +95,41 @@ def _format_latency(report: Report, name: str) -> str:
 
 
 def _show_card(card: Report, console: Console) -> None:
-    table = Table(title=f"knowledge card: {escape(card['title'])} ({card['item_id']})", title_justify="left", show_header=False)
+    table = _build_list(f"knowledge card: {card['title']} ({card['item_id']})")
     price = "unknown" if card["price"] is None else f"£{card['price']:.2f}"
     table.add_row("status, price", f"{card['status']}, {price}")
     if card["profile"]:
-        table.add_row("profile", escape(card["profile"]))
+        table.add_row("profile", plain(card["profile"]))
     for group, claims in card["claims"].items():
         values = ", ".join(f"{claim['value']} ({claim['confidence']:.2f})" for claim in claims)
-        table.add_row(group, f"{values} [dim]{claims[0]['reasoner']}[/dim]")
+        table.add_row(plain(group), Text.assemble(plain(values), " ", (plain(claims[0]["reasoner"]), "dim")))
     for name in ("complements", "substitutes"):
         if card[name]:
-            table.add_row(name, escape(", ".join(card[name])))
-    table.add_row("fingerprint", card["fingerprint"])
+            table.add_row(name, plain(", ".join(card[name])))
+    table.add_row("fingerprint", plain(card["fingerprint"]))
     console.print(table)
 
 
 def _show_customer(customer: Report, console: Console) -> None:
-    console.print(
-        f"\n[bold]customer {customer['user_id']}[/bold] before a basket of {customer['basket_lines']} products "
-        f"on {_format_day(customer['time_ms'])} [dim](the last suitable basket, not chosen by its result)[/dim]"
-    )
-    history = Table(title="latest history", title_justify="left", show_header=False)
+    name = Text(f"customer {plain(customer['user_id'])}", "bold")
+    basket = f" before a basket of {customer['basket_lines']} products on {_format_day(customer['time_ms'])} "
+    console.print(Text.assemble("\n", name, basket, ("(the last suitable basket, not chosen by its result)", "dim")))
+    history = _build_list("latest history")
     for entry in customer["history"]:
-        history.add_row(_format_day(entry["time_ms"]), escape(entry["title"]))
-    inferred = Table(title="inferred behaviors, with confidence", title_justify="left", show_header=False)
+        history.add_row(_format_day(entry["time_ms"]), plain(entry["title"]))
+    inferred = _build_list("inferred behaviors, with confidence")
     for entry in customer["inferred"]:
-        inferred.add_row(f"{entry['confidence']:.3f}", escape(entry["title"]), "bought" if entry["bought"] else "")
-    ranked = Table(title="top of the ranking", title_justify="left", show_header=False)
+        inferred.add_row(f"{entry['confidence']:.3f}", plain(entry["title"]), "bought" if entry["bought"] else "")
+    ranked = _build_list("top of the ranking")
     for position, entry in enumerate(customer["ranked"], start=1):
-        ranked.add_row(str(position), escape(entry["title"]), format_marks(entry))
+        ranked.add_row(str(position), plain(entry["title"]), format_marks(entry))
     for table in (history, inferred, ranked):
         console.print(table)
+
+
+def _build_list(title: str) -> Table:
+    """A table without a header, whose first column names or numbers the rows."""
+    return Table(title=plain(title), title_justify="left", show_header=False)
 
 
 def format_marks(entry: Report) -> str:

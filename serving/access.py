@@ -1,13 +1,15 @@
-"""Access control: API keys and the limit on request bodies."""
+"""Access control: API keys, the limit on request bodies, and what the sender of an invalid request is told."""
 
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import Depends, HTTPException
+from fastapi import Depends, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader
 
 from reaseq.settings import ServiceSettings
+from serving.api import json_response
 from serving.metrics import REJECTED
 
 
@@ -35,15 +37,26 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        announced = int(dict(scope["headers"]).get(b"content-length", 0))  # the server has checked that it is a number
         received = 0
 
         async def limited() -> Any:
             nonlocal received
-            message = await receive()
+            message = await receive() if announced <= self._limit_bytes else {}
             received += len(message.get("body", b""))
-            if received > self._limit_bytes:
+            if max(announced, received) > self._limit_bytes:
                 REJECTED.labels("too_large").inc()
                 raise HTTPException(413, f"the body is larger than {self._limit_bytes} bytes")
             return message
 
         await self._app(scope, limited, send)
+
+
+async def report_invalid(request: Request, error: Exception) -> Response:
+    """422 with the place and the kind of each error. Does not repeat the input, which may be large, or have no valid JSON.
+
+    Errors are few, because every list of a request is checked only up to its first error.
+    """
+    assert isinstance(error, RequestValidationError)  # noqa: S101  registered for nothing else
+    reported = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
+    return json_response({"detail": reported}, 422)

@@ -4,22 +4,25 @@ from typing import Annotated, Literal
 
 import msgspec
 from fastapi import Response
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, FailFast, Field, StringConstraints
 
 from reaseq.records import ID_LIMIT_CHARS, TIME_LIMIT_MS
 
 FallbackLevel = Literal["fresh", "last_known", "semantic", "popularity"]
 
+BUDGET_LIMIT_MS = 60_000.0
+
 Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_LIMIT_CHARS)]
+Ids = Annotated[list[Id], FailFast()]  # the first wrong one is enough: to describe 300,000 takes longer than to rank
 
 
 class RankingRequest(BaseModel):
     """Candidates to rank for one user. `time_ms` defaults to now; `limit` returns only that many of the best."""
 
     user_id: Id
-    candidate_ids: list[Id] = Field(min_length=1)
+    candidate_ids: Ids = Field(min_length=1)
     time_ms: int | None = Field(default=None, ge=0, le=TIME_LIMIT_MS)
-    budget_ms: float | None = Field(default=None, gt=0)
+    budget_ms: float | None = Field(default=None, gt=0, le=BUDGET_LIMIT_MS)
     limit: int | None = Field(default=None, ge=1)
 
 
@@ -46,7 +49,7 @@ class RankingResponse(BaseModel):
 class BatchRankingRequest(BaseModel):
     """Several requests, answered in order."""
 
-    requests: list[RankingRequest] = Field(min_length=1)
+    requests: Annotated[list[RankingRequest], FailFast()] = Field(min_length=1)
 
 
 class BatchRankingResponse(BaseModel):
@@ -58,7 +61,7 @@ class BatchRankingResponse(BaseModel):
 class ExplainRequest(RankingRequest):
     """Candidates to rank and explain. If there are none, ranks the most popular items on sale. Explains the best `limit`."""
 
-    candidate_ids: list[Id] = []
+    candidate_ids: Ids = []
     limit: int = Field(default=5, ge=1, le=20)
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from reaseq.ranker.explain import explain
 from reaseq.settings import ServiceSettings
 from serving import metrics
-from serving.access import BodyLimit, require_api_key
+from serving.access import BodyLimit, report_invalid, require_api_key
 from serving.api import (
     BatchRankingRequest,
     BatchRankingResponse,
@@ -56,6 +57,7 @@ def create_app(state: AppState) -> FastAPI:
     """The web application of the ranking service."""
     app = FastAPI(title="ReaSeq ranking service", version="1")
     app.add_middleware(BodyLimit, limit_bytes=state.settings.body_limit_bytes)
+    app.add_exception_handler(RequestValidationError, report_invalid)
     app.include_router(_ranking_routes(state), dependencies=[Depends(require_api_key(state.settings))])
     app.include_router(_probe_routes(state))
     return app
@@ -119,6 +121,9 @@ class RankingEndpoints:
         if len(batch.requests) > limit:
             metrics.REJECTED.labels("too_large").inc()
             raise HTTPException(422, f"{len(batch.requests)} requests; the limit is {limit}")
+        _check_candidates(
+            sum(len(request.candidate_ids) for request in batch.requests), self._state.settings.call_limit_candidates
+        )
         return json_response({"responses": await asyncio.gather(*map(self._rank, batch.requests))})
 
     async def compare_shadow(self) -> Comparison:
@@ -188,10 +193,7 @@ class ExplainEndpoint:
 
 def build_task(request: RankingRequest, settings: ServiceSettings, arrived_s: float) -> RankingTask:
     """The request with its time and deadline filled in. Raises HTTPException if it has too many candidates."""
-    count = len(request.candidate_ids)
-    if count > settings.candidates_limit:
-        metrics.REJECTED.labels("too_large").inc()
-        raise HTTPException(422, f"{count} candidates; the limit is {settings.candidates_limit}")
+    _check_candidates(len(request.candidate_ids), settings.candidates_limit)
     now_ms = request.time_ms if request.time_ms is not None else int(time.time() * 1000)
     budget_ms = request.budget_ms if request.budget_ms is not None else settings.budget_ms
     return RankingTask(request.user_id, request.candidate_ids, now_ms, arrived_s + budget_ms / 1000)
@@ -210,6 +212,12 @@ def build_response(task: RankingTask, result: RankingResult, limit: int | None, 
         "features_time_ms": result.user.event_time_ms if result.user else None,
         "took_ms": round(took_s * 1000, 3),
     }
+
+
+def _check_candidates(count: int, limit: int) -> None:
+    if count > limit:
+        metrics.REJECTED.labels("too_large").inc()
+        raise HTTPException(422, f"{count} candidates; the limit is {limit}")
 
 
 def _count(result: RankingResult, took_s: float) -> None:

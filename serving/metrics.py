@@ -10,6 +10,9 @@ DEGRADED = Counter(
 )
 REJECTED = Counter("reaseq_rank_rejected", "Ranking requests rejected", ["reason"])
 LATENCY = Histogram("reaseq_rank_seconds", "One ranking request from arrival to response", buckets=RANK_BUCKETS_S)
+SERVED_LOG_FAILURES = Counter(
+    "reaseq_served_feature_log_failures", "Sampled rankings whose features could not be written to the served-feature log"
+)
 TABLE_ITEMS = Gauge("reaseq_item_table_items", "Items in the item table, delisted items included")
 TABLE_BYTES = Gauge("reaseq_item_table_bytes", "Bytes of the item table's tensors, spare capacity included")
 WAITING_EVENTS = Gauge(

@@ -33,6 +33,7 @@ from serving.shadow import Shadow
 from serving.user_cache import UserCache
 from streams.delivery.topics import EVENTS, ITEM_FEATURES
 from streams.item_table_feed import ItemTableFeed
+from streams.runtime.http_server import BoundedConfig
 from streams.runtime.kafka.tailer import TopicTailer
 
 log = structlog.get_logger()
@@ -154,5 +155,6 @@ def run_service(settings: Settings, extend: Callable[[FastAPI, RankingService], 
     service.start()
     app = create_app(service.app_state())
     extend(app, service)
-    config = uvicorn.Config(app, host=settings.service.host, port=settings.service.port, log_level="warning")
+    limits, body_limit_bytes = settings.http, settings.service.body_limit_bytes
+    config = BoundedConfig(app, settings.service.host, settings.service.port, limits, body_limit_bytes)
     asyncio.run(_DrainingServer(config, service, settings.service.drain_s).serve())

@@ -50,14 +50,15 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     deliveries = [Delivery(stage, producer, system.store, future_s, locks=locks) for stage in stages]
     app = build_app(settings, group, deliveries, producer, data_dir=str(settings.run_dir / f"faust-{name}"))
     watchdog = Watchdog(settings, group, deliveries, partial(assigned_partitions, app))
-    probe = serve_probe(settings.worker.metrics_host, settings.worker.metrics_port, watchdog.stalls, lambda: items.failure)
-    log.info("worker_ready", worker=name, role=role, probe_port=probe.server_port, items=len(system.table.snapshot) - 1)
+    host, port = settings.worker.metrics_host, settings.worker.metrics_port
+    port = serve_probe(host, port, settings.http, watchdog.stalls, lambda: items.failure)
+    log.info("worker_ready", worker=name, role=role, probe_port=port, items=len(system.table.snapshot) - 1)
     watchdog.start()
     gc.freeze()  # the models and tables stay alive; scanning them in every collection costs more than the work
     Reconciler(settings, system.store).start()
     if system.inference in stages:
         Recaller(settings.worker, system.store, system.inference).start()
-    sys.exit(faust.Worker(app, loglevel="WARNING", redirect_stdouts=False, quiet=True).execute_from_commandline())
+    sys.exit(faust.Worker(app, override_logging=False, redirect_stdouts=False, quiet=True).execute_from_commandline())
 
 
 def _use_published_model(system: System, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Fixtures and settings of all tests."""
 
 import atexit
+import logging
 import os
 import shutil
 import subprocess
@@ -60,9 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def restore_log_configuration() -> Iterator[None]:
     """Restore the log configuration after each test."""
-    before = structlog.get_config()
+    before, handlers, level = structlog.get_config(), logging.root.handlers[:], logging.root.level
     yield
     structlog.configure(**before)
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ directory REASEQ_SECRETS_DIR, and the defaults below. Both sources are read when
 from reaseq.settings.behavior import BehaviorSettings, SamplerSettings, TextDiffusionSettings
 from reaseq.settings.encoder import EncoderSettings
 from reaseq.settings.guard import GuardSettings
+from reaseq.settings.http import HttpSettings
 from reaseq.settings.kafka import KafkaSettings
 from reaseq.settings.knowledge import KnowledgeSettings
 from reaseq.settings.llm import LlmSettings
@@ -19,6 +20,7 @@ __all__ = [
     "BehaviorSettings",
     "EncoderSettings",
     "GuardSettings",
+    "HttpSettings",
     "KafkaSettings",
     "KnowledgeSettings",
     "LlmSettings",

@@ -14,6 +14,7 @@ from pydantic_settings import (
 from reaseq.settings.behavior import BehaviorSettings
 from reaseq.settings.encoder import EncoderSettings
 from reaseq.settings.guard import GuardSettings
+from reaseq.settings.http import HttpSettings
 from reaseq.settings.kafka import KafkaSettings
 from reaseq.settings.knowledge import KnowledgeSettings
 from reaseq.settings.service import ServiceSettings
@@ -38,6 +39,7 @@ class Settings(BaseSettings):
     knowledge: KnowledgeSettings = Field(default=KnowledgeSettings(), description="Explicit reasoning.")
     behavior: BehaviorSettings = Field(default=BehaviorSettings(), description="Latent reasoning.")
     guard: GuardSettings = Field(default=GuardSettings(), description="Message guards.")
+    http: HttpSettings = Field(default=HttpSettings(), description="HTTP servers.")
     service: ServiceSettings = Field(default=ServiceSettings(), description="The ranking service.")
     worker: WorkerSettings = Field(default=WorkerSettings(), description="Stream workers.")
 

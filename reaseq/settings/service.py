@@ -17,6 +17,9 @@ class ServiceSettings(BaseModel):
     remembered_users: int = Field(default=10_000, description="Users whose last known features are kept in memory.")
     candidates_limit: int = Field(default=5000, description="Maximum number of candidates in one request.")
     batch_limit_requests: int = Field(default=64, description="Maximum number of requests in one call of `/v1/rank/batch`.")
+    call_limit_candidates: int = Field(
+        default=32_000, description="Maximum number of candidates in all requests of such a call together."
+    )
     batch_limit_candidates: int = Field(default=8000, description="Maximum number of candidates in one forward pass.")
     queue_limit_requests: int = Field(
         default=256, description="Requests that may wait for a forward pass; further ones are rejected."

@@ -13,7 +13,7 @@ from features.repository import FeatureRepository
 from reaseq.errors import ReaSeqError, Unavailable
 from reaseq.records import ID_LIMIT_CHARS
 from serving.access import require_api_key
-from serving.api import json_response
+from serving.api import Ids, json_response
 from serving.console.item_card import ItemCard, ItemCards
 from serving.console.models import Models, ModelsInForce, list_published
 from serving.console.recent import PopularItem, RecentActivity
@@ -27,6 +27,7 @@ log = structlog.get_logger()
 
 PAGE = Path(__file__).with_name("page")
 TITLES_LIMIT = 500
+DETAIL_LIMIT_CHARS = 500
 RECENT_LIMIT = 12  # popular items, and active users
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
@@ -81,7 +82,7 @@ class ItemEndpoints:
         with self._slow_calls:
             card = self._cards.read(item_id)
         if card is None:
-            raise HTTPException(404, f"the feature store has no item {item_id!r}")
+            raise HTTPException(404, "the feature store has no such item")
         return json_response(card)
 
     def search(self, words: Annotated[str, Query(min_length=1, max_length=ID_LIMIT_CHARS)]) -> Response:
@@ -89,7 +90,7 @@ class ItemEndpoints:
         with self._slow_calls:
             return json_response(self._search.search(words))
 
-    def get_titles(self, item_id: Annotated[list[str], Query(max_length=TITLES_LIMIT)]) -> Response:
+    def get_titles(self, item_id: Annotated[Ids, Query(max_length=TITLES_LIMIT)]) -> Response:
         """Titles by item id."""
         return json_response(read_titles(self._store, item_id))
 
@@ -107,7 +108,7 @@ class UserEndpoints:
         _check_id(user_id)
         view = self._views.read(user_id)
         if view is None:
-            raise HTTPException(404, f"the feature store has no user {user_id!r}")
+            raise HTTPException(404, "the feature store has no such user")
         return json_response(view)
 
     def get_recent(self) -> Response:
@@ -161,11 +162,12 @@ async def _redirect_to_console() -> RedirectResponse:
 
 
 async def _report_error(request: Request, error: Exception) -> Response:
-    """503 if a retry may succeed, else 500; the message is for people."""
+    """503 if a retry may succeed, else 500; the beginning of the message is for people."""
+    detail = {"detail": str(error)[:DETAIL_LIMIT_CHARS]}
     if isinstance(error, Unavailable):
-        return json_response({"detail": str(error)}, 503)
+        return json_response(detail, 503)
     log.error("request_failed", path=request.url.path, exc_info=error)
-    return json_response({"detail": str(error)}, 500)
+    return json_response(detail, 500)
 
 
 def _check_id(entity_id: str) -> None:

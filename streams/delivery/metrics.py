@@ -25,6 +25,9 @@ LAG = Gauge("reaseq_lag_records", "Uncommitted records in the partitions assigne
 SKIPPED = Counter(
     "reaseq_skipped_records", "Records of a topic that a reader skipped because it could not use them", ["topic", "reason"]
 )
+CONNECTIONS_CLOSED = Counter(
+    "reaseq_http_connections_closed", "Connections that an HTTP server closed at one of its limits", ["reason"]
+)
 TAILED = Gauge("reaseq_tailed_records", "Position of a tailer in its topic, summed over all partitions", ["topic"])
 RECONCILED = Counter(
     "reaseq_reconciled_records", "Sampled records of a topic, by how the store compares with them", ["topic", "result"]

@@ -2,48 +2,51 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import uvicorn
+from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from reaseq.settings import HttpSettings
+from streams.runtime.http_server import BoundedConfig
 from streams.runtime.watchdog import Stall
 
 
 def serve_probe(
-    host: str, port: int, stalls: Callable[[], Sequence[Stall]], failure: Callable[[], str | None]
-) -> ThreadingHTTPServer:
-    """Serve `/metrics`, `/healthz` and `/readyz` from a thread. Port 0 picks a free port (see `server_port`).
+    host: str, port: int, limits: HttpSettings, stalls: Callable[[], Sequence[Stall]], failure: Callable[[], str | None]
+) -> int:
+    """Serve `/metrics`, `/healthz` and `/readyz` from a thread. Returns the port; port 0 picks a free one.
 
     A worker is not ready while a topic is stalled. It is not alive if only a restart helps: after a failure, or if a topic is
     stalled with no batch in flight.
     """
+    config = BoundedConfig(_build_app(stalls, failure), host, port, limits)
+    listener = config.bind_socket()
+    listener.listen()  # so that a client that connects before the thread has started waits for it
+    threading.Thread(target=uvicorn.Server(config).run, args=([listener],), name="probe", daemon=True).start()
+    bound: int = listener.getsockname()[1]
+    return bound
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            match self.path:
-                case "/metrics":
-                    self._respond(200, CONTENT_TYPE_LATEST, generate_latest())
-                case "/readyz":
-                    self._respond_health([failure(), *stalls()])
-                case "/healthz":
-                    self._respond_health([failure(), *(stall for stall in stalls() if stall.consumer_stuck)])
-                case _:
-                    self._respond(404, "text/plain", b"not found\n")
 
-        def log_message(self, format: str, *args: object) -> None:
-            """No access log: probes arrive every few seconds."""
+def _build_app(stalls: Callable[[], Sequence[Stall]], failure: Callable[[], str | None]) -> FastAPI:
+    app = FastAPI(openapi_url=None)
 
-        def _respond_health(self, problems: Sequence[Stall | str | None]) -> None:
-            body = "".join(f"{problem}\n" for problem in problems if problem).encode()
-            self._respond(503 if body else 200, "text/plain", body or b"ok\n")
+    @app.get("/metrics")
+    async def scrape() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-        def _respond(self, status: int, content_type: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    @app.get("/readyz")
+    async def readiness() -> Response:
+        return _report([failure(), *stalls()])
 
-    server = ThreadingHTTPServer((host, port), Handler)
-    threading.Thread(target=server.serve_forever, name="probe", daemon=True).start()
-    return server
+    @app.get("/healthz")
+    async def health() -> Response:
+        return _report([failure(), *(stall for stall in stalls() if stall.consumer_stuck)])
+
+    return app
+
+
+def _report(problems: Sequence[Stall | str | None]) -> Response:
+    body = "".join(f"{problem}\n" for problem in problems if problem)
+    return PlainTextResponse(body or "ok\n", 503 if body else 200)

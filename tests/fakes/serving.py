@@ -2,14 +2,16 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import httpx
 import uvicorn
-from fastapi import FastAPI
 
+from reaseq.settings import HttpSettings
 from serving.degradation import DegradingRanker, RankingTask
 from serving.user_cache import UserCache
+from streams.runtime.http_server import BoundedConfig
 from tests.fakes.catalog import NOW_MS
 from tests.fakes.ranker import Store, engine
 
@@ -32,21 +34,27 @@ def request_body(**changes: object) -> dict[str, object]:
 
 
 class WebServer:
-    """An application behind a real socket, and an HTTP client for it."""
+    """An application on the service's HTTP server, behind a real socket, and an HTTP client for it."""
 
-    def __init__(self, app: FastAPI) -> None:
-        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    def __init__(self, app: Any, limits: HttpSettings | None = None, body_limit_bytes: int = 1024 * 1024) -> None:
+        self._server = uvicorn.Server(BoundedConfig(app, "127.0.0.1", 0, limits or HttpSettings(), body_limit_bytes))
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()
         while not self._server.started:
             time.sleep(0.005)
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self._http = httpx.Client(base_url=self.url, timeout=10, trust_env=False)
+        self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     def post(self, path: str, json: object, headers: dict[str, str] | None = None) -> httpx.Response:
         """POST a JSON body."""
         return self._http.post(path, json=json, headers=headers)
+
+    def send(
+        self, method: str, path: str, body: str | bytes | Iterable[bytes], headers: dict[str, str] | None = None
+    ) -> httpx.Response:
+        """Send any body, as it is."""
+        return self._http.request(method, path, content=body, headers=headers)
 
     def get(self, path: str) -> httpx.Response:
         """GET a path."""

@@ -279,7 +279,7 @@ def test_erased_user_is_not_among_the_active_users(page: Page, shop: Shop) -> No
 def test_unknown_user_is_reported_beside_the_search_form(page: Page) -> None:
     open_page(page, "user/nobody")
     expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
-    expect(page.get_by_role("alert")).to_contain_text("the feature store has no user 'nobody'")
+    expect(page.get_by_role("alert")).to_contain_text("the feature store has no such user")
     expect(page.get_by_role("search")).to_be_visible()
 
 

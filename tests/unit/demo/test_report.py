@@ -12,7 +12,7 @@ from demo.judge import MODELS, SLICES
 from demo.page import render, write_report
 from demo.terminal import show
 
-HOSTILE = "<script>alert(1)</script> [bold]"
+HOSTILE = "<script>alert(1)</script> [bold][/nope] \x1b[2J"
 
 
 @pytest.fixture
@@ -81,11 +81,11 @@ def report() -> dict[str, Any]:
 def test_terminal_shows_metrics_in_eighty_columns(report: dict[str, Any]) -> None:
     printed = io.StringIO()
 
-    show(report, Console(file=printed, width=80))
+    show(report, Console(file=printed, width=80, markup=False))
 
     text = printed.getvalue()
     assert "0.123" in text and "HR@10" in text and "everyday" in text
-    assert "[bold]" in text  # a title is text, not markup
+    assert "[bold][/nope]" in text and r"\x1b[2J" in text and "\x1b" not in text  # a title is text, not markup
     assert "…" not in text
 
 

@@ -1,6 +1,9 @@
 """Logs: one JSON object per event."""
 
 import json
+import logging
+import warnings
+from collections.abc import Callable
 
 import pytest
 import structlog
@@ -22,3 +25,58 @@ def test_log_lines_have_process_event_level_and_ids(capsys: pytest.CaptureFixtur
         "warning",
     )
     assert logged["timestamp"].endswith("Z")
+
+
+FORGED = 'x\n{"event": "forged"}\r\x1b]8;;http://evil\x1b\\\u2028\u202e\ud800'
+
+
+def raise_forged() -> None:
+    raise ValueError(FORGED)
+
+
+@pytest.mark.parametrize(
+    "log_something",
+    [
+        lambda: structlog.get_logger().warning("event", text=FORGED, **{FORGED: 1}),
+        lambda: structlog.get_logger().warning(FORGED),
+        lambda: logging.getLogger("library").warning("text %s", FORGED),
+        lambda: logging.getLogger("uvicorn.error").error(FORGED),
+        lambda: warnings.warn(FORGED, RuntimeWarning, stacklevel=1),
+    ],
+    ids=["value and key", "event", "a library's argument", "a library's text", "warning"],
+)
+def test_text_from_elsewhere_cannot_forge_a_line(
+    capsys: pytest.CaptureFixture[str], log_something: Callable[[], object]
+) -> None:
+    configure_logs("worker-7")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(True)  # under pytest, which captures them too
+        log_something()
+
+    (line,) = capsys.readouterr().err.removesuffix("\n").split("\n")
+    assert line.isascii() and line.isprintable()
+    assert json.loads(line)["process"] == "worker-7"
+
+
+@pytest.mark.parametrize("name", ["ours", "a library's"])
+def test_traceback_is_part_of_its_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    configure_logs("worker-7")
+    try:
+        raise_forged()
+    except ValueError:
+        log = structlog.get_logger() if name == "ours" else logging.getLogger(name)
+        log.exception("failed")
+
+    (line,) = capsys.readouterr().err.removesuffix("\n").split("\n")
+    assert line.isascii() and line.isprintable()
+    assert json.loads(line)["event"] == "failed" and "raise_forged" in json.loads(line)["exception"]
+
+
+def test_libraries_log_warnings_only(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("worker-7")
+    library = logging.getLogger("library")
+    library.setLevel(logging.INFO)
+    library.info("below the level")
+
+    assert capsys.readouterr().err == ""

@@ -1,6 +1,7 @@
 """The HTTP API: rankings, explanations, limits, keys, probes and the OpenAPI document."""
 
-from collections.abc import Callable
+import gzip
+from collections.abc import Callable, Iterator
 
 import pytest
 from prometheus_client import REGISTRY
@@ -9,7 +10,7 @@ from pydantic import BaseModel, SecretStr
 from reaseq.settings import ServiceSettings
 from serving import degradation as levels
 from serving.api import BatchRankingResponse, ExplainResponse, RankingResponse
-from serving.app import AppState
+from serving.app import AppState, create_app
 from tests.fakes.catalog import CATALOG, NOW_MS
 from tests.fakes.ranker import USER, Store, engine
 from tests.fakes.serving import CANDIDATES, WebServer, build_ranker, request_body
@@ -124,6 +125,7 @@ def test_ranking_without_the_model_has_no_explanations(start_service: Callable[.
         (request_body(candidate_ids=["i1"] * 41), 422, "41 candidates; the limit is 40"),
         (request_body(time_ms=-1), 422, "greater than or equal to 0"),
         (request_body(budget_ms=0), 422, "greater than 0"),
+        (request_body(budget_ms=1e300), 422, "less than or equal to 60000"),
         ({"user_id": "u"}, 422, "candidate_ids"),
     ],
 )
@@ -135,12 +137,94 @@ def test_invalid_request_is_rejected_with_the_reason(
     assert response.status_code == status and message in response.text
 
 
+MARK = "echoed"
+HOSTILE_BODIES: dict[str, str | bytes] = {
+    "300,000 wrong ids": '{"user_id": "u", "candidate_ids": [%s1]}' % ("1," * 300_000),
+    "300,000 ids": '{"user_id": "u", "candidate_ids": [%s"a"]}' % ('"a",' * 250_000),
+    "300,000 empty requests": '{"requests": [%s{}]}' % ("{}," * 300_000),
+    "every field wrong": '{"user_id": ["echoed"], "candidate_ids": "echoed", "time_ms": "echoed", "budget_ms": {}}',
+    "not a number": '{"user_id": "u", "candidate_ids": ["a"], "budget_ms": NaN, "limit": NaN}',
+    "infinity": '{"user_id": "u", "candidate_ids": ["a"], "budget_ms": Infinity, "limit": -Infinity}',
+    "too large for a float": '{"user_id": "u", "candidate_ids": ["a"], "time_ms": 1e999, "budget_ms": 1e999, "limit": 1e999}',
+    "too large for an integer": '{"user_id": "u", "candidate_ids": ["a"], "time_ms": %s}' % ("9" * 4000),
+    "too long for an integer": '{"user_id": "u", "candidate_ids": ["a"], "limit": %s}' % ("9" * 500_000),
+    "lone surrogate": r'{"user_id": "echoed\ud800", "candidate_ids": ["echoed\udfff"]}',
+    "deep nesting": '{"user_id": ' + "[" * 400_000,
+    "huge id": '{"user_id": "%s", "candidate_ids": ["a"]}' % (MARK * 100_000),
+    "above the limit": " " * 1_048_577,
+    "not an object": '["echoed"]',
+    "nothing": "",
+    "not JSON": "user_id=echoed",
+    "not UTF-8": b"\xff\xfeechoed",
+    "compressed": gzip.compress(b'{"user_id": "u", "candidate_ids": ["a"]}'),
+}
+
+
+@pytest.fixture(scope="module")
+def hostile_server() -> Iterator[WebServer]:
+    server = WebServer(create_app(AppState(build_ranker(Store(USER)), ServiceSettings())))
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/rank", "/v1/rank/batch", "/v1/explain"])
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "multipart/form-data; boundary=x", ""])
+@pytest.mark.parametrize("name", HOSTILE_BODIES)
+def test_hostile_body_is_rejected_in_few_words_that_do_not_repeat_it(
+    hostile_server: WebServer, path: str, content_type: str, name: str
+) -> None:
+    response = hostile_server.send("POST", path, HOSTILE_BODIES[name], {"Content-Type": content_type})
+
+    assert response.status_code in (400, 413, 422), response.text
+    assert len(response.content) < 1000 and MARK not in response.text
+    errors = response.json()["detail"]
+    assert isinstance(errors, str) or len(errors) <= 10
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/rank", request_body(candidate_ids=[1, 2, 3])),
+        ("/v1/explain", request_body(candidate_ids=[1, 2, 3])),
+        ("/v1/rank/batch", {"requests": [[], [], []]}),
+    ],
+)
+def test_list_is_checked_up_to_its_first_error(hostile_server: WebServer, path: str, body: object) -> None:
+    (error,) = hostile_server.post(path, body).json()["detail"]
+
+    assert error["loc"][-1] == 0
+
+
+def test_body_without_a_length_is_limited_too(hostile_server: WebServer) -> None:
+    response = hostile_server.send("POST", "/v1/rank", iter([b" " * 100_000] * 11), {"Content-Type": "application/json"})
+
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"])
+def test_other_methods_are_rejected(hostile_server: WebServer, method: str) -> None:
+    response = hostile_server.send(method, "/v1/rank", b"")
+
+    assert response.status_code in (400, 405) and len(response.content) < 100
+
+
+def test_last_of_duplicate_keys_counts(hostile_server: WebServer) -> None:
+    body = '{"user_id": "first", "user_id": "last", "candidate_ids": ["i1"]}'
+    response = hostile_server.send("POST", "/v1/rank", body, {"Content-Type": "application/json"})
+
+    assert response.json()["user_id"] == "last"
+
+
 def test_bodies_and_batches_above_their_limits_are_rejected(start_service: Callable[..., WebServer]) -> None:
     server = start_service(body_limit_bytes=2000, batch_limit_requests=2)
 
     assert server.post("/v1/rank", request_body(candidate_ids=["i" * 100] * 30)).status_code == 413
     too_many = server.post("/v1/rank/batch", {"requests": [{"user_id": "u", "candidate_ids": ["i1"]}] * 3})
     assert too_many.status_code == 422 and "3 requests; the limit is 2" in too_many.text
+    too_many = start_service(call_limit_candidates=3).post(
+        "/v1/rank/batch", {"requests": [request_body(candidate_ids=["i1"] * 2)] * 2}
+    )
+    assert too_many.status_code == 422 and "4 candidates; the limit is 3" in too_many.text
 
 
 def test_every_endpoint_except_the_probes_requires_an_api_key(start_service: Callable[..., WebServer]) -> None:

@@ -126,11 +126,45 @@ def test_recent_names_popular_items_and_users_with_a_history(server: WebServer) 
     assert recent["users"] == [USER.user_id]
 
 
-@pytest.mark.parametrize(("path", "entity"), [("/v1/items/i-none", "item 'i-none'"), ("/v1/users/nobody", "user 'nobody'")])
+@pytest.mark.parametrize(("path", "entity"), [("/v1/items/i-none", "item"), ("/v1/users/nobody", "user")])
 def test_unknown_id_is_not_found(server: WebServer, path: str, entity: str) -> None:
     response = server.get(path)
 
-    assert (response.status_code, response.json()["detail"]) == (404, f"the feature store has no {entity}")
+    assert (response.status_code, response.json()["detail"]) == (404, f"the feature store has no such {entity}")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/items/" + "x" * 1000, 422),
+        ("/v1/items/%ED%A0%80", 404),
+        ("/v1/users/%00", 404),
+        ("/v1/users/..%2f..%2fetc", 404),
+        ("/v1/search", 422),
+        ("/v1/search?words=" + "x" * 1000, 422),
+        ("/v1/titles", 422),
+        ("/v1/titles?" + "&item_id=echoed" * 501, 422),
+        ("/v1/titles?item_id=" + "x" * 1000, 422),
+        ("/v1/titles?" + "&item_id=" * 501, 422),
+        ("/v1/no/such/endpoint", 404),
+        ("/console/../../../etc/passwd", 404),
+        ("/console/echoed", 404),
+    ],
+)
+def test_hostile_address_is_rejected_in_few_words_that_do_not_repeat_it(server: WebServer, path: str, status: int) -> None:
+    response = server.get(path)
+
+    assert response.status_code == status and len(response.content) < 1000
+    assert "echoed" not in response.text and "x" * 10 not in response.text
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE", "OPTIONS", "TRACE"])
+def test_console_is_read_only(app: FastAPI, server: WebServer, method: str) -> None:
+    paths = [
+        path.replace("{item_id}", "i5").replace("{user_id}", "u") for path, of in app.openapi()["paths"].items() if "get" in of
+    ]
+
+    assert {server.send(method, path, b"{}").status_code for path in [*paths, "/", "/console/"]} == {405}
 
 
 def test_truncated_model_is_listed_with_its_error(tmp_path: Path) -> None:
