@@ -47,6 +47,12 @@ class EndpointUnavailable(Unavailable):
     reason = "endpoint_unavailable"
 
 
+class LedgerUnavailable(Unavailable):
+    """The ledger is locked by another process, or its file cannot be read or written."""
+
+    reason = "ledger_unavailable"
+
+
 class VocabularyError(ReaSeqError):
     """A vocabulary file is missing or invalid, or knowledge cannot be migrated to the current vocabulary."""
 
