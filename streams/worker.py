@@ -8,7 +8,7 @@ import faust
 import structlog
 import torch
 
-from reaseq.artifacts import current
+from reaseq.artifacts import load_newest
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.errors import ArtifactError
 from reaseq.settings import Settings
@@ -64,9 +64,8 @@ def _use_published_model(system: System, settings: Settings) -> None:
     if system.inference.model:  # the text-diffusion backend is configured
         return
     try:
-        artifact = current(settings.models_dir, BEHAVIOR)
+        version = load_newest(settings.models_dir, BEHAVIOR, system.use_behavior)
     except ArtifactError as missing:
         log.warning("no_behavior_model", consequence="histories only, no inferred behaviors", error=str(missing))
         return
-    system.use_behavior(artifact)
-    log.info("behavior_model", version=artifact.version)
+    log.info("behavior_model", version=version)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -66,11 +65,13 @@ class BehaviorInference:
 
         Raises ArtifactError if the model or its codebook cannot be loaded.
         """
-        model = load_weights(artifact, BehaviorModel(msgspec.convert(load_sizes(artifact), BehaviorConfig)))
         codebook = None
-        if model.config.codes:
-            codebook = Codebook.load(load_version(models, SEMANTIC_IDS, artifact.facts["codebook"]))
-        return BehaviorInference(model, load_trained_ids(artifact), artifact.version, table, settings, codebook)
+        with artifact.reading():
+            model = load_weights(artifact, BehaviorModel(load_sizes(artifact, BehaviorConfig)))
+            ids = load_trained_ids(artifact, model.config.items)
+            if model.config.codes:
+                codebook = Codebook.load(load_version(models, SEMANTIC_IDS, artifact.facts["codebook"]))
+        return BehaviorInference(model, ids, artifact.version, table, settings, codebook)
 
     async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
         """`infer` in a thread, off the event loop."""
