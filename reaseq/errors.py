@@ -30,7 +30,7 @@ class StoreUnavailable(Unavailable):
 
 
 class ArchiveUnavailable(Unavailable):
-    """The archive is not writable: its disk is full or not mounted."""
+    """The archive or the served-feature log is not writable: its disk is full or not mounted."""
 
     reason = "archive_unavailable"
 

@@ -1,31 +1,27 @@
 """The served-feature log: a sample of the feature rows behind rankings, for `features.parity` to audit."""
 
-import os
 from hashlib import blake2b
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from features import definitions as views
 from features.parity import AUDITED, ServedRow, digest
 from features.record_mapping import user_rows
+from features.served_feature_files import ServedFeatureFiles
 from reaseq import float16
 from reaseq.records import UserFeatures, Version
 from reaseq.representation.item_table import NO_PRICE, ItemTable, Snapshot
 from serving.degradation import RankingResult, RankingTask
 
-LOG_LIMIT_BYTES = 64 * 1024 * 1024  # per file; one rotated file is kept
-
 
 class ServedFeatureLog:
-    """Appends sampled rows to `<folder>/rows.jsonl`: the user's row, and the row of one of the candidates."""
+    """Appends sampled rows to the log in `folder`: the user's row, and the row of one of the candidates."""
 
     def __init__(self, folder: Path, share: float, table: ItemTable) -> None:
-        self._file = folder / "rows.jsonl"
+        self._files = ServedFeatureFiles(folder)
         self._share = share
         self._table = table
-        folder.mkdir(parents=True, exist_ok=True)
 
     def offer(self, task: RankingTask, result: RankingResult) -> None:
         """Log the rows if the request is sampled and its features were read from the store."""
@@ -36,11 +32,7 @@ class ServedFeatureLog:
         item_id = task.candidate_ids[sample % len(task.candidate_ids)]
         if version := self._table.version(item_id):
             rows.append(served_item(self._table.snapshot, item_id, version, task.now_ms))
-        with self._file.open("ab") as log:
-            log.write(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-            full = log.tell() > LOG_LIMIT_BYTES
-        if full:
-            os.replace(self._file, self._file.with_suffix(".1.jsonl"))
+        self._files.append(rows)
 
 
 def served_user(user: UserFeatures, now_ms: int) -> ServedRow:

@@ -164,7 +164,7 @@ async def _report_error(request: Request, error: Exception) -> Response:
     """503 if a retry may succeed, else 500; the message is for people."""
     if isinstance(error, Unavailable):
         return json_response({"detail": str(error)}, 503)
-    log.error("request_failed", path=request.url.path, exc_info=error)
+    log.error("request_failed", route=request.scope["route"].path, error=type(error).__name__)  # the path may have a user's id
     return json_response({"detail": str(error)}, 500)
 
 
