@@ -53,13 +53,18 @@ def rewrite_manifest(folder: Path, change: Callable[[dict[str, object]], object]
     (folder / "manifest.json").write_text(json.dumps(change(manifest)))
 
 
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 POINTER_FAULTS: dict[str, Callable[[Path], object]] = {
     "empty": lambda pointer: pointer.write_bytes(b""),
     "cut": lambda pointer: pointer.write_bytes(pointer.read_bytes()[:-3]),
     "zeros": lambda pointer: pointer.write_bytes(bytes(16)),
     "not text": lambda pointer: pointer.write_bytes(b"\xff\xfe"),
     "gone": lambda pointer: pointer.unlink(),
-    "a folder": lambda pointer: (pointer.unlink(), pointer.mkdir()),
+    "a folder": replace_by_folder,
     "another folder": lambda pointer: pointer.write_text("../ranker/v0"),
     "too long": lambda pointer: pointer.write_text("v" * 5000),
 }

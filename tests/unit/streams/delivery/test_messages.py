@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaseq.errors import InvalidRecord
-from streams.delivery.messages import Decoder, RawRecord, encode
+from streams.delivery.messages import ORIGIN_HEADER, Decoder, Message, RawRecord, encode
 from streams.delivery.topics import EVENTS, ITEMS, Topic
 
 NOW_MS = 1_700_000_000_000
@@ -57,6 +57,24 @@ def test_invalid_record_raises_its_reason_and_location(topic: Topic, key: bytes,
 
 def test_tombstone_of_an_item_is_a_message_without_body() -> None:
     assert decode(ITEMS, b"i", None) is None
+
+
+@pytest.mark.parametrize(
+    ("timestamp_ms", "header", "origin_ms"),
+    [
+        (NOW_MS - 5, None, NOW_MS - 5),
+        (NOW_MS, b"7", 7),
+        (NOW_MS + 9, None, NOW_MS),  # the producer's clock is ahead
+        (0, None, NOW_MS),
+        (-1, None, NOW_MS),  # a broker's "no timestamp"
+        (NOW_MS, b"0", NOW_MS),
+    ],
+)
+def test_request_without_a_time_counts_from_now(timestamp_ms: int, header: bytes | None, origin_ms: int) -> None:
+    headers = ((ORIGIN_HEADER, header),) if header else ()
+    raw = RawRecord(EVENTS.name, b"u", None, timestamp_ms, headers, offset=3)
+
+    assert Decoder(EVENTS, 300).decode(raw, NOW_MS) == Message("u", None, origin_ms, 3, timestamp_ms)
 
 
 def test_event_slightly_ahead_of_the_clock_is_accepted() -> None:
