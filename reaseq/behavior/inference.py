@@ -63,7 +63,7 @@ class BehaviorInference:
     def load(artifact: Artifact, models: Path, table: ItemTable, settings: SamplerSettings) -> "BehaviorInference":
         """The published model on an item table, with the codebook it was trained with if it uses semantic IDs.
 
-        Raises ArtifactError if the model or its codebook cannot be loaded.
+        Raises ArtifactError if the model or its codebook cannot be loaded, or if it cannot infer.
         """
         codebook = None
         with artifact.reading():
@@ -71,7 +71,9 @@ class BehaviorInference:
             ids = load_trained_ids(artifact, model.config.items)
             if model.config.codes:
                 codebook = Codebook.load(load_version(models, SEMANTIC_IDS, artifact.facts["codebook"]))
-        return BehaviorInference(model, ids, artifact.version, table, settings, codebook)
+            inference = BehaviorInference(model, ids, artifact.version, table, settings, codebook)
+            inference.infer([InferenceRequest(History(), 0, 0)])  # a model that cannot infer would fail every user's record
+        return inference
 
     async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
         """`infer` in a thread, off the event loop."""

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load as read_tensors
@@ -169,3 +171,15 @@ def test_fact_that_is_missing_is_rejected_by_name(tmp_path: Path) -> None:
 
     with pytest.raises(ArtifactError, match=rf"{version}.*space_id"):
         load_codebook(tmp_path, version)
+
+
+def test_behavior_model_that_cannot_infer_is_rejected_by_name(tmp_path: Path) -> None:
+    """Its codebook encodes a behavior with one digit, but it was trained on two."""
+    codebook = Codebook(np.zeros((1, 2, DIM), np.float32), "s")
+    files = {CENTROIDS: save({"centroids": torch.from_numpy(codebook.centroids)})}
+    codes = publish(tmp_path, SEMANTIC_IDS, "v", files, {"space_id": "s"}).version
+    config = replace(CONFIG, codes=(2, 2))
+    artifact = publish_model(tmp_path, KIND, "v", BehaviorModel(config), config, TrainedIds([]), {"codebook": codes})
+
+    with pytest.raises(ArtifactError, match=artifact.version):
+        load_behavior(tmp_path, artifact.version)
