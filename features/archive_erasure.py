@@ -79,4 +79,3 @@ class Erasure:
             latest = self._folder / _ERASED_FILE
             remembered = json.loads(latest.read_text()) if latest.exists() else {}
             write_text(latest, json.dumps(remembered | until_ms))
-            self.forget_expired()

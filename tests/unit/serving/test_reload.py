@@ -154,6 +154,18 @@ def test_ranker_that_cannot_score_does_not_take_over(tmp_path: Path, monkeypatch
     assert rejections() == count + 1
 
 
+def test_any_error_of_a_load_is_a_rejection(tmp_path: Path) -> None:
+    def load(artifact: Artifact) -> Engine:
+        raise MemoryError
+
+    reloader, count = Reloader(tmp_path, build_ranker(Store(USER)), [], load, interval_s=0.01), rejections()
+    publish_ranker(tmp_path, seed=1)
+
+    reloader.check()
+
+    assert rejections() == count + 1
+
+
 def test_service_starts_with_the_newest_whole_ranker(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path)
     version = publish_ranker(settings.models_dir, seed=1)
