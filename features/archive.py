@@ -70,6 +70,7 @@ class Archive:
         """
         try:
             with exclusive(self._folder):
+                self._erasure.forget_expired()
                 return sum(
                     compact_month(month, view, min_files, self._settle_s)
                     for view in VIEWS

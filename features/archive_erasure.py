@@ -5,6 +5,7 @@ lists the requests that have been carried out, so that each request rewrites fil
 """
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,24 +17,42 @@ from features.definitions import USER_KEY, VIEWS, join_key
 from reaseq.records import FeatureRecord, UserFeatures
 
 _ERASED_FILE = ".forgotten.json"
+_EARLIER_FILE = ".forgotten.1.json"
+REMEMBER_S = 5 * 7 * 24 * 3600.0  # as long as `events` keeps what it was requested for; superseded records leave earlier
 
 
 class Erasure:
-    """Carries out erasure requests in the archive in `folder`, and remembers them there."""
+    """Carries out erasure requests in the archive in `folder`, and remembers them there for half of REMEMBER_S or longer.
+
+    A request that is no longer remembered, of a user who has come back, is carried out again, and finds nothing to erase.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._cached: dict[str, int] = {}
-        self._cached_mtime_ns = 0
+        self._cached_mtimes_ns: list[int] = []
 
     def erased_until_ms(self) -> dict[str, int]:
         """The erased users, each with the time up to which their rows were removed."""
-        file = self._folder / _ERASED_FILE
-        if not file.exists():
-            return {}
-        if (mtime_ns := file.stat().st_mtime_ns) != self._cached_mtime_ns:
-            self._cached, self._cached_mtime_ns = json.loads(file.read_text()), mtime_ns
+        files = [file for name in (_EARLIER_FILE, _ERASED_FILE) if (file := self._folder / name).exists()]
+        if (mtimes_ns := [file.stat().st_mtime_ns for file in files]) != self._cached_mtimes_ns:
+            self._cached = {user_id: until_ms for file in files for user_id, until_ms in json.loads(file.read_text()).items()}
+            self._cached_mtimes_ns = mtimes_ns
         return self._cached
+
+    def forget_expired(self) -> None:
+        """Forget requests after at most REMEMBER_S: a file of earlier requests is replaced when it is half as old.
+
+        The caller holds the lock of the folder.
+        """
+        latest, earlier = self._folder / _ERASED_FILE, self._folder / _EARLIER_FILE
+        if earlier.exists():
+            if time.time() - earlier.stat().st_mtime < REMEMBER_S / 2:
+                return
+            earlier.unlink()
+        if latest.exists():
+            latest.rename(earlier)
+            earlier.touch()  # its age counts from now on
 
     def pending(self, records: Sequence[FeatureRecord]) -> dict[str, int]:
         """The records' erasure requests that have not been carried out yet: user id → erase up to this time in ms.
@@ -58,4 +77,6 @@ class Erasure:
                     kept = [time_us > until_ms.get(user_id, -1) * 1000 for user_id, time_us in rows]
                     if not all(kept):
                         write_table(path, table.filter(pa.array(kept)))
-            write_text(self._folder / _ERASED_FILE, json.dumps(self.erased_until_ms() | until_ms))
+            latest = self._folder / _ERASED_FILE
+            remembered = json.loads(latest.read_text()) if latest.exists() else {}
+            write_text(latest, json.dumps(remembered | until_ms))

@@ -68,9 +68,15 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically; it is on disk when the call returns."""
+    with _atomic(path) as partial:
+        partial.write_bytes(content)
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of the archive in `folder` for rewriting files. Appending does not need it."""
+    """Hold the lock of `folder` for rewriting its files. Appending does not need it."""
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

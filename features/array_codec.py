@@ -19,6 +19,11 @@ class _HistoryColumns(msgspec.Struct, array_like=True, frozen=True):
     forgotten_ms: int = 0
     retracted_ms: tuple[int, ...] = ()
     retracted_keys: tuple[int, ...] = ()
+    erasure_offset: int = -1
+    erasure_produced_ms: int = -1
+
+
+_WITHOUT_REQUEST = 7  # columns of a history without an erasure request, whose row must not change with later columns
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -27,8 +32,9 @@ _inferred_decoder = msgspec.msgpack.Decoder(tuple[tuple[str, ...], tuple[float, 
 
 
 def pack_history(history: History) -> bytes:
-    """Pack a history: its behaviors, oldest first, the time up to which it was erased, and the retracted events."""
-    return _encoder.encode(msgspec.convert(history, _HistoryColumns, from_attributes=True))
+    """Pack a history: its behaviors, oldest first, the retracted events, and the last erasure request."""
+    columns = msgspec.structs.astuple(msgspec.convert(history, _HistoryColumns, from_attributes=True))
+    return _encoder.encode(columns if history.erasure_offset >= 0 else columns[:_WITHOUT_REQUEST])
 
 
 def unpack_history(packed: bytes) -> History:

@@ -9,17 +9,35 @@ weights are in `reaseq.model_artifacts`.
 """
 
 import json
+import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from reaseq.errors import ArtifactError
+import msgspec
+import structlog
+from prometheus_client import Counter
+
+from reaseq.errors import ArtifactError, ReaSeqError
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
 
 MANIFEST = "manifest.json"
 POINTER = "current"
+REJECTED = Counter("reaseq_models_rejected", "Published models that could not be loaded", ["kind"])
+
+
+class _Manifest(msgspec.Struct):
+    kind: str
+    version: str
+    files: dict[str, str]  # name → SHA-256
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,16 @@ class Artifact:
                     f"{self.kind} {self.version} was made for {name} {self.facts.get(name)!r}, but this system uses {value!r}: "
                     "train it again"
                 )
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Raise ArtifactError in place of whatever goes wrong in the block, which reads the files."""
+        try:
+            yield
+        except ReaSeqError:
+            raise
+        except Exception as error:
+            raise ArtifactError(f"{self.path} cannot be loaded by this version of the code: {error!r}") from error
 
 
 def publish(models: Path, kind: str, label: str, files: Mapping[str, bytes], facts: Mapping[str, Any]) -> Artifact:
@@ -62,38 +90,84 @@ def publish(models: Path, kind: str, label: str, files: Mapping[str, bytes], fac
 
 
 def is_published(models: Path, kind: str) -> bool:
-    """Whether there is a current version of the kind."""
-    return (models / kind / POINTER).exists()
+    """Whether there is a version of the kind."""
+    return (models / kind / POINTER).exists() or bool(list_versions(models, kind))
+
+
+def list_versions(models: Path, kind: str) -> list[str]:
+    """The versions with a manifest, the latest published first."""
+    manifests = [path for path in (models / kind).glob(f"*/{MANIFEST}") if not path.parent.name.startswith(".")]
+    return [path.parent.name for path in sorted(manifests, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
 
 
 def current(models: Path, kind: str) -> Artifact:
     """The current version. Raises ArtifactError if there is none, or if it is incomplete or damaged."""
-    pointer = models / kind / POINTER
     if not is_published(models, kind):
         raise ArtifactError(f"no {kind} model is published in {models}: run `reaseq demo` or `reaseq train` first")
-    return load_version(models, kind, pointer.read_text().strip())
+    pointer = models / kind / POINTER
+    try:
+        version = pointer.read_text().strip()
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{pointer}, which names the current version, cannot be read: {error}") from error
+    return load_version(models, kind, version)
 
 
 def load_version(models: Path, kind: str, version: str) -> Artifact:
     """A given version. Raises ArtifactError if it is missing, incomplete or damaged."""
     folder = models / kind / version
-    if not (folder / MANIFEST).exists():
-        raise ArtifactError(f"{folder} has no {MANIFEST}: it was never published completely")
+    if folder.parent != models / kind or version == "..":
+        raise ArtifactError(f"{version!r} is not the name of a version in {models / kind}")
+    return open_artifact(folder)
+
+
+def open_artifact(folder: Path) -> Artifact:
+    """The version in `folder`, with its files verified. Raises ArtifactError if it is missing, incomplete or damaged."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = msgspec.convert(json.loads((folder / MANIFEST).read_bytes()), _Manifest)
         changed = [
-            name for name, digest in manifest["files"].items() if sha256((folder / name).read_bytes()).hexdigest() != digest
+            name for name, digest in manifest.files.items() if sha256((folder / name).read_bytes()).hexdigest() != digest
         ]
-    except (OSError, ValueError) as error:
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise ArtifactError(f"{folder} has no {missing}: it was never published completely") from error
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{folder} cannot be read: {error}") from error
     if changed:
         raise ArtifactError(f"{folder / changed[0]} does not match the manifest: the file was changed or truncated")
-    return Artifact(kind, version, folder, manifest["facts"])
+    return Artifact(manifest.kind, manifest.version, folder, manifest.facts)
+
+
+def load_newest(models: Path, kind: str, load: Callable[[Artifact], T]) -> T:
+    """Load the current version or, if that cannot be loaded, the latest published one that can be; reports which, and why.
+
+    Raises ArtifactError, which names the fault of the current version, if none can be loaded.
+    """
+    try:
+        return load(current(models, kind))
+    except ArtifactError as error:
+        fault = error
+    for version in list_versions(models, kind):
+        try:
+            loaded = load(load_version(models, kind, version))
+        except ArtifactError:
+            continue
+        report_rejected(kind, str(fault), loaded_instead=version)
+        return loaded
+    raise fault
+
+
+def report_rejected(kind: str, reason: str, **context: str) -> None:
+    """Count and log a published model that could not be loaded."""
+    REJECTED.labels(kind).inc()
+    log.error("model_rejected", kind=kind, reason=reason, **context)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that readers see all of the old content or all of the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    temporary.write_bytes(content)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # otherwise a power failure after the renaming may leave an empty file
     temporary.replace(path)

@@ -30,7 +30,7 @@ class StoreUnavailable(Unavailable):
 
 
 class ArchiveUnavailable(Unavailable):
-    """The archive is not writable: its disk is full or not mounted."""
+    """The archive or the served-feature log is not writable: its disk is full or not mounted."""
 
     reason = "archive_unavailable"
 
@@ -45,6 +45,12 @@ class EndpointUnavailable(Unavailable):
     """The language model's endpoint does not respond or rejects every call."""
 
     reason = "endpoint_unavailable"
+
+
+class LedgerUnavailable(Unavailable):
+    """The ledger is locked by another process, or its file cannot be read or written."""
+
+    reason = "ledger_unavailable"
 
 
 class VocabularyError(ReaSeqError):

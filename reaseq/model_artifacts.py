@@ -4,12 +4,13 @@ Separate from `reaseq.artifacts` because importing torch takes seconds, which co
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import msgspec
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -17,6 +18,7 @@ from reaseq.artifacts import Artifact, publish
 from reaseq.errors import ArtifactError
 from reaseq.representation.trained_ids import TrainedIds
 
+C = TypeVar("C")
 M = TypeVar("M", bound=nn.Module)
 
 WEIGHTS, SIZES, ITEMS = "model.safetensors", "config.json", "items.json"
@@ -42,30 +44,56 @@ def publish_model(
     return publish(models, kind, label, files, facts)
 
 
-def load_sizes(artifact: Artifact) -> dict[str, Any]:
-    """The sizes that the model was built with."""
-    sizes: dict[str, Any] = json.loads((artifact.path / SIZES).read_text())
-    return sizes
+def load_sizes(artifact: Artifact, config_type: type[C]) -> C:
+    """The sizes that the model was built with, as its dataclass.
+
+    Raises ArtifactError if they have a field that this version of the code does not know, and would ignore.
+    """
+    with artifact.reading():
+        sizes = json.loads((artifact.path / SIZES).read_text())
+        config = msgspec.convert(sizes, config_type)
+        unknown = list(_unknown_fields(sizes, msgspec.to_builtins(config)))
+    if unknown:
+        raise ArtifactError(f"{artifact.path / SIZES} has fields that this version of the code does not know: {unknown}")
+    return config
 
 
 def load_weights(artifact: Artifact, model: M) -> M:
     """Load the weights into a model of the artifact's sizes and put it in eval mode.
 
-    Raises ArtifactError if their names or shapes differ from the model's, as when another version of this code wrote them.
+    Raises ArtifactError if their names, shapes or types differ from the model's, as when another version of this code wrote
+    them, or if a weight is not finite.
     """
-    weights, expected = load_file(artifact.path / WEIGHTS), model.state_dict()
+    with artifact.reading():
+        weights, expected = load_file(artifact.path / WEIGHTS), model.state_dict()
     differing = sorted(weights.keys() ^ expected.keys()) or [
-        name for name, tensor in sorted(weights.items()) if tensor.shape != expected[name].shape
+        name
+        for name, tensor in sorted(weights.items())
+        if (tensor.shape, tensor.dtype) != (expected[name].shape, expected[name].dtype)
     ]
     if differing:
         raise ArtifactError(
-            f"{artifact.kind} {artifact.version} does not fit this version of the code: the model and the file differ in "
+            f"{artifact.path} does not fit this version of the code: the model and the file differ in "
             f"{len(differing)} weights, {differing[0]} among them; train it again"
         )
+    if invalid := [name for name, tensor in sorted(weights.items()) if not tensor.isfinite().all()]:
+        raise ArtifactError(f"{artifact.path / WEIGHTS} has values that are not finite in {invalid[0]}; train it again")
     model.load_state_dict(weights)
     return model.eval()
 
 
-def load_trained_ids(artifact: Artifact) -> TrainedIds:
-    """The ids of the items that the model was trained on."""
-    return TrainedIds(json.loads((artifact.path / ITEMS).read_text()))
+def load_trained_ids(artifact: Artifact, count: int) -> TrainedIds:
+    """The ids of the items that the model was trained on. Raises ArtifactError unless it has `count` id embeddings for them."""
+    with artifact.reading():
+        ids = TrainedIds(msgspec.json.decode((artifact.path / ITEMS).read_bytes(), type=list[str]))
+    if len(ids) != count:
+        raise ArtifactError(f"{artifact.path / ITEMS} has {len(ids)} ids, but the model has {count}")
+    return ids
+
+
+def _unknown_fields(sizes: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in sizes.items():
+        if name not in known:
+            yield name
+        elif isinstance(value, dict):
+            yield from _unknown_fields(value, known[name])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from reaseq.artifacts import Artifact, current, is_published
+from reaseq.artifacts import Artifact, current, is_published, report_rejected
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.errors import ReaSeqError
 from reaseq.ranker.engine import KIND as RANKER
@@ -35,7 +35,7 @@ class Reloader:
         self._models_dir, self._ranker, self._latents, self._load = models_dir, ranker, latents, load
         self._interval_s = interval_s
         self._seen_version = ranker.engine.version
-        self._last_error = ""
+        self._rejected: dict[str, str] = {}  # kind → why its current version was rejected
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
 
@@ -50,34 +50,40 @@ class Reloader:
         self._thread.join()
 
     def check(self) -> None:
-        """Load what was published since the last check. A rejected model is logged and counted once."""
-        try:
-            self._load_latents()
-            engine = self._load_newer()
-        except ReaSeqError as error:
-            if str(error) != self._last_error:
-                self._last_error = str(error)
-                RELOADS.labels("rejected").inc()
-                log.error("ranker_rejected", reason=self._last_error)
-            return
-        if engine:
-            engine.prepare()
-            self._ranker.engine = engine
-            RELOADS.labels("taken_over").inc()
-            log.info("ranker_reloaded", version=engine.version)
+        """Load what was published since the last check. A rejected model is logged and counted once; the previous one stays."""
+        self._try(BEHAVIOR, self._load_behavior)
+        self._try(RANKER, self._load_ranker)
 
-    def _load_latents(self) -> None:
+    def _try(self, kind: str, load: Callable[[], None]) -> None:
+        try:
+            load()
+        except Exception as error:  # whatever is wrong with a published model, the thread must go on
+            reason = str(error) if isinstance(error, ReaSeqError) else repr(error)
+            if reason != self._rejected.get(kind):
+                self._rejected[kind] = reason
+                report_rejected(kind, reason)
+                if kind == RANKER:
+                    RELOADS.labels("rejected").inc()
+        else:
+            self._rejected.pop(kind, None)
+
+    def _load_behavior(self) -> None:
         for latents in self._latents:
             latents.load_wanted()
-            if is_published(self._models_dir, BEHAVIOR):
-                latents.load(current(self._models_dir, BEHAVIOR).version)
+        if is_published(self._models_dir, BEHAVIOR):
+            version = current(self._models_dir, BEHAVIOR).version
+            for latents in self._latents:
+                latents.load(version)
 
-    def _load_newer(self) -> Engine | None:
+    def _load_ranker(self) -> None:
         artifact = current(self._models_dir, RANKER)
         if artifact.version == self._seen_version:
-            return None
+            return
         self._seen_version = artifact.version
-        return self._load(artifact)
+        engine = self._load(artifact)
+        self._ranker.engine = engine
+        RELOADS.labels("taken_over").inc()
+        log.info("ranker_reloaded", version=engine.version)
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval_s):

@@ -1,18 +1,17 @@
 """The served-feature log: a sample of the feature rows behind rankings, for `features.parity` to audit."""
 
-import os
 import time
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import structlog
 
 from features import definitions as views
 from features.parity import AUDITED, ServedRow, digest
 from features.record_mapping import user_rows
+from features.served_feature_files import ServedFeatureFiles
 from reaseq import float16
 from reaseq.records import UserFeatures, Version
 from reaseq.representation.item_table import NO_PRICE, ItemTable, Snapshot
@@ -22,14 +21,14 @@ from serving.degradation import RankingResult, RankingTask
 log = structlog.get_logger()
 
 REPORT_INTERVAL_S = 60.0
-LOG_LIMIT_BYTES = 64 * 1024 * 1024  # per file; one rotated file is kept
 
 
 class ServedFeatureLog:
-    """Appends sampled rows to `<folder>/rows.jsonl`: the user's row, and the row of one of the candidates."""
+    """Appends sampled rows to the log in `folder`: the user's row, and the row of one of the candidates."""
 
     def __init__(self, folder: Path, share: float, table: ItemTable, clock: Callable[[], float] = time.monotonic) -> None:
-        self._file = folder / "rows.jsonl"
+        self._folder = folder
+        self._files = ServedFeatureFiles(folder)
         self._share = share
         self._table = table
         self._clock = clock
@@ -46,7 +45,7 @@ class ServedFeatureLog:
             metrics.SERVED_LOG_FAILURES.inc()
             if self._clock() >= self._report_after_s:
                 self._report_after_s = self._clock() + REPORT_INTERVAL_S
-                log.warning("served_features_not_logged", file=str(self._file), error=repr(error))
+                log.warning("served_features_not_logged", folder=str(self._folder), error=repr(error))
 
     def _log(self, task: RankingTask, result: RankingResult) -> None:
         sample = _hash(task)
@@ -56,18 +55,7 @@ class ServedFeatureLog:
         item_id = task.candidate_ids[sample % len(task.candidate_ids)]
         if version := self._table.version(item_id):
             rows.append(served_item(self._table.snapshot, item_id, version, task.now_ms))
-        self._append(b"".join(msgspec.json.encode(row) + b"\n" for row in rows))
-
-    def _append(self, lines: bytes) -> None:
-        """Append all of the lines or, on a full disk, none of them."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._file.open("ab", buffering=0) as file:
-            size = file.tell()
-            if file.write(lines) < len(lines):
-                file.truncate(size)
-                raise OSError("only a part of the rows could be written")
-        if size + len(lines) > LOG_LIMIT_BYTES:
-            os.replace(self._file, self._file.with_suffix(".1.jsonl"))
+        self._files.append(rows)
 
 
 def served_user(user: UserFeatures, now_ms: int) -> ServedRow:

@@ -15,7 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from features.repository import FeatureRepository
-from reaseq.artifacts import Artifact, current, load_version
+from reaseq.artifacts import Artifact, load_newest, load_version
 from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.ranker.engine import KIND as RANKER
@@ -51,22 +51,20 @@ class RankingService:
         torch.set_num_threads(service.threads)
         self.settings = settings
         self.vocabulary = load_vocabulary(settings.knowledge.vocabulary)
-        artifact = current(settings.models_dir, RANKER)
-        # The table uses the space that the published model was trained on, and skips items of any other.
-        self._space_id = artifact.facts["space_id"]
-        self.table = ItemTable(self.vocabulary, self._space_id, artifact.facts["vector_dim"], service.device)
         self.popularity = Popularity()
+        latents = LatentModels(settings.models_dir)
+        engine = load_newest(settings.models_dir, RANKER, partial(self._load_first_engine, latents))
+        self.table = engine.table
         waiting_limit, future_limit_s = service.waiting_limit_events, settings.guard.future_limit_s
         self.events = EventCounter(self.popularity, self.table, future_limit_s, waiting_limit)
         self.items = ItemTableFeed(self.table, self.events.items_arrived)
-        latents = LatentModels(settings.models_dir)
-        self.ranker = DegradingRanker(self._load_engine(latents, artifact), self._open_user_cache())
+        self.ranker = DegradingRanker(engine, self._open_user_cache())
         self.shadow = self._load_shadow() if service.shadow_version else None
         self.reloader = Reloader(
             settings.models_dir,
             self.ranker,
             [latents, self.shadow.engine.latents] if self.shadow else [latents],
-            partial(self._load_engine, latents),
+            partial(self._load_engine, self.table, latents),
             service.reload_interval_s,
         )
         self.draining = False
@@ -116,9 +114,16 @@ class RankingService:
     def _tail_events(self, since_ms: int) -> None:
         self._tailers["events"] = TopicTailer(self.settings.kafka, EVENTS, self.events.count, since_ms).start()
 
-    def _load_engine(self, latents: LatentModels, artifact: Artifact) -> Engine:
-        artifact.require(vocabulary=self.vocabulary.version, space_id=self._space_id)
-        return Engine.load(artifact, self.table, self.popularity, latents)
+    def _load_first_engine(self, latents: LatentModels, artifact: Artifact) -> Engine:
+        """A ranker on a new item table of the space that it was trained on, which skips items of any other."""
+        with artifact.reading():
+            space_id, dim = artifact.facts["space_id"], artifact.facts["vector_dim"]
+            table = ItemTable(self.vocabulary, space_id, dim, self.settings.service.device)
+        return self._load_engine(table, latents, artifact)
+
+    def _load_engine(self, table: ItemTable, latents: LatentModels, artifact: Artifact) -> Engine:
+        artifact.require(vocabulary=self.vocabulary.version, space_id=table.space_id)
+        return Engine.load(artifact, table, self.popularity, latents)
 
     def _open_user_cache(self) -> UserCache:
         """A cache whose store reads time out early, because a request's budget is short."""
@@ -129,7 +134,8 @@ class RankingService:
 
     def _load_shadow(self) -> Shadow:
         service, models_dir = self.settings.service, self.settings.models_dir
-        engine = self._load_engine(LatentModels(models_dir), load_version(models_dir, RANKER, service.shadow_version))
+        artifact = load_version(models_dir, RANKER, service.shadow_version)
+        engine = self._load_engine(self.table, LatentModels(models_dir), artifact)
         return Shadow(engine, service.shadow_share, random.Random(SHADOW_SEED).random)  # noqa: S311  a sample, no secret
 
 

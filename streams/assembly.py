@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from features.archive import Archive
 from features.repository import FeatureRepository
-from reaseq.artifacts import Artifact, current, is_published
+from reaseq.artifacts import Artifact, is_published, load_newest
 from reaseq.behavior.inference import BehaviorInference
 from reaseq.behavior.text_diffusion import TextDiffusionBackend
 from reaseq.knowledge.agents.reasoner import VllmReasoner, build_agent_pipeline
@@ -44,14 +44,15 @@ class System:
     inference: BehaviorInferenceStage
     stages: tuple[Stage, ...]
 
-    def use_behavior(self, artifact: Artifact) -> None:
-        """Infer behaviors with a published model from the next batch on.
+    def use_behavior(self, artifact: Artifact) -> str:
+        """Infer behaviors with a published model from the next batch on; returns its version.
 
-        Raises ArtifactError if the model was trained in another vector space or with another vocabulary.
+        Raises ArtifactError if the model was trained in another vector space or with another vocabulary, or cannot be loaded.
         """
         artifact.require(space_id=self.encoder.space_id, vocabulary=self.vocabulary.version)
         sampler = self.settings.behavior.sampler
         self.inference.model = BehaviorInference.load(artifact, self.settings.models_dir, self.table, sampler)
+        return artifact.version
 
 
 def assemble(
@@ -97,7 +98,9 @@ def build_reasoners(settings: Settings, vocabulary: Vocabulary, encoder: Encoder
         reasoners.append(RecordedReasoner.from_parquet(knowledge.recorded_file, vocabulary))
     student = None
     if is_published(settings.models_dir, STUDENT):
-        student = Student.load(current(settings.models_dir, STUDENT), vocabulary, encoder.space_id)
+        student = load_newest(
+            settings.models_dir, STUDENT, lambda artifact: Student.load(artifact, vocabulary, encoder.space_id)
+        )
     if knowledge.llm.base_url:
         llm = build_llm_reasoner(settings, vocabulary)
         threshold = knowledge.cascade_threshold

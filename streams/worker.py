@@ -8,7 +8,7 @@ import faust
 import structlog
 import torch
 
-from reaseq.artifacts import current
+from reaseq.artifacts import load_newest
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.errors import ArtifactError
 from reaseq.settings import Settings
@@ -18,7 +18,7 @@ from streams.delivery.key_locks import KeyLocks
 from streams.delivery.stage import BatchPolicy
 from streams.delivery.topics import ITEM_FEATURES
 from streams.delivery.tracing import export_traces
-from streams.operations.dead_letter_queue import DeadLetterQueue
+from streams.operations.erasure import build_erasure
 from streams.operations.recall import Recaller
 from streams.operations.reconcile import Reconciler
 from streams.runtime.faust_runtime import assigned_partitions, build_app
@@ -39,7 +39,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     kafka = settings.kafka
     batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
     archive_batch = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
-    system = assemble(settings, batch, archive_batch, DeadLetterQueue(kafka, settings.guard.quarantine_attempts).erase)
+    system = assemble(settings, batch, archive_batch, build_erasure(settings))
     stages = [stage for stage in system.stages if role == "all" or (stage.name == REASONING) == (role == "reasoning")]
     items = TopicTailer(kafka, ITEM_FEATURES, system.items.apply_records)
     if role != "reasoning":  # the reasoning stage needs only the items in its batch
@@ -65,9 +65,8 @@ def _use_published_model(system: System, settings: Settings) -> None:
     if system.inference.model:  # the text-diffusion backend is configured
         return
     try:
-        artifact = current(settings.models_dir, BEHAVIOR)
+        version = load_newest(settings.models_dir, BEHAVIOR, system.use_behavior)
     except ArtifactError as missing:
         log.warning("no_behavior_model", consequence="histories only, no inferred behaviors", error=str(missing))
         return
-    system.use_behavior(artifact)
-    log.info("behavior_model", version=artifact.version)
+    log.info("behavior_model", version=version)

@@ -26,6 +26,13 @@ class Behavior(NamedTuple):
     type_code: int
 
 
+class ErasureRequest(NamedTuple):
+    """An erasure request: its offset in its partition, and the timestamp of its record."""
+
+    offset: int
+    produced_ms: int
+
+
 class HistoryFold:
     """Folds events into a history of at most `limit` behaviors.
 
@@ -43,6 +50,7 @@ class HistoryFold:
             self._behaviors = sorted([*self._behaviors, *(Behavior(*row, "", RETRACTED) for row in retracted)])
         self._keys = {behavior.event_key for behavior in self._behaviors}
         self._forgotten_ms = history.forgotten_ms
+        self._request = ErasureRequest(history.erasure_offset, history.erasure_produced_ms)
         self._limit = limit
 
     def absorb(self, event: Event) -> str:
@@ -69,11 +77,16 @@ class HistoryFold:
         self._retracted.add(key)
         return "retracted"
 
-    def erase(self, until_ms: int) -> bool:
-        """Erase everything up to `until_ms` or the newest behavior, whichever is later; False if already done."""
-        if until_ms <= self._forgotten_ms:
+    def erase(self, until_ms: int, request: ErasureRequest) -> bool:
+        """Erase everything up to `until_ms` or the newest behavior, whichever is later; False if the request is redelivered.
+
+        Clocks do not decide whether it is, because they may be wrong: a request is a redelivery only if neither its offset nor
+        its timestamp is later than those of an earlier request. Each request reaches further than the one before.
+        """
+        if request.offset <= self._request.offset and request.produced_ms <= self._request.produced_ms:
             return False
-        self._forgotten_ms = max(until_ms, self.newest_ms)
+        self._request = ErasureRequest(*map(max, request, self._request))
+        self._forgotten_ms = max(until_ms, self.newest_ms, self._forgotten_ms + 1)
         self._behaviors, self._keys, self._retracted = [], set(), set()
         return True
 
@@ -84,9 +97,10 @@ class HistoryFold:
 
     def history(self) -> History:
         """The current history."""
-        if not self._retracted:
-            return build_history(self._behaviors, self._forgotten_ms)
         history = build_history([behavior for behavior in self._behaviors if behavior.type_code], self._forgotten_ms)
+        history = replace(history, erasure_offset=self._request.offset, erasure_produced_ms=self._request.produced_ms)
+        if not self._retracted:
+            return history
         retracted = [behavior for behavior in self._behaviors if behavior.type_code == RETRACTED]
         times_ms, keys = zip(*((behavior.time_ms, behavior.event_key) for behavior in retracted), strict=True)
         return replace(history, retracted_ms=times_ms, retracted_keys=keys)

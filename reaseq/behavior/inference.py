@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -64,13 +63,17 @@ class BehaviorInference:
     def load(artifact: Artifact, models: Path, table: ItemTable, settings: SamplerSettings) -> "BehaviorInference":
         """The published model on an item table, with the codebook it was trained with if it uses semantic IDs.
 
-        Raises ArtifactError if the model or its codebook cannot be loaded.
+        Raises ArtifactError if the model or its codebook cannot be loaded, or if it cannot infer.
         """
-        model = load_weights(artifact, BehaviorModel(msgspec.convert(load_sizes(artifact), BehaviorConfig)))
         codebook = None
-        if model.config.codes:
-            codebook = Codebook.load(load_version(models, SEMANTIC_IDS, artifact.facts["codebook"]))
-        return BehaviorInference(model, load_trained_ids(artifact), artifact.version, table, settings, codebook)
+        with artifact.reading():
+            model = load_weights(artifact, BehaviorModel(load_sizes(artifact, BehaviorConfig)))
+            ids = load_trained_ids(artifact, model.config.items)
+            if model.config.codes:
+                codebook = Codebook.load(load_version(models, SEMANTIC_IDS, artifact.facts["codebook"]))
+            inference = BehaviorInference(model, ids, artifact.version, table, settings, codebook)
+            inference.infer([InferenceRequest(History(), 0, 0)])  # a model that cannot infer would fail every user's record
+        return inference
 
     async def answer(self, requests: Sequence[InferenceRequest]) -> list[Inferred | None]:
         """`infer` in a thread, off the event loop."""

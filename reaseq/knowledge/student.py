@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,12 +24,12 @@ from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.guard import admit
 from reaseq.knowledge.reasoner import Answers, ReasoningItem
 from reaseq.knowledge.vocabulary import Group, Vocabulary
+from reaseq.model_artifacts import SIZES, WEIGHTS, load_sizes, load_weights
 from reaseq.optimizer import Optimizer
 from reaseq.records import Claim, ProductKnowledge
 
 KIND = "student"
 CLAIM_FROM = 0.4  # the F1-optimal threshold for calibrated probabilities: half of the F1 reached (Lipton et al. 2014)
-WEIGHTS, SIZES = "model.safetensors", "config.json"
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,14 @@ class Student:
 
     @staticmethod
     def load(artifact: Artifact, vocabulary: Vocabulary, space_id: str) -> "Student":
-        """Load a published student. Raises ArtifactError if it was trained for another vocabulary or space."""
+        """Load a published student.
+
+        Raises ArtifactError if it was trained for another vocabulary or space, or if it cannot be loaded.
+        """
         artifact.require(vocabulary=vocabulary.version, space_id=space_id)
-        model = StudentModel(StudentConfig(**json.loads((artifact.path / SIZES).read_text())))
-        model.load_state_dict(load((artifact.path / WEIGHTS).read_bytes()))
-        return Student(model.eval(), vocabulary, artifact.version)
+        with artifact.reading():
+            model = load_weights(artifact, StudentModel(load_sizes(artifact, StudentConfig)))
+        return Student(model, vocabulary, artifact.version)
 
     def publish(self, models: Path, facts: Mapping[str, Any]) -> Artifact:
         """Publish the model and make it current."""

@@ -65,11 +65,17 @@ class Engine:
 
     @staticmethod
     def load(artifact: Artifact, table: ItemTable, popularity: Popularity, latents: LatentModels) -> "Engine":
-        """The published ranker. Raises ArtifactError if it was trained on another version of the features."""
+        """The published ranker, ready to score.
+
+        Raises ArtifactError if it was trained on another version of the features, or if it cannot be loaded or cannot score.
+        """
         artifact.require(features=FEATURES_VERSION)
-        model = load_weights(artifact, Ranker(RankerConfig(**load_sizes(artifact))))
-        ids, statistics = load_trained_ids(artifact), load_statistics(artifact)
-        return Engine(model, ids, artifact.version, table, popularity, latents, statistics)
+        with artifact.reading():
+            model = load_weights(artifact, Ranker(load_sizes(artifact, RankerConfig)))
+            ids, statistics = load_trained_ids(artifact, model.config.items), load_statistics(artifact)
+            engine = Engine(model, ids, artifact.version, table, popularity, latents, statistics)
+            engine._prepare()
+        return engine
 
     def score(self, user: UserFeatures | None, candidate_ids: Sequence[str], now_ms: int) -> NDArray[np.float32]:
         """Probabilities (C,) of the candidates for the user at `now_ms`.
@@ -86,11 +92,6 @@ class Engine:
         return [
             ScoringResult(p[: len(query.rows)], latent) for p, query, latent in zip(probabilities, queries, read, strict=True)
         ]
-
-    def prepare(self) -> None:
-        """Embed the current table, so that the first request does not have to."""
-        with torch.inference_mode(), self._precision():
-            self.items(self.table.snapshot)
 
     def score_batch(self, batch: RankerBatch, table: Snapshot) -> Tensor:
         """Probabilities (B, C) of a batch."""
@@ -123,6 +124,18 @@ class Engine:
         """The embedded snapshot; only slots that are new since the last call are computed."""
         ids, content_embeddings = self._embedded.get(table).tensors
         return Embedded(table.slots, table.prices, table.contents, ids, content_embeddings)
+
+    def _prepare(self) -> None:
+        """Score an item for a user with a history, which embeds the current table, so that the first request does not have to.
+
+        Raises if that fails.
+        """
+        table = self.table.snapshot
+        behavior = History(item_ids=(table.ids[-1],), types=(1,), times_ms=(0,), event_keys=(0,))
+        user = UserFeatures(user_id="", event_time_ms=0, events_seen=1, history=behavior)
+        (result,) = self.score_all([ScoringQuery(user, table.rows([table.ids[-1]]), 0)], table)
+        if not np.isfinite(result.probabilities).all():
+            raise ValueError("a score is not finite")
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else nullcontext()

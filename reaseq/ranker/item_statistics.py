@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save
 
 from reaseq.artifacts import Artifact
 from reaseq.days import DAY_MS
+from reaseq.errors import ArtifactError
 from reaseq.records import History
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -102,9 +103,15 @@ def save_statistics(statistics: ItemStatistics) -> dict[str, bytes]:
 
 
 def load_statistics(artifact: Artifact) -> ItemStatistics:
-    """The statistics in an artifact."""
-    columns = load_file(artifact.path / FILE)
-    return ItemStatistics(TrainedIds(json.loads((artifact.path / IDS_FILE).read_text())), **columns)
+    """The statistics in an artifact. Raises ArtifactError if they cannot be loaded."""
+    with artifact.reading():
+        statistics = ItemStatistics(
+            TrainedIds(json.loads((artifact.path / IDS_FILE).read_text())), **load_file(artifact.path / FILE)
+        )
+        lengths = {name: len(getattr(statistics, name)) for name in _COLUMNS}
+        if set(lengths.values()) != {len(statistics.ids)} or statistics.neighbors.max() >= len(statistics.ids):
+            raise ArtifactError(f"{artifact.path / FILE} does not fit {IDS_FILE}: {lengths} for {len(statistics.ids)} ids")
+    return statistics
 
 
 def _build_matrix(pairs: Sequence[tuple[str, str]], ids: TrainedIds) -> sp.csr_matrix:

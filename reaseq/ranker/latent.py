@@ -12,13 +12,12 @@ alone, which treats new items like all others.
 import threading
 from pathlib import Path
 
-import msgspec
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from reaseq import float16
-from reaseq.artifacts import Artifact, load_version
+from reaseq.artifacts import Artifact, list_versions, load_version, report_rejected
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel, ItemTokens
 from reaseq.errors import ArtifactError
@@ -46,12 +45,17 @@ class LatentScores:
     def load(artifact: Artifact) -> "LatentScores | None":
         """A published behavior model; None if its tokens are semantic IDs, whose scores are not one product.
 
-        Raises ArtifactError if the weights do not fit.
+        Raises ArtifactError if it cannot be loaded.
         """
-        config = msgspec.convert(load_sizes(artifact), BehaviorConfig)
+        config = load_sizes(artifact, BehaviorConfig)
         if config.codes:
             return None
-        return LatentScores(load_weights(artifact, BehaviorModel(config)), load_trained_ids(artifact))
+        with artifact.reading():
+            return LatentScores(load_weights(artifact, BehaviorModel(config)), load_trained_ids(artifact, config.items))
+
+    def reads(self, latent: bytes) -> bool:
+        """Whether a state has this model's width."""
+        return len(latent) == self._tokens.ids.embedding_dim * float16.FLOAT16.itemsize
 
     def score(self, latents: Tensor, candidates: Tensor, table: Snapshot) -> Tensor:
         """Scores (B, C, SCORES) of candidates' rows (B, C) for users' latent states (B, w)."""
@@ -79,34 +83,38 @@ class LatentScores:
 class LatentModels:
     """The behavior models whose latent states the feature store holds: usually one, two while a new one is rolled out.
 
-    Safe to use from several threads: one loads models while others score.
+    Keeps the MODELS_LIMIT most recently used ones. Safe to use from several threads: one loads models while others score.
     """
 
     def __init__(self, models_dir: Path) -> None:
         self._models_dir = models_dir
-        self._lock = threading.Lock()  # guards both collections, never held while a model loads or scores
-        self._models: dict[str, LatentScores | None] = {}
-        self._wanted: set[str] = set()
+        self._lock = threading.Lock()  # guards the collections, never held while a model loads or scores
+        self._models: dict[str, LatentScores | None] = {}  # the most recently used last; None: gives no scores, or rejected
+        self._published = set(list_versions(models_dir, BEHAVIOR))
+        self._wanted: set[str] = set()  # published, but not loaded
 
     def load(self, version: str) -> None:
-        """Load a version. One that is not published here, does not fit, or gives no scores is remembered as such."""
+        """Load a version. If it is rejected, this is reported once; if it gives no scores, this is remembered."""
         with self._lock:
-            self._wanted.discard(version)
             if version in self._models:
                 return
         try:
             model = LatentScores.load(load_version(self._models_dir, BEHAVIOR, version))
-        except ArtifactError:
+        except ArtifactError as error:
+            report_rejected(BEHAVIOR, str(error))
             model = None
         with self._lock:
-            while len(self._models) >= MODELS_LIMIT and version not in self._models:
-                self._models.pop(next(iter(self._models)))
             self._models[version] = model
+            loaded = [name for name, scores in self._models.items() if scores]
+            for name in loaded[:-MODELS_LIMIT]:
+                del self._models[name]
 
     def load_wanted(self) -> None:
-        """Load the versions that `scores` needed and did not have."""
+        """Load the published versions that `scores` needed and did not have."""
+        published = set(list_versions(self._models_dir, BEHAVIOR))
         with self._lock:
-            wanted = list(self._wanted)
+            self._published = published
+            wanted, self._wanted = self._wanted, set()
         for version in wanted:
             self.load(version)
 
@@ -120,7 +128,13 @@ class LatentModels:
         for version in {behaviors.model for behaviors in inferred if behaviors.latent}:
             if not (model := self._find(version)):
                 continue
-            users = [user for user, behaviors in enumerate(inferred) if behaviors.latent and behaviors.model == version]
+            users = [
+                user
+                for user, behaviors in enumerate(inferred)
+                if behaviors.model == version and behaviors.latent and model.reads(behaviors.latent)
+            ]
+            if not users:
+                continue
             states = float16.unpack_rows([inferred[user].latent for user in users])
             latents = torch.from_numpy(states).to(candidates.device)  # (users, w)
             if len(users) == len(inferred):
@@ -132,8 +146,13 @@ class LatentModels:
         return torch.zeros(*candidates.shape, SCORES, device=candidates.device) if scores is None else scores, read
 
     def _find(self, version: str) -> LatentScores | None:
-        """The model of a version; None if it gives no scores or is not loaded. A version not loaded becomes wanted."""
+        """The model of a version; None if it gives no scores or is not loaded. A published version not loaded becomes wanted.
+
+        Other names, which come from the rows of users, are ignored.
+        """
         with self._lock:
             if version not in self._models:
-                self._wanted.add(version)
-            return self._models.get(version)
+                self._wanted |= {version} & self._published
+                return None
+            model = self._models[version] = self._models.pop(version)
+            return model

@@ -8,8 +8,9 @@ from reaseq.records.fields import Count, TimeMs, Version
 class History(msgspec.Struct, frozen=True, kw_only=True):
     """A user's latest behaviors as parallel arrays, oldest first. `event_keys` are 64-bit hashes of the event ids.
 
-    `forgotten_ms` is the time of the user's last erasure request: events up to it are ignored. Retracted events keep their
-    times and keys, so that a redelivery does not bring them back.
+    `forgotten_ms` is the time up to which the user's last erasure request reached: events up to it are ignored. A redelivery of
+    the request is recognized by `erasure_offset` and `erasure_produced_ms`, its offset and timestamp, -1 without a request.
+    Retracted events keep their times and keys, so that a redelivery does not bring them back.
     """
 
     item_ids: tuple[str, ...] = ()
@@ -19,6 +20,8 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     forgotten_ms: TimeMs = 0
     retracted_ms: tuple[int, ...] = ()
     retracted_keys: tuple[int, ...] = ()
+    erasure_offset: int = -1
+    erasure_produced_ms: int = -1
 
 
 LEVELS = 256  # revisions for each number of events seen

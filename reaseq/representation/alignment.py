@@ -5,7 +5,6 @@ corrected by their share of the log). Its output is a vector space of its own. T
 it is evaluated on.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from reaseq.artifacts import MANIFEST, Artifact, publish
-from reaseq.errors import ArtifactError, SpaceMismatch
+from reaseq.artifacts import Artifact, open_artifact, publish
+from reaseq.errors import SpaceMismatch
 from reaseq.optimizer import Optimizer
 
 KIND = "alignment"
@@ -56,16 +55,16 @@ class AlignmentHead(nn.Module):
 def load_head(folder: Path, space_id: str) -> AlignmentHead:
     """The head published in `folder`.
 
-    Raises ArtifactError if there is none, and SpaceMismatch if it was trained on another space than `space_id`.
+    Raises ArtifactError if it cannot be loaded, and SpaceMismatch if it was trained on another space than `space_id`.
     """
-    if not (folder / MANIFEST).exists():
-        raise ArtifactError(f"{folder} is not a published alignment head: it has no {MANIFEST}")
-    trained_on = json.loads((folder / MANIFEST).read_text())["facts"]["space_id"]
-    if trained_on != space_id:
-        raise SpaceMismatch(f"{folder} aligns vectors of space {trained_on!r}, but the encoder produces {space_id!r}")
-    weight = load_file(folder / WEIGHTS)[WEIGHT]
-    head = AlignmentHead(len(weight))
-    head.linear.weight.data = weight
+    artifact = open_artifact(folder)
+    with artifact.reading():
+        trained_on = artifact.facts["space_id"]
+        if trained_on != space_id:
+            raise SpaceMismatch(f"{folder} aligns vectors of space {trained_on!r}, but the encoder produces {space_id!r}")
+        weight = load_file(folder / WEIGHTS)[WEIGHT]
+        head = AlignmentHead(len(weight))
+        head.linear.load_state_dict({"weight": weight})
     return head.eval().requires_grad_(False)
 
 

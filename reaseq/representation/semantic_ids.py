@@ -125,8 +125,9 @@ class Codebook:
 
     @staticmethod
     def load(artifact: Artifact) -> "Codebook":
-        """A published codebook."""
-        return Codebook(load_file(artifact.path / CENTROIDS)["centroids"], artifact.facts["space_id"], artifact.version)
+        """A published codebook. Raises ArtifactError if it cannot be loaded."""
+        with artifact.reading():
+            return Codebook(load_file(artifact.path / CENTROIDS)["centroids"], artifact.facts["space_id"], artifact.version)
 
 
 def fit(vectors: NDArray[np.float32], space_id: str, levels: int, codes: int, seed: int = 0) -> Codebook:

@@ -27,6 +27,11 @@ class KafkaSettings(BaseModel):
         description="Time for which compacted topics keep superseded records: the archive stage makes up for stale ones that "
         "came last; applied at topic creation.",
     )
+    max_compaction_lag_s: float = Field(
+        default=7 * 24 * 3600.0,
+        description="Time within which superseded records leave the compacted topics, such as those of an erased user; "
+        "applied at topic creation.",
+    )
     max_message_bytes: int = Field(default=4 * 1024 * 1024, description="Largest message that a producer sends.")
     batch_limit_records: int = Field(default=256, description="Maximum number of records in one batch of a stage.")
     batch_wait_s: float = Field(default=0.05, description="Longest time that a stage waits for a batch to fill.")

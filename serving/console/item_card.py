@@ -6,6 +6,7 @@ from pathlib import Path
 from features.repository import FeatureRepository
 from reaseq import float16
 from reaseq.artifacts import current, is_published
+from reaseq.errors import ArtifactError
 from reaseq.knowledge.agents.answers import extract_reasoning
 from reaseq.knowledge.llm.ledger import Entry, look_up
 from reaseq.knowledge.vocabulary import Vocabulary
@@ -142,7 +143,10 @@ class ItemCards:
     def _semantic_id(self, record: ItemFeatures) -> str:
         if not record.vector or not is_published(self.models_dir, SEMANTIC_IDS):
             return ""
-        codebook = Codebook.load(current(self.models_dir, SEMANTIC_IDS))
+        try:
+            codebook = Codebook.load(current(self.models_dir, SEMANTIC_IDS))
+        except ArtifactError:
+            return ""  # the list of models says what is wrong
         if codebook.space_id != record.space_id:
             return ""
         vector = float16.unpack(record.vector)

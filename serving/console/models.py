@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reaseq.artifacts import MANIFEST, current, is_published
+from reaseq.artifacts import current, is_published, list_versions
 from reaseq.errors import ArtifactError
 
 
@@ -45,7 +45,7 @@ def list_published(models_dir: Path) -> list[PublishedModel]:
 
 
 def _read_published(models_dir: Path, kind: str) -> PublishedModel:
-    versions = sorted(path.parent.name for path in (models_dir / kind).glob(f"*/{MANIFEST}"))
+    versions = sorted(list_versions(models_dir, kind))
     try:
         artifact = current(models_dir, kind)
     except ArtifactError as error:

@@ -166,7 +166,7 @@ async def _report_error(request: Request, error: Exception) -> Response:
     detail = {"detail": str(error)[:DETAIL_LIMIT_CHARS]}
     if isinstance(error, Unavailable):
         return json_response(detail, 503)
-    log.error("request_failed", path=request.url.path, exc_info=error)
+    log.error("request_failed", route=request.scope["route"].path, error=type(error).__name__)  # the path may have a user's id
     return json_response(detail, 500)
 
 

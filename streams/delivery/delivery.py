@@ -169,7 +169,8 @@ class Delivery:
         try:
             return await self._process(decoded)
         except Exception as error:
-            log.warning("batch_failed", stage=self.stage.name, records=len(decoded), error=repr(error))
+            fault = type(error).__name__ if self.stage.source.personal else repr(error)
+            log.warning("batch_failed", stage=self.stage.name, records=len(decoded), error=fault)
         total = Effects()
         for key in dict.fromkeys(message.key for _, message in decoded):
             effects = await self._compute_key([pair for pair in decoded if pair[1].key == key], dead_letters)
@@ -252,8 +253,10 @@ class Delivery:
     def _to_dead_letter(self, raw: RawRecord, reason: str, message: str) -> RawRecord:
         stage, now_ms = self.stage.name, int(time.time() * 1000)
         dead_letter = to_dead_letter(raw, stage, reason, message, now_ms, self._producer.max_message_bytes)
-        ids = {"id": (dead_letter.key or b"").decode(), "key": (raw.key or b"").decode(errors="replace")}
-        log.warning("dead_letter", **ids, stage=stage, reason=reason, error=message, trace_id=trace_id(raw.headers))
+        about = {"id": (dead_letter.key or b"").decode(), "stage": stage, "reason": reason, "trace_id": trace_id(raw.headers)}
+        if not self.stage.source.personal:
+            about |= {"key": (raw.key or b"").decode(errors="replace"), "error": message}
+        log.warning("dead_letter", **about)
         metrics.DEAD_LETTERS.labels(stage, reason).inc()
         return dead_letter
 

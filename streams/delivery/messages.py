@@ -52,6 +52,8 @@ class Message(NamedTuple):
     key: str
     body: Any  # None for a tombstone
     origin_ms: int  # when the input that led to this record was produced
+    offset: int = 0  # of the record in its partition
+    produced_ms: int = 0  # the record's timestamp
 
 
 class _Head(msgspec.Struct):
@@ -92,14 +94,14 @@ class Decoder:
                 raise InvalidRecord(
                     "empty_value", f"{raw.topic} does not allow null values, but the value of key {key!r} is null"
                 )
-            return Message(key, None, origin_ms)
+            return Message(key, None, origin_ms, raw.offset, raw.timestamp_ms)
         body = self._parse(raw.value)
         if (body_key := self._topic.key(body)) != key:
             raise InvalidRecord("key_mismatch", f"the record's key is {key!r}, but its body belongs to {body_key!r}")
         if isinstance(body, Item | Event) and body.event_time_ms > now_ms + self._future_limit_ms:
             ahead_s = (body.event_time_ms - now_ms) / 1000
             raise InvalidRecord("from_the_future", f"event time is {ahead_s:.0f} s ahead of the clock - at `$.event_time_ms`")
-        return Message(key, body, origin_ms)
+        return Message(key, body, origin_ms, raw.offset, raw.timestamp_ms)
 
     def _parse(self, value: bytes) -> Any:
         try:
@@ -145,6 +147,7 @@ def _decode_key(raw: RawRecord) -> str:
 
 
 def _read_origin_ms(raw: RawRecord, now_ms: int) -> int:
-    """The origin time, clamped to now: brokers reject records from the future, so none may be passed on."""
-    origin_ms = get_int_header(raw.headers, ORIGIN_HEADER)
-    return max(0, min(raw.timestamp_ms if origin_ms is None else origin_ms, now_ms))
+    """The origin time; now if it is unknown (0 or less), or later: brokers reject records from the future."""
+    header_ms = get_int_header(raw.headers, ORIGIN_HEADER)
+    origin_ms = raw.timestamp_ms if header_ms is None else header_ms
+    return origin_ms if 0 < origin_ms <= now_ms else now_ms

@@ -38,7 +38,8 @@ class TolerantDecoder:
         for reason, failures in errors.items():
             record, first = failures[0]
             where = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-            log.warning("records_skipped", **where, reason=reason, records=len(failures), error=str(first))
+            about = where if self._topic.personal else where | {"error": str(first)}
+            log.warning("records_skipped", **about, reason=reason, records=len(failures))
             self.count_skipped(reason, len(failures))
         return messages
 

@@ -20,14 +20,17 @@ class Topic:
     cleanup: Literal["compact", "delete", "compact,delete"]
     retention_ms: int | None = None
     null_meaning: str = ""  # what a null value means; if empty, a null value is invalid
+    personal: bool = False  # the key is a user's id, so neither it nor what quotes it may be logged
 
 
 NO_RECORD = "the entity no longer has a record"
 
 ITEMS = Topic("items", Item, attrgetter("item_id"), "compact", null_meaning="the item is delisted")
-EVENTS = Topic("events", Event, attrgetter("user_id"), "delete", 5 * WEEK_MS, null_meaning="the user requests erasure")
+EVENTS = Topic(
+    "events", Event, attrgetter("user_id"), "delete", 5 * WEEK_MS, null_meaning="the user requests erasure", personal=True
+)
 ITEM_FEATURES = Topic("item-features", ItemFeatures, attrgetter("item_id"), "compact", null_meaning=NO_RECORD)
-USER_FEATURES = Topic("user-features", UserFeatures, attrgetter("user_id"), "compact", null_meaning=NO_RECORD)
+USER_FEATURES = Topic("user-features", UserFeatures, attrgetter("user_id"), "compact", null_meaning=NO_RECORD, personal=True)
 # Carries the failed bytes unchanged, so it has no message type of its own. A tombstone deletes a dead letter.
 DEAD_LETTERS = Topic("dead-letters", bytes, str, "compact,delete", 4 * WEEK_MS)
 

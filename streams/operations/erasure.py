@@ -1,11 +1,15 @@
-"""Erasure requests."""
+"""Erasure requests: how one is made, and what they erase outside the store and the archive."""
 
 import time
+from collections.abc import Sequence
 
-from reaseq.settings import KafkaSettings
+from features.served_feature_files import ServedFeatureFiles
+from reaseq.settings import KafkaSettings, Settings
 from streams.delivery.messages import RawRecord
 from streams.delivery.topics import EVENTS
+from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.runtime.kafka.producer import Producer
+from streams.stages.archive import OnErasure
 
 
 def request_erasure(settings: KafkaSettings, user_id: str) -> None:
@@ -15,3 +19,15 @@ def request_erasure(settings: KafkaSettings, user_id: str) -> None:
         producer.send_raw([RawRecord(EVENTS.name, user_id.encode(), None, int(time.time() * 1000))])
     finally:
         producer.close()
+
+
+def build_erasure(settings: Settings) -> OnErasure:
+    """Erases users' dead letters and their rows of the served-feature log. Raises Unavailable."""
+    dead_letters = DeadLetterQueue(settings.kafka, settings.guard.quarantine_attempts)
+    served = ServedFeatureFiles(settings.served_features_dir)
+
+    def erase(user_ids: Sequence[str]) -> None:
+        served.erase(user_ids)
+        dead_letters.erase(user_ids)
+
+    return erase

@@ -57,7 +57,7 @@ def _reconcile(
     for key, result in results.items():
         metrics.RECONCILED.labels(topic.name, result).inc()
         if result in ("behind", "different"):
-            log.warning("store_differs", topic=topic.name, key=key, result=result)
+            log.warning("store_differs", topic=topic.name, result=result, **({} if topic.personal else {"key": key}))
     return Counter(results.values())
 
 

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from reaseq.behavior.history import HistoryFold
+from reaseq.behavior.history import ErasureRequest, HistoryFold
 from reaseq.readers import UserReader
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
@@ -57,7 +57,7 @@ class HistoryStage:
         inferred, accepted = known.inferred if known else Inferred(), 0
         for message in messages:
             if message.body is None:  # an erasure request
-                if fold.erase(message.origin_ms):
+                if fold.erase(message.origin_ms, ErasureRequest(message.offset, message.produced_ms)):
                     effects.counts["users_forgotten"] += 1
                     inferred, accepted = Inferred(), accepted + 1
                 continue

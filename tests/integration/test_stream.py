@@ -6,11 +6,13 @@ Afterwards, the rows in Redis must equal, byte for byte, those that one in-proce
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 import urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,8 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 import torch
-from kafka import KafkaProducer
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import ConfigResource, ConfigResourceType
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo import ANSWERS, ORDER_LINES
@@ -40,11 +43,12 @@ from streams.assembly import assemble
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord
 from streams.delivery.stage import BatchPolicy
-from streams.delivery.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
+from streams.delivery.topics import DEAD_LETTERS, EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
 from streams.operations import status
 from streams.operations.dead_letter_queue import DeadLetterQueue, Filter
 from streams.operations.rebuild import rebuild
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
+from streams.runtime.kafka.connection import client_options
 from streams.runtime.kafka.producer import Producer
 from streams.runtime.kafka.reader import read_all
 from tests.commands import reaseq
@@ -54,6 +58,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 EVENT_COUNT = 20_000
 SETTLE_TIMEOUT_S = 300.0
+_TOPICS_OF_USERS = ("events", "user-features", "dead-letters")
 Rows = dict[str, dict[bytes, bytes]]
 
 
@@ -410,6 +415,48 @@ def test_unusable_item_features_stop_no_reader_running_or_starting(after_the_kil
     process.stop(settings.run_dir, "worker-3")
 
 
+def test_id_of_an_erased_user_stays_only_where_the_security_page_says(after_the_kill: Running) -> None:
+    settings, user_id = after_the_kill.settings, "user-to-be-erased"
+    producer = Producer(settings.kafka)
+    events = [
+        msgspec.structs.replace(event, event_id=f"{user_id}-{number}", user_id=user_id)
+        for number, event in enumerate(after_the_kill.events[-20:])
+    ]
+    producer.send(events)
+    producer.send_raw(
+        [
+            RawRecord(EVENTS.name, user_id.encode(), b"{broken", int(time.time() * 1000)),
+            RawRecord(EVENTS.name, b"another", msgspec.json.encode(events[0]), int(time.time() * 1000)),  # key_mismatch
+        ]
+    )
+    producer.close()
+    after_the_kill.settle()
+    _rank(after_the_kill, user_id, [after_the_kill.items[0].item_id], events[-1].event_time_ms + 1)
+    assert user_id in {row.entity_id for row in read_served_features(settings.served_features_dir)}
+    assert user_id in _archived(settings)
+
+    reaseq(settings, "forget", user_id)
+    after_the_kill.settle()
+
+    queue = DeadLetterQueue(settings.kafka, 3)
+    assert not [letter for letter in queue.read_open() if user_id in repr(letter)]
+    assert user_id not in _archived(settings)
+    found = [
+        path.relative_to(settings.state_dir).as_posix()
+        for path in settings.state_dir.rglob("*")
+        if user_id.encode() in _read_if_present(path)
+    ]
+    topics = "|".join(_TOPICS_OF_USERS)
+    allowed = re.compile(rf"kafka/data/.*({topics})-\d+/.*|redis/.*|archive/\.forgotten(\.1)?\.json")
+    assert found and [path for path in found if not allowed.fullmatch(path)] == []
+    with closing(KafkaAdminClient(**client_options(settings.kafka))) as admin:
+        resources = [ConfigResource(ConfigResourceType.TOPIC, topic) for topic in _TOPICS_OF_USERS]
+        configs = admin.describe_configs(resources, config_filter="all")["topic"]
+    limits = {topic: int(configs[topic]["max.compaction.lag.ms"]["value"]) for topic in (USER_FEATURES.name, DEAD_LETTERS.name)}
+    assert set(limits.values()) == {settings.kafka.max_compaction_lag_s * 1000}
+    assert int(configs[EVENTS.name]["retention.ms"]["value"]) == EVENTS.retention_ms
+
+
 def test_terminating_service_is_not_ready_but_still_answers(after_the_kill: Running) -> None:
     settings = after_the_kill.settings
     ranker = process.find(settings.run_dir, "ranker")
@@ -429,6 +476,14 @@ def test_terminating_service_is_not_ready_but_still_answers(after_the_kill: Runn
 def _archived(settings: Settings) -> set[str]:
     folders = [settings.archive_dir / view for view in ("user_history", "user_inferred")]
     return {user_id for folder in folders for user_id in pq.read_table(folder, columns=["user_id"])["user_id"].to_pylist()}
+
+
+def _read_if_present(path: Path) -> bytes:
+    """The content of a file; nothing if it is not a file, or was just replaced by a running process."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        return b""
 
 
 def _rows(settings: Settings) -> Rows:

@@ -1,7 +1,7 @@
 """The vLLM reasoner: runs the agent pipeline on an OpenAI-compatible endpoint, with the ledger and the token budgets."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from reaseq.knowledge.agents.prompts import DRAFTING, make_agents, prompt_versio
 from reaseq.knowledge.llm.budget import TokenBudget, TokenLimits
 from reaseq.knowledge.llm.endpoint import Endpoint
 from reaseq.knowledge.llm.ledger import Entry, Ledger
+from reaseq.knowledge.llm.ledger_thread import LedgerThread
 from reaseq.knowledge.llm.request import Completion, LlmCall, LlmRequest, Model
 from reaseq.knowledge.reasoner import Answers, ReasoningItem
 from reaseq.knowledge.vocabulary import Vocabulary
@@ -60,15 +61,16 @@ class VllmReasoner:
     def __init__(self, pipeline: AgentPipeline, endpoint: Endpoint, ledger: Ledger, limits: TokenLimits) -> None:
         self._pipeline = pipeline
         self._endpoint = endpoint
-        self._ledger = ledger
-        self._budget = TokenBudget(limits, ledger)
+        self._ledger = LedgerThread(ledger)
+        self._budget = TokenBudget(limits, self._ledger)
         self._in_flight: dict[str, asyncio.Future[Completion]] = {}  # by fingerprint
         self.identity = build_identity(pipeline, endpoint.model)
 
     async def reason(self, items: Sequence[ReasoningItem], vectors: NDArray[np.float32]) -> Answers:
         """Knowledge about each item; None if its answers were rejected or a budget is exhausted.
 
-        Raises EndpointUnavailable after all items have been tried. Answers received by then are in the ledger.
+        Raises EndpointUnavailable or LedgerUnavailable after all items have been tried. Answers received by then are in the
+        ledger.
         """
         return await self.reason_tasks([ReasoningTask(item) for item in items])
 
@@ -97,25 +99,21 @@ class VllmReasoner:
     def _make_call_llm(self, item: ReasoningItem) -> LlmCall:
         async def call_llm(request: LlmRequest) -> Completion:
             fingerprint = request.fingerprint(self._endpoint.model)
-            known = self._ledger.find(fingerprint)
-            if known:
-                metrics.CALLS.labels(request.agent, "known").inc()
-                return known
-            if fingerprint in self._in_flight:  # the same request for another item with equal text
-                return await asyncio.shield(self._in_flight[fingerprint])
-            return await self._call_endpoint(request, fingerprint, item)
+            while in_flight := self._in_flight.get(fingerprint):  # the same request for another item with equal text
+                try:
+                    return await asyncio.shield(in_flight)
+                except BudgetExhausted:
+                    pass  # that of the other item
+            return await self._share(fingerprint, self._answer(request, fingerprint, item))
 
         return call_llm
 
-    async def _call_endpoint(self, request: LlmRequest, fingerprint: str, item: ReasoningItem) -> Completion:
-        if exhausted := self._budget.exhausted(item):
-            raise BudgetExhausted(exhausted)
+    async def _share(self, fingerprint: str, answer: Awaitable[Completion]) -> Completion:
+        """Await an answer, which equal requests share meanwhile."""
         result: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         self._in_flight[fingerprint] = result
         try:
-            with metrics.IN_FLIGHT.track_inprogress():
-                completion = await self._endpoint.complete(request)
-            self._record(request, fingerprint, item, completion)
+            completion = await answer
             result.set_result(completion)
             return completion
         except BaseException as error:
@@ -125,11 +123,24 @@ class VllmReasoner:
         finally:
             del self._in_flight[fingerprint]
 
-    def _record(self, request: LlmRequest, fingerprint: str, item: ReasoningItem, completion: Completion) -> None:
+    async def _answer(self, request: LlmRequest, fingerprint: str, item: ReasoningItem) -> Completion:
+        """The answer in the ledger or, within the budgets, the endpoint's."""
+        known = await self._ledger.find(fingerprint)
+        if known:
+            metrics.CALLS.labels(request.agent, "known").inc()
+            return known
+        if exhausted := await self._budget.exhausted(item):
+            raise BudgetExhausted(exhausted)
+        with metrics.IN_FLIGHT.track_inprogress():
+            completion = await self._endpoint.complete(request)
+        await self._record(request, fingerprint, item, completion)
+        return completion
+
+    async def _record(self, request: LlmRequest, fingerprint: str, item: ReasoningItem, completion: Completion) -> None:
         model = self._endpoint.model.identity
         entry = Entry(fingerprint, request.agent, model, item.item_id, item.seller_id, item.content.hash, completion)
         if completion.rejected not in NOT_CACHED:
-            self._ledger.enter([entry])
+            await self._ledger.enter(entry)
         usage = completion.usage
         self._budget.spend(item, usage.tokens_in + usage.tokens_out)
         metrics.CALLS.labels(request.agent, completion.rejected or "answered").inc()

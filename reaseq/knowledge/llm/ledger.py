@@ -1,7 +1,7 @@
 """The ledger: every answered call with its answer and its cost. It doubles as the knowledge cache.
 
 One SQLite file, shared by the workers of a machine. An answer is written before it is used, so an answered call is never
-repeated, even after a crash. Days are UTC.
+repeated, even after a crash. Days are UTC. Calls block; event loops use `LedgerThread`.
 """
 
 import sqlite3
@@ -16,10 +16,11 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reaseq.errors import CatalogError
+from reaseq.errors import CatalogError, LedgerUnavailable
 from reaseq.knowledge.llm.request import Completion, Usage
 
-BUSY_TIMEOUT_S = 30.0
+BUSY_TIMEOUT_S = 10.0  # how long a call waits while another process writes
+TRANSACTION_ROWS = 1000  # inserted at once; other processes wait meanwhile
 EXPORT_ROWS = 10_000
 GROUPINGS = ("agent", "model", "item_id", "seller_id", "origin", "day")
 
@@ -86,15 +87,20 @@ class Cost:
 
 
 class Ledger:
-    """Answered calls in a SQLite file. Opening a file of an older layout upgrades it in place."""
+    """Answered calls in a SQLite file. Opening a file of an older layout upgrades it in place.
+
+    Every method raises LedgerUnavailable if the file stays locked for BUSY_TIMEOUT_S, is damaged, or its disk is full.
+    """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._rename_former_columns()
-        self._db.executescript(_CREATE)
+        with self._available():
+            self._db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+            self._rename_former_columns()
+            self._db.executescript(_CREATE)
 
     def close(self) -> None:
         """Close the file."""
@@ -103,14 +109,14 @@ class Ledger:
     def find(self, fingerprint: str) -> Completion | None:
         """The answer to an earlier call; None if there is none."""
         query = "SELECT text, rejected, tokens_in, tokens_cached, tokens_out, seconds, retries FROM calls WHERE fingerprint = ?"
-        row = self._db.execute(query, (fingerprint,)).fetchone()
+        with self._available():
+            row = self._db.execute(query, (fingerprint,)).fetchone()
         return Completion(row[0], row[1], Usage(*row[2:])) if row else None
 
     def enter(self, entries: Sequence[Entry]) -> int:
         """Insert all entries, or none if it raises; keep an existing one of the same fingerprint. Returns how many are new."""
         now_ms = int(time.time() * 1000)
-        with self._transaction():
-            return self._insert([_to_row(entry, now_ms) for entry in entries])
+        return self._insert([_to_row(entry, now_ms) for entry in entries])
 
     def tokens_of_item(self, item_id: str) -> int:
         """Tokens, in and out, spent at the endpoint on one item."""
@@ -124,7 +130,8 @@ class Ledger:
 
     def entries(self, content: str) -> list[Entry]:
         """All calls about one content hash, of any item, in order of time."""
-        return _entries(self._db, content)
+        with self._available():
+            return _entries(self._db, content)
 
     def costs(self, by: str, limit: int = 1000) -> list[Cost]:
         """Costs grouped by one of GROUPINGS, highest first, without imported calls. Raises CatalogError on another grouping."""
@@ -134,7 +141,8 @@ class Ledger:
         query = f"""SELECT {key}, count(*), sum(rejected != ''), sum(tokens_in), sum(tokens_cached), sum(tokens_out),
                            sum(seconds), sum(retries)
                     FROM calls WHERE origin != 'import' GROUP BY 1 ORDER BY sum(tokens_in + tokens_out) DESC LIMIT ?"""  # noqa: S608
-        return [Cost(*row) for row in self._db.execute(query, (limit,))]
+        with self._available():
+            return [Cost(*row) for row in self._db.execute(query, (limit,))]
 
     def export_parquet(self, path: Path) -> int:
         """Write every call to a parquet file, atomically. Returns the number of rows."""
@@ -154,19 +162,19 @@ class Ledger:
     def import_parquet(self, path: Path) -> tuple[int, int]:
         """Add the calls of an exported ledger, marked as imported. Returns how many rows the file has and how many are new.
 
-        Raises CatalogError if the file is not an exported ledger.
+        Workers can write meanwhile. Raises CatalogError if the file is not an exported ledger; if only some of its rows are
+        invalid, the rows before them stay.
         """
         try:
             table = pq.ParquetFile(path)
             if [_FORMER_NAMES.get(name, name) for name in table.schema_arrow.names] != _COLUMNS:
                 raise CatalogError(f"{path} is not an exported ledger: columns {table.schema_arrow.names}, not {_COLUMNS}")
             rows = new = 0
-            with self._transaction():
-                for batch in table.iter_batches(EXPORT_ROWS):
-                    columns = {name: column.to_pylist() for name, column in zip(_COLUMNS, batch.columns, strict=True)}
-                    columns["origin"] = ["import"] * len(batch)
-                    new += self._insert(list(zip(*columns.values(), strict=True)))
-                    rows += len(batch)
+            for batch in table.iter_batches(EXPORT_ROWS):
+                columns = {name: column.to_pylist() for name, column in zip(_COLUMNS, batch.columns, strict=True)}
+                columns["origin"] = ["import"] * len(batch)
+                new += self._insert(list(zip(*columns.values(), strict=True)))
+                rows += len(batch)
             return rows, new
         except (pa.ArrowInvalid, OSError, sqlite3.IntegrityError) as error:
             raise CatalogError(f"{path}: {error}") from error
@@ -183,28 +191,44 @@ class Ledger:
         return {former: name for former, name in _FORMER_NAMES.items() if former in columns}
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
+    def _available(self) -> Iterator[None]:
+        """Raises LedgerUnavailable, which names the file, in place of SQLite's errors about it."""
         try:
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise  # the row or the caller is at fault
+        except sqlite3.DatabaseError as error:
+            raise LedgerUnavailable(f"the ledger {self._path} is not available: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with self._available():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # SQLite ends it by itself on some errors, such as a full disk
+                    self._db.execute("ROLLBACK")
+                raise
 
     def _insert(self, rows: Sequence[tuple[object, ...]]) -> int:
+        """Insert rows in short transactions; returns how many are new."""
         before = self._db.total_changes
-        self._db.executemany(_INSERT, rows)
+        for start in range(0, len(rows), TRANSACTION_ROWS):
+            with self._transaction():
+                self._db.executemany(_INSERT, rows[start : start + TRANSACTION_ROWS])
         return self._db.total_changes - before
 
     def _batches(self) -> Iterator[list[tuple[object, ...]]]:
-        with closing(self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM calls")) as cursor:  # noqa: S608
+        with self._available(), closing(self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM calls")) as cursor:  # noqa: S608
             while batch := cursor.fetchmany(EXPORT_ROWS):
                 yield batch
 
     def _spent(self, where: str, *values: object) -> int:
         query = f"SELECT coalesce(sum(tokens_in + tokens_out), 0) FROM calls WHERE origin = 'endpoint' AND {where}"  # noqa: S608
-        spent: int = self._db.execute(query, values).fetchone()[0]
+        with self._available():
+            spent: int = self._db.execute(query, values).fetchone()[0]
         return spent
 
 

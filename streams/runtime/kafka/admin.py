@@ -39,4 +39,5 @@ def _new_topic(topic: Topic, settings: KafkaSettings) -> NewTopic:
         config["retention.ms"] = str(topic.retention_ms)
     if "compact" in topic.cleanup:
         config["min.compaction.lag.ms"] = str(int(settings.min_compaction_lag_s * 1000))
+        config["max.compaction.lag.ms"] = str(int(settings.max_compaction_lag_s * 1000))
     return NewTopic(topic.name, settings.partitions, settings.replication_factor, topic_configs=config)

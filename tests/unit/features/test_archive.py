@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 
 from features import archive_compaction
 from features.archive import Archive
-from features.archive_erasure import Erasure
+from features.archive_erasure import REMEMBER_S, Erasure
 from reaseq.errors import ArchiveUnavailable
 from reaseq.records import History, Inferred, UserFeatures
 from tests.fakes.catalog import VOCABULARY
@@ -36,7 +37,7 @@ def write_to_full_disk(table: object, path: Path, **options: object) -> None:
 
 def rows(folder: Path, view: str = "user_history") -> list[tuple[str, int]]:
     table = pq.read_table(folder / view)
-    times_ms = [int(time.timestamp() * 1000) for time in table["event_timestamp"].to_pylist()]
+    times_ms = [int(at.timestamp() * 1000) for at in table["event_timestamp"].to_pylist()]
     return sorted(zip(table["user_id"].to_pylist(), times_ms, strict=True))
 
 
@@ -277,3 +278,35 @@ def test_erasure_request_removes_rows_from_compacted_and_replaced_files(tmp_path
     archive.append([user("u", 5000, forgotten_ms=5000)])
 
     assert {user_id for user_id, _ in rows(tmp_path)} == {"v"}
+
+
+def test_erased_users_are_not_remembered_for_good(tmp_path: Path) -> None:
+    archive, request = Archive(tmp_path, VOCABULARY), user("u", 8000, forgotten_ms=5000)
+    archive.create()
+    archive.append([user("u", 2000), request])
+    archive.compact()
+    assert archive.erasure_requests([request]) == {}
+
+    for file in tmp_path.glob(".forgotten*"):
+        os.utime(file, (time.time() - REMEMBER_S,) * 2)
+    archive.compact()
+
+    assert not list(tmp_path.glob(".forgotten*"))
+    archive.append([request])  # of a user who has come back: carried out again, to no effect
+    assert archive.erasure_requests([request]) == {}
+    assert set(rows(tmp_path)) == {("u", 8000)}
+
+
+def test_erased_user_is_remembered_while_others_are_erased(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, VOCABULARY)
+    for name in "uvw":
+        archive.append([user(name, 8000, forgotten_ms=5000)])
+
+    assert archive.erasure_requests([user(name, 8000, forgotten_ms=5000) for name in "uvw"]) == {}
+    assert Archive(tmp_path, VOCABULARY).erasure_requests([user("u", 8000, forgotten_ms=5000)]) == {}
+
+
+def test_furthest_of_several_requests_counts(tmp_path: Path) -> None:
+    archive = Archive(tmp_path, VOCABULARY)
+
+    assert archive.erasure_requests([user("u", 9000, forgotten_ms=8500), user("u", 8000, forgotten_ms=5000)]) == {"u": 8500}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -67,3 +68,12 @@ def test_absorb_returns_the_outcome_of_each_event() -> None:
     assert folded.absorb(event(3, 5)) == "too_late"
     assert folded.absorb(event(4, 15)) == "accepted"
     assert folded.history().item_ids == ("i4", "i2")
+
+
+def test_erasure_request_does_not_change_the_rows_of_other_users() -> None:
+    """A row is compared byte for byte with its record, so an older row must equal what is packed now."""
+    row = pack_history(fold([event(1, 10)]).history())
+
+    assert len(msgspec.msgpack.decode(row)) == 7
+    erased = History(forgotten_ms=5, erasure_offset=0, erasure_produced_ms=3)
+    assert unpack_history(pack_history(erased)) == erased

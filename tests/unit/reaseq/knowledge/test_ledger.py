@@ -2,20 +2,25 @@
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from structlog.testing import capture_logs
 
-from reaseq.errors import CatalogError, EndpointUnavailable
+from reaseq.errors import CatalogError, EndpointUnavailable, LedgerUnavailable
 from reaseq.knowledge.agents.reasoner import VllmReasoner
 from reaseq.knowledge.content import Content
+from reaseq.knowledge.llm import ledger as ledger_module
 from reaseq.knowledge.llm.budget import TokenLimits
-from reaseq.knowledge.llm.ledger import Entry, Ledger, day_start_ms, look_up
+from reaseq.knowledge.llm.ledger import TRANSACTION_ROWS, Entry, Ledger, day_start_ms, look_up
 from reaseq.knowledge.llm.request import Completion, LlmRequest, Model, Usage
 from reaseq.knowledge.reasoner import Answers, ReasoningItem
 from tests.fakes.reasoning import MODEL, PIPELINE, ScriptedModel
@@ -24,6 +29,13 @@ NO_LIMITS = TokenLimits()
 NO_VECTORS = np.zeros((8, 4), np.float32)
 CALLS_PER_ITEM = 5
 TOKENS_PER_CALL = 120
+HOLD_LOCK = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.readline()
+"""
 
 
 class FakeEndpoint:
@@ -57,6 +69,18 @@ def make_items(*titles: str, seller: str = "") -> list[ReasoningItem]:
 
 async def reason(reasoner: VllmReasoner, items: list[ReasoningItem]) -> Answers:
     return await reasoner.reason(items, NO_VECTORS[: len(items)])
+
+
+@contextmanager
+def locked_by_another_process(path: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds the write lock of a ledger, until it is killed."""
+    command = [sys.executable, "-c", HOLD_LOCK, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout and holder.stdout.readline() == "locked\n"
+            yield holder
+        finally:
+            holder.kill()
 
 
 def test_answer_is_kept_once_and_persists(tmp_path: Path) -> None:
@@ -147,6 +171,22 @@ def test_former_export_can_be_imported(tmp_path: Path) -> None:
     assert target.find("b") == Completion(rejected="truncated")
 
 
+def test_import_commits_in_short_transactions(tmp_path: Path) -> None:
+    source, target, path = Ledger(tmp_path / "source.db"), Ledger(tmp_path / "target.db"), tmp_path / "file.parquet"
+    rows = 2 * TRANSACTION_ROWS
+    source.enter([make_entry(f"{number:06}") for number in range(rows)])
+    source.export_parquet(path)
+    table = pq.read_table(path)
+    texts = pa.array(["{}"] * (rows - 1) + [None])  # the last row is invalid
+    pq.write_table(table.set_column(6, "text", texts), path)
+
+    with pytest.raises(CatalogError):
+        target.import_parquet(path)
+
+    assert target.find(f"{TRANSACTION_ROWS - 1:06}")  # the first transaction was committed
+    assert not target.find(f"{TRANSACTION_ROWS:06}")
+
+
 @pytest.mark.parametrize("fault", ["other columns", "no parquet", "absent", "nulls"])
 def test_import_rejects_a_file_that_is_not_a_ledger(tmp_path: Path, fault: str) -> None:
     ledger, path = Ledger(tmp_path / "l.db"), tmp_path / "file.parquet"
@@ -198,6 +238,68 @@ async def test_concurrent_items_with_equal_text_share_calls(tmp_path: Path) -> N
 
     assert len(script.requests) == CALLS_PER_ITEM
     assert all(answer == answers[0] for answer in answers)
+
+
+async def test_item_with_equal_text_is_reasoned_about_when_the_budget_of_the_first_is_exhausted(tmp_path: Path) -> None:
+    script, ledger = ScriptedModel(), Ledger(tmp_path / "l.db")
+    budget = CALLS_PER_ITEM * TOKENS_PER_CALL
+    ledger.enter([make_entry("earlier", item_id="spent", completion=Completion("{}", usage=Usage(tokens_in=budget)))])
+    twins = [ReasoningItem(Content.from_listing("MUG", {}), item_id) for item_id in ("spent", "i")]
+
+    answers = await reason(make_reasoner(ledger, script, TokenLimits(item_tokens=budget)), twins)
+
+    assert [answer is not None for answer in answers] == [False, True]
+    assert len(script.requests) == CALLS_PER_ITEM
+
+
+async def test_ledger_that_another_process_locks_blocks_neither_the_event_loop_nor_loses_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "BUSY_TIMEOUT_S", 0.05)  # expires several times while the lock is held
+    script, path = ScriptedModel(), tmp_path / "l.db"
+    reasoner = make_reasoner(Ledger(path), script)
+    with locked_by_another_process(path) as holder, capture_logs() as logs:
+        reasoning = asyncio.create_task(reason(reasoner, make_items("MUG A", "MUG B")))
+        while sum(line["event"] == "waiting" for line in logs) < 3:  # reached only if the loop keeps running
+            await asyncio.sleep(0.01)
+        assert not reasoning.done()
+        holder.kill()
+
+        answers = await reasoning
+
+    assert all(answers)
+    assert len(script.requests) == 2 * CALLS_PER_ITEM
+    assert {line["reason"] for line in logs if line["event"] == "waiting"} == {"ledger_unavailable"}
+    await reason(make_reasoner(Ledger(path), script), make_items("MUG A", "MUG B"))
+    assert len(script.requests) == 2 * CALLS_PER_ITEM  # the answers are in the ledger
+
+
+async def test_event_loop_runs_while_a_call_waits_for_the_lock(tmp_path: Path) -> None:
+    script, path = ScriptedModel(), tmp_path / "l.db"
+    reasoner = make_reasoner(Ledger(path), script)
+    with locked_by_another_process(path) as holder, capture_logs() as logs:
+        reasoning = asyncio.create_task(reason(reasoner, make_items("MUG A")))
+        while not script.requests:  # then the ledger is about to wait for the lock
+            await asyncio.sleep(0)
+        for _ in range(100):
+            await asyncio.sleep(0)
+            assert not logs  # otherwise, the call has used up its time limit before the loop went on
+        holder.kill()
+
+        assert all(await reasoning)
+
+
+async def test_ledger_that_cannot_be_read_makes_items_wait(tmp_path: Path) -> None:
+    """LedgerUnavailable tells the stage to wait and retry; any other error would make dead letters of the items."""
+    script, path = ScriptedModel(), tmp_path / "l.db"
+    reasoner = make_reasoner(Ledger(path), script)
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE calls RENAME TO elsewhere")
+        with pytest.raises(LedgerUnavailable, match=r"l\.db"):
+            await reason(reasoner, make_items("MUG"))
+        db.execute("ALTER TABLE elsewhere RENAME TO calls")
+
+    assert all(await reason(reasoner, make_items("MUG")))
 
 
 async def test_another_model_or_decoding_makes_new_calls(tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ import sys
 import threading
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import torch
+from structlog.testing import capture_logs
 
 from reaseq import float16
 from reaseq.artifacts import Artifact, load_version
@@ -26,7 +26,7 @@ SCORED = 300  # by each thread
 def test_latent_score_is_half_the_log_probability_above_average(tmp_path: Path) -> None:
     version = publish_behavior(tmp_path)
     artifact = load_version(tmp_path, BEHAVIOR, version)
-    model = load_weights(artifact, BehaviorModel(msgspec.convert(load_sizes(artifact), BehaviorConfig)))
+    model = load_weights(artifact, BehaviorModel(load_sizes(artifact, BehaviorConfig)))
     table = CATALOG.snapshot
     state = float16.pack(np.random.default_rng(0).normal(size=WIDTH))
     latents = LatentModels(tmp_path)
@@ -63,6 +63,57 @@ def test_state_of_a_missing_model_scores_zero_until_the_model_is_loaded(tmp_path
     assert read == [True, False, False] and read_then == [True, True, False]
     assert (before[1] == 0).all() and (after[1] != 0).all() and (after[2] == 0).all()
     assert torch.equal(before[0], after[0])
+
+
+def test_names_that_are_not_published_evict_no_model(tmp_path: Path) -> None:
+    """The names come from the rows of users."""
+    version, state = publish_behavior(tmp_path), float16.pack(np.ones(WIDTH))
+    latents = LatentModels(tmp_path)
+    latents.load(version)
+    invented = [f"invented-{number}" for number in range(3 * MODELS_LIMIT)] + ["", "..", "a/b", "\x00", "v" * 5000]
+    rows = CATALOG.snapshot.rows(["i1"]).expand(len(invented), -1)
+
+    for _ in range(3):
+        latents.scores([Inferred(model=name, latent=state) for name in invented], rows, CATALOG.snapshot)
+        latents.load_wanted()
+
+    assert latents.scores([Inferred(model=version, latent=state)], rows[:1], CATALOG.snapshot)[1] == [True]
+    assert list(latents._models) == [version] and not latents._wanted
+
+
+def test_most_recently_used_models_stay_loaded(tmp_path: Path) -> None:
+    first, *others = (publish_behavior(tmp_path, seed) for seed in range(MODELS_LIMIT + 1))
+    state, rows = float16.pack(np.ones(WIDTH)), CATALOG.snapshot.rows(["i1"]).unsqueeze(0)
+    latents = LatentModels(tmp_path)
+    for version in (first, *others):
+        latents.load(version)
+        latents.scores([Inferred(model=first, latent=state)], rows, CATALOG.snapshot)
+
+    assert set(latents._models) == {first, *others[1:]}
+
+
+def test_model_that_cannot_be_loaded_is_reported_once_and_takes_no_place(tmp_path: Path) -> None:
+    version = publish_behavior(tmp_path)
+    (tmp_path / BEHAVIOR / version / "model.safetensors").write_bytes(b"cut")
+    latents = LatentModels(tmp_path)
+    users, rows = [Inferred(model=version, latent=float16.pack(np.ones(WIDTH)))], CATALOG.snapshot.rows(["i1"]).unsqueeze(0)
+
+    with capture_logs() as logs:
+        for _ in range(3):
+            assert latents.scores(users, rows, CATALOG.snapshot)[1] == [False]
+            latents.load_wanted()
+
+    (line,) = logs
+    assert line["event"] == "model_rejected" and version in line["reason"]
+
+
+def test_state_of_another_width_is_not_read(tmp_path: Path) -> None:
+    version, rows = publish_behavior(tmp_path), CATALOG.snapshot.rows(["i1"]).expand(2, -1)
+    latents = LatentModels(tmp_path)
+    latents.load(version)
+    users = [Inferred(model=version, latent=float16.pack(np.ones(width))) for width in (WIDTH, WIDTH + 1)]
+
+    assert latents.scores(users, rows, CATALOG.snapshot)[1] == [True, False]
 
 
 def test_models_can_be_loaded_and_evicted_while_others_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

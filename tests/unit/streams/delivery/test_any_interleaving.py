@@ -254,10 +254,16 @@ def test_store_ends_as_if_every_record_had_arrived_once_and_in_order(
 def _values(world: World, uncounted: set[str]) -> dict[tuple[type, str], FeatureRecord]:
     """The stored records, with `events_seen` set to 0 for `uncounted` users, where it depends on the order of arrival.
 
-    These users have a full history, an erasure request or a retracted event, so a late event may or may not be counted.
+    These users have a full history, an erasure request or a retracted event, so a late event may or may not be counted. The
+    offset of an erasure request depends on it as well.
     """
     return {
-        entity: replace(stored, events_seen=0, inferred=replace(stored.inferred, events_seen=0))
+        entity: replace(
+            stored,
+            events_seen=0,
+            history=replace(stored.history, erasure_offset=-1),
+            inferred=replace(stored.inferred, events_seen=0),
+        )
         if isinstance(stored, UserFeatures) and stored.user_id in uncounted
         else stored
         for entity, stored in world.stored.items()

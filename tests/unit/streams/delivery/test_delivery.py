@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from reaseq.backoff import Backoff
 from reaseq.errors import DeliveryError, InvalidRecord
@@ -223,6 +224,27 @@ async def test_invalid_header_values_are_ignored(lie: bytes) -> None:
 
     assert 0 <= journal.produced[0].timestamp_ms <= time.time() * 1000  # a broker rejects timestamps in the future
     assert len(journal.dead_letters) == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        event_record("a", "user-7")._replace(key=b"user-8"),  # its message would quote both ids
+        event_record("a", "user-7")._replace(value=b"{"),
+        event_record("bad", "user-7"),
+    ],
+)
+async def test_log_has_no_user_id(bad: RawRecord) -> None:
+    """Erasure does not reach the log. The dead letter, which it names, has the user's id and the message."""
+    journal = Journal()
+    with capture_logs() as logs:
+        await build_delivery(CountEvents(poison="bad"), journal).handle([bad])
+
+    assert "user-" not in repr(logs)
+    line = next(line for line in logs if line["event"] == "dead_letter")
+    (dead_letter,) = dead_letters(journal)
+    assert line["id"] == dead_letter.id and line["reason"] == dead_letter.reason
+    assert dead_letter.message
 
 
 async def test_stale_records_are_neither_produced_nor_written() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reaseq.errors import InvalidRecord
-from streams.delivery.messages import ORIGIN_HEADER, Decoder, RawRecord, encode
+from streams.delivery.messages import ORIGIN_HEADER, Decoder, Message, RawRecord, encode
 from streams.delivery.topics import EVENTS, ITEMS, Topic
 
 NOW_MS = 1_700_000_000_000
@@ -60,6 +60,24 @@ def test_tombstone_of_an_item_is_a_message_without_body() -> None:
     assert decode(ITEMS, b"i", None) is None
 
 
+@pytest.mark.parametrize(
+    ("timestamp_ms", "header", "origin_ms"),
+    [
+        (NOW_MS - 5, None, NOW_MS - 5),
+        (NOW_MS, b"7", 7),
+        (NOW_MS + 9, None, NOW_MS),  # the producer's clock is ahead
+        (0, None, NOW_MS),
+        (-1, None, NOW_MS),  # a broker's "no timestamp"
+        (NOW_MS, b"0", NOW_MS),
+    ],
+)
+def test_request_without_a_time_counts_from_now(timestamp_ms: int, header: bytes | None, origin_ms: int) -> None:
+    headers = ((ORIGIN_HEADER, header),) if header else ()
+    raw = RawRecord(EVENTS.name, b"u", None, timestamp_ms, headers, offset=3)
+
+    assert Decoder(EVENTS, 300).decode(raw, NOW_MS) == Message("u", None, origin_ms, 3, timestamp_ms)
+
+
 def test_event_slightly_ahead_of_the_clock_is_accepted() -> None:
     assert decode(EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 299_000}).encode())
 
@@ -83,7 +101,9 @@ def test_time_of_arrival_at_the_broker_decides_what_is_in_the_future(clock_off_s
     assert (outcome(NOW_MS, broker_time=False) == "from_the_future") == (clock_off_s < -300)
 
 
-@pytest.mark.parametrize(("header", "origin_ms"), [(b"5", 5), (b"0", 0), (b"soon", NOW_MS), (f"{NOW_MS + 1}".encode(), NOW_MS)])
+@pytest.mark.parametrize(
+    ("header", "origin_ms"), [(b"5", 5), (b"0", NOW_MS), (b"soon", NOW_MS), (f"{NOW_MS + 1}".encode(), NOW_MS)]
+)
 def test_origin_is_that_of_the_header_but_not_after_now(header: bytes, origin_ms: int) -> None:
     record = RawRecord(ITEMS.name, b"i", json.dumps(ITEM).encode(), NOW_MS, ((ORIGIN_HEADER, b"7"), (ORIGIN_HEADER, header)))
 

@@ -62,3 +62,10 @@ def test_item_table_gets_what_it_can_hold_and_counts_the_rest() -> None:
 
     assert arrived == ["i1", "i3"] and not table.knows("i2")
     assert skipped("space_mismatch") - before == 1
+
+
+def test_log_has_no_user_id() -> None:
+    with capture_logs() as logs:
+        TolerantDecoder(EVENTS).decode([RawRecord(EVENTS.name, b"user-7", b'{"user_id":"user-8"}', 1, offset=3)])
+
+    assert "user-" not in repr(logs) and logs[0]["offset"] == 3

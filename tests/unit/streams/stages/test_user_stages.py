@@ -79,6 +79,11 @@ class FakeItemTable:
         return 1.0 if len(kinds) <= 1 else -0.5
 
 
+def erased_history(until_ms: int, request_ms: int) -> History:
+    """The history of a user after an erasure request, the first record of its partition."""
+    return History(forgotten_ms=until_ms, erasure_offset=0, erasure_produced_ms=request_ms)
+
+
 class Stream:
     """Both stages over one store, with a topic between them."""
 
@@ -108,9 +113,9 @@ class Stream:
         """Process a batch of events; returns the counts."""
         return self._run(self.history, [Message(arrival.user_id, arrival, 0) for arrival in arrivals])
 
-    def erase(self, user_id: str, at_ms: int) -> dict[str, int]:
+    def erase(self, user_id: str, at_ms: int, offset: int = 0) -> dict[str, int]:
         """Process an erasure request; returns the counts."""
-        return self._run(self.history, [Message(user_id, None, at_ms)])
+        return self._run(self.history, [Message(user_id, None, at_ms, offset, at_ms)])
 
     def infer(self, count: int = 1_000_000) -> dict[str, int]:
         """Process the next records of the topic as a batch; returns the counts."""
@@ -387,7 +392,7 @@ def test_erased_user_stays_erased() -> None:
 
     erased = stream.store.users["u"]
     assert counts == {"users_forgotten": 1}
-    assert (erased.history, erased.inferred) == (History(forgotten_ms=50), Inferred())
+    assert (erased.history, erased.inferred) == (erased_history(50, request_ms=50), Inferred())
     assert stream.store.users["v"] == others
     assert stream.erase("u", at_ms=50) == {}  # redelivered
     assert stream.absorb([event(1, 10), event(4, 50)]) == {"forgotten": 2}  # late events
@@ -404,7 +409,43 @@ def test_erasure_request_covers_behaviors_ahead_of_the_clock() -> None:
 
     stream.erase("u", at_ms=50)
 
-    assert stream.store.users["u"].history == History(forgotten_ms=100)
+    assert stream.store.users["u"].history == erased_history(100, request_ms=50)
+
+
+def test_every_further_erasure_request_is_carried_out_whatever_the_clocks_say() -> None:
+    stream = Stream(Echo(), BehaviorSettings())
+    stream.absorb([event(1, 1000)])  # by a device whose clock is ahead
+    stream.erase("u", at_ms=500, offset=1)
+    for offset, at_ms in ((3, 600), (5, 400), (7, 600)):  # later by the log; the clock says later, earlier, the same time
+        stream.absorb([event(offset, 2000 + offset)])
+        assert stream.store.users["u"].history.item_ids
+        before = stream.store.users["u"]
+
+        assert stream.erase("u", at_ms, offset) == {"users_forgotten": 1}
+
+        erased = stream.store.users["u"]
+        assert not erased.history.item_ids and erased.version > before.version
+        assert erased.history.forgotten_ms > before.history.forgotten_ms  # so the archive and dead letters are erased again
+        for redelivered in ((1, 500), (3, 600), (offset, at_ms)):
+            assert stream.erase("u", redelivered[1], offset=redelivered[0]) == {}
+
+
+def test_erasure_request_after_partitions_were_added_is_carried_out() -> None:
+    """The user's records are in another partition then, where offsets may be smaller."""
+    stream = Stream(Echo(), BehaviorSettings())
+    stream.erase("u", at_ms=500, offset=9000)
+    stream.absorb([event(1, 600)])
+
+    assert stream.erase("u", at_ms=700, offset=3) == {"users_forgotten": 1}
+    assert not stream.store.users["u"].history.item_ids
+
+
+def test_second_erasure_request_reaches_further_even_without_new_events() -> None:
+    stream = Stream(Echo(), BehaviorSettings())
+    stream.erase("u", at_ms=500, offset=1)
+    stream.erase("u", at_ms=400, offset=2)
+
+    assert stream.store.users["u"].history.forgotten_ms == 501
 
 
 def test_unavailable_model_raises_and_nothing_is_written() -> None:
