@@ -23,7 +23,7 @@ from features.record_mapping import Row, item_record, to_rows, user_record
 from features.row_format import RowVersion, pack, read_version
 from reaseq.errors import StoreUnavailable
 from reaseq.knowledge.vocabulary import load_vocabulary
-from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures
+from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
 from reaseq.settings import Settings
 
 FOLDER = Path(__file__).parent
@@ -115,6 +115,17 @@ class FeatureRepository:
         stored = zip(records, self._read_versions(records, FIRST), self._read_versions(records, LAST), strict=True)
         return [self._compare(record, [first, last]) for record, first, last in stored]
 
+    def read_versions(self, kind: type[FeatureRecord], ids: Sequence[str]) -> dict[str, Version | None]:
+        """The versions of the stored records, by id, without reading them; None for one of which a row is missing."""
+        pair = _ITEM_VIEWS if kind is ItemFeatures else _USER_VIEWS
+        keys = [_entity_key(pair[FIRST], entity_id) for entity_id in ids]
+        with self._translate_store_errors():
+            first, last = (self.online.read_versions(self.config, view, keys) for view in pair)
+        return {
+            entity_id: min(rows[0].record_version, rows[1].record_version) if rows[0] and rows[1] else None
+            for entity_id, *rows in zip(ids, first, last, strict=True)
+        }
+
     def _read_versions(self, records: Sequence[FeatureRecord], view_index: int) -> list[RowVersion | None]:
         """The stored versions of the records' entities, in the first or the last of their views."""
         found: list[RowVersion | None] = [None] * len(records)
@@ -131,19 +142,26 @@ class FeatureRepository:
     def is_complete(self) -> bool:
         """Whether the store has its completeness marker: it holds every record of the feature topics.
 
-        A new or emptied store does not have it.
+        A new or emptied store does not have it, nor one that has evicted rows. Raises StoreEvicts if it may evict rows.
         """
         with self._translate_store_errors():
             return self.online.is_complete(self.config)
 
+    def evicted_keys(self) -> int:
+        """The number of keys that the store has evicted since it started. Raises StoreUnavailable."""
+        with self._translate_store_errors():
+            return self.online.read_eviction(self.config).evicted_keys
+
     @contextmanager
     def rebuilding(self) -> Iterator[None]:
-        """Set the completeness marker when the block ends. Raises StoreUnavailable if the store was emptied inside it."""
+        """Set the completeness marker when the block ends. Raises StoreUnavailable if rows were lost inside it."""
         with self._translate_store_errors():
-            self.online.begin_rebuild(self.config)
+            token = self.online.begin_rebuild(self.config)
         yield
         with self._translate_store_errors():
-            self.online.end_rebuild(self.config)
+            complete = self.online.end_rebuild(self.config, token)
+        if not complete:
+            raise StoreUnavailable("the online store lost rows during the rebuild: run it again")
 
     @contextmanager
     def _translate_store_errors(self) -> Iterator[None]:
@@ -156,7 +174,9 @@ class FeatureRepository:
     def _check_complete(self) -> None:
         # Checked after the read: rows read before the store was emptied are valid.
         if self._require_complete and not self.is_complete():
-            raise StoreUnavailable("the online store is incomplete (new or emptied): run `reaseq features rebuild`")
+            raise StoreUnavailable(
+                "the online store is incomplete (new, emptied, or rows evicted): run `reaseq features rebuild`"
+            )
 
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
         """The stored records of the items, by id; unknown items are left out. Raises StoreUnavailable."""

@@ -29,6 +29,12 @@ class StoreUnavailable(Unavailable):
     reason = "store_unavailable"
 
 
+class StoreEvicts(StoreUnavailable):
+    """The feature store may evict rows when its memory is full, so nothing may be built on what it returns."""
+
+    reason = "store_evicts"
+
+
 class ArchiveUnavailable(Unavailable):
     """The archive is not writable: its disk is full or not mounted."""
 
