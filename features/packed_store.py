@@ -22,6 +22,7 @@ from features.row_format import RowVersion, pack, read_version, unpack, unpack_b
 
 KEY_VERSION = 3  # Feast's serialization of entity keys
 NO_EVICTION = "noeviction"
+NEWER_ROW = "a newer release wrote a row of which this one would drop a part: waiting for the upgrade of this process"
 
 
 def entity_key(join_key: str, entity_id: str) -> EntityKey:
@@ -67,7 +68,8 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
 
         A record is the rows of one entity, one per view; all records must have the same number of rows. The first view whose
         versions differ decides. Returns for each record whether it was rejected as stale, because the stored version is
-        greater. An equal record changes nothing and is not stale.
+        greater. An equal record changes nothing and is not stale. Raises NewerRowFormat if a record would replace rows of a
+        newer format; some of the other records may have been written by then.
         """
 
     @abstractmethod

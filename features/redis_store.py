@@ -12,14 +12,15 @@ from pydantic import SecretStr
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from features.packed_store import NO_EVICTION, Eviction, KeyedRow, PackedOnlineStore
+from features.packed_store import NEWER_ROW, NO_EVICTION, Eviction, KeyedRow, PackedOnlineStore
 from features.row_format import VERSION_BYTES, RowVersion, read_version
-from reaseq.errors import StoreEvicts
+from reaseq.errors import NewerRowFormat, StoreEvicts
 
 SCAN_PAGE_KEYS = 1000
 WRITE_CHUNK_RECORDS = 64  # Redis blocks while a script runs: about a third of a millisecond
 WAIT_SHARE = 0.8  # of the timeout, so that WAIT answers before the socket times out
 COMPARE_AND_SET = Path(__file__).with_name("compare_and_set.lua").read_text()
+STALE, NEWER_FORMAT = 1, 2  # what the script returns for a record
 READ_VERSIONS = f"""
 local versions = {{}}
 for index, key in ipairs(KEYS) do versions[index] = redis.call('GETRANGE', key, 0, {VERSION_BYTES - 1}) end
@@ -62,7 +63,10 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             *results, _, confirmed = results
             if confirmed < settings.replicas:
                 raise redis.TimeoutError(f"{confirmed} of {settings.replicas} replicas confirmed the write")
-        return [stale == 1 for chunk_result in results for stale in chunk_result]
+        outcomes = [outcome for chunk_result in results for outcome in chunk_result]
+        if NEWER_FORMAT in outcomes:
+            raise NewerRowFormat(NEWER_ROW)
+        return [outcome == STALE for outcome in outcomes]
 
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         return self.get_all(config, [(table, keys)])[0]

@@ -1,7 +1,7 @@
 """Typed reads and writes of feature records through Feast: the only access path from records to the online store."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -18,10 +18,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
 from features import definitions as views
-from features.packed_store import KEY_VERSION, KeyedRow, PackedOnlineStore, entity_key, parse_entity_id, unpack_rows
+from features import row_format
+from features.packed_store import KEY_VERSION, NEWER_ROW, KeyedRow, PackedOnlineStore, entity_key, parse_entity_id, unpack_rows
 from features.record_mapping import Row, item_record, to_rows, user_record
 from features.row_format import RowVersion, pack, read_version
-from reaseq.errors import StoreUnavailable
+from reaseq.errors import NewerRowFormat, StoreUnavailable
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
 from reaseq.settings import Settings
@@ -64,7 +65,8 @@ class FeatureRepository:
     """Reads and writes feature records in the online store of the configured profile."""
 
     def __init__(self, settings: Settings, require_complete: bool = False) -> None:
-        """With `require_complete`, reads raise StoreUnavailable while the store lacks the completeness marker.
+        """With `require_complete`, reads raise StoreUnavailable while the store lacks the completeness marker, and at rows that
+        only a newer release may write back (NewerRowFormat).
 
         Use it to build new records from stored ones: a missing row would be mistaken for a new entity.
         """
@@ -95,6 +97,7 @@ class FeatureRepository:
         """The records that are not stale: the store has none that is newer. Keeps the order. Raises StoreUnavailable."""
         stored = self._read_versions(records, FIRST)
         self._check_complete()
+        self._check_formats(stored)
         return [
             record
             for record, version in zip(records, stored, strict=True)
@@ -178,6 +181,10 @@ class FeatureRepository:
                 "the online store is incomplete (new, emptied, or rows evicted): run `reaseq features rebuild`"
             )
 
+    def _check_formats(self, versions: Iterable[RowVersion | None]) -> None:
+        if self._require_complete and any(version and version.format > row_format.FORMAT for version in versions):
+            raise NewerRowFormat(NEWER_ROW)
+
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
         """The stored records of the items, by id; unknown items are left out. Raises StoreUnavailable."""
         found = self._read(_ITEM_VIEWS, item_ids)
@@ -210,6 +217,7 @@ class FeatureRepository:
         with self._translate_store_errors():
             packed = self.online.get_all(self.config, [(view, keys) for view in pair])
         self._check_complete()
+        self._check_formats(read_version(row) for rows in packed for row in rows if row)
         columns = [unpack_rows(view, rows) for view, rows in zip(pair, packed, strict=True)]
         found = {}
         for entity_id, parts in zip(ids, zip(*columns, strict=True), strict=True):
@@ -228,7 +236,9 @@ class FeatureRepository:
         if any(version and version.record_version > record.version for version in stored):
             return "ahead"
         expected = [read_version(_pack_row(row)) for row in to_rows(record, self.vocabulary)]
-        return "equal" if list(stored) == expected else "different"
+        # Rows of another format are of another release, which writes the same record differently.
+        differ = any(row and row.format == own.format and row != own for row, own in zip(stored, expected, strict=True))
+        return "different" if differ else "equal"
 
 
 def _entity_key(view: FeatureView, entity_id: str) -> bytes:

@@ -35,6 +35,12 @@ class StoreEvicts(StoreUnavailable):
     reason = "store_evicts"
 
 
+class NewerRowFormat(StoreUnavailable):
+    """A stored row needs a newer writer than this one, which would drop what it does not know. Wait for the upgrade."""
+
+    reason = "newer_row_format"
+
+
 class ArchiveUnavailable(Unavailable):
     """The archive is not writable: its disk is full or not mounted."""
 
