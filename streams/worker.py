@@ -20,8 +20,8 @@ from streams.delivery.stage import BatchPolicy
 from streams.delivery.topics import ITEM_FEATURES
 from streams.delivery.tracing import export_traces
 from streams.operations.dead_letter_queue import DeadLetterQueue
-from streams.operations.recall import Recaller
 from streams.operations.rebuild import read_lost
+from streams.operations.recall import Recaller
 from streams.operations.reconcile import Reconciler
 from streams.runtime.faust_runtime import assigned_partitions, build_app
 from streams.runtime.kafka.producer import KafkaRecordProducer

@@ -22,8 +22,8 @@ def serve_probe(
 ) -> ThreadingHTTPServer:
     """Serve `/metrics`, `/healthz` and `/readyz` from a thread. Port 0 picks a free port (see `server_port`).
 
-    A worker is not ready while it has a fault: a topic is stalled, or the store may evict rows. It is not alive if only a restart
-    helps: after a failure, or if a topic is stalled with no batch in flight.
+    A worker is not ready while it has a fault: a topic is stalled, or the store may evict rows. It is not alive if only a
+    restart helps: after a failure, or if a topic is stalled with no batch in flight.
     """
 
     class Handler(BaseHTTPRequestHandler):
