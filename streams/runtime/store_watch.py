@@ -74,4 +74,7 @@ class StoreWatch:
     def _run(self) -> None:
         while True:
             time.sleep(INTERVAL_S)
-            self.check()
+            try:
+                self.check()
+            except Exception:  # the thread must not end
+                log.exception("store_check_failed")
