@@ -105,4 +105,4 @@ class RememberingRepository(FeatureRepository):
 
     def _lost(self, kind: Kind, ids: Sequence[str]) -> dict[str, Version]:
         """The entities whose stored rows are older than what was written, with the version that was written."""
-        return self._written.newer(kind, self.read_versions(kind, ids)) if ids else {}
+        return self._written.newer(kind, self.stored_versions(kind, ids)) if ids else {}

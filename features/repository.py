@@ -118,7 +118,7 @@ class FeatureRepository:
         stored = zip(records, self._read_versions(records, FIRST), self._read_versions(records, LAST), strict=True)
         return [self._compare(record, [first, last]) for record, first, last in stored]
 
-    def read_versions(self, kind: type[FeatureRecord], ids: Sequence[str]) -> dict[str, Version | None]:
+    def stored_versions(self, kind: type[FeatureRecord], ids: Sequence[str]) -> dict[str, Version | None]:
         """The versions of the stored records, by id, without reading them; None for one of which a row is missing."""
         pair = _ITEM_VIEWS if kind is ItemFeatures else _USER_VIEWS
         keys = [_entity_key(pair[FIRST], entity_id) for entity_id in ids]
