@@ -26,6 +26,11 @@ local versions = {{}}
 for index, key in ipairs(KEYS) do versions[index] = redis.call('GETRANGE', key, 0, {VERSION_BYTES - 1}) end
 return versions
 """
+# A stage calls this after every read, so it must be cheap: the client would take a millisecond to parse all of INFO.
+READ_SERVER = """
+local function field(section, name) return string.match(redis.call('INFO', section), name .. ':([^\\r\\n]*)') end
+return {field('server', 'run_id'), field('memory', 'maxmemory_policy'), field('stats', 'evicted_keys')}
+"""
 DELETE_IF_EQUAL = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 RENAME_IF_EXISTS = "return redis.call('EXISTS', KEYS[1]) == 1 and redis.call('RENAME', KEYS[1], KEYS[2])"
 
@@ -143,11 +148,8 @@ class PackedRedisOnlineStore(PackedOnlineStore):
                 self._connect(config).unlink(*keys[start : start + SCAN_PAGE_KEYS])
 
     def _read_server(self, config: RepoConfig) -> "_Server":
-        with self._connect(config).pipeline(transaction=False) as pipe:
-            for section in ("server", "memory", "stats"):  # one command each: Redis before 7 takes only one section
-                pipe.info(section)
-            server, memory, stats = pipe.execute()
-        return _Server(server["run_id"], Eviction(memory["maxmemory_policy"], stats["evicted_keys"]))
+        run_id, policy, evicted_keys = self._connect(config).register_script(READ_SERVER)()
+        return _Server(run_id.decode(), Eviction(policy.decode(), int(evicted_keys)))
 
     def _connect(self, config: RepoConfig) -> redis.Redis:
         if self._client is None:
