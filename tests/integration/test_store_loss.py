@@ -164,6 +164,21 @@ def test_lost_records_are_restored_from_the_topic_before_they_are_read(
     assert store.read_users([record.user_id for record in records]) == {record.user_id: record for record in records}
 
 
+def test_record_that_is_far_from_the_end_of_the_topic_is_restored(
+    services: Settings,
+    store: FeatureRepository,
+    client: redis.Redis,
+    records: list[UserFeatures],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("streams.operations.rebuild.TAILS_RECORDS", (1, None))
+    worker = RememberingRepository(services, partial(read_lost, services))
+    worker.write(records[:1])
+    client.delete(*client.scan_iter("reaseq:user_*u0"))
+
+    assert worker.read_users(["u0"]) == {"u0": records[0]}
+
+
 def test_record_that_the_topic_lacks_too_is_waited_for(
     services: Settings, store: FeatureRepository, client: redis.Redis
 ) -> None:
