@@ -17,6 +17,7 @@ from evaluation.baselines.personal_frequency import PersonalFrequency
 from evaluation.baselines.purchases import Baseline, Purchases
 from evaluation.baselines.tifu_knn import TifuKnn
 from evaluation.datasets.online_retail import Order, read_retail
+from features.repository import FeatureRepository
 from pipelines.behavior_model import BehaviorModelPipeline
 from pipelines.ranker import RankerPipeline
 from reaseq.artifacts import Artifact
@@ -61,11 +62,13 @@ class Lifecycle:
         task = progress.add_task("load the sample, the encoder and Feast", total=1)
         settings.knowledge.recorded_file = ANSWERS
         self.retail = read_retail(ORDER_LINES, schedule.customers_share, schedule.start_ms)
-        self.system: System = assemble(settings, BATCH, ARCHIVE_BATCH)
+        store = FeatureRepository(settings, require_complete=True)
+        store.apply()
+        self.system: System = assemble(settings, store, BATCH, ARCHIVE_BATCH)
         self.broker = InProcessBroker()
         self.broker.subscribe(ITEM_FEATURES.name, self.system.items.apply_records)
         self._served = ServedFeatureLog(self.served_features_dir, SERVED_SHARE, self.system.table)
-        store, future_limit_s = self.system.store, settings.guard.future_limit_s
+        future_limit_s = settings.guard.future_limit_s
         self.runtime = InProcessRuntime(
             self.broker,
             lambda stage: Delivery(stage, self.broker, store, future_limit_s, self.recorder.servable),

@@ -26,9 +26,16 @@ class _HistoryColumns(msgspec.Struct, array_like=True, frozen=True):
 _WITHOUT_REQUEST = 7  # columns of a history without an erasure request, whose row must not change with later columns
 
 
+class _InferredColumns(msgspec.Struct, array_like=True, frozen=True):
+    """Inferred behaviors by columns. Columns that a newer release has added at the end are ignored."""
+
+    item_ids: tuple[str, ...]
+    confidences: tuple[float, ...]
+
+
 _encoder = msgspec.msgpack.Encoder()
 _history_decoder = msgspec.msgpack.Decoder(_HistoryColumns)
-_inferred_decoder = msgspec.msgpack.Decoder(tuple[tuple[str, ...], tuple[float, ...]])
+_inferred_decoder = msgspec.msgpack.Decoder(_InferredColumns)
 
 
 def pack_history(history: History) -> bytes:
@@ -49,4 +56,5 @@ def pack_inferred(inferred: Inferred) -> bytes:
 
 def unpack_inferred(packed: bytes) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """The inverse of `pack_inferred`: item ids and confidences."""
-    return _inferred_decoder.decode(packed)
+    columns = _inferred_decoder.decode(packed)
+    return columns.item_ids, columns.confidences

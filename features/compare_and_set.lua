@@ -1,7 +1,9 @@
 -- Compare-and-set of whole records. Each record is a run of `rows_per_record` keys (the last of ARGV), one packed row per key.
 -- A record is written if its version is greater than the stored one; the first key whose versions differ decides.
--- Returns, for each record, 1 if it was rejected as stale (the stored version is greater), else 0.
--- A version is the first 24 bytes of a row: three big-endian 64-bit integers, each below 2^53.
+-- Returns, for each record, 1 if it was rejected as stale (the stored version is greater), 2 if it is newer than stored rows of a
+-- newer format, which it must not replace, else 0.
+-- A version is the first 24 bytes of a row: three big-endian 64-bit integers, each below 2^53. The format is in the third, above
+-- 48 bits.
 local function compare_versions(key, row)
   local stored = redis.call('GETRANGE', key, 0, 23)
   if stored == '' then return 1 end
@@ -12,11 +14,20 @@ local function compare_versions(key, row)
   return new_digest - stored_digest
 end
 
+local function has_newer_format(key, row)
+  local stored = redis.call('GETRANGE', key, 16, 23)
+  if stored == '' then return false end
+  return math.floor(struct.unpack('>I8', stored) / 2^48) > math.floor(struct.unpack('>I8', row, 17) / 2^48)
+end
+
 local function compare_and_set(first, last)
   for index = first, last do
     local difference = compare_versions(KEYS[index], ARGV[index])
     if difference < 0 then return 1 end
     if difference > 0 then
+      for replaced = first, last do
+        if has_newer_format(KEYS[replaced], ARGV[replaced]) then return 2 end
+      end
       for written = first, last do redis.call('SET', KEYS[written], ARGV[written]) end
       return 0
     end

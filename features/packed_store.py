@@ -21,6 +21,8 @@ from numpy.typing import DTypeLike, NDArray
 from features.row_format import RowVersion, pack, read_version, unpack, unpack_bytes
 
 KEY_VERSION = 3  # Feast's serialization of entity keys
+NO_EVICTION = "noeviction"
+NEWER_ROW = "a newer release wrote a row of which this one would drop a part: waiting for the upgrade of this process"
 
 
 def entity_key(join_key: str, entity_id: str) -> EntityKey:
@@ -50,6 +52,13 @@ class KeyedRow(NamedTuple):
     row: bytes
 
 
+class Eviction(NamedTuple):
+    """What the store deletes by itself when its memory is full."""
+
+    policy: str  # Redis's `maxmemory-policy`; NO_EVICTION means that nothing is deleted
+    evicted_keys: int  # deleted since the server started
+
+
 class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no types
     """Feast's online-store interface over packed rows."""
 
@@ -59,7 +68,8 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
 
         A record is the rows of one entity, one per view; all records must have the same number of rows. The first view whose
         versions differ decides. Returns for each record whether it was rejected as stale, because the stored version is
-        greater. An equal record changes nothing and is not stale.
+        greater. An equal record changes nothing and is not stale. Raises NewerRowFormat if a record would replace rows of a
+        newer format; some of the other records may have been written by then.
         """
 
     @abstractmethod
@@ -78,15 +88,24 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
         """Every (entity key, packed row) of the view, in any order. Rows written during the scan may or may not be seen."""
 
+    def read_eviction(self, config: RepoConfig) -> Eviction:
+        """What the store evicts. Nothing by default."""
+        return Eviction(NO_EVICTION, 0)
+
     def is_complete(self, config: RepoConfig) -> bool:
-        """Whether the completeness marker is set. True by default: a file is not emptied from outside."""
+        """Whether the completeness marker is set and no row was evicted since. Raises StoreEvicts if rows may be evicted.
+
+        True by default: a file is not emptied from outside.
+        """
         return True
 
-    def begin_rebuild(self, config: RepoConfig) -> None:
-        """Start a rebuild. Does nothing by default."""
+    def begin_rebuild(self, config: RepoConfig) -> str:
+        """Start a rebuild; returns its token. Raises StoreEvicts if rows may be evicted."""
+        return ""
 
-    def end_rebuild(self, config: RepoConfig) -> None:
-        """Set the completeness marker. Fails if the store was emptied since `begin_rebuild`. Does nothing by default."""
+    def end_rebuild(self, config: RepoConfig, token: str) -> bool:
+        """Set the completeness marker, unless rows were lost since `begin_rebuild` gave the token. Returns `is_complete`."""
+        return True
 
     def online_write_batch(
         self,

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from uuid import uuid4
 
 import redis
 from feast import Entity, FeatureView
@@ -11,18 +12,27 @@ from pydantic import SecretStr
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from features.packed_store import KeyedRow, PackedOnlineStore
+from features.packed_store import NEWER_ROW, NO_EVICTION, Eviction, KeyedRow, PackedOnlineStore
 from features.row_format import VERSION_BYTES, RowVersion, read_version
+from reaseq.errors import NewerRowFormat, StoreEvicts
 
 SCAN_PAGE_KEYS = 1000
 WRITE_CHUNK_RECORDS = 64  # Redis blocks while a script runs: about a third of a millisecond
 WAIT_SHARE = 0.8  # of the timeout, so that WAIT answers before the socket times out
 COMPARE_AND_SET = Path(__file__).with_name("compare_and_set.lua").read_text()
+STALE, NEWER_FORMAT = 1, 2  # what the script returns for a record
 READ_VERSIONS = f"""
 local versions = {{}}
 for index, key in ipairs(KEYS) do versions[index] = redis.call('GETRANGE', key, 0, {VERSION_BYTES - 1}) end
 return versions
 """
+# A stage calls this after every read, so it must be cheap: the client would take a millisecond to parse all of INFO.
+READ_SERVER = """
+local function field(section, name) return string.match(redis.call('INFO', section), name .. ':([^\\r\\n]*)') end
+return {field('server', 'run_id'), field('memory', 'maxmemory_policy'), field('stats', 'evicted_keys')}
+"""
+DELETE_IF_EQUAL = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+RENAME_IF_EXISTS = "return redis.call('EXISTS', KEYS[1]) == 1 and redis.call('RENAME', KEYS[1], KEYS[2])"
 
 
 class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
@@ -58,7 +68,10 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             *results, _, confirmed = results
             if confirmed < settings.replicas:
                 raise redis.TimeoutError(f"{confirmed} of {settings.replicas} replicas confirmed the write")
-        return [stale == 1 for chunk_result in results for stale in chunk_result]
+        outcomes = [outcome for chunk_result in results for outcome in chunk_result]
+        if NEWER_FORMAT in outcomes:
+            raise NewerRowFormat(NEWER_ROW)
+        return [outcome == STALE for outcome in outcomes]
 
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         return self.get_all(config, [(table, keys)])[0]
@@ -87,17 +100,37 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             if not cursor:
                 return
 
+    def read_eviction(self, config: RepoConfig) -> Eviction:
+        return self._read_server(config).eviction
+
     def is_complete(self, config: RepoConfig) -> bool:
-        """Whether the completeness marker is set. A new or emptied Redis lacks it."""
-        return bool(self._connect(config).exists(_system_key(config, "whole")))
+        """Whether the completeness marker is set and valid. A new or emptied Redis lacks it.
 
-    def begin_rebuild(self, config: RepoConfig) -> None:
-        """Set the marker of a rebuild in progress. It is lost if Redis is emptied."""
-        self._connect(config).set(_system_key(config, "rebuilding"), b"")
+        The marker holds the state of the server when its rebuild began. It is invalid, and is deleted, if keys were evicted
+        since. Raises StoreEvicts if Redis may evict keys.
+        """
+        marker_key, client = _system_key(config, "whole"), self._connect(config)
+        marker: bytes | None = client.get(marker_key)  # type: ignore[assignment]
+        server = self._read_server(config)
+        _require_no_eviction(server.eviction)
+        if marker is not None and not server.holds_since(marker):
+            # The counter of evicted keys does not survive a restart of Redis, so the marker must not either.
+            client.register_script(DELETE_IF_EQUAL)(keys=[marker_key], args=[marker])
+            return False
+        return marker is not None
 
-    def end_rebuild(self, config: RepoConfig) -> None:
-        """Rename the rebuild marker to the completeness marker. Fails if Redis was emptied since `begin_rebuild`."""
-        self._connect(config).rename(_system_key(config, "rebuilding"), _system_key(config, "whole"))
+    def begin_rebuild(self, config: RepoConfig) -> str:
+        """Set a marker of this rebuild, of which there may be several at once. It is lost if Redis is emptied."""
+        server, token = self._read_server(config), uuid4().hex
+        _require_no_eviction(server.eviction)
+        self._connect(config).set(_rebuild_key(config, token), server.to_marker())
+        return token
+
+    def end_rebuild(self, config: RepoConfig, token: str) -> bool:
+        """Rename the marker of this rebuild, which is missing if Redis was emptied since `begin_rebuild`."""
+        keys = [_rebuild_key(config, token), _system_key(config, "whole")]
+        renamed = self._connect(config).register_script(RENAME_IF_EXISTS)(keys=keys)
+        return bool(renamed) and self.is_complete(config)
 
     def update(
         self,
@@ -114,6 +147,10 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             for start in range(0, len(keys), SCAN_PAGE_KEYS):
                 self._connect(config).unlink(*keys[start : start + SCAN_PAGE_KEYS])
 
+    def _read_server(self, config: RepoConfig) -> "_Server":
+        run_id, policy, evicted_keys = self._connect(config).register_script(READ_SERVER)()
+        return _Server(run_id.decode(), Eviction(policy.decode(), int(evicted_keys)))
+
     def _connect(self, config: RepoConfig) -> redis.Redis:
         if self._client is None:
             settings = config.online_store
@@ -128,6 +165,27 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         return self._client
 
 
+class _Server(NamedTuple):
+    """A run of a Redis server, and what it has evicted so far."""
+
+    run_id: str
+    eviction: Eviction
+
+    def to_marker(self) -> bytes:
+        """The content of a marker that is set now."""
+        return f"{self.run_id} {self.eviction.evicted_keys}".encode()
+
+    def holds_since(self, marker: bytes) -> bool:
+        """Whether this server has evicted nothing since the marker was set. A server counts from its own start."""
+        run_id, _, evicted_keys = marker.decode().partition(" ")
+        return self.eviction.evicted_keys == (int(evicted_keys) if run_id == self.run_id else 0)
+
+
+def _require_no_eviction(eviction: Eviction) -> None:
+    if eviction.policy != NO_EVICTION:
+        raise StoreEvicts(f"Redis would evict rows when its memory is full: set maxmemory-policy to {NO_EVICTION}")
+
+
 def _row_key(config: RepoConfig, table: FeatureView, entity_key: bytes) -> bytes:
     return _prefix(config, table) + entity_key
 
@@ -139,6 +197,10 @@ def _prefix(config: RepoConfig, table: FeatureView) -> bytes:
 def _system_key(config: RepoConfig, name: str) -> bytes:
     """A key that belongs to no view."""
     return f"{config.project}::{name}".encode()
+
+
+def _rebuild_key(config: RepoConfig, token: str) -> bytes:
+    return _system_key(config, f"rebuilding-{token}")
 
 
 def _escape_glob(literal: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """Typed reads and writes of feature records through Feast: the only access path from records to the online store."""
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -18,12 +18,13 @@ from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 
 from features import definitions as views
-from features.packed_store import KEY_VERSION, KeyedRow, PackedOnlineStore, entity_key, parse_entity_id, unpack_rows
+from features import row_format
+from features.packed_store import KEY_VERSION, NEWER_ROW, KeyedRow, PackedOnlineStore, entity_key, parse_entity_id, unpack_rows
 from features.record_mapping import Row, item_record, to_rows, user_record
 from features.row_format import RowVersion, pack, read_version
-from reaseq.errors import StoreUnavailable
+from reaseq.errors import NewerRowFormat, StoreUnavailable
 from reaseq.knowledge.vocabulary import load_vocabulary
-from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures
+from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
 from reaseq.settings import Settings
 
 FOLDER = Path(__file__).parent
@@ -64,7 +65,8 @@ class FeatureRepository:
     """Reads and writes feature records in the online store of the configured profile."""
 
     def __init__(self, settings: Settings, require_complete: bool = False) -> None:
-        """With `require_complete`, reads raise StoreUnavailable while the store lacks the completeness marker.
+        """With `require_complete`, reads raise StoreUnavailable while the store lacks the completeness marker, and at rows that
+        only a newer release may write back (NewerRowFormat).
 
         Use it to build new records from stored ones: a missing row would be mistaken for a new entity.
         """
@@ -95,6 +97,7 @@ class FeatureRepository:
         """The records that are not stale: the store has none that is newer. Keeps the order. Raises StoreUnavailable."""
         stored = self._read_versions(records, FIRST)
         self._check_complete()
+        self._check_formats(stored)
         return [
             record
             for record, version in zip(records, stored, strict=True)
@@ -115,6 +118,17 @@ class FeatureRepository:
         stored = zip(records, self._read_versions(records, FIRST), self._read_versions(records, LAST), strict=True)
         return [self._compare(record, [first, last]) for record, first, last in stored]
 
+    def stored_versions(self, kind: type[FeatureRecord], ids: Sequence[str]) -> dict[str, Version | None]:
+        """The versions of the stored records, by id, without reading them; None for one of which a row is missing."""
+        pair = _ITEM_VIEWS if kind is ItemFeatures else _USER_VIEWS
+        keys = [_entity_key(pair[FIRST], entity_id) for entity_id in ids]
+        with self._translate_store_errors():
+            first, last = (self.online.read_versions(self.config, view, keys) for view in pair)
+        return {
+            entity_id: min(rows[0].record_version, rows[1].record_version) if rows[0] and rows[1] else None
+            for entity_id, *rows in zip(ids, first, last, strict=True)
+        }
+
     def _read_versions(self, records: Sequence[FeatureRecord], view_index: int) -> list[RowVersion | None]:
         """The stored versions of the records' entities, in the first or the last of their views."""
         found: list[RowVersion | None] = [None] * len(records)
@@ -131,19 +145,26 @@ class FeatureRepository:
     def is_complete(self) -> bool:
         """Whether the store has its completeness marker: it holds every record of the feature topics.
 
-        A new or emptied store does not have it.
+        A new or emptied store does not have it, nor one that has evicted rows. Raises StoreEvicts if it may evict rows.
         """
         with self._translate_store_errors():
             return self.online.is_complete(self.config)
 
+    def evicted_keys(self) -> int:
+        """The number of keys that the store has evicted since it started. Raises StoreUnavailable."""
+        with self._translate_store_errors():
+            return self.online.read_eviction(self.config).evicted_keys
+
     @contextmanager
     def rebuilding(self) -> Iterator[None]:
-        """Set the completeness marker when the block ends. Raises StoreUnavailable if the store was emptied inside it."""
+        """Set the completeness marker when the block ends. Raises StoreUnavailable if rows were lost inside it."""
         with self._translate_store_errors():
-            self.online.begin_rebuild(self.config)
+            token = self.online.begin_rebuild(self.config)
         yield
         with self._translate_store_errors():
-            self.online.end_rebuild(self.config)
+            complete = self.online.end_rebuild(self.config, token)
+        if not complete:
+            raise StoreUnavailable("the online store lost rows during the rebuild: run it again")
 
     @contextmanager
     def _translate_store_errors(self) -> Iterator[None]:
@@ -156,7 +177,13 @@ class FeatureRepository:
     def _check_complete(self) -> None:
         # Checked after the read: rows read before the store was emptied are valid.
         if self._require_complete and not self.is_complete():
-            raise StoreUnavailable("the online store is incomplete (new or emptied): run `reaseq features rebuild`")
+            raise StoreUnavailable(
+                "the online store is incomplete (new, emptied, or rows evicted): run `reaseq features rebuild`"
+            )
+
+    def _check_formats(self, versions: Iterable[RowVersion | None]) -> None:
+        if self._require_complete and any(version and version.format > row_format.FORMAT for version in versions):
+            raise NewerRowFormat(NEWER_ROW)
 
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
         """The stored records of the items, by id; unknown items are left out. Raises StoreUnavailable."""
@@ -190,6 +217,7 @@ class FeatureRepository:
         with self._translate_store_errors():
             packed = self.online.get_all(self.config, [(view, keys) for view in pair])
         self._check_complete()
+        self._check_formats(read_version(row) for rows in packed for row in rows if row)
         columns = [unpack_rows(view, rows) for view, rows in zip(pair, packed, strict=True)]
         found = {}
         for entity_id, parts in zip(ids, zip(*columns, strict=True), strict=True):
@@ -208,7 +236,9 @@ class FeatureRepository:
         if any(version and version.record_version > record.version for version in stored):
             return "ahead"
         expected = [read_version(_pack_row(row)) for row in to_rows(record, self.vocabulary)]
-        return "equal" if list(stored) == expected else "different"
+        # Rows of another format are of another release, which writes the same record differently.
+        differ = any(row and row.format == own.format and row != own for row, own in zip(stored, expected, strict=True))
+        return "different" if differ else "equal"
 
 
 def _entity_key(view: FeatureView, entity_id: str) -> bytes:

@@ -1,12 +1,16 @@
 """The packed row: all features of one entity in one view as a single value, prefixed with its version.
 
     row     = version (24 bytes) + entries
-    version = event time in µs, revision, digest of the entries: three unsigned 64-bit integers, big endian
+    version = event time in µs, revision, content: three unsigned 64-bit integers, big endian
+    content = format − 1 (5 bits), digest of the entries (48 bits)
     entry   = crc32 of the feature's name, length, and Feast's own serialized value
 
 The row with the greater version wins. The event time is compared first; then `revision`, the feature of that name if the view
-has one; then the digest, which gives every replica the same result when the first two are equal. The integers stay below 2^53,
-so Lua's doubles compare them exactly.
+has one; then the content, which gives every replica the same result when the first two are equal. The integers stay below
+2^53, so Lua's doubles compare them exactly.
+
+The format is the least that a writer must know to write the row back. A writer that knows less would drop what it does not
+know, so it may read the row but must not replace it.
 """
 
 import struct
@@ -21,6 +25,8 @@ from feast.protos.feast.types.Value_pb2 import Value
 from reaseq.records import Version
 
 REVISION = "revision"
+FORMAT = 1  # of the rows that this code writes; raise it when rows gain a feature, or a feature gains a field (at most 32)
+DIGEST_BITS = 48
 _VERSION = struct.Struct(">QQQ")
 VERSION_BYTES = _VERSION.size
 _ENTRY = struct.Struct(">II")
@@ -33,7 +39,12 @@ class RowVersion(NamedTuple):
 
     event_us: int
     revision: int
-    digest: int
+    content: int
+
+    @property
+    def format(self) -> int:
+        """The least format that a writer must know to write the row back. Rows from before there were formats have format 1."""
+        return 1 + (self.content >> DIGEST_BITS)
 
     @property
     def record_version(self) -> Version:
@@ -56,8 +67,8 @@ def pack(values: Mapping[str, Value], event_time: datetime) -> bytes:
     aware = event_time if event_time.tzinfo else event_time.replace(tzinfo=UTC)
     event_us = (aware - _EPOCH) // _MICROSECOND
     revision = values[REVISION].int64_val if REVISION in values else 0
-    digest = int.from_bytes(blake2b(payload, digest_size=6).digest(), "big")
-    return _VERSION.pack(event_us, revision, digest) + payload
+    digest = int.from_bytes(blake2b(payload, digest_size=DIGEST_BITS // 8).digest(), "big")
+    return _VERSION.pack(event_us, revision, (FORMAT - 1 << DIGEST_BITS) + digest) + payload
 
 
 def read_version(row: bytes) -> RowVersion:

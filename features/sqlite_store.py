@@ -9,8 +9,9 @@ from typing import Any, Literal
 from feast import Entity, FeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
-from features.packed_store import KeyedRow, PackedOnlineStore
+from features.packed_store import NEWER_ROW, KeyedRow, PackedOnlineStore
 from features.row_format import RowVersion, read_version
+from reaseq.errors import NewerRowFormat
 
 BUSY_TIMEOUT_S = 30.0
 READ_CHUNK_KEYS = 500  # SQLite's oldest limit on bound parameters is 999
@@ -41,6 +42,8 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
                 new = [read_version(keyed.row) for keyed in record]
                 stale.append(stored > new)
                 if new > stored:
+                    if any(old.format > row.format for old, row in zip(stored, new, strict=True)):
+                        raise NewerRowFormat(NEWER_ROW)
                     for keyed in record:
                         writes.setdefault(_table_name(config, keyed.table), {})[keyed.key] = keyed.row
                         versions[keyed.table.name, keyed.key] = read_version(keyed.row)

@@ -29,6 +29,18 @@ class StoreUnavailable(Unavailable):
     reason = "store_unavailable"
 
 
+class StoreEvicts(StoreUnavailable):
+    """The feature store may evict rows when its memory is full, so nothing may be built on what it returns."""
+
+    reason = "store_evicts"
+
+
+class NewerRowFormat(StoreUnavailable):
+    """A stored row needs a newer writer than this one, which would drop what it does not know. Wait for the upgrade."""
+
+    reason = "newer_row_format"
+
+
 class ArchiveUnavailable(Unavailable):
     """The archive or the served-feature log is not writable: its disk is full or not mounted."""
 

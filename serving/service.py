@@ -100,9 +100,7 @@ class RankingService:
         return AppState(self.ranker, self.settings.service, self.waiting_for, self.failure, self.shadow, served.offer)
 
     def _scan_items(self) -> None:
-        store = FeatureRepository(self.settings)
-        store.apply()
-        for page in store.scan_items():
+        for page in FeatureRepository(self.settings).scan_items():
             self.items.apply(page)
         log.info("warmed_up", items=len(self.table.snapshot) - 1, mib=round(self.table.nbytes / 2**20, 1))
 

@@ -56,18 +56,20 @@ class System:
 
 
 def assemble(
-    settings: Settings, batch: BatchPolicy, archive_batch: BatchPolicy, on_erasure: OnErasure = lambda user_ids: None
+    settings: Settings,
+    store: FeatureRepository,
+    batch: BatchPolicy,
+    archive_batch: BatchPolicy,
+    on_erasure: OnErasure = lambda user_ids: None,
 ) -> System:
-    """Build the stages with the store, encoder and reasoners that the settings configure.
+    """Build the stages on a store that requires completeness, with the encoder and reasoners that the settings configure.
 
     `on_erasure` is called with the ids of users who request erasure, to erase data outside the store and the archive.
     """
     vocabulary = load_vocabulary(settings.knowledge.vocabulary)
     encoder = Encoder(settings.encoder)
-    store = FeatureRepository(settings, require_complete=True)
     archive = Archive(settings.archive_dir, vocabulary)
     archive.create()
-    store.apply()
     table = ItemTable(vocabulary, encoder.space_id, encoder.dim)
     reasoner = FirstAnswer(*build_reasoners(settings, vocabulary, encoder))
     knowledge = settings.knowledge

@@ -8,6 +8,7 @@ import faust
 import structlog
 import torch
 
+from features.remembering_repository import RememberingRepository
 from reaseq.artifacts import load_newest
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.errors import ArtifactError
@@ -19,6 +20,7 @@ from streams.delivery.stage import BatchPolicy
 from streams.delivery.topics import ITEM_FEATURES
 from streams.delivery.tracing import export_traces
 from streams.operations.erasure import build_erasure
+from streams.operations.rebuild import read_lost
 from streams.operations.recall import Recaller
 from streams.operations.reconcile import Reconciler
 from streams.runtime.faust_runtime import assigned_partitions, build_app
@@ -26,6 +28,7 @@ from streams.runtime.kafka.producer import KafkaRecordProducer
 from streams.runtime.kafka.tailer import TopicTailer
 from streams.runtime.probe import serve_probe
 from streams.runtime.roles import Role, consumer_group
+from streams.runtime.store_watch import StoreWatch
 from streams.runtime.watchdog import Watchdog
 from streams.stages.reasoning import NAME as REASONING
 
@@ -39,7 +42,10 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     kafka = settings.kafka
     batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
     archive_batch = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
-    system = assemble(settings, batch, archive_batch, build_erasure(settings))
+    store = RememberingRepository(settings, partial(read_lost, settings))
+    store_watch = StoreWatch(store)
+    store_watch.start()
+    system = assemble(settings, store, batch, archive_batch, build_erasure(settings))
     stages = [stage for stage in system.stages if role == "all" or (stage.name == REASONING) == (role == "reasoning")]
     items = TopicTailer(kafka, ITEM_FEATURES, system.items.apply_records)
     if role != "reasoning":  # the reasoning stage needs only the items in its batch
@@ -51,7 +57,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     app = build_app(settings, group, deliveries, producer, data_dir=str(settings.run_dir / f"faust-{name}"))
     watchdog = Watchdog(settings, group, deliveries, partial(assigned_partitions, app))
     host, port = settings.worker.metrics_host, settings.worker.metrics_port
-    port = serve_probe(host, port, settings.http, watchdog.stalls, lambda: items.failure)
+    port = serve_probe(host, port, settings.http, lambda: [*watchdog.stalls(), *store_watch.faults()], lambda: items.failure)
     log.info("worker_ready", worker=name, role=role, probe_port=port, items=len(system.table.snapshot) - 1)
     watchdog.start()
     gc.freeze()  # the models and tables stay alive; scanning them in every collection costs more than the work

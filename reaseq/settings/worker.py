@@ -18,6 +18,10 @@ class WorkerSettings(BaseModel):
     )
     recall_users_per_s: float = Field(default=200.0, description="Users per second that such a scan reads.")
     stall_s: float = Field(default=60.0, description="Time without a commit, despite lag, after which the worker is not ready.")
+    remembered_entities: int = Field(
+        default=50_000,
+        description="Items and users whose last written version is remembered, to notice when the store has lost it.",
+    )
     drain_s: float = Field(
         default=5.0,
         description="Time for batches in flight to finish and commit at shutdown and before partitions are revoked.",

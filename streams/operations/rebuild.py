@@ -1,19 +1,22 @@
 """Rebuild of the online store from the compacted feature topics, which are the source of truth."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from reaseq.records import FeatureRecord
+from reaseq.records import FeatureRecord, Version
 from reaseq.settings import Settings
+from streams.delivery import metrics
 from streams.delivery.tolerant_decoder import TolerantDecoder
-from streams.delivery.topics import ITEM_FEATURES, USER_FEATURES
+from streams.delivery.topics import ITEM_FEATURES, TOPIC_BY_MESSAGE, USER_FEATURES
 from streams.operations.replay import at_rate
 from streams.runtime.kafka.lag import lags
 from streams.runtime.kafka.reader import read_all
 
 FEATURE_TOPICS = (ITEM_FEATURES, USER_FEATURES)
+LOST = "lost"  # a result of reconciliation: the store lost a record that this process wrote
+TAILS_RECORDS = (1_000, 30_000, None)  # of each partition; None is all of it
 
 
 class RebuildTarget(Protocol):
@@ -47,6 +50,26 @@ def rebuild(
             counts["written"] += len(page)
             progress(len(page))
     return counts
+
+
+def read_lost(settings: Settings, kind: type[FeatureRecord], lost: Mapping[str, Version]) -> Iterator[list[FeatureRecord]]:
+    """Records of a feature topic to write again, because the store has lost those of the given ids and versions.
+
+    Lost writes are usually the last ones, so this reads the end of the topic, and more of it until it has them all. It yields
+    every record there, because others may be lost as well. Raises BrokerUnavailable.
+    """
+    topic = TOPIC_BY_MESSAGE[kind]
+    decoder, missing = TolerantDecoder(topic), dict(lost)
+    metrics.RECONCILED.labels(topic.name, LOST).inc(len(lost))
+    for last_records in TAILS_RECORDS:
+        for raws in at_rate(read_all(settings.kafka, topic, last_records), float("inf")):
+            records = [message.body for message in decoder.decode(raws) if message.body is not None]
+            for record in records:
+                if record.entity_id in missing and record.version >= missing[record.entity_id]:
+                    del missing[record.entity_id]
+            yield records
+        if not missing:
+            return
 
 
 def _read_records(settings: Settings, counts: Counter[str]) -> Iterator[FeatureRecord]:

@@ -15,13 +15,13 @@ from reaseq.settings import Settings
 from streams.delivery import metrics
 from streams.delivery.tolerant_decoder import TolerantDecoder
 from streams.delivery.topics import Topic
-from streams.operations.rebuild import FEATURE_TOPICS
+from streams.operations.rebuild import FEATURE_TOPICS, LOST
 from streams.runtime.kafka.reader import read_sample
 
 log = structlog.get_logger()
 
 for _topic in FEATURE_TOPICS:  # so that every series starts at 0 and the first difference shows as an increase
-    for _result in get_args(ReconcileResult):
+    for _result in (*get_args(ReconcileResult), LOST):
         metrics.RECONCILED.labels(_topic.name, _result)
 
 GRACE_S = 2.0  # a record is confirmed by its topic before it is written to the store

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -10,18 +11,26 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from reaseq.settings import HttpSettings
 from streams.runtime.http_server import BoundedConfig
-from streams.runtime.watchdog import Stall
+
+
+class Fault(Protocol):
+    """Why a worker is not ready, as text."""
+
+    @property
+    def consumer_stuck(self) -> bool:
+        """Whether only a restart helps."""
+        ...
 
 
 def serve_probe(
-    host: str, port: int, limits: HttpSettings, stalls: Callable[[], Sequence[Stall]], failure: Callable[[], str | None]
+    host: str, port: int, limits: HttpSettings, faults: Callable[[], Sequence[Fault]], failure: Callable[[], str | None]
 ) -> int:
     """Serve `/metrics`, `/healthz` and `/readyz` from a thread. Returns the port; port 0 picks a free one.
 
-    A worker is not ready while a topic is stalled. It is not alive if only a restart helps: after a failure, or if a topic is
-    stalled with no batch in flight.
+    A worker is not ready while it has a fault: a topic is stalled, or the store may evict rows. It is not alive if only a
+    restart helps: after a failure, or if a topic is stalled with no batch in flight.
     """
-    config = BoundedConfig(_build_app(stalls, failure), host, port, limits)
+    config = BoundedConfig(_build_app(faults, failure), host, port, limits)
     listener = config.bind_socket()
     listener.listen()  # so that a client that connects before the thread has started waits for it
     threading.Thread(target=uvicorn.Server(config).run, args=([listener],), name="probe", daemon=True).start()
@@ -29,7 +38,7 @@ def serve_probe(
     return bound
 
 
-def _build_app(stalls: Callable[[], Sequence[Stall]], failure: Callable[[], str | None]) -> FastAPI:
+def _build_app(faults: Callable[[], Sequence[Fault]], failure: Callable[[], str | None]) -> FastAPI:
     app = FastAPI(openapi_url=None)
 
     @app.get("/metrics")
@@ -38,15 +47,15 @@ def _build_app(stalls: Callable[[], Sequence[Stall]], failure: Callable[[], str 
 
     @app.get("/readyz")
     async def readiness() -> Response:
-        return _report([failure(), *stalls()])
+        return _report([failure(), *faults()])
 
     @app.get("/healthz")
     async def health() -> Response:
-        return _report([failure(), *(stall for stall in stalls() if stall.consumer_stuck)])
+        return _report([failure(), *(fault for fault in faults() if fault.consumer_stuck)])
 
     return app
 
 
-def _report(problems: Sequence[Stall | str | None]) -> Response:
+def _report(problems: Sequence[Fault | str | None]) -> Response:
     body = "".join(f"{problem}\n" for problem in problems if problem)
     return PlainTextResponse(body or "ok\n", 503 if body else 200)

@@ -27,6 +27,7 @@ SLOW_FOR_S = 10.0
 CLOCK_AHEAD_S = 120.0
 TRANSACTION_S = 1.0
 ARCHIVE_MIB = 1
+KEPT_SHARE = 0.9
 
 
 def none(system: FaultySystem) -> int:
@@ -105,6 +106,21 @@ def redis_full(system: FaultySystem) -> int:
     redis_client(system).config_set("maxmemory", 1)
     time.sleep(REDIS_AWAY_S)
     redis_client(system).config_set("maxmemory", 0)
+    return 1
+
+
+def redis_evicting(system: FaultySystem) -> int:
+    """Let Redis evict keys for a while, until an operator notices and rebuilds it."""
+    time.sleep(1.0)
+    client = redis_client(system)
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"] * KEPT_SHARE))  # type: ignore[index]
+    while not client.info("stats")["evicted_keys"]:  # type: ignore[index]
+        time.sleep(0.1)
+    client.config_set("maxmemory", 0)
+    client.config_set("maxmemory-policy", "noeviction")
+    time.sleep(REDIS_AWAY_S)
+    rebuild(system.settings, FeatureRepository(system.settings))
     return 1
 
 
@@ -230,6 +246,7 @@ def faults(kill_times: int, storm_times: int) -> dict[str, Fault]:
         "Redis emptied (FLUSHALL), then rebuilt": redis_emptied,
         "Redis 200 ms slower": redis_slow,
         "Redis out of memory": redis_full,
+        "Redis evicts keys, then is rebuilt": redis_evicting,
         "archive disk full": archive_full,
         "rebalance storm": partial(rebalance_storm, times=storm_times),
         "zombie worker": partial(zombie, times=max(1, storm_times // 2)),

@@ -10,12 +10,16 @@ from infra.process import LOOPBACK
 
 
 class FaultyProxy:
-    """A loopback proxy for `target_port`: every chunk of a response is delayed by `latency_s` and passed through `corrupt`."""
+    """A loopback proxy for `target_port`: every chunk of a response is delayed by `latency_s` and passed through `corrupt`.
+
+    `target_port` may change; it applies to new connections.
+    """
 
     def __init__(self, target_port: int) -> None:
         self.latency_s = 0.0
         self.corrupt: Callable[[bytes], bytes] = bytes
-        self._target_port = target_port
+        self.target_port = target_port
+        self._connections: set[socket.socket] = set()
         self._listener = socket.create_server((LOOPBACK, 0))
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -24,6 +28,12 @@ class FaultyProxy:
         """Stop accepting connections."""
         self._listener.close()
 
+    def disconnect(self) -> None:
+        """End the open connections."""
+        for end in tuple(self._connections):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
     def _accept(self) -> None:
         while True:
             try:
@@ -31,10 +41,11 @@ class FaultyProxy:
             except OSError:
                 return
             try:
-                server = socket.create_connection((LOOPBACK, self._target_port))
+                server = socket.create_connection((LOOPBACK, self.target_port))
             except OSError:
                 client.close()
                 continue
+            self._connections |= {client, server}
             for source, sink, is_response in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._forward, args=(source, sink, is_response), daemon=True).start()
 
@@ -49,3 +60,4 @@ class FaultyProxy:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+            self._connections.discard(end)

@@ -31,7 +31,9 @@ class Reference:
         torch.set_num_threads(settings.worker.threads)  # the rounding of sums depends on the number of threads
         own = settings.model_copy(deep=True, update={"state_dir": state})
         own.store.profile = "embedded"
-        self._system = assemble(own, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
+        store = FeatureRepository(own)
+        store.apply()
+        self._system = assemble(own, store, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
         self._broker = InProcessBroker()
         self._broker.subscribe(ITEM_FEATURES.name, self._system.items.apply_records)
         self._runtime = InProcessRuntime(

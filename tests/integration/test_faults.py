@@ -30,9 +30,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
         faults.redis_restart,
         faults.redis_emptied,
         faults.redis_full,
+        faults.redis_evicting,
         partial(faults.zombie, times=1),
     ],
-    ids=["SIGKILL", "Redis restarted", "Redis emptied", "Redis full", "zombie"],
+    ids=["SIGKILL", "Redis restarted", "Redis emptied", "Redis full", "Redis evicting", "zombie"],
 )
 def test_store_and_dead_letters_equal_the_reference_after_a_fault(
     system: FaultySystem, fault: Callable[[FaultySystem], int]

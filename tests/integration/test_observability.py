@@ -268,6 +268,20 @@ def test_lost_rows_fire_store_differs(observed: Observed) -> None:
     client.close()
 
 
+def test_eviction_policy_fires_store_evicts_and_makes_the_worker_unready(observed: Observed) -> None:
+    client = redis.Redis(port=urlsplit(observed.settings.store.redis_url.get_secret_value()).port or 0)
+    ready = f"http://127.0.0.1:{observed.worker.ports[0]}/readyz"
+
+    observed.wait_for_silence("ReaseqStoreEvicts")
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    observed.wait_for("ReaseqStoreEvicts")
+    assert process.http_get(ready) is None
+    client.config_set("maxmemory-policy", "noeviction")
+    client.close()
+    observed.wait_for_silence("ReaseqStoreEvicts")
+    assert process.http_get(ready) is not None
+
+
 def test_slow_rankings_fire_ranking_slow(observed: Observed) -> None:
     stop = threading.Event()
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
 from pathlib import Path
@@ -16,19 +17,21 @@ import pytest
 from feast.protos.feast.types.Value_pb2 import Value
 
 from features import definitions as views
+from features import row_format
 from features.archive import Archive
 from features.packed_store import entity_key, parse_entity_id
 from features.repository import FeatureRepository, feast_variables, profile_file
 from features.row_format import REVISION, pack, read_version, unpack, unpack_bytes
 from infra import process
 from infra.redis import start_redis
-from reaseq.errors import StoreUnavailable
+from reaseq.errors import NewerRowFormat, StoreUnavailable
 from reaseq.records import History, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
 
 pytestmark = pytest.mark.integration
 
 WRITERS, ROUNDS, KEYS = 4, 40, 12
+ROW_WITHOUT_FORMAT = "00059b08c1fa400000000000000000030000c7f790b380a8e8b7be43000000031201786d6315cc000000022003"
 
 
 @pytest.fixture(scope="module", params=["embedded", "production"])
@@ -160,6 +163,50 @@ def test_partially_written_record_is_completed_on_redelivery(repository: Feature
     assert repository.compare([record]) == ["equal"]
 
 
+@contextmanager
+def release(row_format_number: int) -> Iterator[None]:
+    """Run the block as a release that writes rows of that format."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_format, "FORMAT", row_format_number)
+        yield
+
+
+def test_writer_waits_for_rows_of_a_newer_release_and_leaves_them_as_they_are(repository: FeatureRepository) -> None:
+    worker = FeatureRepository(repository.settings, require_complete=True)
+    worker.online.end_rebuild(worker.config, worker.online.begin_rebuild(worker.config))
+    with release(2):
+        repository.write([user("u", events_seen=3), item("a")])
+    rows = dict(repository.online.scan(repository.config, views.user_history))
+
+    for use in (
+        lambda: worker.read_users(["u"]),
+        lambda: worker.read_items(["a"]),
+        lambda: worker.drop_stale([user("u", events_seen=4)]),
+        lambda: worker.write([user("u", events_seen=4)]),
+    ):
+        with pytest.raises(NewerRowFormat):
+            use()
+    assert worker.write([user("u", events_seen=2)]) == [user("u", events_seen=2)]  # stale in any format
+    assert worker.compare([user("u", events_seen=3)]) == ["equal"]  # the same record, written differently
+    assert dict(repository.online.scan(repository.config, views.user_history)) == rows
+    assert repository.read_users(["u"]) == {"u": user("u", events_seen=3)}  # who writes nothing back reads what it knows
+
+    with release(2):
+        assert worker.read_users(["u"]) == {"u": user("u", events_seen=3)}
+        assert worker.write([user("u", events_seen=4)]) == []
+
+
+def test_newer_release_takes_over_the_rows_of_an_older_one(repository: FeatureRepository) -> None:
+    repository.write([user("u", events_seen=3)])
+
+    with release(2):
+        assert repository.compare([user("u", events_seen=3)]) == ["equal"]
+        assert repository.write([user("u", events_seen=3)]) == []  # as a rebuild does
+
+    (row,) = dict(repository.online.scan(repository.config, views.user_history)).values()
+    assert read_version(row).format == 2
+
+
 def _build_settings(repository: FeatureRepository) -> Settings:
     state = Path(repository.config.registry.path).parent
     settings = Settings(state_dir=state)
@@ -288,6 +335,17 @@ def test_hanging_redis_fails_within_its_timeout(tmp_path: Path) -> None:
             assert repository.read_items(["a"]) == {}
     finally:
         process.stop(settings.run_dir, "redis")
+
+
+def test_rows_of_the_first_format_are_those_of_before_there_were_formats() -> None:
+    row = pack({"a": Value(string_val="x"), REVISION: Value(int64_val=3)}, datetime(2020, 1, 1, tzinfo=UTC))
+
+    assert row.hex() == ROW_WITHOUT_FORMAT
+    assert read_version(row).format == 1
+    with release(32):  # the highest
+        newer = read_version(pack({"a": Value(string_val="x"), REVISION: Value(int64_val=3)}, datetime(2020, 1, 1, tzinfo=UTC)))
+    assert newer.format == 32 and max(newer) < 2**53
+    assert newer > read_version(row)
 
 
 def test_equal_rows_pack_to_equal_bytes() -> None:

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -102,6 +103,19 @@ def test_store_emptied_during_a_rebuild_stays_incomplete(
 
     assert not filled.is_complete()
     rebuild(services, filled)
+    assert filled.is_complete()
+
+
+def test_rebuild_of_a_store_that_was_emptied_does_not_complete_it_in_the_name_of_a_later_one(
+    services: Settings, filled: FeatureRepository, client: redis.Redis
+) -> None:
+    with ExitStack() as later:
+        with pytest.raises(StoreUnavailable), filled.rebuilding():
+            client.flushall()
+            later.enter_context(filled.rebuilding())
+        assert not filled.is_complete()
+        filled.write(records())
+
     assert filled.is_complete()
 
 

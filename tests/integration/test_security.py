@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 READ_ONLY = "on >read ~reaseq:* -@all +mget +scan +exists +ping"
-WORKER = "on >all ~reaseq:* -@all +@read +@write +@scripting +@connection +wait -keys"
+WORKER = "on >all ~reaseq:* -@all +@read +@write +@scripting +@connection +wait +info -keys"
 HOUR_MS = 3_600_000
 CREATE_TOPICS = """
 from reaseq.settings import Settings

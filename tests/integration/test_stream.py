@@ -165,7 +165,9 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Ref
     torch.set_num_threads(running.settings.worker.threads)
     settings = Settings(state_dir=tmp_path_factory.mktemp("reference"))
     settings.knowledge.recorded_file = ANSWERS
-    system = assemble(settings, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
+    store = FeatureRepository(settings)
+    store.apply()
+    system = assemble(settings, store, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
     system.use_behavior(current(running.settings.models_dir, "behavior"))
     broker = InProcessBroker()
     broker.subscribe(ITEM_FEATURES.name, system.items.apply_records)

@@ -13,13 +13,14 @@ from streams.runtime.kafka.consumer import POLL_MS, list_partitions, query_consu
 SILENCE_LIMIT_S = 30.0
 
 
-def read_all(settings: KafkaSettings, topic: Topic) -> Iterator[RawRecord]:
-    """Every record that the topic holds now. Raises BrokerUnavailable."""
+def read_all(settings: KafkaSettings, topic: Topic, last_records: int | None = None) -> Iterator[RawRecord]:
+    """Every record that the topic holds now, or the last ones of each partition. Raises BrokerUnavailable."""
     with query_consumer(settings) as consumer:
         partitions = list_partitions(consumer, topic.name)
         consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
+        starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+        for tp in partitions:
+            consumer.seek(tp, starts[tp] if last_records is None else max(starts[tp], ends[tp] - last_records))
         reached, advanced_s = 0, time.monotonic()
         while any(consumer.position(tp) < end for tp, end in ends.items()):
             for batch in consumer.poll(timeout_ms=POLL_MS).values():

@@ -30,8 +30,9 @@ class EmptiedStore(PackedSqliteOnlineStore):
     def is_complete(self, config: RepoConfig) -> bool:
         return self.complete
 
-    def end_rebuild(self, config: RepoConfig) -> None:
+    def end_rebuild(self, config: RepoConfig, token: str) -> bool:
         self.rebuilt = True
+        return True
 
     def get_all(self, config: RepoConfig, requests: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
         self.complete = False

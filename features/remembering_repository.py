@@ -1,0 +1,108 @@
+"""A repository that notices when the store has lost a record that it wrote, and restores it before anything builds on the loss.
+
+Redis can lose confirmed writes and keep the completeness marker: in a failover to a replica that lacks them, when a backup is
+restored, or when rows are deleted.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import structlog
+
+from features.repository import FeatureRepository
+from reaseq.errors import StoreUnavailable
+from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
+from reaseq.settings import Settings
+
+log = structlog.get_logger()
+
+R = TypeVar("R", ItemFeatures, UserFeatures)
+Kind = type[ItemFeatures] | type[UserFeatures]
+ReadLost = Callable[[Kind, Mapping[str, Version]], Iterable[list[FeatureRecord]]]
+
+
+class WrittenVersions:
+    """The newest version of each entity written here, for the `limit_entities` written last. Thread-safe."""
+
+    def __init__(self, limit_entities: int) -> None:
+        self._limit = limit_entities
+        self._versions: OrderedDict[tuple[Kind, str], Version] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, records: Sequence[FeatureRecord]) -> None:
+        """Remember the versions of records that the store has, or has newer ones of."""
+        with self._lock:
+            for record in records:
+                entity = type(record), record.entity_id
+                self._versions[entity] = max(record.version, self._versions.get(entity, record.version))
+                self._versions.move_to_end(entity)
+            while len(self._versions) > self._limit:
+                self._versions.popitem(last=False)
+
+    def newer(self, kind: Kind, versions: Mapping[str, Version | None]) -> dict[str, Version]:
+        """The remembered versions that are newer than those given, by entity id. None is older than any."""
+        with self._lock:
+            remembered = {entity_id: self._versions.get((kind, entity_id)) for entity_id in versions}
+        return {
+            entity_id: version
+            for entity_id, version in remembered.items()
+            if version and version > (versions[entity_id] or (-1, -1))
+        }
+
+
+class RememberingRepository(FeatureRepository):
+    """The repository of a stream worker: requires a complete store, and returns nothing older than what it wrote itself."""
+
+    def __init__(self, settings: Settings, read_lost: ReadLost) -> None:
+        """`read_lost` reads records again from their topic, at least those of the given ids and versions."""
+        super().__init__(settings, require_complete=True)
+        self._written = WrittenVersions(settings.worker.remembered_entities)
+        self._read_lost = read_lost
+
+    def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        stale = super().write(records)
+        self._written.add(records)
+        return stale
+
+    def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
+        return self._read_restored(super().read_items, ItemFeatures, item_ids)
+
+    def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
+        return self._read_restored(super().read_users, UserFeatures, user_ids)
+
+    def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        fresh = super().drop_stale(records)
+        # A record that is older than what was written here is fresh only in a store that lost the newer one.
+        restored = [
+            self._restore(kind, {record.entity_id: record.version for record in fresh if type(record) is kind})
+            for kind in (ItemFeatures, UserFeatures)
+        ]
+        return super().drop_stale(records) if any(restored) else fresh
+
+    def _read_restored(self, read: Callable[[Sequence[str]], dict[str, R]], kind: type[R], ids: Sequence[str]) -> dict[str, R]:
+        found = read(ids)
+        versions = {entity_id: found[entity_id].version if entity_id in found else None for entity_id in ids}
+        return read(ids) if self._restore(kind, versions) else found
+
+    def _restore(self, kind: Kind, versions: Mapping[str, Version | None]) -> bool:
+        """Restore the entities of which newer versions than these were written. Returns whether there was any.
+
+        Raises StoreUnavailable if the topic does not bring them back.
+        """
+        suspected = self._written.newer(kind, versions)
+        # A row that cannot be decoded is missing from what was read, but is not lost: its version is still there.
+        lost = self._lost(kind, list(suspected))
+        if not lost:
+            return False
+        log.warning("store_lost_records", kind=kind.__name__, entities=len(lost), example=next(iter(lost)))
+        for records in self._read_lost(kind, lost):
+            super().write(records)
+        if self._lost(kind, list(lost)):
+            raise StoreUnavailable(f"the online store lost records of {len(lost)} entities, and they could not be restored")
+        return True
+
+    def _lost(self, kind: Kind, ids: Sequence[str]) -> dict[str, Version]:
+        """The entities whose stored rows are older than what was written, with the version that was written."""
+        return self._written.newer(kind, self.stored_versions(kind, ids)) if ids else {}
