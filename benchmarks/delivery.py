@@ -296,7 +296,7 @@ def _faust(settings: Settings, reports: Reports, group: str, archive: bool | Non
         policy = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
         archiving = ArchiveStage(USER_FEATURES, files, store, policy, lambda users: None)
         deliveries.append(Delivery(archiving, producer, store, 300.0, locks=locks))
-    app = build_app(settings, group, deliveries, producer, data_dir=str(settings.run_dir / f"faust-{os.getpid()}"))
+    app = build_app(settings, group, deliveries, producer, data_dir=settings.run_dir / f"faust-{os.getpid()}")
     gc.freeze()  # as a worker does
     faust.Worker(app, loglevel="ERROR", redirect_stdouts=False, quiet=True).execute_from_commandline()
 

@@ -6,7 +6,7 @@
 -- 48 bits.
 local function compare_versions(key, row)
   local stored = redis.call('GETRANGE', key, 0, 23)
-  if stored == '' then return 1 end
+  if #stored < 24 then return 1 end -- missing, or cut
   local stored_time, stored_revision, stored_digest = struct.unpack('>I8I8I8', stored)
   local new_time, new_revision, new_digest = struct.unpack('>I8I8I8', row)
   if new_time ~= stored_time then return new_time - stored_time end
@@ -16,7 +16,7 @@ end
 
 local function has_newer_format(key, row)
   local stored = redis.call('GETRANGE', key, 16, 23)
-  if stored == '' then return false end
+  if #stored < 8 then return false end
   return math.floor(struct.unpack('>I8', stored) / 2^48) > math.floor(struct.unpack('>I8', row, 17) / 2^48)
 end
 

@@ -73,6 +73,10 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
         """
 
     @abstractmethod
+    def replace(self, config: RepoConfig, replacements: Sequence[tuple[KeyedRow, bytes]]) -> None:
+        """Write each row in place of exactly this stored one, whatever their versions. A row that has changed since stays."""
+
+    @abstractmethod
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         """The packed rows of `keys`, in order; None for a missing row."""
 

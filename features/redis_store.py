@@ -32,6 +32,7 @@ local function field(section, name) return string.match(redis.call('INFO', secti
 return {field('server', 'run_id'), field('memory', 'maxmemory_policy'), field('stats', 'evicted_keys')}
 """
 DELETE_IF_EQUAL = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+REPLACE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end"
 RENAME_IF_EXISTS = "return redis.call('EXISTS', KEYS[1]) == 1 and redis.call('RENAME', KEYS[1], KEYS[2])"
 
 
@@ -72,6 +73,11 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         if NEWER_FORMAT in outcomes:
             raise NewerRowFormat(NEWER_ROW)
         return [outcome == STALE for outcome in outcomes]
+
+    def replace(self, config: RepoConfig, replacements: Sequence[tuple[KeyedRow, bytes]]) -> None:
+        script = self._connect(config).register_script(REPLACE)
+        for keyed, stored in replacements:
+            script(keys=[_row_key(config, keyed.table, keyed.key)], args=[stored, keyed.row])
 
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         return self.get_all(config, [(table, keys)])[0]

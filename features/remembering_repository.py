@@ -1,4 +1,4 @@
-"""A repository that notices when the store has lost a record that it wrote, and restores it before anything builds on the loss.
+"""A repository that notices when the store has lost or damaged a record, and restores it before anything builds on the loss.
 
 Redis can lose confirmed writes and keep the completeness marker: in a failover to a replica that lacks them, when a backup is
 restored, or when rows are deleted.
@@ -12,7 +12,7 @@ from typing import TypeVar
 import structlog
 
 from features.repository import FeatureRepository
-from reaseq.errors import StoreUnavailable
+from reaseq.errors import CorruptRows, StoreUnavailable
 from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
 from reaseq.settings import Settings
 
@@ -53,7 +53,10 @@ class WrittenVersions:
 
 
 class RememberingRepository(FeatureRepository):
-    """The repository of a stream worker: requires a complete store, and returns nothing older than what it wrote itself."""
+    """The repository of a stream worker: requires a complete store, and returns nothing older than what it wrote itself.
+
+    A corrupt row is replaced by the newest record of its entity in the topic.
+    """
 
     def __init__(self, settings: Settings, read_lost: ReadLost) -> None:
         """`read_lost` reads records again from their topic, at least those of the given ids and versions."""
@@ -82,7 +85,11 @@ class RememberingRepository(FeatureRepository):
         return super().drop_stale(records) if any(restored) else fresh
 
     def _read_restored(self, read: Callable[[Sequence[str]], dict[str, R]], kind: type[R], ids: Sequence[str]) -> dict[str, R]:
-        found = read(ids)
+        try:
+            found = read(ids)
+        except CorruptRows as corrupt:
+            self._replace_corrupt(kind, corrupt.ids)
+            found = read(ids)
         versions = {entity_id: found[entity_id].version if entity_id in found else None for entity_id in ids}
         return read(ids) if self._restore(kind, versions) else found
 
@@ -102,6 +109,17 @@ class RememberingRepository(FeatureRepository):
         if self._lost(kind, list(lost)):
             raise StoreUnavailable(f"the online store lost records of {len(lost)} entities, and they could not be restored")
         return True
+
+    def _replace_corrupt(self, kind: Kind, ids: Sequence[str]) -> None:
+        """Write the newest records of the topic in place of corrupt rows."""
+        newest: dict[str, FeatureRecord] = {}
+        for records in self._read_lost(kind, dict.fromkeys(ids, (-1, -1))):
+            for record in records:
+                if record.entity_id in ids and (
+                    record.entity_id not in newest or record.version >= newest[record.entity_id].version
+                ):
+                    newest[record.entity_id] = record
+        self.replace_corrupt(list(newest.values()))
 
     def _lost(self, kind: Kind, ids: Sequence[str]) -> dict[str, Version]:
         """The entities whose stored rows are older than what was written, with the version that was written."""

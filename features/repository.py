@@ -11,25 +11,31 @@ from string import Template
 from typing import Any, Literal
 
 import redis
+import structlog
 import yaml
 from feast import FeatureStore, FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
+from prometheus_client import Counter
 
 from features import definitions as views
 from features import row_format
 from features.packed_store import KEY_VERSION, NEWER_ROW, KeyedRow, PackedOnlineStore, entity_key, parse_entity_id, unpack_rows
 from features.record_mapping import Row, item_record, to_rows, user_record
 from features.row_format import RowVersion, pack, read_version
-from reaseq.errors import NewerRowFormat, StoreUnavailable
+from reaseq.errors import CorruptRows, NewerRowFormat, StoreUnavailable
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
 from reaseq.settings import Settings
 
+log = structlog.get_logger()
+
 FOLDER = Path(__file__).parent
 SCAN_PAGE_ITEMS = 500
 KEY_CACHE_SIZE = 65_536
+
+CORRUPT_ROWS = Counter("reaseq_corrupt_rows", "Entities read whose stored rows do not hold what was written", ["entity"])
 
 ReconcileResult = Literal["equal", "behind", "ahead", "different"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -217,6 +223,7 @@ class FeatureRepository:
         with self._translate_store_errors():
             packed = self.online.get_all(self.config, [(view, keys) for view in pair])
         self._check_complete()
+        ids, packed = self._leave_out_corrupt(pair, ids, packed)
         self._check_formats(read_version(row) for rows in packed for row in rows if row)
         columns = [unpack_rows(view, rows) for view, rows in zip(pair, packed, strict=True)]
         found = {}
@@ -225,6 +232,35 @@ class FeatureRepository:
                 time_ms = (parts[0][0] - _EPOCH) // timedelta(milliseconds=1)
                 found[entity_id] = (time_ms, [_to_plain(values) for _, values in parts])
         return found
+
+    def _leave_out_corrupt(
+        self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str], packed: list[list[bytes | None]]
+    ) -> tuple[Sequence[str], list[list[bytes | None]]]:
+        """The entities without corrupt rows, and their rows. Raises CorruptRows instead if records are built from them."""
+        corrupt = {
+            entity_id
+            for rows in packed
+            for entity_id, row in zip(ids, rows, strict=True)
+            if row and not row_format.is_intact(row)
+        }
+        if not corrupt:
+            return ids, packed
+        entity = pair[FIRST].entities[0]
+        CORRUPT_ROWS.labels(entity).inc(len(corrupt))
+        log.error("corrupt_rows", entity=entity, entities=len(corrupt))
+        if self._require_complete:
+            raise CorruptRows(sorted(corrupt))
+        kept = [position for position, entity_id in enumerate(ids) if entity_id not in corrupt]
+        return [ids[position] for position in kept], [[rows[position] for position in kept] for rows in packed]
+
+    def replace_corrupt(self, records: Sequence[FeatureRecord]) -> None:
+        """Write the rows of records in place of the corrupt rows of the same entities. Raises StoreUnavailable."""
+        rows = [row for record in records for row in self._to_keyed_rows(record)]
+        with self._translate_store_errors():
+            stored = [self.online.get(self.config, row.table, [row.key])[0] for row in rows]
+            corrupt = [(row, old) for row, old in zip(rows, stored, strict=True) if old and not row_format.is_intact(old)]
+            self.online.replace(self.config, corrupt)
+        self.write(records)  # the entity's other rows may be older
 
     def _to_keyed_rows(self, record: FeatureRecord) -> list[KeyedRow]:
         key = _entity_key(_views(record)[0], record.entity_id)

@@ -67,13 +67,17 @@ def pack(values: Mapping[str, Value], event_time: datetime) -> bytes:
     aware = event_time if event_time.tzinfo else event_time.replace(tzinfo=UTC)
     event_us = (aware - _EPOCH) // _MICROSECOND
     revision = values[REVISION].int64_val if REVISION in values else 0
-    digest = int.from_bytes(blake2b(payload, digest_size=DIGEST_BITS // 8).digest(), "big")
-    return _VERSION.pack(event_us, revision, (FORMAT - 1 << DIGEST_BITS) + digest) + payload
+    return _VERSION.pack(event_us, revision, (FORMAT - 1 << DIGEST_BITS) + _digest(payload)) + payload
 
 
 def read_version(row: bytes) -> RowVersion:
-    """Read the version of a row, or of its first `VERSION_BYTES` bytes."""
-    return RowVersion(*_VERSION.unpack_from(row))
+    """Read the version of a row, or of its first `VERSION_BYTES` bytes. A row that was cut there is older than any other."""
+    return RowVersion(*_VERSION.unpack_from(row)) if len(row) >= VERSION_BYTES else RowVersion(0, 0, 0)
+
+
+def is_intact(row: bytes) -> bool:
+    """Whether the row holds what was packed: its digest is that of its entries."""
+    return len(row) >= VERSION_BYTES and read_version(row).content % (1 << DIGEST_BITS) == _digest(row[VERSION_BYTES:])
 
 
 def unpack(row: bytes, names: Iterable[str]) -> dict[str, Value]:
@@ -96,6 +100,10 @@ def unpack_bytes(row: bytes, name: str) -> bytes:
     while row[position] & 0x80:
         position += 1
     return row[position + 1 : span[1]]
+
+
+def _digest(payload: bytes) -> int:
+    return int.from_bytes(blake2b(payload, digest_size=DIGEST_BITS // 8).digest(), "big")
 
 
 def _entry_spans(row: bytes) -> dict[int, tuple[int, int]]:

@@ -69,6 +69,15 @@ class PackedSqliteOnlineStore(PackedOnlineStore):
         found = self._select("event_us, revision, digest", config, table, keys)
         return [RowVersion(*found[key]) if key in found else None for key in keys]
 
+    def replace(self, config: RepoConfig, replacements: Sequence[tuple[KeyedRow, bytes]]) -> None:
+        with (connection := self._connection(config)):
+            for keyed, stored in replacements:
+                connection.execute(
+                    f"update {_table_name(config, keyed.table)} set event_us = ?, revision = ?, digest = ?, row = ? "  # noqa: S608
+                    "where entity_key = ? and row = ?",
+                    (*read_version(keyed.row), keyed.row, keyed.key, stored),
+                )
+
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         found = self._select("row", config, table, keys)
         return [found[key][0] if key in found else None for key in keys]

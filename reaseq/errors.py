@@ -1,5 +1,7 @@
 """The error hierarchy. Each class has a reason code, which metrics and dead letters carry."""
 
+from collections.abc import Sequence
+
 
 class ReaSeqError(Exception):
     """Base of the errors that the project raises. `reason` is a stable code; the message is for humans."""
@@ -39,6 +41,16 @@ class NewerRowFormat(StoreUnavailable):
     """A stored row needs a newer writer than this one, which would drop what it does not know. Wait for the upgrade."""
 
     reason = "newer_row_format"
+
+
+class CorruptRows(StoreUnavailable):
+    """Stored rows do not hold what was written, so nothing may be built on them. `ids` are the entities."""
+
+    reason = "corrupt_rows"
+
+    def __init__(self, ids: Sequence[str]) -> None:
+        super().__init__(f"the online store has corrupt rows of {len(ids)} entities")
+        self.ids = ids
 
 
 class ArchiveUnavailable(Unavailable):

@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 import faust
 import structlog
@@ -38,16 +39,17 @@ NEVER_S = 1e6
 
 
 def build_app(
-    settings: Settings, group_id: str, deliveries: Sequence[Delivery], producer: KafkaRecordProducer, data_dir: str
+    settings: Settings, group_id: str, deliveries: Sequence[Delivery], producer: KafkaRecordProducer, data_dir: Path
 ) -> faust.App:
     """A Faust application that runs each stage in its own task. It closes `producer` when it stops."""
+    data_dir.mkdir(parents=True, exist_ok=True)  # Faust creates only the last folder of the path
     logging.getLogger("aiokafka").setLevel(logging.INFO)  # at DEBUG, aiokafka formats a line per record
     kafka = settings.kafka
     app = faust.App(
         group_id,
         broker=";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")),
         broker_credentials=faust_credentials(kafka),
-        datadir=data_dir,
+        datadir=str(data_dir),
         topic_disable_leader=True,
         web_enabled=False,
         broker_session_timeout=kafka.session_timeout_s,

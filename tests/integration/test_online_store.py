@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import permutations
@@ -24,7 +24,7 @@ from features.repository import FeatureRepository, feast_variables, profile_file
 from features.row_format import REVISION, pack, read_version, unpack, unpack_bytes
 from infra import process
 from infra.redis import start_redis
-from reaseq.errors import NewerRowFormat, StoreUnavailable
+from reaseq.errors import CorruptRows, NewerRowFormat, StoreUnavailable
 from reaseq.records import History, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
 
@@ -161,6 +161,44 @@ def test_partially_written_record_is_completed_on_redelivery(repository: Feature
 
     assert repository.write([record]) == []
     assert repository.compare([record]) == ["equal"]
+
+
+def damage(repository: FeatureRepository, record: UserFeatures, change: Callable[[bytes], bytes]) -> None:
+    """Change the stored history of a user in place."""
+    keyed, _ = repository._to_keyed_rows(record)
+    [row] = repository.online.get(repository.config, keyed.table, [keyed.key])
+    assert row
+    repository.online.replace(repository.config, [(keyed._replace(row=change(row)), row)])
+
+
+DAMAGES: list[Callable[[bytes], bytes]] = [
+    lambda row: row[:10],
+    lambda row: row[:-1],
+    lambda row: row[:-1] + bytes([row[-1] ^ 1]),
+    lambda row: row[:30] + b"\xff" * (len(row) - 30),
+    lambda row: b"another value",
+]
+
+
+@pytest.mark.parametrize("change", DAMAGES)
+def test_corrupt_row_affects_its_entity_alone_and_no_worker_builds_on_it(
+    repository: FeatureRepository, change: Callable[[bytes], bytes]
+) -> None:
+    users = [user(f"u{number}", events_seen=3) for number in range(3)]
+    repository.write(users)
+    damage(repository, users[1], change)
+    worker = FeatureRepository(repository.settings, require_complete=True)
+    worker.online.end_rebuild(worker.config, worker.online.begin_rebuild(worker.config))
+
+    assert repository.read_users(["u0", "u1", "u2"]) == {"u0": users[0], "u2": users[2]}
+    with pytest.raises(CorruptRows) as raised:
+        worker.read_users(["u0", "u1", "u2"])
+    assert raised.value.ids == ["u1"]
+
+    worker.replace_corrupt([users[1]])
+    assert worker.read_users(["u0", "u1", "u2"]) == {record.user_id: record for record in users}
+    worker.replace_corrupt([user("u0", events_seen=2)])
+    assert worker.read_users(["u0"]) == {"u0": users[0]}, "an intact row stays"
 
 
 @contextmanager

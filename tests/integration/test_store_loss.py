@@ -164,6 +164,18 @@ def test_lost_records_are_restored_from_the_topic_before_they_are_read(
     assert store.read_users([record.user_id for record in records]) == {record.user_id: record for record in records}
 
 
+def test_corrupt_row_is_replaced_by_the_record_in_the_topic_before_it_is_read(
+    services: Settings, store: FeatureRepository, client: redis.Redis, records: list[UserFeatures]
+) -> None:
+    worker = RememberingRepository(services, partial(read_lost, services))
+    worker.write(records)
+    [key] = client.scan_iter("reaseq:user_history*u2")
+    client.setrange(key, 30, b"another value")
+
+    assert worker.read_users(["u1", "u2"]) == {"u1": records[1], "u2": records[2]}
+    assert store.read_users(["u2"]) == {"u2": records[2]}
+
+
 def test_record_that_is_far_from_the_end_of_the_topic_is_restored(
     services: Settings,
     store: FeatureRepository,

@@ -59,7 +59,7 @@ class Worker:
         settings.worker.drain_s = drain_s
         self.journal = ClosingJournal(produce_fails)
         deliveries = [build_delivery(stage, self.journal) for stage in stages]
-        self._app = build_app(settings, "group", deliveries, self.journal, str(folder))  # type: ignore[arg-type]
+        self._app = build_app(settings, "group", deliveries, self.journal, folder)  # type: ignore[arg-type]
         self._app.consumer = self
         self.receiver = self._app.transport.Consumer.receiver
         self.committed: dict[TP, int] = {}
@@ -125,6 +125,12 @@ async def test_undelivered_batch_ends_the_worker_and_is_not_committed(tmp_path: 
 
     assert exits == [EXIT_UNDELIVERED] and EXIT_UNDELIVERED != 0
     assert worker.committed == {}
+
+
+def test_fresh_state_folder_gets_the_folders_that_faust_needs(tmp_path: Path) -> None:
+    Worker(tmp_path / "run" / "faust-worker-1", CountEvents())
+
+    assert (tmp_path / "run" / "faust-worker-1").is_dir()
 
 
 async def test_refused_commit_is_repeated(tmp_path: Path) -> None:
