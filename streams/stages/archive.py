@@ -5,16 +5,17 @@ group (a zombie) may follow it. This stage sees every record in order, so it has
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from reaseq.records import FeatureRecord
+from reaseq.records import FeatureRecord, Version
 from streams.delivery.messages import Message
 from streams.delivery.stage import BatchPolicy, Effects
 from streams.delivery.topics import Topic
 
 COMPACT_EVERY_BATCHES = 100
+SEEN_LIMIT_ENTITIES = 100_000
 
 OnErasure = Callable[[Sequence[str]], object]
 
@@ -43,6 +44,33 @@ class RecordArchive(Protocol):
         ...
 
 
+class SeenVersions:
+    """The newest version seen of each entity, for the `limit_entities` seen last."""
+
+    def __init__(self, limit_entities: int) -> None:
+        self._limit = limit_entities
+        self._newest: OrderedDict[str, Version] = OrderedDict()
+
+    def suspects(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        """The last record of each entity that may be stale: a newer one came before it, or none is remembered."""
+        newest = {record.entity_id: self._newest.get(record.entity_id) for record in records}
+        unknown = {entity_id for entity_id, version in newest.items() if version is None}
+        last: dict[str, tuple[FeatureRecord, bool]] = {}
+        for record in records:
+            before = newest[record.entity_id] or record.version
+            last[record.entity_id] = (record, record.version < before)
+            newest[record.entity_id] = max(before, record.version)
+        return [record for entity_id, (record, is_older) in last.items() if is_older or entity_id in unknown]
+
+    def add(self, records: Sequence[FeatureRecord]) -> None:
+        """Remember the versions of records."""
+        for record in records:
+            self._newest[record.entity_id] = max(record.version, self._newest.get(record.entity_id, record.version))
+            self._newest.move_to_end(record.entity_id)
+        while len(self._newest) > self._limit:
+            self._newest.popitem(last=False)
+
+
 class ArchiveStage:
     """Archives one topic of feature records. A batch is acknowledged when its files are on disk.
 
@@ -58,25 +86,27 @@ class ArchiveStage:
         self._archive = archive
         self._store = store
         self._on_erasure = on_erasure
+        self._seen = SeenVersions(SEEN_LIMIT_ENTITIES)
         self._appended = 0
 
     async def process(self, batch: Sequence[Message]) -> Effects:
         """Append the batch. Its effects name the entities whose last record is superseded.
 
-        The newer record may follow later in the topic, rather than come before; then it only stands there twice. A redelivered
-        batch is appended again: readers keep one of equal rows.
+        Where none of an entity's records is remembered, the newer one may follow later in the topic, rather than have come
+        before; then it only stands there twice. A redelivered batch is appended again: readers keep one of equal rows.
         """
         records = [message.body for message in batch if message.body]
-        superseded = await asyncio.to_thread(self._superseded, {record.entity_id: record for record in records})
+        superseded = await asyncio.to_thread(self._superseded, self._seen.suspects(records))
         # `on_erasure` goes first: once the archive has carried out a request, the request is no longer reported.
         if requests := await asyncio.to_thread(self._archive.erasure_requests, records):
             await asyncio.to_thread(self._on_erasure, list(requests))
         await asyncio.to_thread(self._archive.append, records)
+        self._seen.add(records)
         self._appended += 1
         if self._appended % COMPACT_EVERY_BATCHES == 0:
             await asyncio.to_thread(self._archive.compact)
         return Effects(counts=Counter(superseded_last=len(superseded)), superseded=superseded)
 
-    def _superseded(self, last: dict[str, FeatureRecord]) -> list[FeatureRecord]:
-        fresh = {record.entity_id for record in self._store.drop_stale(list(last.values()))}
-        return [record for entity_id, record in last.items() if entity_id not in fresh]
+    def _superseded(self, suspects: list[FeatureRecord]) -> list[FeatureRecord]:
+        fresh = {record.entity_id for record in self._store.drop_stale(suspects)} if suspects else set()
+        return [record for record in suspects if record.entity_id not in fresh]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from reaseq.errors import StoreUnavailable
 from reaseq.records import FeatureRecord, History, UserFeatures
@@ -10,7 +11,7 @@ from streams.delivery.delivery import Delivery
 from streams.delivery.messages import Message, encode
 from streams.delivery.stage import BatchPolicy
 from streams.delivery.topics import USER_FEATURES
-from streams.stages.archive import ArchiveStage
+from streams.stages.archive import ArchiveStage, SeenVersions
 from tests.fakes.delivery import Journal
 
 
@@ -67,6 +68,30 @@ async def test_nothing_is_produced_if_the_newest_record_came_last() -> None:
     effects = await build_stage(archive, store).process(messages(user(1), user(2)))
 
     assert not effects.superseded and archive.appended == [user(1), user(2)]
+
+
+async def test_only_the_first_records_of_an_entity_and_those_out_of_order_are_looked_up() -> None:
+    """While the archive is behind, the store always has newer records, which follow in the topic anyway."""
+    store = Journal()
+    store.stored_events = 9
+    stage = build_stage(FakeArchive(), store)
+
+    first = await stage.process(messages(user(1), user(2)))
+    in_order = [await stage.process(messages(user(events))) for events in (3, 4, 4)]
+    out_of_order = await stage.process(messages(user(5), user(3)))
+    late = await stage.process(messages(user(4)))
+
+    assert first.superseded == [user(2)], "whether a newer one came before is not known"
+    assert not any(effects.superseded for effects in in_order)
+    assert (out_of_order.superseded, late.superseded) == ([user(3)], [user(4)])
+
+
+def test_no_more_entities_than_the_limit_are_remembered() -> None:
+    seen = SeenVersions(limit_entities=2)
+    for user_id in ("a", "b", "a", "c"):
+        seen.add([replace(user(1), user_id=user_id)])
+
+    assert [record.entity_id for record in seen.suspects([replace(user(1), user_id=user_id) for user_id in "abc"])] == ["b"]
 
 
 async def test_batch_that_waits_for_the_store_is_not_appended_again_and_again() -> None:
