@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-REPOSITORY = "README of github.com/blondered/transformer_benchmark, the repository of eSASRec (arXiv 2508.06450)"
-CALCULATED, REPORTED = f"{REPOSITORY}: calculated there", f"{REPOSITORY}: as reported by the paper"
-COPIED = "copied from tables of other papers and from READMEs of reruns; the paper's own table was not seen"
+CALCULATED = "rerun by the authors of eSASRec"  # README of github.com/blondered/transformer_benchmark (arXiv 2508.06450)
+REPORTED = "its paper, as quoted there"
+COPIED = "second hand"  # copied from tables of other papers and from READMEs of reruns; the paper's own table was not seen
 
 
 @dataclass(frozen=True)
