@@ -36,13 +36,15 @@ class UserSequences:
 
     def without_last(self, count: int) -> "UserSequences":
         """The sequences without the last `count` items of each."""
-        return UserSequences(*(tuple(part[:-count] for part in parts) for parts in (self.rows, self.days)), self.items)
+        rows, days = (tuple(part[:-count] for part in parts) for parts in (self.rows, self.days))
+        return UserSequences(rows, days, self.items)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, users: Rows) -> "UserSequences":
-        return UserSequences(*(tuple(parts[user] for user in users) for parts in (self.rows, self.days)), self.items)
+        rows, days = (tuple(parts[user] for user in users) for parts in (self.rows, self.days))
+        return UserSequences(rows, days, self.items)
 
 
 @dataclass(frozen=True)

@@ -90,11 +90,12 @@ def evaluate_ranking(evaluation: RankingEvaluation, name: str, seeds: int, cache
 
 def evaluate_leave_one_out(experiment: LeaveOneOutExperiment, seeds: int, path: Path, report: Report) -> None:
     """Evaluate every entry of the papers' table, and write the report to `path` anew after each."""
-    outcomes = []
-    for outcome in leave_one_out_report.run(experiment, seeds):
-        report(f"{outcome.name}: {outcome.summary}")
-        outcomes.append(outcome)
-        write_report(leave_one_out_report.build_report(experiment, outcomes), path)
+    entries = {}
+    for name, figures in leave_one_out_report.measure_entries(experiment, seeds):
+        by_metric = figures["seen_kept"].items()
+        report(f"{name}: " + ", ".join(f"{metric} {estimate['mean']:.4f}" for metric, estimate in by_metric))
+        entries[name] = figures
+        write_report(leave_one_out_report.build_report(experiment, entries), path)
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:

@@ -46,10 +46,11 @@ def read_sequences(folder: Path) -> tuple[UserSequences, tuple[Item, ...]]:
     item_ids, rows = np.unique(reviews["asin"].to_pylist(), return_inverse=True)
     order = np.lexsort((days, users))  # a stable sort
     starts = np.flatnonzero(np.diff(users[order])) + 1
-    by_user = (tuple(np.split(column[order], starts)) for column in (rows + 1, days))
+    rows_by_user, days_by_user = (tuple(np.split(column[order], starts)) for column in (rows + 1, days))
     catalog = pq.read_table(folder / "items.parquet").to_pylist()
     listed = {row["asin"]: _to_item(row, 0) for row in catalog}
-    return UserSequences(*by_user, items=len(item_ids) + 1), tuple(listed[item_id] for item_id in item_ids.tolist())
+    sequences = UserSequences(rows_by_user, days_by_user, items=len(item_ids) + 1)
+    return sequences, tuple(listed[item_id] for item_id in item_ids.tolist())
 
 
 def _to_item(row: dict[str, object], listed_ms: int) -> Item:
