@@ -25,9 +25,9 @@ class Blend:
 
     def score(self, held_out: HeldOut) -> Scores:
         """Scores (B, N)."""
-        total = np.float32(0)
+        total = np.zeros((len(held_out), held_out.histories.items), np.float32)
         for scorer, scale, weight in zip(self.scorers, self.scales, self.weights, strict=True):
-            total = total + weight * np.log1p(scorer(held_out) / scale)
+            total += weight * np.log1p(scorer(held_out) / scale)
         return total
 
 

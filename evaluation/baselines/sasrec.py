@@ -85,8 +85,8 @@ def train_sasrec(sequences: UserSequences, config: SasRecConfig, seed: int) -> S
     lengths = torch.tensor([len(part) for part in rows])
     optimizer = Optimizer(model, config.learning_rate, config.weight_decay, config.epochs * -(-len(rows) // config.batch))
     for _ in range(config.epochs):
-        for group in torch.randperm(len(rows)).split(config.batch * SORTED_BATCHES):
-            for users in group[lengths[group].argsort()].split(config.batch):
+        for group in torch.split(torch.randperm(len(rows)), config.batch * SORTED_BATCHES):
+            for users in torch.split(group[lengths[group].argsort()], config.batch):
                 optimizer.step(model.loss(pad([rows[int(user)] for user in users]), config.negatives))
     return model.eval()
 
