@@ -37,6 +37,7 @@ evaluate: .venv/dev  ## evaluate on public data; BEAUTY=folder and MIND=folder a
 	$(if $(BEAUTY),$(BIN)/reaseq evaluate representation amazon-beauty --folder $(BEAUTY))
 	$(if $(BEAUTY),$(BIN)/reaseq evaluate inferred amazon-beauty --folder $(BEAUTY))
 	$(if $(BEAUTY),$(BIN)/reaseq evaluate ranking amazon-beauty --folder $(BEAUTY))
+	$(if $(BEAUTY),$(BIN)/reaseq evaluate leave-one-out amazon-beauty --folder $(BEAUTY))
 	$(if $(MIND),$(BIN)/reaseq evaluate ranking mind --folder $(MIND))
 	$(BIN)/python -m benchmarks.figures
 	$(BIN)/python -m benchmarks.tables

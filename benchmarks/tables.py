@@ -23,6 +23,8 @@ def main() -> None:
         gauc = GAUC_BY_IMPRESSION if name == "mind" else GAUC
         for part, render in (("scores", _scores), ("gains", _gains), ("seen", _by_times_seen), ("ages", _ages)):
             tables[f"{name} {part}"] = render(results, gauc)
+    if leave_one_out := _read("leave_one_out"):
+        tables["leave one out"] = _leave_one_out(leave_one_out)
     _write(DOCS / "evaluation.md", tables)
     if ranking := _read("ranking"):
         _write(DOCS / "benchmarks.md", {"ranking": _ranking(ranking)})
@@ -48,6 +50,31 @@ def _write(page: Path, tables: dict[str, str]) -> None:
         block = re.compile(rf"<!-- {re.escape(name)} -->.*?<!-- end -->", re.DOTALL)
         text = block.sub(lambda _, name=name, table=table: f"<!-- {name} -->\n{table}\n<!-- end -->", text)  # type: ignore[misc]
     page.write_text(text)
+
+
+def _leave_one_out(results: Results) -> str:
+    """Entries and published models, those that are told the time last, the best first."""
+    rows = []
+    for name, entry in results["entries"].items():
+        kept, left_out = entry["seen_kept"], entry["seen_left_out"]
+        figures = [
+            f"{kept['recall_10']['mean']:.4f} [{kept['recall_10']['low']:.4f}, {kept['recall_10']['high']:.4f}]",
+            f"{kept['ndcg_10']['mean']:.4f} [{kept['ndcg_10']['low']:.4f}, {kept['ndcg_10']['high']:.4f}]",
+            *(f"{left_out[metric]['mean']:.4f}" for metric in ("recall_10", "ndcg_10")),
+        ]
+        rows.append((entry["told_time"], -kept["recall_10"]["mean"], [f"**{name}**", *figures, "measured"]))
+    for figure in results["published"]:
+        cells = [figure["model"], f"{figure['recall_10']:.4f}", f"{figure['ndcg_10']:.4f}", "–", "–", figure["source"]]
+        rows.append((False, -figure["recall_10"], cells))
+    header = [
+        "model",
+        "recall@10",
+        "NDCG@10",
+        "recall@10, seen left out",
+        "NDCG@10, seen left out",
+        "source",
+    ]
+    return _table(header, [cells for *_, cells in sorted(rows, key=lambda row: row[:2])])
 
 
 def _faults(results: Results) -> str:

@@ -16,6 +16,7 @@ BEAUTY, MIND, RESULTS = Path("data/amazon_beauty"), Path("data/mind_small"), Pat
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="Data set: online-retail (bundled) or amazon-beauty.")]
 RankingData = Annotated[str, typer.Argument(metavar="DATA", help="Data set: online-retail (bundled), amazon-beauty or mind.")]
+LeaveOneOutData = Annotated[str, typer.Argument(metavar="DATA", help="Data set: amazon-beauty.")]
 Folder = Annotated[Path | None, typer.Option(help=f"Directory of the data set's parquet files; by default {BEAUTY} or {MIND}.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds.")]
 Out = Annotated[Path, typer.Option(help="Directory of the reports.")]
@@ -52,6 +53,21 @@ def ranking(data: RankingData = "online-retail", folder: Folder = None, seeds: S
             evaluation = RankingEvaluation(sets.load_ranking(data))
         report = evaluate_ranking(evaluation, data, seeds, sets.cache, console.print)
         merge_report(data.replace("-", "_"), report, path)
+    console.print(f"written: {path}")
+
+
+@app.command()
+def leave_one_out(data: LeaveOneOutData = "amazon-beauty", folder: Folder = None, seeds: Seeds = 3, out: Out = RESULTS) -> None:
+    """Rank the whole catalog by leave-one-out, as papers do. The report is written anew after each entry of the table."""
+    from rich.console import Console
+
+    from pipelines.evaluation import evaluate_leave_one_out
+
+    console, path = Console(), out / "leave_one_out.json"
+    with exit_on_error():
+        with console.status("reading and encoding"):
+            experiment = _data_sets(folder).load_leave_one_out(data)
+        evaluate_leave_one_out(experiment, seeds, path, console.print)
     console.print(f"written: {path}")
 
 

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluation import behavior_recall, ranking_report
-from evaluation.experiments import amazon_beauty, mind, online_retail
+from evaluation import behavior_recall, leave_one_out_report, ranking_report
+from evaluation.experiments import amazon_beauty, leave_one_out, mind, online_retail
 from evaluation.experiments.experiment import Experiment
+from evaluation.experiments.leave_one_out import LeaveOneOutExperiment
 from evaluation.outcomes import load_outcomes, save_outcomes
 from evaluation.ranking import RankingEvaluation, RankingExperiment
 from reaseq.errors import ReaSeqError
@@ -53,6 +54,13 @@ class DataSets:
                 return mind.build_ranking(self.mind, self.encoder, self.cache)
         raise ReaSeqError(f"unknown data set {name!r}; use online-retail, amazon-beauty or mind")
 
+    def load_leave_one_out(self, name: str) -> LeaveOneOutExperiment:
+        """The leave-one-out experiment on amazon-beauty. Raises ReaSeqError as `load` does."""
+        if name != "amazon-beauty":
+            raise ReaSeqError(f"unknown data set {name!r}; use amazon-beauty")
+        _require(self.beauty / "interactions.parquet")
+        return leave_one_out.load(self.beauty, self.encoder, self.cache)
+
 
 def evaluate_inferred(
     evaluation: behavior_recall.RecallEvaluation, name: str, seeds: int, cache: Path, report: Report
@@ -78,6 +86,16 @@ def evaluate_ranking(evaluation: RankingEvaluation, name: str, seeds: int, cache
         outcomes.append(evaluation.run(seed, report, known, partial(save_outcomes, path=file)))
     report("computing intervals")
     return ranking_report.build_report(evaluation.experiment, outcomes)
+
+
+def evaluate_leave_one_out(experiment: LeaveOneOutExperiment, seeds: int, path: Path, report: Report) -> None:
+    """Evaluate every entry of the papers' table, and write the report to `path` anew after each."""
+    entries = {}
+    for name, figures in leave_one_out_report.measure_entries(experiment, seeds):
+        by_metric = figures["seen_kept"].items()
+        report(f"{name}: " + ", ".join(f"{metric} {estimate['mean']:.4f}" for metric, estimate in by_metric))
+        entries[name] = figures
+        write_report(leave_one_out_report.build_report(experiment, entries), path)
 
 
 def write_report(report: dict[str, Any], path: Path) -> None:

@@ -8,11 +8,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evaluation.datasets.online_retail import Order, Retail
+from evaluation.leave_one_out import UserSequences
+from reaseq.days import DAY_MS
 from reaseq.records import Event, Item
 
 CATEGORY_LEVELS = 6
@@ -33,6 +36,21 @@ def read_beauty(folder: Path) -> Retail:
     items = [_to_item(row, listed[row["asin"]]) for row in listed_rows]
     orders = [Order(user_id, time_ms, tuple(_to_events(user_id, time_ms, ids))) for (time_ms, user_id), ids in baskets.items()]
     return Retail(tuple(sorted(items, key=lambda item: (item.event_time_ms, item.item_id))), tuple(orders))
+
+
+def read_sequences(folder: Path) -> tuple[UserSequences, tuple[Item, ...]]:
+    """The items of each user in order of days and, within a day, of the file; and the items, whose first one has row 1."""
+    reviews = pq.read_table(folder / "interactions.parquet")
+    days = reviews["timestamp"].cast(pa.timestamp("ms")).cast(pa.int64()).to_numpy() // DAY_MS
+    _, users = np.unique(reviews["user_id"].to_pylist(), return_inverse=True)
+    item_ids, rows = np.unique(reviews["asin"].to_pylist(), return_inverse=True)
+    order = np.lexsort((days, users))  # a stable sort
+    starts = np.flatnonzero(np.diff(users[order])) + 1
+    rows_by_user, days_by_user = (tuple(np.split(column[order], starts)) for column in (rows + 1, days))
+    catalog = pq.read_table(folder / "items.parquet").to_pylist()
+    listed = {row["asin"]: _to_item(row, 0) for row in catalog}
+    sequences = UserSequences(rows_by_user, days_by_user, items=len(item_ids) + 1)
+    return sequences, tuple(listed[item_id] for item_id in item_ids.tolist())
 
 
 def _to_item(row: dict[str, object], listed_ms: int) -> Item:

@@ -63,9 +63,14 @@ class Denoiser(Protocol):
 # ---- training
 
 
-def draw_rates(rows: int, device: torch.device | None = None) -> Tensor:
-    """t ~ U(MIN_MASK_RATE, 1) for each row (B, 1)."""
-    return MIN_MASK_RATE + (1 - MIN_MASK_RATE) * torch.rand(rows, 1, device=device)
+def draw_rates(tokens: Tensor, maskable: Tensor) -> Tensor:
+    """t ~ U(MIN_MASK_RATE, 1) for each row (B, 1) of tokens (B, L, D), and 1 for a row with a single maskable token.
+
+    At a lower rate such a row often has no masked token and teaches nothing; its expected loss, weighted 1/t, is the same.
+    """
+    t = MIN_MASK_RATE + (1 - MIN_MASK_RATE) * torch.rand(len(tokens), 1, device=tokens.device)
+    single = _candidate_mask(tokens, maskable).flatten(1).sum(-1, keepdim=True) == 1
+    return torch.where(single, 1.0, t)
 
 
 def mask(tokens: Tensor, t: Tensor, maskable: Tensor) -> Tensor:

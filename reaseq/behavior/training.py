@@ -99,7 +99,7 @@ class BehaviorLossModule(nn.Module):
         canvas = history.followed_by(token_table.to_tokens(examples.response), after, torch.full_like(after, TO_COME))
         infill = torch.rand(batch, 1, device=self._device) < self._infill_share
         maskable = torch.cat([infill.expand(batch, length), torch.ones_like(after, dtype=torch.bool)], dim=1)
-        t = diffusion.draw_rates(batch, self._device)
+        t = diffusion.draw_rates(canvas.tokens, maskable)
         masked = diffusion.mask(canvas.tokens, t, maskable)
         return diffusion.loss(self.model, canvas, masked, t, maskable, token_table)
 

@@ -70,12 +70,28 @@ def sample(
         return diffusion.denoise(model, canvas, token_table, allowed, slots, sampling, **more)
 
 
+def test_a_single_maskable_token_is_always_masked_and_others_at_every_rate() -> None:
+    torch.manual_seed(1)
+    tokens, maskable = torch.ones(4000, 3, 1, dtype=torch.long), torch.ones(4000, 3, dtype=torch.bool)
+    maskable[:2000, :2] = False  # only the last behavior of these rows
+    tokens[1000:2000, 2] = ABSENT  # these have none
+
+    t = diffusion.draw_rates(tokens, maskable)
+
+    masked = diffusion.mask(tokens, t, maskable) == MASK
+    assert masked[:1000, 2].all()
+    assert not masked[1000:2000].any()
+    assert masked[:2000].sum() == 1000
+    assert t[2000:].min() < 0.16 and 0.55 < t[2000:].mean() < 0.6
+
+
 @pytest.mark.parametrize("digits", [1, 3])
 def test_mask_rate_is_t(digits: int) -> None:
     torch.manual_seed(1)
-    tokens, t = torch.ones(4000, 50, digits, dtype=torch.long), diffusion.draw_rates(4000)
+    tokens, maskable = torch.ones(4000, 50, digits, dtype=torch.long), torch.ones(4000, 50, dtype=torch.bool)
+    t = diffusion.draw_rates(tokens, maskable)
 
-    masked = diffusion.mask(tokens, t, torch.ones(4000, 50, dtype=torch.bool))
+    masked = diffusion.mask(tokens, t, maskable)
 
     rate = (masked == MASK).float().mean((1, 2)).unsqueeze(-1)
     assert diffusion.MIN_MASK_RATE <= float(t.min()) and float(t.max()) <= 1
