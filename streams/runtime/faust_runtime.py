@@ -158,12 +158,14 @@ class _Runtime:
                 await in_flight.start(batch, partial(work, batch, self._offsets, starts))
 
         async def repeat() -> None:
-            if batch := await delivery.due_again():
-                await in_flight.start(batch, partial(_handle, delivery, batch))
+            while True:
+                await asyncio.sleep(REPEAT_INTERVAL_S)
+                if batch := await delivery.due_again():
+                    await in_flight.start(batch, partial(_handle, delivery, batch))
 
         self._app.task(run)
         if isinstance(stage, Repeats):
-            self._app.timer(REPEAT_INTERVAL_S)(repeat)
+            self._app.task(repeat)
 
 
 async def _handle(delivery: Delivery, batch: Sequence[RawRecord]) -> None:

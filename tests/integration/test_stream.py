@@ -87,15 +87,16 @@ class Running:
 
     def wait_for_answers(self) -> None:
         """Wait until every user's behaviors are inferred from all events and from the whole catalog."""
-        deadline = time.monotonic() + SETTLE_TIMEOUT_S
-        repository = FeatureRepository(self.settings)
+        repository, listed = FeatureRepository(self.settings), {item.item_id for item in self.items}
         user_ids = list({event.user_id for event in self.events})
-        while unanswered := [
-            user
-            for user in repository.read_users(user_ids).values()
-            if user.inferred.events_seen != user.events_seen or user.inferred.unknown_items
-        ]:
-            assert time.monotonic() < deadline, f"{len(unanswered)} users lack inferred behaviors, such as {unanswered[0]}"
+
+        def is_answered(user: UserFeatures) -> bool:
+            never_listed = sum(item_id not in listed for item_id in user.history.item_ids)
+            return (user.inferred.events_seen, user.inferred.unknown_items) == (user.events_seen, never_listed)
+
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        while waiting := [user for user in repository.read_users(user_ids).values() if not is_answered(user)]:
+            assert time.monotonic() < deadline, f"{len(waiting)} users lack inferred behaviors, such as {waiting[0]}"
             time.sleep(0.5)
 
     def count_reasoned(self) -> int:
