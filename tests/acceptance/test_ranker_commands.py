@@ -90,7 +90,7 @@ def test_rank_explains_contributions_and_feature_ages(state: Path) -> None:
 
 
 def test_parity_fails_on_served_rows_that_differ_from_the_join(state: Path) -> None:
-    log = Settings(state_dir=state).served_features_dir / "rows.jsonl"
+    [log] = Settings(state_dir=state).served_features_dir.glob("rows-*.jsonl")
     assert " different " not in reaseq(state, "features", "parity")  # the demo's own log
     log.unlink()
     assert "has no served rows" in reaseq(state, "features", "parity", status=1)
