@@ -94,6 +94,7 @@ class FaultySystem:
         self._records = mix_records(retail.items, events, self.random, changing=not language_model)
         self._dead_letters = 0
         self._rounds = 0
+        self._latest: dict[str, Event] = {}  # by user
         self._env = local.environment(settings) | {"REASEQ_STORE__REDIS_URL": f"redis://127.0.0.1:{self.proxy.port}/0"}
         self._fork_server = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.fork_server"],
@@ -181,20 +182,18 @@ class FaultySystem:
         return outcome
 
     def _build_last_events(self, produced: Sequence[Record]) -> list[Event]:
-        """One more event per user, so that the last inference uses the whole catalog, however records were ordered.
+        """One more event per user of all rounds, so that the last inference uses the whole catalog, however records were ordered.
 
+        It is also made again, by itself, for a user of an earlier round whose items have come in this one.
         The event is a millisecond later than the others, so that it is kept: some baskets are longer than a history.
         """
         self._rounds += 1
-        latest: dict[str, Event] = {}
-        for record in produced:
-            if isinstance(record, Event):
-                latest[record.user_id] = record
+        self._latest.update((record.user_id, record) for record in produced if isinstance(record, Event))
         return [
             msgspec.structs.replace(
                 event, event_id=f"last-{self._rounds}-{user_id}", event_time_ms=event.event_time_ms + self._rounds
             )
-            for user_id, event in latest.items()
+            for user_id, event in self._latest.items()
         ]
 
     def _settle(self) -> None:

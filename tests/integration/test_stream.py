@@ -4,6 +4,7 @@ Afterwards, the rows in Redis must equal, byte for byte, those that one in-proce
 """
 
 import asyncio
+import dataclasses
 import json
 import os
 import re
@@ -71,6 +72,15 @@ class Running:
     items: tuple[Item, ...]
     events: tuple[Event, ...]
 
+    @property
+    def last_events(self) -> list[Event]:
+        """One more event per user: inferred when all items are known, so from the same catalog in any order of arrival."""
+        latest = {event.user_id: event for event in self.events}
+        return [
+            msgspec.structs.replace(event, event_id=f"last-{user_id}", event_time_ms=event.event_time_ms + 1)
+            for user_id, event in latest.items()
+        ]
+
     def wait_until_lag(self, topics: tuple[str, ...], at_most: int = 0) -> None:
         """Wait until the group has committed all but `at_most` records of the topics."""
         deadline = time.monotonic() + SETTLE_TIMEOUT_S
@@ -86,7 +96,7 @@ class Running:
         self.wait_until_lag(tuple(topic.name for topic in status.SOURCES))
 
     def wait_for_answers(self) -> None:
-        """Wait until every user's behaviors are inferred from all events and from the whole catalog."""
+        """Wait until every user's behaviors are inferred from all events and from all items of the history."""
         repository, listed = FeatureRepository(self.settings), {item.item_id for item in self.items}
         user_ids = list({event.user_id for event in self.events})
 
@@ -98,6 +108,15 @@ class Running:
         while waiting := [user for user in repository.read_users(user_ids).values() if not is_answered(user)]:
             assert time.monotonic() < deadline, f"{len(waiting)} users lack inferred behaviors, such as {waiting[0]}"
             time.sleep(0.5)
+
+    def wait_for_item_tables(self) -> None:
+        """Wait until every live worker has applied all of `item-features` to its item table."""
+        [topic] = [topic for topic in status.topics_status(self.settings) if topic.name == ITEM_FEATURES.name]
+        deadline = time.monotonic() + SETTLE_TIMEOUT_S
+        for worker in self.workers:
+            while worker.alive and dict(_samples(worker, "reaseq_tailed_records")).popitem()[1] < topic.records:
+                assert time.monotonic() < deadline, f"{worker.name} has not caught up with {topic}"
+                time.sleep(0.2)
 
     def count_reasoned(self) -> int:
         """Items that the live workers have reasoned about."""
@@ -146,7 +165,13 @@ def after_the_kill(running: Running) -> Running:
     running.wait_until_lag((EVENTS.name,), at_most=half)
     victim = running.workers[0]
     os.killpg(victim.pid, signal.SIGKILL)
+    running.settle()
+    running.wait_for_answers()
+    running.wait_for_item_tables()
+    last_events = running.last_events
+    producer.send(last_events)
     producer.close()
+    running = dataclasses.replace(running, events=(*running.events, *last_events))
     running.settle()
     running.wait_for_answers()
     return running
@@ -179,7 +204,7 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Ref
     runtime = InProcessRuntime(broker, lambda stage: Delivery(stage, broker, system.store, 300.0), system.stages)
 
     async def replay() -> None:
-        for records in (running.items, running.events):
+        for records in (running.items, running.events, running.last_events):
             await runtime.publish(records)
             await runtime.run_until_idle(flush=True)
 
