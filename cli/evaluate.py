@@ -59,11 +59,9 @@ def ranking(data: RankingData = "online-retail", folder: Folder = None, seeds: S
 @app.command()
 def leave_one_out(data: LeaveOneOutData = "amazon-beauty", folder: Folder = None, seeds: Seeds = 3, out: Out = RESULTS) -> None:
     """Rank the whole catalog by leave-one-out, as papers do. The report is written anew after each entry of the table."""
-    from rich.console import Console
-
     from pipelines.evaluation import evaluate_leave_one_out
 
-    console, path = Console(), out / "leave_one_out.json"
+    console, path = open_console(), out / "leave_one_out.json"
     with exit_on_error():
         with console.status("reading and encoding"):
             experiment = _data_sets(folder).load_leave_one_out(data)

@@ -182,9 +182,9 @@ class FaultySystem:
         return outcome
 
     def _build_last_events(self, produced: Sequence[Record]) -> list[Event]:
-        """One more event per user of all rounds, so that the last inference uses the whole catalog, however records were ordered.
+        """One more event per user, so that the last inference uses the whole catalog, however records were ordered.
 
-        It is also made again, by itself, for a user of an earlier round whose items have come in this one.
+        Users of earlier rounds get one as well: if their items have come in this round, it was made again by itself.
         The event is a millisecond later than the others, so that it is kept: some baskets are longer than a history.
         """
         self._rounds += 1

@@ -95,13 +95,13 @@ def test_older_worker_waits_for_the_upgrade_at_what_a_newer_one_wrote(services: 
     services.worker.stall_s = 5.0
     rebuild(services, FeatureRepository(services))
     shop = Shop(services)
-    older = local.start_worker(services, "older", "stream")
+    older = local.start_worker(services, "worker-older", "stream")
     local.wait_ready(older)
     shop.send_events()
     shop.wait_for_all_events()
 
     # The upgrade begins: both releases share the partitions.
-    local.wait_ready(start_newer_worker(services, "newer-1"))
+    local.wait_ready(start_newer_worker(services, "worker-newer-1"))
 
     def newer_release_has_partitions() -> bool:
         shop.send_events()
@@ -111,18 +111,18 @@ def test_older_worker_waits_for_the_upgrade_at_what_a_newer_one_wrote(services: 
     wait_for(newer_release_has_partitions, "partitions of the newer worker")
 
     # It is rolled back: the older worker gets all partitions, and waits at the rows that it would damage.
-    process.stop(services.run_dir, "newer-1")
+    process.stop(services.run_dir, "worker-newer-1")
     before, kept = shop.events(), shop.newer_rows()
     shop.send_events()
     wait_for(lambda: NewerRowFormat.reason in readiness(older), "the older worker to say what it waits for")
     assert process.http_get(f"http://127.0.0.1:{older.ports[0]}/healthz") is not None
     assert shop.newer_rows() == kept
     assert set(shop.events().values()) <= {shop.sent - 1, shop.sent} and min(shop.events().values()) == min(before.values())
-    assert NewerRowFormat.reason in (services.run_dir / "older.log").read_text()
+    assert NewerRowFormat.reason in (services.run_dir / "worker-older.log").read_text()
 
     # The upgrade goes on.
-    local.wait_ready(start_newer_worker(services, "newer-2"))
-    process.stop(services.run_dir, "older")
+    local.wait_ready(start_newer_worker(services, "worker-newer-2"))
+    process.stop(services.run_dir, "worker-older")
     shop.wait_for_all_events()
 
     assert not DeadLetterQueue(services.kafka, services.guard.quarantine_attempts).counts()
