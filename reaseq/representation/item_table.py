@@ -155,8 +155,9 @@ class ItemTable:
         return self._slots.nbytes + sum(column.nbytes for column in columns)
 
     def knows(self, item_id: str) -> bool:
-        """Whether the item has been onboarded."""
-        return item_id in self._snapshot.index
+        """Whether the item has been onboarded: the snapshot has a row for it."""
+        table = self._snapshot
+        return 0 < table.index.get(item_id, 0) < len(table)  # the index may have items of the next snapshot already
 
     def version(self, item_id: str) -> Version | None:
         """The version of an item's newest applied record, None without one."""

@@ -1,5 +1,7 @@
 """The item table, sequences and target attention on random items."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from reaseq import float16
 from reaseq.behavior.sequence import build_sequences
 from reaseq.ranker.model import TargetAttention
 from reaseq.records import Claim, ItemFeatures, ProductKnowledge
+from reaseq.representation.item_table import Snapshot
 from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, build_table, item, request
 
 
@@ -135,6 +138,23 @@ def test_record_that_the_table_cannot_hold_is_rejected_alone(changes: dict[str, 
     assert rejection.error.reason == reason and message in str(rejection.error)
     assert torch.equal(table.snapshot.vectors[: len(vectors)], vectors) and table.knows("i2")
     assert table.version("i1") == item(1).version, "a later, valid record of the item is applied"
+
+
+def test_item_is_known_only_once_the_snapshot_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise whoever asks during an update would count the item's events for the unknown item."""
+    table = build_table(item(1))
+    during_update = []
+    update = table._updated
+
+    def updated(*arguments: Any) -> Snapshot:
+        snapshot = update(*arguments)
+        during_update.append((table.knows("i2"), table.snapshot.rows(["i2"]).tolist()))
+        return snapshot
+
+    monkeypatch.setattr(table, "_updated", updated)
+    table.apply([item(2)])
+
+    assert during_update == [(False, [0])] and table.knows("i2") and not table.knows("")
 
 
 def test_sequences_are_right_aligned() -> None:
