@@ -64,8 +64,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; it is on disk when the call returns."""
-    with _atomic(path) as partial:
-        partial.write_text(text)
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -27,9 +27,10 @@ for index, key in ipairs(KEYS) do versions[index] = redis.call('GETRANGE', key, 
 return versions
 """
 # A stage calls this after every read, so it must be cheap: the client would take a millisecond to parse all of INFO.
-READ_SERVER = """
+READ_STATE = """
 local function field(section, name) return string.match(redis.call('INFO', section), name .. ':([^\\r\\n]*)') end
-return {field('server', 'run_id'), field('memory', 'maxmemory_policy'), field('stats', 'evicted_keys')}
+local server = {field('server', 'run_id'), field('memory', 'maxmemory_policy'), field('stats', 'evicted_keys')}
+return {redis.call('GET', KEYS[1]), server}
 """
 DELETE_IF_EQUAL = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 REPLACE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end"
@@ -107,7 +108,7 @@ class PackedRedisOnlineStore(PackedOnlineStore):
                 return
 
     def read_eviction(self, config: RepoConfig) -> Eviction:
-        return self._read_server(config).eviction
+        return self._read_state(config)[1].eviction
 
     def is_complete(self, config: RepoConfig) -> bool:
         """Whether the completeness marker is set and valid. A new or emptied Redis lacks it.
@@ -115,19 +116,17 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         The marker holds the state of the server when its rebuild began. It is invalid, and is deleted, if keys were evicted
         since. Raises StoreEvicts if Redis may evict keys.
         """
-        marker_key, client = _system_key(config, "whole"), self._connect(config)
-        marker: bytes | None = client.get(marker_key)  # type: ignore[assignment]
-        server = self._read_server(config)
+        marker, server = self._read_state(config)
         _require_no_eviction(server.eviction)
         if marker is not None and not server.holds_since(marker):
             # The counter of evicted keys does not survive a restart of Redis, so the marker must not either.
-            client.register_script(DELETE_IF_EQUAL)(keys=[marker_key], args=[marker])
+            self._connect(config).register_script(DELETE_IF_EQUAL)(keys=[_system_key(config, "whole")], args=[marker])
             return False
         return marker is not None
 
     def begin_rebuild(self, config: RepoConfig) -> str:
         """Set a marker of this rebuild, of which there may be several at once. It is lost if Redis is emptied."""
-        server, token = self._read_server(config), uuid4().hex
+        (_, server), token = self._read_state(config), uuid4().hex
         _require_no_eviction(server.eviction)
         self._connect(config).set(_rebuild_key(config, token), server.to_marker())
         return token
@@ -153,9 +152,11 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             for start in range(0, len(keys), SCAN_PAGE_KEYS):
                 self._connect(config).unlink(*keys[start : start + SCAN_PAGE_KEYS])
 
-    def _read_server(self, config: RepoConfig) -> "_Server":
-        run_id, policy, evicted_keys = self._connect(config).register_script(READ_SERVER)()
-        return _Server(run_id.decode(), Eviction(policy.decode(), int(evicted_keys)))
+    def _read_state(self, config: RepoConfig) -> tuple[bytes | None, "_Server"]:
+        """The completeness marker, and the server, at one moment and in one round trip."""
+        marker, server = self._connect(config).register_script(READ_STATE)(keys=[_system_key(config, "whole")])
+        run_id, policy, evicted_keys = server
+        return marker, _Server(run_id.decode(), Eviction(policy.decode(), int(evicted_keys)))
 
     def _connect(self, config: RepoConfig) -> redis.Redis:
         if self._client is None:

@@ -1,6 +1,5 @@
 """Feast's registry in a file that is never half written: many processes read it, and several may apply at once."""
 
-import os
 import uuid
 
 from feast.infra.registry.file import FileRegistryStore
@@ -9,6 +8,7 @@ from feast.protos.feast.core.Registry_pb2 import Registry
 from feast.utils import _utc_now
 from google.protobuf.message import DecodeError
 
+from reaseq.artifacts import write_atomically
 from reaseq.errors import InfrastructureError
 
 
@@ -30,10 +30,4 @@ class AtomicFileRegistryStore(FileRegistryStore):  # type: ignore[misc]  # Feast
     def _write_registry(self, registry_proto: Registry) -> None:
         registry_proto.version_id = str(uuid.uuid4())
         registry_proto.last_updated.FromDatetime(_utc_now())
-        self._filepath.parent.mkdir(parents=True, exist_ok=True)
-        aside = self._filepath.with_name(f".{self._filepath.name}.{registry_proto.version_id}")
-        with open(aside, "wb") as file:
-            file.write(registry_proto.SerializeToString())
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(self._filepath)
+        write_atomically(self._filepath, registry_proto.SerializeToString())

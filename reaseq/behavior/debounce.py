@@ -32,7 +32,8 @@ def is_due(record: UserFeatures, settings: BehaviorSettings, catalog: Catalog) -
     Never within `min_interval_s` of the last inference, unless that one lacked items which have been onboarded since. Depends
     only on the record and the catalog, so that a redelivered record gets the same decision.
     """
-    if record.inferred.unknown_items > len(unknown_items(record, catalog)):
+    lacked = record.inferred.unknown_items  # usually 0, which spares looking up a whole history
+    if lacked and lacked > len(unknown_items(record, catalog)):
         return True
     ids, new = record.history.item_ids, record.events_seen - record.inferred.events_seen
     if not ids or new <= 0 or record.event_time_ms - record.inferred.as_of_ms < settings.min_interval_s * 1000:
