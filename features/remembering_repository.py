@@ -4,13 +4,12 @@ Redis can lose confirmed writes and keep the completeness marker: in a failover 
 restored, or when rows are deleted.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
 
+from features.newest_versions import Kind, NewestVersions
 from features.repository import FeatureRepository
 from reaseq.errors import CorruptRows, StoreUnavailable
 from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
@@ -19,37 +18,7 @@ from reaseq.settings import Settings
 log = structlog.get_logger()
 
 R = TypeVar("R", ItemFeatures, UserFeatures)
-Kind = type[ItemFeatures] | type[UserFeatures]
 ReadLost = Callable[[Kind, Mapping[str, Version]], Iterable[list[FeatureRecord]]]
-
-
-class WrittenVersions:
-    """The newest version of each entity written here, for the `limit_entities` written last. Thread-safe."""
-
-    def __init__(self, limit_entities: int) -> None:
-        self._limit = limit_entities
-        self._versions: OrderedDict[tuple[Kind, str], Version] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def add(self, records: Sequence[FeatureRecord]) -> None:
-        """Remember the versions of records that the store has, or has newer ones of."""
-        with self._lock:
-            for record in records:
-                entity = type(record), record.entity_id
-                self._versions[entity] = max(record.version, self._versions.get(entity, record.version))
-                self._versions.move_to_end(entity)
-            while len(self._versions) > self._limit:
-                self._versions.popitem(last=False)
-
-    def newer(self, kind: Kind, versions: Mapping[str, Version | None]) -> dict[str, Version]:
-        """The remembered versions that are newer than those given, by entity id. None is older than any."""
-        with self._lock:
-            remembered = {entity_id: self._versions.get((kind, entity_id)) for entity_id in versions}
-        return {
-            entity_id: version
-            for entity_id, version in remembered.items()
-            if version and version > (versions[entity_id] or (-1, -1))
-        }
 
 
 class RememberingRepository(FeatureRepository):
@@ -61,7 +30,7 @@ class RememberingRepository(FeatureRepository):
     def __init__(self, settings: Settings, read_lost: ReadLost) -> None:
         """`read_lost` reads records again from their topic, at least those of the given ids and versions."""
         super().__init__(settings, require_complete=True)
-        self._written = WrittenVersions(settings.worker.remembered_entities)
+        self._written = NewestVersions(settings.worker.remembered_entities)
         self._read_lost = read_lost
 
     def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:

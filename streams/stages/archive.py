@@ -5,11 +5,12 @@ group (a zombie) may follow it. This stage sees every record in order, so it has
 """
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from reaseq.records import FeatureRecord, Version
+from features.newest_versions import NewestVersions
+from reaseq.records import FeatureRecord
 from streams.delivery.messages import Message
 from streams.delivery.stage import BatchPolicy, Effects
 from streams.delivery.topics import Topic
@@ -44,33 +45,6 @@ class RecordArchive(Protocol):
         ...
 
 
-class SeenVersions:
-    """The newest version seen of each entity, for the `limit_entities` seen last."""
-
-    def __init__(self, limit_entities: int) -> None:
-        self._limit = limit_entities
-        self._newest: OrderedDict[str, Version] = OrderedDict()
-
-    def suspects(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
-        """The last record of each entity that may be stale: a newer one came before it, or none is remembered."""
-        newest = {record.entity_id: self._newest.get(record.entity_id) for record in records}
-        unknown = {entity_id for entity_id, version in newest.items() if version is None}
-        last: dict[str, tuple[FeatureRecord, bool]] = {}
-        for record in records:
-            before = newest[record.entity_id] or record.version
-            last[record.entity_id] = (record, record.version < before)
-            newest[record.entity_id] = max(before, record.version)
-        return [record for entity_id, (record, is_older) in last.items() if is_older or entity_id in unknown]
-
-    def add(self, records: Sequence[FeatureRecord]) -> None:
-        """Remember the versions of records."""
-        for record in records:
-            self._newest[record.entity_id] = max(record.version, self._newest.get(record.entity_id, record.version))
-            self._newest.move_to_end(record.entity_id)
-        while len(self._newest) > self._limit:
-            self._newest.popitem(last=False)
-
-
 class ArchiveStage:
     """Archives one topic of feature records. A batch is acknowledged when its files are on disk.
 
@@ -86,7 +60,7 @@ class ArchiveStage:
         self._archive = archive
         self._store = store
         self._on_erasure = on_erasure
-        self._seen = SeenVersions(SEEN_LIMIT_ENTITIES)
+        self._seen = NewestVersions(SEEN_LIMIT_ENTITIES)
         self._appended = 0
 
     async def process(self, batch: Sequence[Message]) -> Effects:
@@ -96,7 +70,7 @@ class ArchiveStage:
         before; then it only stands there twice. A redelivered batch is appended again: readers keep one of equal rows.
         """
         records = [message.body for message in batch if message.body]
-        superseded = await asyncio.to_thread(self._superseded, self._seen.suspects(records))
+        superseded = await asyncio.to_thread(self._superseded, find_suspects(records, self._seen))
         # `on_erasure` goes first: once the archive has carried out a request, the request is no longer reported.
         if requests := await asyncio.to_thread(self._archive.erasure_requests, records):
             await asyncio.to_thread(self._on_erasure, list(requests))
@@ -110,3 +84,15 @@ class ArchiveStage:
     def _superseded(self, suspects: list[FeatureRecord]) -> list[FeatureRecord]:
         fresh = {record.entity_id for record in self._store.drop_stale(suspects)} if suspects else set()
         return [record for record in suspects if record.entity_id not in fresh]
+
+
+def find_suspects(records: Sequence[FeatureRecord], seen: NewestVersions) -> list[FeatureRecord]:
+    """The last record of each entity that may be stale: a newer one came before it, or none was seen."""
+    newest = {record.entity_id: seen.find(record) for record in records}
+    unknown = {entity_id for entity_id, version in newest.items() if version is None}
+    last: dict[str, tuple[FeatureRecord, bool]] = {}
+    for record in records:
+        before = newest[record.entity_id] or record.version
+        last[record.entity_id] = (record, record.version < before)
+        newest[record.entity_id] = max(before, record.version)
+    return [record for entity_id, (record, is_older) in last.items() if is_older or entity_id in unknown]

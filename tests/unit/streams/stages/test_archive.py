@@ -5,13 +5,14 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
+from features.newest_versions import NewestVersions
 from reaseq.errors import StoreUnavailable
 from reaseq.records import FeatureRecord, History, UserFeatures
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import Message, encode
 from streams.delivery.stage import BatchPolicy
 from streams.delivery.topics import USER_FEATURES
-from streams.stages.archive import ArchiveStage, SeenVersions
+from streams.stages.archive import ArchiveStage, find_suspects
 from tests.fakes.delivery import Journal
 
 
@@ -87,11 +88,13 @@ async def test_only_the_first_records_of_an_entity_and_those_out_of_order_are_lo
 
 
 def test_no_more_entities_than_the_limit_are_remembered() -> None:
-    seen = SeenVersions(limit_entities=2)
+    seen = NewestVersions(limit_entities=2)
     for user_id in ("a", "b", "a", "c"):
         seen.add([replace(user(1), user_id=user_id)])
 
-    assert [record.entity_id for record in seen.suspects([replace(user(1), user_id=user_id) for user_id in "abc"])] == ["b"]
+    assert [record.entity_id for record in find_suspects([replace(user(1), user_id=user_id) for user_id in "abc"], seen)] == [
+        "b"
+    ]
 
 
 async def test_batch_that_waits_for_the_store_is_not_appended_again_and_again() -> None:

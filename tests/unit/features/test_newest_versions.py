@@ -1,6 +1,6 @@
 """The memory of written versions: bounded, and never behind what was written."""
 
-from features.remembering_repository import WrittenVersions
+from features.newest_versions import NewestVersions
 from reaseq.records import History, ItemFeatures, UserFeatures
 
 
@@ -9,7 +9,7 @@ def user(user_id: str, events_seen: int) -> UserFeatures:
 
 
 def test_older_and_missing_rows_are_lost_and_equal_and_newer_ones_are_not() -> None:
-    written = WrittenVersions(limit_entities=10)
+    written = NewestVersions(limit_entities=10)
     written.add([user("u", events_seen=3)])
     written.add([user("u", events_seen=2)])  # stale: the store kept the newer one
     newest = user("u", events_seen=3).version
@@ -22,7 +22,7 @@ def test_older_and_missing_rows_are_lost_and_equal_and_newer_ones_are_not() -> N
 
 
 def test_only_the_entities_written_last_are_remembered() -> None:
-    written = WrittenVersions(limit_entities=2)
+    written = NewestVersions(limit_entities=2)
     for user_id in ("a", "b", "a", "c"):
         written.add([user(user_id, events_seen=1)])
 
