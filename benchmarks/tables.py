@@ -53,7 +53,7 @@ def _write(page: Path, tables: dict[str, str]) -> None:
 
 
 def _leave_one_out(results: Results) -> str:
-    """Entries and published models, those that are told the time last, the best first."""
+    """Entries and published models, the best first, and after them those that know the date."""
     rows = []
     for name, entry in results["entries"].items():
         kept, left_out = entry["seen_kept"], entry["seen_left_out"]

@@ -60,8 +60,8 @@ class EventCounter:
         return list(dict.fromkeys(reversed(list(self._active_users))))
 
     def _decode(self, records: Sequence[RawRecord]) -> list[Event]:
-        bodies = [message.body for message in self._decoder.decode(records)]
-        return [body for body in bodies if isinstance(body, Event) and not body.retracted]
+        events: list[Event] = self._decoder.decode_bodies(records)
+        return [event for event in events if not event.retracted]
 
     def _take(self, item_id: str) -> list[Event]:
         events = self._waiting.pop(item_id)

@@ -26,7 +26,7 @@ class ItemTableFeed:
 
     def apply_records(self, records: Sequence[RawRecord]) -> None:
         """Apply records of the topic; tombstones change nothing."""
-        self.apply([message.body for message in self._decoder.decode(records) if message.body is not None])
+        self.apply(self._decoder.decode_bodies(records))
 
     def apply(self, features: Sequence[ItemFeatures]) -> None:
         """Apply features."""

@@ -1,6 +1,6 @@
 """SASRec, self-attentive sequential recommendation (Kang and McAuley 2018), with sampled softmax as in eSASRec (2025).
 
-Every position is told from the same negatives of a batch, drawn uniformly and corrected to the size of the catalog, which
+Every position is contrasted with the same negatives of a batch, drawn uniformly and corrected to the size of the catalog, which
 approximates full cross-entropy (Klenitskiy and Vasilev 2023) at a fraction of its cost.
 """
 

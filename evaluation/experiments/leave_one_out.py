@@ -1,4 +1,4 @@
-"""Leave-one-out on Amazon Beauty: the entries of the table, from counts to a blend that is told the time."""
+"""Leave-one-out on Amazon Beauty: the entries of the table, from counts to a blend that knows the date."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 
@@ -42,6 +43,10 @@ class TolerantDecoder:
             log.warning("records_skipped", **about, reason=reason, records=len(failures))
             self.count_skipped(reason, len(failures))
         return messages
+
+    def decode_bodies(self, records: Sequence[RawRecord]) -> list[Any]:
+        """The bodies of the valid records, in order and without tombstones."""
+        return [message.body for message in self.decode(records) if message.body is not None]
 
     def count_skipped(self, reason: str, records: int = 1) -> None:
         """Count records that the caller skips although they are valid."""

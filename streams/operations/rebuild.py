@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from itertools import chain
 from typing import Protocol
 
 from reaseq.records import FeatureRecord, Version
 from reaseq.settings import Settings
 from streams.delivery import metrics
 from streams.delivery.tolerant_decoder import TolerantDecoder
-from streams.delivery.topics import ITEM_FEATURES, TOPIC_BY_MESSAGE, USER_FEATURES
+from streams.delivery.topics import ITEM_FEATURES, TOPIC_BY_MESSAGE, USER_FEATURES, Topic
 from streams.operations.replay import at_rate
 from streams.runtime.kafka.lag import lags
 from streams.runtime.kafka.reader import read_all
@@ -62,8 +63,7 @@ def read_lost(settings: Settings, kind: type[FeatureRecord], lost: Mapping[str, 
     decoder, missing = TolerantDecoder(topic), dict(lost)
     metrics.RECONCILED.labels(topic.name, LOST).inc(len(lost))
     for last_records in TAILS_RECORDS:
-        for raws in at_rate(read_all(settings.kafka, topic, last_records), float("inf")):
-            records = [message.body for message in decoder.decode(raws) if message.body is not None]
+        for records in _read_pages(settings, decoder, topic, last_records):
             for record in records:
                 if record.entity_id in missing and record.version >= missing[record.entity_id]:
                     del missing[record.entity_id]
@@ -75,6 +75,13 @@ def read_lost(settings: Settings, kind: type[FeatureRecord], lost: Mapping[str, 
 def _read_records(settings: Settings, counts: Counter[str]) -> Iterator[FeatureRecord]:
     for topic in FEATURE_TOPICS:
         decoder = TolerantDecoder(topic)
-        for raw in read_all(settings.kafka, topic):
-            yield from (message.body for message in decoder.decode([raw]) if message.body is not None)
+        yield from chain.from_iterable(_read_pages(settings, decoder, topic))
         counts["rejected"] += decoder.skipped
+
+
+def _read_pages(
+    settings: Settings, decoder: TolerantDecoder, topic: Topic, last_records: int | None = None
+) -> Iterator[list[FeatureRecord]]:
+    """The valid records of a topic, or the last ones of each partition, in pages."""
+    for raws in at_rate(read_all(settings.kafka, topic, last_records), float("inf")):
+        yield decoder.decode_bodies(raws)

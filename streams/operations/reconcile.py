@@ -47,8 +47,8 @@ def reconcile(settings: Settings, store: ReconciledStore, records: int, generato
 def _reconcile(
     settings: Settings, store: ReconciledStore, topic: Topic, records: int, generator: random.Random
 ) -> Counter[str]:
-    sample = TolerantDecoder(topic).decode(read_sample(settings.kafka, topic, records, generator))
-    newest = {message.key: message.body for message in sample if message.body is not None}  # the last record of each key
+    sample: list[FeatureRecord] = TolerantDecoder(topic).decode_bodies(read_sample(settings.kafka, topic, records, generator))
+    newest = {record.entity_id: record for record in sample}  # the last record of each entity
     results = dict(zip(newest, store.compare(list(newest.values())), strict=True))
     if behind := [key for key, result in results.items() if result == "behind"]:
         time.sleep(GRACE_S)

@@ -38,7 +38,7 @@ from reaseq.settings import Settings
 from serving.api import RankingRequest
 from serving.client import RankingClient, RankingRejected
 from streams.delivery.messages import RawRecord, encode
-from streams.delivery.topics import EVENTS, ITEM_FEATURES
+from streams.delivery.topics import EVENTS, ITEM_FEATURES, Topic
 from streams.operations.rebuild import rebuild
 from streams.runtime.kafka.producer import Producer
 from tests.commands import reaseq
@@ -234,25 +234,21 @@ def test_hanging_store_stalls_commits_grows_lag_and_burns_freshness(observed: Ob
         observed.wait_for(alert)
 
 
-def test_invalid_records_fire_dead_letters(observed: Observed) -> None:
+@pytest.mark.parametrize(
+    ("topic", "value", "alert"),
+    [
+        (EVENTS, b"{invalid", "ReaseqDeadLetters"),
+        (ITEM_FEATURES, b'{"schema":"item-features.2"', "ReaseqRecordsSkipped"),
+    ],
+)
+def test_invalid_records_fire_the_alert_of_their_topic(observed: Observed, topic: Topic, value: bytes, alert: str) -> None:
     producer = Producer(observed.settings.kafka)
 
     def send_invalid() -> None:
-        producer.send_raw([RawRecord(EVENTS.name, b"u", b"{invalid", int(time.time() * 1000))])
+        producer.send_raw([RawRecord(topic.name, b"key", value, int(time.time() * 1000))])
 
-    observed.wait_for_silence("ReaseqDeadLetters")
-    observed.wait_for("ReaseqDeadLetters", meanwhile=send_invalid)
-    producer.close()
-
-
-def test_unusable_item_features_fire_records_skipped(observed: Observed) -> None:
-    producer = Producer(observed.settings.kafka)
-
-    def send_damaged() -> None:
-        producer.send_raw([RawRecord(ITEM_FEATURES.name, b"i", b'{"schema":"item-features.2"', int(time.time() * 1000))])
-
-    observed.wait_for_silence("ReaseqRecordsSkipped")
-    observed.wait_for("ReaseqRecordsSkipped", meanwhile=send_damaged)
+    observed.wait_for_silence(alert)
+    observed.wait_for(alert, meanwhile=send_invalid)
     producer.close()
 
 
