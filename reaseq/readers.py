@@ -9,6 +9,14 @@ from numpy.typing import NDArray
 from reaseq.records import ItemFeatures, UserFeatures
 
 
+class ItemLookup(Protocol):
+    """The items that have been onboarded."""
+
+    def knows(self, item_id: str) -> bool:
+        """Whether the item has been onboarded."""
+        ...
+
+
 class ItemReader(Protocol):
     """Reads the current feature records of items."""
 

@@ -3,25 +3,22 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from reaseq.readers import ItemLookup
 from reaseq.records import UserFeatures
 from reaseq.settings import BehaviorSettings
 
 INTEREST_BEHAVIORS = 8  # the new behaviors are compared with this many behaviors before them
 
 
-class Catalog(Protocol):
-    """The items that have been onboarded."""
-
-    def knows(self, item_id: str) -> bool:
-        """Whether the item has been onboarded."""
-        ...
+class Catalog(ItemLookup, Protocol):
+    """The items that have been onboarded, and how similar they are."""
 
     def cosine(self, some: Sequence[str], others: Sequence[str]) -> float:
         """Cosine of the mean vectors of two groups of items; 1 if either group has no known item."""
         ...
 
 
-def unknown_items(record: UserFeatures, catalog: Catalog) -> list[str]:
+def unknown_items(record: UserFeatures, catalog: ItemLookup) -> list[str]:
     """The items of the user's behaviors that have not been onboarded."""
     return [item_id for item_id in record.history.item_ids if not catalog.knows(item_id)]
 

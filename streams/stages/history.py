@@ -2,23 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Protocol
 
 from msgspec.structs import replace
 
 from reaseq.behavior.history import ErasureRequest, HistoryFold
-from reaseq.readers import UserReader
+from reaseq.readers import ItemLookup, UserReader
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
 from streams.delivery.messages import Message
 from streams.delivery.stage import BatchPolicy, Effects
 from streams.delivery.topics import EVENTS
-
-
-class ItemLookup(Protocol):
-    """The items that have been onboarded."""
-
-    def knows(self, item_id: str) -> bool: ...
 
 
 class HistoryStage:
