@@ -106,7 +106,7 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         client = self._connect(config)
         cursor = 0
         while True:
-            cursor, page = client.scan(cursor, match=_escape_glob(prefix) + b"*", count=SCAN_PAGE_KEYS)  # type: ignore[misc]
+            cursor, page = client.scan(cursor, match=prefix + b"*", count=SCAN_PAGE_KEYS)  # type: ignore[misc]
             if page:
                 found: list[bytes | None] = client.mget(page)  # type: ignore[assignment]
                 keys = [key[len(prefix) :] for key in page]
@@ -217,7 +217,3 @@ def _system_key(config: RepoConfig, name: str) -> bytes:
 
 def _rebuild_key(config: RepoConfig, token: str) -> bytes:
     return _system_key(config, f"rebuilding-{token}")
-
-
-def _escape_glob(literal: bytes) -> bytes:
-    return b"".join(b"\\" + bytes([char]) if char in b"*?[]\\^" else bytes([char]) for char in literal)

@@ -129,8 +129,9 @@ def test_erasure_deletes_every_dead_letter_that_mentions_the_user(services: Sett
         build_dead_letter(EVENTS, "u6", 40, value=b"{broken"),
         build_dead_letter(EVENTS, "somebody", 41, "key_mismatch", b'{"user_id": "u6"}'),
         build_dead_letter(EVENTS, "u66", 42, value=b'{"user_id": "u66", "item_id": "u6 "}'),
+        build_dead_letter(EVENTS, "somebody", 43, "key_mismatch", rb'{"user_id": "\u0075\u0036"}'),
     )
 
-    assert queue.erase(["u6"]) == 2
+    assert queue.erase(["u6"]) == 3
 
     assert [dead_letter.record.key for dead_letter in queue.read_open()] == [b"u66"]

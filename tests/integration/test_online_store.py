@@ -98,6 +98,17 @@ def test_newest_record_of_a_batch_wins(repository: FeatureRepository, order: tup
     assert repository.read_items(["a"])["a"].event_time_ms == 1100
 
 
+def test_first_view_whose_versions_differ_decides(repository: FeatureRepository) -> None:
+    old, new = (repository._to_keyed_rows(item("a", time_ms)) for time_ms in (900, 1000))
+    stored = [old[0], new[1]]
+    repository.online.compare_and_set(repository.config, [stored])
+
+    assert repository.online.compare_and_set(repository.config, [old, stored]) == [True, False]
+    rows = repository.online.get_all(repository.config, [(row.table, [row.key]) for row in stored])
+    assert rows == [[row.row] for row in stored]
+    assert repository.online.compare_and_set(repository.config, [new, [new[0], old[1]]]) == [False, True]
+
+
 def test_tie_is_decided_by_content_in_any_order(repository: FeatureRepository) -> None:
     one, other = item("a", title="one"), item("a", title="other")
     outcomes = []
@@ -279,6 +290,18 @@ def test_writer_waits_for_rows_of_a_newer_release_and_leaves_them_as_they_are(re
         assert worker.write([user("u", events_seen=4)]) == []
 
 
+@pytest.mark.parametrize("newer_view", [0, 1])
+def test_row_of_a_newer_release_in_any_view_is_left_as_it_is(repository: FeatureRepository, newer_view: int) -> None:
+    rows = repository._to_keyed_rows(user("u", events_seen=3))
+    with release(row_format.FORMAT + 1):
+        rows[newer_view] = repository._to_keyed_rows(user("u", events_seen=3))[newer_view]
+    repository.online.compare_and_set(repository.config, [rows])
+
+    with pytest.raises(NewerRowFormat):
+        repository.write([user("u", events_seen=4)])
+    assert repository.online.get(repository.config, rows[newer_view].table, [rows[0].key]) == [rows[newer_view].row]
+
+
 def test_newer_release_takes_over_the_rows_of_an_older_one(repository: FeatureRepository) -> None:
     repository.write([user("u", events_seen=3)])
 
@@ -411,6 +434,16 @@ def redis_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Feat
     with Redis(port=port) as client:
         yield repository, client
     process.stop(settings.run_dir, "redis")
+
+
+def test_cut_row_is_older_than_any_other(redis_store: tuple[FeatureRepository, Redis]) -> None:
+    store, client = redis_store
+    store.write([user("cut", events_seen=3)])
+    for key in client.scan_iter("reaseq:user_*cut"):
+        client.set(key, client.getrange(key, 0, 22))
+
+    assert store.write([user("cut", events_seen=1)]) == []
+    assert store.read_users(["cut"]) == {"cut": user("cut", events_seen=1)}
 
 
 def test_key_of_another_type_is_a_missing_row(redis_store: tuple[FeatureRepository, Redis]) -> None:
