@@ -179,8 +179,9 @@ class Lifecycle:
         full = replace(pipeline.config, history=RANKER_HISTORY)
         ids_only = replace(full, vector_dim=0, claims=1, inferred=0, scores=0)
         configs: dict[str, RankerConfig] = {RANKER: full, ID_ONLY: ids_only}
+        every = pipeline.build_data(log, schedule.ranker, full, since_ms=schedule.inference_ms)
         for name, config in configs.items():
-            data = pipeline.build_data(log, schedule.ranker, config, since_ms=schedule.inference_ms)
+            data = every.restricted_to(config)
             steps = count_steps(len(data.train), schedule.ranker)
             task = self._progress.add_task(f"train the {name}", total=steps)
             model, _ = pipeline.train(data, schedule.ranker, progress=self._advance(task))

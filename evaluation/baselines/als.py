@@ -22,12 +22,12 @@ class Als:
         purchases: Purchases,
         items: int,
         factors: int = 64,
-        confidence: float = 5.0,
+        confidence: float = 1.0,
         regularization: float = 0.05,
         iterations: int = 12,
         half_life_days: float = 180.0,
         frequency_weight: float = 0.3,
-        sales_weight: float = 0.1,
+        sales_weight: float = 0.03,
         seed: int = 0,
     ) -> None:
         self._purchases, self._items = purchases, items

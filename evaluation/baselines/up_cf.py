@@ -23,9 +23,9 @@ class UpCf:
         purchases: Purchases,
         items: int,
         recent_baskets: int = 25,
-        locality: float = 10.0,
-        asymmetry: float = 0.5,
-        sales_weight: float = 0.01,
+        locality: float = 30.0,
+        asymmetry: float = 0.25,
+        sales_weight: float = 0.1,
     ) -> None:
         self._purchases, self._items, self._recent_baskets = purchases, items, recent_baskets
         self._locality, self._asymmetry, self._sales_weight = locality, asymmetry, sales_weight

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from evaluation.baselines.als import Als
@@ -27,6 +26,7 @@ from reaseq.ranker.training import RankerSample, RankerTrainingConfig, claim_rat
 from reaseq.ranker.training_data import RankerLog, RankerTrainingData, build_training_data
 from reaseq.records import History, Inferred
 from reaseq.representation.encoder import Encoder
+from reaseq.representation.item_table import Snapshot
 
 RANKER, UP_CF, ALS, LAMBDARANK = "ranker", "UP-CF, sales", "ALS, bought before, sales", "LightGBM lambdarank"
 PEERS = (PERSONAL, EASE, TIFU, UP_CF, ALS, LAMBDARANK)
@@ -34,7 +34,7 @@ TRAIN_DAY, VALIDATION_DAY, TEST_DAY, END_DAY = "2011-06-01", "2011-11-11", "2011
 HISTORY = 512  # behaviors of a user, as in the feature store
 ATTENDED = 64  # of them, that attention reads
 
-ScoreAll = Callable[[str, History, int], Scores]  # user, history and time → a score for each row of the item table
+ScoreBatch = Callable[[RankerBatch], Scores]  # a batch of one user and every row of the item table → the rows' scores
 
 
 @dataclass(frozen=True)
@@ -62,43 +62,30 @@ def run(experiment: BasketExperiment, seed: int, report: Callable[[str], None]) 
     earlier = log.between(0, experiment.start_ms)
     for basket in earlier:
         purchases.add(basket.user_id, basket.time_ms, table.rows(basket.item_ids).numpy())
-    models = _fit_models(experiment, purchases, seed, report)
-    judge = Judge(models, {item_id for basket in earlier for item_id in basket.item_ids}, earlier)
-    every = np.arange(len(table))
-    for basket in log.between(experiment.start_ms, experiment.end_ms):
-        on_sale = (table.live & (table.listed_ms < basket.time_ms)).numpy()
-        sold = purchases.popularity.counts(every, basket.time_ms)[:, -1]
-        scores = {name: score(basket.user_id, basket.history, basket.time_ms) for name, score in models.items()}
-        judge.judge(basket, Assortment(table.ids, on_sale, sold), scores)
-        judge.learn(basket)
-        purchases.add(basket.user_id, basket.time_ms, table.rows(basket.item_ids).numpy())
-    return judge
-
-
-def _fit_models(
-    experiment: BasketExperiment, purchases: Purchases, seed: int, report: Callable[[str], None]
-) -> dict[str, ScoreAll]:
-    table = experiment.log.table
-    items = len(table)
     report("fitting the cheap peers, UP-CF and ALS")
+    items = len(table)
     baselines = {**fit_cheap(purchases, items), UP_CF: UpCf(purchases, items), ALS: Als(purchases, items, seed=seed)}
-
-    def ignore_history(score: Callable[[str, int, int], Scores]) -> ScoreAll:
-        return lambda user_id, _, now_ms: score(user_id, now_ms, items)
-
     report("building the ranker's training data")
     training = RankerTrainingConfig(seed=seed)
     data = _build_data(experiment, training)
-    inputs = _Inputs(experiment, purchases, data)
     report("training the ranker")
-    ranker = _train_ranker(experiment, data, training)
+    learned = {RANKER: _train_ranker(table, data, training)}
     report("training LightGBM")
-    trees = LambdaRank(data.train, table, claim_rates(table, data.config.claims), seed)
-    return {
-        RANKER: lambda user_id, history, now_ms: ranker(inputs.build(history, now_ms)),
-        LAMBDARANK: lambda user_id, history, now_ms: trees.score(inputs.build(history, now_ms)),
-        **{name: ignore_history(baseline.score) for name, baseline in baselines.items()},
-    }
+    learned[LAMBDARANK] = LambdaRank(data.train, table, claim_rates(table, data.config.claims), seed).score
+    report("ranking")
+    trained = {item_id for basket in earlier for item_id in basket.item_ids}
+    judge = Judge((*learned, *baselines), trained, earlier)
+    inputs = _Inputs(table, purchases, data)
+    for basket in log.between(experiment.start_ms, experiment.end_ms):
+        user_id, now_ms = basket.user_id, basket.time_ms
+        on_sale = (table.live & (table.listed_ms < now_ms)).numpy()
+        batch, sold = inputs.build(basket.history, now_ms)
+        scores = {name: score(batch) for name, score in learned.items()}
+        scores |= {name: baseline.score(user_id, now_ms, items) for name, baseline in baselines.items()}
+        judge.judge(basket, Assortment(table.ids, on_sale, sold), scores)
+        judge.learn(basket)
+        purchases.add(user_id, now_ms, table.rows(basket.item_ids).numpy())
+    return judge
 
 
 def _build_data(experiment: BasketExperiment, training: RankerTrainingConfig) -> RankerTrainingData:
@@ -109,10 +96,7 @@ def _build_data(experiment: BasketExperiment, training: RankerTrainingConfig) ->
     return build_training_data(RankerLog(samples), log.table, None, config, training, experiment.since_ms)
 
 
-def _train_ranker(
-    experiment: BasketExperiment, data: RankerTrainingData, training: RankerTrainingConfig
-) -> Callable[[RankerBatch], Scores]:
-    table = experiment.log.table
+def _train_ranker(table: Snapshot, data: RankerTrainingData, training: RankerTrainingConfig) -> ScoreBatch:
     model, _ = train(data.train, data.held_out, table, data.ids, data.config, training)
     with torch.inference_mode():
         items = embedded(model, table, data.ids.number_rows(table, table.rows_of_slots))
@@ -128,13 +112,14 @@ def _train_ranker(
 class _Inputs:
     """What the learned models read of every row for one user."""
 
-    def __init__(self, experiment: BasketExperiment, purchases: Purchases, data: RankerTrainingData) -> None:
-        self._table, self._purchases, self._data = experiment.log.table, purchases, data
-        self._rows = torch.arange(len(self._table)).unsqueeze(0)  # (1, N)
+    def __init__(self, table: Snapshot, purchases: Purchases, data: RankerTrainingData) -> None:
+        self._table, self._purchases, self._data = table, purchases, data
+        self._rows = torch.arange(len(table)).unsqueeze(0)  # (1, N)
 
-    def build(self, history: History, now_ms: int) -> RankerBatch:
-        """A batch with one user and all rows as candidates."""
+    def build(self, history: History, now_ms: int) -> tuple[RankerBatch, Scores]:
+        """A batch with one user and all rows as candidates, and the rows' sales (N,), decayed with a half-life of 30 days."""
         counts = self._purchases.popularity.counts(self._rows[0].numpy(), now_ms)
         user = RankedUser(history, Inferred(), now_ms, self._data.statistics)
         no_scores = torch.zeros(*self._rows.shape, 0)
-        return build_batch([user], self._rows, counts[None], no_scores, self._table, self._data.config)
+        batch = build_batch([user], self._rows, counts[None], no_scores, self._table, self._data.config)
+        return batch, counts[:, -1]

@@ -8,6 +8,7 @@ from reaseq.errors import CatalogError
 from reaseq.ranker.item_statistics import ItemStatistics, fit
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
+from reaseq.ranker.numbers import NUMBERS
 from reaseq.ranker.training import RankerExamples, RankerSample, RankerTrainingConfig, build_examples
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -27,6 +28,11 @@ class RankerTrainingData:
     statistics: ItemStatistics | None  # of the whole log, to serve with
     until_ms: int
     behavior_models: list[str]  # whose inferences the baskets have
+
+    def restricted_to(self, config: RankerConfig) -> "RankerTrainingData":
+        """The same baskets and candidates for a ranker that reads less, which saves building them again."""
+        train, held_out = (_keep_scores(part, config.scores) for part in (self.train, self.held_out))
+        return replace(self, train=train, held_out=held_out, config=replace(config, items=self.config.items))
 
 
 class RankerLog:
@@ -82,3 +88,8 @@ def build_training_data(
     until_ms = chosen[-1].basket.time_ms + 1
     models = sorted({sample.inferred.model for sample in chosen if sample.inferred.model})
     return RankerTrainingData(train, held_out, ids, sizes, log.statistics_before(until_ms), until_ms, models)
+
+
+def _keep_scores(examples: RankerExamples, count: int) -> RankerExamples:
+    """Examples with the first scores of other models only."""
+    return replace(examples, batch=replace(examples.batch, numbers=examples.batch.numbers[..., : NUMBERS + count]))

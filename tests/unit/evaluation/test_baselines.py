@@ -71,7 +71,7 @@ def test_first_basket_of_a_user_is_ranked_by_sales() -> None:
 def test_up_cf_looks_at_the_latest_baskets_and_weighs_users_by_a_power_of_their_similarity() -> None:
     log = purchases(("u", 3, [4]), ("u", 2, [1]), ("u", 1, [1, 2]), ("v", 2, [1, 3]), ("w", 2, [2, 3, 5]))
 
-    scores = UpCf(log, ITEMS, recent_baskets=2, locality=2.0, sales_weight=0.0).score("u", NOW_MS, ITEMS)
+    scores = UpCf(log, ITEMS, recent_baskets=2, locality=2.0, asymmetry=0.5, sales_weight=0.0).score("u", NOW_MS, ITEMS)
 
     # u is (1: 1, 2: ½), since item 4 is too far back; the cosines with v and w are 1 / √2.5 and ½ / √3.75, here squared.
     v, w = 1 / 2.5, 0.25 / 3.75
