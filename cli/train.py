@@ -165,11 +165,11 @@ def ranker(
         with console.status("reading the archive"):
             repository = FeatureRepository(settings)
             pipeline = RankerPipeline(repository, load_item_table(repository), settings.models_dir)
-            samples, dropped = pipeline.load_samples(_parse_end(until))
-            data = pipeline.build_data(samples, config, pipeline.config, dropped_inferences=dropped)
+            log, dropped = pipeline.load_log(_parse_end(until))
+            data = pipeline.build_data(log, config, pipeline.config)
         if leads:
             console.print(
-                f"{len(data.train)} baskets to train on, {len(data.held_out)} to measure on; {data.dropped_inferences} "
+                f"{len(data.train)} baskets to train on, {len(data.held_out)} to measure on; {dropped} "
                 "without inferred behaviors, because their model was trained on later data"
             )
         folder = settings.state_dir / "training" / "ranker" / f"{to_day(data.until_ms)}-{batch}-{seed}"
