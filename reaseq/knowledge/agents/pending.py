@@ -10,20 +10,22 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from reaseq.errors import CatalogError
 from reaseq.knowledge.agents.agent_pipeline import AgentPipeline, Rejected
 from reaseq.knowledge.agents.answers import parse
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.agents.reasoner import build_identity
-from reaseq.knowledge.llm.endpoint import parse_completion
 from reaseq.knowledge.llm.ledger import Entry, Ledger
-from reaseq.knowledge.llm.request import Completion, LlmRequest, Model
+from reaseq.knowledge.llm.request import CHARS_PER_TOKEN, Completion, LlmRequest, Model
+from reaseq.knowledge.llm.response import read_completion
 from reaseq.knowledge.reasoner import ReasoningItem
 
 ENDPOINT = "/v1/chat/completions"
-CHARS_PER_TOKEN = 4.0  # assumed for agents without past calls
+
 ANSWER_CHARS = 1200  # assumed for agents without past calls
+ACCEPTED = "accepted"
 FOLLOWING = ("critic", "synthesis")
 
 
@@ -125,38 +127,53 @@ async def export_batch(agents: Agents, items: Iterable[ReasoningItem], path: Pat
 
 
 async def import_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> Counter[str]:
-    """Enter the answers of a batch into the ledger; returns how many were accepted, and how many rejected by reason.
+    """Enter the answers of a batch into the ledger; returns how many were accepted, and how many not, by reason.
 
-    Only answers to pending requests are entered; others are ignored. Raises CatalogError, which names the line, if the file
-    is not the output of a batch service.
+    Only answers to pending requests are entered; others are ignored. A request that the service did not answer stays pending.
+    Raises CatalogError, which names the line, if the file is not the output of a batch service.
     """
-    answers = _read_answers(path)
+    responses = _read_responses(path)
     outcomes: Counter[str] = Counter()
     entries: dict[str, Entry] = {}
+    seen: set[str] = set()
     for item in items:
         for request in await pending_requests(agents, item):
             fingerprint = request.fingerprint(agents.model)
-            completion = answers.get(fingerprint)
-            if completion and fingerprint not in entries:
-                rejected = completion.rejected or parse(agents.pipeline.agents[request.agent].answer, completion.text)[1]
-                outcomes[rejected or "accepted"] += 1
+            response = responses.get(fingerprint)
+            if response is None or fingerprint in seen:
+                continue
+            seen.add(fingerprint)
+            completion, outcome = _read_response(response, request)
+            if completion:
+                outcome = completion.rejected or parse(agents.pipeline.agents[request.agent].answer, completion.text)[1]
                 origin = (item.item_id, item.seller_id, item.content.hash)
                 entries[fingerprint] = Entry(fingerprint, request.agent, agents.model.identity, *origin, completion, "batch")
-    outcomes["not_pending"] = len(answers.keys() - entries.keys())
+            outcomes[outcome or ACCEPTED] += 1
+    outcomes["not_pending"] = len(responses.keys() - seen)
     agents.ledger.enter(list(entries.values()))
     return +outcomes
 
 
-def _read_answers(path: Path) -> dict[str, Completion]:
-    answers = {}
-    with path.open() as file:
+def _read_response(response: dict[str, Any], request: LlmRequest) -> tuple[Completion | None, str]:
+    """The completion in a line of a batch's output, or None and the reason why the request has no answer yet."""
+    answer, error = response.get("response") or {}, response.get("error") or {}
+    status = answer.get("status_code", 200)
+    if error or not answer or status != 200:
+        return None, f"unanswered_{error.get('code') or f'http_{status}' if isinstance(error, dict) else 'error'}"
+    completion = read_completion(answer.get("body"), request)
+    return completion, "" if completion else "unanswered_garbage"
+
+
+def _read_responses(path: Path) -> dict[str, dict[str, Any]]:
+    """The lines of a batch's output by custom_id. Blank lines and a byte-order mark mean nothing."""
+    responses = {}
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
             try:
-                answer = json.loads(line)
-                fingerprint, response = answer["custom_id"], answer.get("response")
-                if answer.get("error") or not response or response["status_code"] != 200:
-                    continue  # unanswered: stays pending for the next export
-                answers[str(fingerprint)] = parse_completion(response["body"])
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                response = json.loads(line)
+                responses[str(response["custom_id"])] = response
+            except (ValueError, LookupError, TypeError) as error:
                 raise CatalogError(f"{path}, line {number}: not the output of a batch service: {error!r}") from error
-    return answers
+    return responses

@@ -7,6 +7,8 @@ from typing import Any
 
 from reaseq.knowledge.content import digest
 
+CHARS_PER_TOKEN = 4.0  # where no server has counted
+
 
 @dataclass(frozen=True)
 class Model:
@@ -17,7 +19,7 @@ class Model:
     temperature: float = 0.0
     seed: int | None = None
     answer_limit_tokens: int = 1024
-    extra: Mapping[str, Any] = field(default_factory=dict)  # more fields of the request body, such as chat_template_kwargs
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further or changed fields of the request body; null removes one
 
     @property
     def identity(self) -> str:
@@ -56,7 +58,7 @@ class LlmRequest:
             body["response_format"] = {"type": "json_schema", "json_schema": named}
         if model.seed is not None:
             body["seed"] = model.seed
-        return {**body, **model.extra}
+        return {name: value for name, value in {**body, **model.extra}.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ class Completion:
     text: str = ""
     rejected: str = ""
     usage: Usage = Usage()
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens a text has."""
+    return round(len(text) / CHARS_PER_TOKEN)
 
 
 LlmCall = Callable[[LlmRequest], Awaitable[Completion]]

@@ -85,7 +85,10 @@ async def test_batch_answers_are_validated(tmp_path: Path) -> None:
 
     outcomes = await import_round(ledger, answers)
 
-    assert outcomes == {"accepted": 5, "malformed_json": 1, "invalid_answer": 1, "not_pending": 1}
+    assert outcomes == {
+        **{"accepted": 5, "malformed_json": 1, "invalid_answer": 1, "not_pending": 1},
+        **{"unanswered_http_500": 1, "unanswered_expired": 1},
+    }
     again = await export_round(ledger, requests)
     assert again["demand"] == 1, "an unanswered request must stay pending"
 
@@ -98,6 +101,22 @@ async def test_malformed_batch_file_is_rejected_with_the_line(tmp_path: Path, li
 
     with pytest.raises(CatalogError, match="line 2"):
         await import_round(ledger, answers)
+
+
+@pytest.mark.parametrize("dress", ["byte-order mark", "blank lines", "no usage", "no finish_reason"])
+async def test_batch_file_in_another_dress_is_read(tmp_path: Path, dress: str) -> None:
+    ledger, answers = Ledger(tmp_path / "l.db"), tmp_path / "out.jsonl"
+    await export_round(ledger, tmp_path / "in.jsonl")
+    lines = [json.loads(to_answer(line)) for line in (tmp_path / "in.jsonl").read_text().splitlines()]
+    for line in lines:
+        if dress == "no usage":
+            del line["response"]["body"]["usage"]
+        if dress == "no finish_reason":
+            del line["response"]["body"]["choices"][0]["finish_reason"]
+    text = "\n".join(map(json.dumps, lines))
+    answers.write_text({"byte-order mark": "\ufeff" + text, "blank lines": f"\n{text}\n\n  \n"}.get(dress, text))
+
+    assert await import_round(ledger, answers) == {"accepted": 9}
 
 
 async def test_changed_title_makes_only_that_item_pending(tmp_path: Path) -> None:
