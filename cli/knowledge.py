@@ -83,7 +83,12 @@ def stale() -> None:
 
 
 @app.command()
-def refresh(rate: Rate = 100.0) -> None:
+def refresh(
+    rate: Rate = 100.0,
+    fallbacks: Annotated[
+        bool, typer.Option("--fallbacks", help="Also those with claims of the student or the zero-shot reasoner only.")
+    ] = False,
+) -> None:
     """Send every listed item to the reasoning workers again; they reason about those whose fingerprint has changed."""
     from rich.progress import Progress
 
@@ -91,10 +96,30 @@ def refresh(rate: Rate = 100.0) -> None:
 
     with exit_on_error(), Progress() as progress:
         task = progress.add_task("refresh", total=None)
-        sent = resend_items(
-            load_production_settings(), rate, lambda sent, total: progress.update(task, completed=sent, total=total)
-        )
+        settings = load_production_settings()
+        sent = resend_items(settings, rate, fallbacks, lambda sent, total: progress.update(task, completed=sent, total=total))
     typer.echo(f"produced {sent} records to item-features")
+
+
+@app.command()
+def forget_rejected(
+    reason: Annotated[list[str], typer.Option(help="Only this reason, such as refusal or http_400; may be repeated.")] = [],  # noqa: B006
+    day: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="Only rejections of this day (UTC).")] = "",
+) -> None:
+    """Forget rejected answers, so that their requests are made again. `refresh --fallbacks` then sends the items."""
+    from datetime import date
+
+    try:
+        only_day = date.fromisoformat(day).isoformat() if day else ""
+    except ValueError:
+        raise typer.BadParameter(f"--day {day!r} is not of the form YYYY-MM-DD") from None
+    with exit_on_error():
+        counts = _open_ledger().forget_rejected(reason, only_day)
+    if counts:
+        open_console().print(build_table("rejected answers forgotten", ("reason", "answers"), sorted(counts.items())))
+        typer.echo("to have the items reasoned about again, run `reaseq knowledge refresh --fallbacks`")
+    else:
+        typer.echo("the ledger has no such rejected answer")
 
 
 @app.command()
