@@ -14,9 +14,10 @@ from typing import Any
 
 from reaseq.errors import CatalogError
 from reaseq.knowledge.agents.agent_pipeline import AgentPipeline, Rejected
-from reaseq.knowledge.agents.answers import parse
+from reaseq.knowledge.agents.answers import DraftAnswer, UnusableAnswer
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.agents.reasoner import build_identity
+from reaseq.knowledge.guard import find_faults
 from reaseq.knowledge.llm.ledger import Entry, Ledger
 from reaseq.knowledge.llm.request import CHARS_PER_TOKEN, Completion, LlmRequest, Model
 from reaseq.knowledge.llm.response import read_completion
@@ -26,7 +27,7 @@ ENDPOINT = "/v1/chat/completions"
 
 ANSWER_CHARS = 1200  # assumed for agents without past calls
 ACCEPTED = "accepted"
-FOLLOWING = ("critic", "synthesis")
+FOLLOWING = ("critic", "synthesis", "critic")
 
 
 @dataclass(frozen=True)
@@ -47,22 +48,32 @@ class _NotInLedger(Exception):
     """The ledger has no answer to a request."""
 
 
-async def pending_requests(agents: Agents, item: ReasoningItem) -> list[LlmRequest]:
-    """The requests of an item's next round; empty if the ledger has all answers."""
-    pending: list[LlmRequest] = []
+@dataclass(frozen=True)
+class Pending:
+    """The requests of an item's next round; if there are none, `rejected` is the reason if the item has no knowledge."""
+
+    requests: list[LlmRequest]
+    rejected: str = ""
+
+
+async def find_pending(agents: Agents, item: ReasoningItem) -> Pending:
+    """What an item still needs, by the ledger's answers."""
+    requests: list[LlmRequest] = []
 
     async def call_llm(request: LlmRequest) -> Completion:
         known = agents.ledger.find(request.fingerprint(agents.model))
         if known is None:
-            pending.append(request)
+            requests.append(request)
             raise _NotInLedger
         return known
 
     try:
         await agents.pipeline.run(item.content, call_llm)
-    except (Rejected, _NotInLedger):
+    except _NotInLedger:
         pass
-    return pending
+    except Rejected as rejection:
+        return Pending(requests, f"{rejection.agent}: {rejection.reason}")
+    return Pending(requests)
 
 
 @dataclass
@@ -91,7 +102,7 @@ class Forecaster:
             await self._add(item)
 
     async def _add(self, item: ReasoningItem) -> None:
-        requests = await pending_requests(self._agents, item)
+        requests = (await find_pending(self._agents, item)).requests
         if not requests:
             return
         self.total.items += 1
@@ -109,35 +120,54 @@ class Forecaster:
         self.total.tokens_out += cost.tokens_out / cost.calls if cost else ANSWER_CHARS / CHARS_PER_TOKEN
 
 
-async def export_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> Counter[str]:
-    """Write the next round of pending requests to a file, without duplicates; returns the number of requests per agent."""
-    counts: Counter[str] = Counter()
+@dataclass
+class BatchExport:
+    """What a round asks: requests by agent. `rejected` counts the items that end without knowledge, by agent and reason."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+async def export_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> BatchExport:
+    """Write the next round of pending requests to a file, without duplicates."""
+    result = BatchExport()
     written: set[str] = set()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         for item in items:
-            for request in await pending_requests(agents, item):
+            pending = await find_pending(agents, item)
+            if pending.rejected and not pending.requests:
+                result.rejected[pending.rejected] += 1
+            for request in pending.requests:
                 fingerprint = request.fingerprint(agents.model)
                 if fingerprint not in written:
                     written.add(fingerprint)
-                    counts[request.agent] += 1
+                    result.requests[request.agent] += 1
                     line = {"custom_id": fingerprint, "method": "POST", "url": ENDPOINT, "body": request.body(agents.model)}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return counts
+    return result
 
 
-async def import_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> Counter[str]:
-    """Enter the answers of a batch into the ledger; returns how many were accepted, and how many not, by reason.
+@dataclass
+class BatchImport:
+    """What came of a batch: answers by outcome, `accepted` or the reason why not, and dropped claims by agent and fault."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    dropped_claims: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+async def import_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> BatchImport:
+    """Enter the answers of a batch into the ledger.
 
     Only answers to pending requests are entered; others are ignored. A request that the service did not answer stays pending.
     Raises CatalogError, which names the line, if the file is not the output of a batch service.
     """
     responses = _read_responses(path)
-    outcomes: Counter[str] = Counter()
+    result = BatchImport()
     entries: dict[str, Entry] = {}
     seen: set[str] = set()
     for item in items:
-        for request in await pending_requests(agents, item):
+        for request in (await find_pending(agents, item)).requests:
             fingerprint = request.fingerprint(agents.model)
             response = responses.get(fingerprint)
             if response is None or fingerprint in seen:
@@ -145,13 +175,28 @@ async def import_batch(agents: Agents, items: Iterable[ReasoningItem], path: Pat
             seen.add(fingerprint)
             completion, outcome = _read_response(response, request)
             if completion:
-                outcome = completion.rejected or parse(agents.pipeline.agents[request.agent].answer, completion.text)[1]
+                outcome = completion.rejected or _check(agents.pipeline, request, completion, item, result.dropped_claims)
                 origin = (item.item_id, item.seller_id, item.content.hash)
                 entries[fingerprint] = Entry(fingerprint, request.agent, agents.model.identity, *origin, completion, "batch")
-            outcomes[outcome or ACCEPTED] += 1
-    outcomes["not_pending"] = len(responses.keys() - seen)
+            result.outcomes[outcome or ACCEPTED] += 1
+    result.outcomes["not_pending"] = len(responses.keys() - seen)
+    result.outcomes = +result.outcomes
     agents.ledger.enter(list(entries.values()))
-    return +outcomes
+    return result
+
+
+def _check(
+    pipeline: AgentPipeline, request: LlmRequest, completion: Completion, item: ReasoningItem, dropped: Counter[tuple[str, str]]
+) -> str:
+    """Why an answer is unusable, or an empty string; counts the claims of a draft that will be dropped."""
+    try:
+        answer = pipeline.agents[request.agent].read(completion.text)
+    except UnusableAnswer as unusable:
+        return unusable.reason
+    if isinstance(answer, DraftAnswer):
+        faults = find_faults(pipeline.read_claims(answer), pipeline.vocabulary, item.content, quoting=True)
+        dropped.update((request.agent, fault) for fault in faults if fault)
+    return ""
 
 
 def _read_response(response: dict[str, Any], request: LlmRequest) -> tuple[Completion | None, str]:

@@ -198,6 +198,7 @@ def to_model(settings: LlmSettings) -> Model:
         settings.temperature,
         settings.seed,
         settings.answer_limit_tokens,
+        settings.answer_format,
         settings.extra_body,
     )
 
