@@ -116,7 +116,7 @@ def extract_reasoning(text: str) -> str:
 
 
 def _find_object(text: str, fields: Collection[str]) -> dict[str, Any]:
-    """The outermost object of a text that has most of the fields, its keys normalized. Raises UnusableAnswer if none has any."""
+    """The outermost object of a text with most of the fields, its keys normalized. Raises UnusableAnswer if none has any."""
     found: list[dict[str, Any]] = []
     text = text.rpartition("</think>")[2]
     start = text.find("{")
