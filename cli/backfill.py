@@ -34,7 +34,7 @@ def items(file: File, column: Columns = [], listed: Listed = "", rate: Rate = 50
     from streams.operations.catalog_file import CatalogFile
 
     with exit_on_error():
-        _send(CatalogFile(file, _parse_columns(column), time_ms(listed) if listed else None), rate)
+        _send(CatalogFile(file, parse_columns(column), time_ms(listed) if listed else None), rate)
 
 
 @app.command()
@@ -47,7 +47,7 @@ def events(file: File, column: Columns = [], until: Until = "", rate: Rate = 200
     from streams.operations.event_log_file import EventLogFile
 
     with exit_on_error():
-        _send(EventLogFile(file, _parse_columns(column), time_ms(until) if until else TIME_LIMIT_MS), rate)
+        _send(EventLogFile(file, parse_columns(column), time_ms(until) if until else TIME_LIMIT_MS), rate)
 
 
 def _send(source: "SourceFile", rate: float) -> None:
@@ -67,7 +67,8 @@ def _send(source: "SourceFile", rate: float) -> None:
     typer.echo(f"produced {produced} of {rows} {source.topic.name}{earlier}")
 
 
-def _parse_columns(options: list[str]) -> dict[str, str]:
+def parse_columns(options: list[str]) -> dict[str, str]:
+    """The file's column for each field, from FIELD=COLUMN options."""
     wrong = [option for option in options if "=" not in option]
     if wrong:
         raise typer.BadParameter(f"--column {wrong[0]!r} is not of the form FIELD=COLUMN")
