@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings, open_console
+from cli.terminal import (
+    build_table,
+    exit_on_error,
+    load_production_settings,
+    load_settings,
+    open_console,
+    open_progress,
+    show_status,
+)
 from reaseq.plain_text import plain
 
 if TYPE_CHECKING:
@@ -72,7 +80,7 @@ def stale() -> None:
 
     console = open_console()
     with exit_on_error():
-        with console.status("comparing items with the ledger"):
+        with show_status("comparing items with the ledger"):
             found = find_stale(load_settings())
     forecast = found.forecast
     console.print(build_table("calls to make", ("agent", "calls"), list(forecast.calls.items()) or [("none", 0)]))
@@ -85,11 +93,9 @@ def stale() -> None:
 @app.command()
 def refresh(rate: Rate = 100.0) -> None:
     """Send every listed item to the reasoning workers again; they reason about those whose fingerprint has changed."""
-    from rich.progress import Progress
-
     from pipelines.stale_knowledge import resend_items
 
-    with exit_on_error(), Progress() as progress:
+    with exit_on_error(), open_progress() as progress:
         task = progress.add_task("refresh", total=None)
         sent = resend_items(
             load_production_settings(), rate, lambda sent, total: progress.update(task, completed=sent, total=total)
@@ -108,7 +114,7 @@ def cascade(
 
     console = open_console()
     with exit_on_error():
-        with console.status("training a student on the items that are not held out"):
+        with show_status("training a student on the items that are not held out"):
             curves = report_cascade(build_teacher(load_settings(), answers), out)
     for curve in curves:
         columns = ("threshold", "items sent", "agent calls", "precision", "recall")
@@ -166,14 +172,12 @@ def _run_batch(
     """Run a batch function on the items of a catalog file, with a progress bar."""
     import asyncio
 
-    from rich.progress import Progress
-
     from pipelines.knowledge import to_reasoning_item
-    from streams.operations.catalog_file import CatalogFile as CatalogRows
+    from streams.sources.catalog_file import CatalogFile as CatalogRows
 
-    with exit_on_error(), Progress() as progress:
+    with exit_on_error(), open_progress() as progress:
         rows = CatalogRows(catalog)
-        items = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description=name)
+        items = progress.track(map(to_reasoning_item, rows.items()), total=None, description=name)
         return asyncio.run(run(iter(items)))
 
 
