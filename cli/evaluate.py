@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.terminal import exit_on_error, load_settings, open_console
+from cli.terminal import exit_on_error, load_settings, open_console, show_status
 from reaseq.errors import ReaSeqError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def inferred(data: Data = "online-retail", folder: Folder = None, seeds: Seeds =
 
     console, path = open_console(), out / f"inferred_{data.replace('-', '_')}.json"
     with exit_on_error():
-        with console.status("reading and encoding"):
+        with show_status("reading and encoding"):
             sets = _data_sets(folder)
             evaluation = RecallEvaluation(sets.load(data))
         console.print(f"{len(evaluation.test)} test baskets")
@@ -49,7 +49,7 @@ def ranking(data: RankingData = "online-retail", folder: Folder = None, seeds: S
 
     console, path = open_console(), out / "evaluation.json"
     with exit_on_error():
-        with console.status("reading and encoding"):
+        with show_status("reading and encoding"):
             sets = _data_sets(folder)
             evaluation = RankingEvaluation(sets.load_ranking(data))
         report = evaluate_ranking(evaluation, data, seeds, sets.cache, console.print)
@@ -84,7 +84,7 @@ def leave_one_out(data: LeaveOneOutData = "amazon-beauty", folder: Folder = None
 
     console, path = open_console(), out / "leave_one_out.json"
     with exit_on_error():
-        with console.status("reading and encoding"):
+        with show_status("reading and encoding"):
             experiment = _data_sets(folder).load_leave_one_out(data)
         evaluate_leave_one_out(experiment, seeds, path, console.print)
     console.print(f"written: {path}")
@@ -99,7 +99,7 @@ def representation(data: Data = "online-retail", folder: Folder = None, seeds: S
 
     console, path = open_console(), out / f"representation_{data.replace('-', '_')}.json"
     with exit_on_error():
-        with console.status("reading and encoding"):
+        with show_status("reading and encoding"):
             experiment = _data_sets(folder).load(data)
         write_report(evaluate_representation(experiment, seeds, console.print), path)
     console.print(f"written: {path}")

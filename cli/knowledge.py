@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from cli.backfill import Columns, parse_columns
-from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings, open_console
+from cli.terminal import (
+    build_table,
+    exit_on_error,
+    load_production_settings,
+    load_settings,
+    open_console,
+    open_progress,
+    show_status,
+)
+from reaseq.plain_text import plain
 
 if TYPE_CHECKING:
     from evaluation.cascade import CascadeCurve
@@ -73,7 +82,7 @@ def stale() -> None:
 
     console = open_console()
     with exit_on_error():
-        with console.status("comparing items with the ledger"):
+        with show_status("comparing items with the ledger"):
             found = find_stale(load_settings())
     forecast = found.forecast
     console.print(build_table("calls to make", ("agent", "calls"), list(forecast.calls.items()) or [("none", 0)]))
@@ -91,11 +100,9 @@ def refresh(
     ] = False,
 ) -> None:
     """Send every listed item to the reasoning workers again; they reason about those whose fingerprint has changed."""
-    from rich.progress import Progress
-
     from pipelines.stale_knowledge import resend_items
 
-    with exit_on_error(), Progress() as progress:
+    with exit_on_error(), open_progress() as progress:
         task = progress.add_task("refresh", total=None)
         settings = load_production_settings()
         sent = resend_items(settings, rate, fallbacks, lambda sent, total: progress.update(task, completed=sent, total=total))
@@ -134,7 +141,7 @@ def cascade(
 
     console = open_console()
     with exit_on_error():
-        with console.status("training a student on the items that are not held out"):
+        with show_status("training a student on the items that are not held out"):
             curves = report_cascade(build_teacher(load_settings(), answers), out)
     for curve in curves:
         columns = ("threshold", "items sent", "agent calls", "precision", "recall")
@@ -217,15 +224,14 @@ def _run_batch(
     """Run a batch function on the items of a catalog file, with a progress bar."""
     import asyncio
 
-    from rich.progress import Progress
-
     from pipelines.knowledge import to_reasoning_item
-    from streams.operations.catalog_file import CatalogFile as CatalogRows
+    from streams.sources.catalog_file import CatalogFile as CatalogRows
+    from streams.sources.source_file import ReadOptions
 
-    names = parse_columns(columns)
-    with exit_on_error(), Progress() as progress:
-        rows = CatalogRows(catalog, names)
-        items = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description=name)
+    options = ReadOptions(names=parse_columns(columns))
+    with exit_on_error(), open_progress() as progress:
+        rows = CatalogRows(catalog, options)
+        items = progress.track(map(to_reasoning_item, rows.items()), total=None, description=name)
         return asyncio.run(run(iter(items)))
 
 
