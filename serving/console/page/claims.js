@@ -31,19 +31,19 @@ function sourceSummary(kind, claims) {
     models.length ? ` (${models.join(", ")})` : "", ".");
 }
 
-const claimGroup = (name, claims) => element("section", {},
-  element("h3", {}, spaced(name)),
-  element("ul", {}, claims.map(claimEntry)));
-
-function claimEntry(claim) {
-  const source = sourceOf(claim);
-  return element("li", {},
-    element("div", { class: "claim" },
-      element("span", {}, element("strong", {}, spaced(claim.value)), " ", badge(source.kind, source.name)),
-      confidence(claim)),
-    claim.definition ? element("div", { class: "hint" }, claim.definition) : null,
-    claim.evidence ? element("div", { class: "hint" }, "Quoted: ", element("mark", {}, claim.evidence)) : null);
+// One badge if one source makes all claims of the group, otherwise one for each claim.
+function claimGroup(name, claims) {
+  const sources = claims.map(sourceOf);
+  const isShared = sources.every((source) => source.name === sources[0].name);
+  return element("section", {},
+    element("h3", {}, spaced(name), isShared ? badge(sources[0].kind, sources[0].name) : null),
+    element("ul", {}, claims.map((claim, index) => claimEntry(claim, isShared ? null : badge(sources[index].kind, sources[index].name)))));
 }
+
+const claimEntry = (claim, source) => element("li", {},
+  element("div", { class: "claim" }, element("span", {}, element("strong", {}, spaced(claim.value)), " ", source), confidence(claim)),
+  claim.definition ? element("div", { class: "hint" }, claim.definition) : null,
+  claim.evidence ? element("div", { class: "hint" }, "Quoted: ", element("mark", {}, claim.evidence)) : null);
 
 const confidence = (claim) => (claim.reasoner === RECORDED ? null
   : element("span", { class: "confidence" }, shareBar(claim.confidence), element("span", { class: "visually-hidden" }, "confidence "), claim.confidence.toFixed(2)));

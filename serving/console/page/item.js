@@ -74,7 +74,8 @@ function calls(card) {
   ];
   const rows = card.calls.map((call) => [
     call.agent, call.rejected ? element("span", { class: "bad" }, `rejected: ${call.rejected}`) : call.reasoning,
-    `${formatNumber(call.tokens_in)} in (${formatNumber(call.tokens_cached)} cached), ${formatNumber(call.tokens_out)} out`,
+    [`${formatNumber(call.tokens_in)} in`, `${formatNumber(call.tokens_cached)} cached`, `${formatNumber(call.tokens_out)} out`].map(
+      (count) => [element("span", { class: "nowrap" }, count), " "]).flat(),
     call.seconds.toFixed(2), call.model, time(call.answered_ms),
   ]);
   return element("div", {}, element("p", {}, total), table("Calls", columns, rows, ""));

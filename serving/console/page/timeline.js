@@ -4,6 +4,7 @@ import { shareBar } from "./bars.js";
 import { element, formatDay, formatMinute, formatNumber, formatTime, itemLink, plural, scrollable, svg, time } from "./elements.js";
 
 const BINS = 40;
+const DAY_MS = 86_400_000;
 const OBSERVED = 74, INFERRED = 79; // percent of the width: where the observed part ends, and where the inferred part starts
 
 export function timeline(view) {
@@ -12,7 +13,7 @@ export function timeline(view) {
 
 function picture({ history, inferred, inferred_as_of_ms: asOfMs }) {
   if (!history.length) return [];
-  const from = history.at(-1).time_ms, to = Math.max(history[0].time_ms, from + 1);
+  const from = startOfDay(history.at(-1).time_ms), to = startOfDay(history[0].time_ms) + DAY_MS;
   const bins = countByBin(history, from, to);
   const highest = Math.max(...bins.map((bin) => bin.total));
   const types = [...new Set(history.map((behavior) => behavior.type))].sort();
@@ -20,19 +21,21 @@ function picture({ history, inferred, inferred_as_of_ms: asOfMs }) {
   const asOf = inferred.length ? [markAsOf(Math.min(1, Math.max(0, (asOfMs - from) / (to - from))))] : [];
   const explanation = `A bar counts the events of ${formatSpan((to - from) / BINS)}; the highest has ${formatNumber(highest)}.`
     + (inferred.length ? ` Inferred behaviors have a bar each, by confidence; the highest is ${mostConfident.toFixed(2)}.` : "");
-  const label = `${plural(history.length, "behavior")} from ${formatTime(from)} to ${formatTime(to)}; ${inferred.length} inferred`;
+  const label = `${plural(history.length, "behavior")} from ${formatTime(history.at(-1).time_ms)} to ${formatTime(history[0].time_ms)}; ${inferred.length} inferred`;
   return [element("figure", { class: "timeline" },
     svg("svg", { role: "img", "aria-label": `${label}.` },
       svg("line", { class: "grid", x1: 0, x2: "100%", y1: "100%", y2: "100%" }),
       bins.flatMap((bin, index) => observedBars(bin, index, highest, types)), asOf, inferredBars(inferred, mostConfident)),
     element("div", { class: "times" },
-      element("span", {}, formatDay(from)), element("span", {}, formatDay(to)),
+      element("span", {}, formatDay(from)), element("span", {}, to - from > DAY_MS ? formatDay(to - 1) : ""),
       element("span", { class: "inferred" }, inferred.length ? "inferred" : "")),
     element("ul", { class: "legend" },
       types.map((type) => element("li", {}, swatch(`type-${type}`), type)),
-      inferred.length ? [element("li", {}, swatch("type-inferred"), "inferred"), element("li", {}, swatch("as-of", "line"), "when")] : []),
+      inferred.length ? [element("li", {}, swatch("type-inferred"), "inferred"), element("li", {}, swatch("as-of", "line"), "when inferred")] : []),
     element("figcaption", { class: "hint" }, explanation))];
 }
+
+const startOfDay = (ms) => ms - (ms % DAY_MS);
 
 function countByBin(history, from, to) {
   const bins = Array.from({ length: BINS }, () => ({ total: 0, types: {} }));
@@ -65,7 +68,7 @@ function inferredBars(inferred, mostConfident) {
 }
 
 function formatSpan(ms) {
-  const [size, unit] = [[86_400_000, "day"], [3_600_000, "hour"], [60_000, "minute"]].find(([least]) => ms >= least) || [1000, "second"];
+  const [size, unit] = [[DAY_MS, "day"], [3_600_000, "hour"], [60_000, "minute"]].find(([least]) => ms >= least);
   return plural(Number((ms / size).toPrecision(2)), unit);
 }
 
