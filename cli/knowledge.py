@@ -16,7 +16,6 @@ from cli.terminal import (
     open_progress,
     show_status,
 )
-from reaseq.plain_text import plain
 
 if TYPE_CHECKING:
     from evaluation.cascade import CascadeCurve
