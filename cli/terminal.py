@@ -4,8 +4,9 @@ Ids, titles, record keys and model answers come from others. So no command print
 `plain` on the console of `open_console`, which interprets no markup.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,6 +15,8 @@ from reaseq.plain_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
+    from rich.status import Status
     from rich.table import Table
 
     from reaseq.settings import Settings
@@ -38,6 +41,21 @@ def open_console() -> "Console":
     from rich.console import Console
 
     return Console(markup=False, emoji=False)
+
+
+def open_progress(shown: bool = True) -> "Progress":
+    """Progress bars on standard error; none if that is a file or a pipe, which cannot move a cursor."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), disable=not (shown and sys.stderr.isatty()))
+
+
+def show_status(text: str) -> "AbstractContextManager[Status | None]":
+    """What a command does while one waits, under the same condition."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(text) if sys.stderr.isatty() else nullcontext()
 
 
 def build_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":

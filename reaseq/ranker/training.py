@@ -96,11 +96,11 @@ def build_examples(
     samples: Sequence[RankerSample],
     events: Iterable[tuple[int, str]],
     table: Snapshot,
-    latents: LatentModels,
+    latents: LatentModels | None,
     sizes: RankerConfig,
     config: RankerTrainingConfig,
 ) -> RankerExamples:
-    """Examples of samples in order of time.
+    """Examples of samples in order of time; `latents` score candidates if `sizes` has scores.
 
     `events` are (time in ms, item) of the log in order, from its start; a basket's popularity counts those strictly before it.
     Baskets without an item that was listed before them, or without negatives, are left out. Raises CatalogError if none
@@ -135,10 +135,10 @@ def build_examples(
 
 
 def latent_scores(
-    inferred: Sequence[Inferred], candidates: Tensor, table: Snapshot, latents: LatentModels, sizes: RankerConfig
+    inferred: Sequence[Inferred], candidates: Tensor, table: Snapshot, latents: LatentModels | None, sizes: RankerConfig
 ) -> Tensor:
     """Scores (B, C, sizes.scores) by users' latent states, each read by the model version that wrote it."""
-    if not sizes.scores:
+    if not sizes.scores or not latents:
         return torch.zeros(*candidates.shape, 0)
     for version in sorted({behaviors.model for behaviors in inferred if behaviors.latent}):
         latents.load(version)
@@ -252,7 +252,7 @@ def train(
     """
     torch.manual_seed(config.seed)
     model = Ranker(sizes)
-    model.claim_rates.copy_(_claim_rates(table, sizes.claims))
+    model.claim_rates.copy_(claim_rates(table, sizes.claims))
     model.number_encoding.fit(_sample_numbers(examples))
     loss_module = RankerLossModule(model, examples, table, ids, training_device())
     held_out_loss = partial(_held_out_loss, loss_module, held_out)
@@ -287,7 +287,7 @@ def sampled_softmax(scores: Tensor, examples: RankerExamples) -> Tensor:
     return (losses * examples.positives).sum() / examples.positives.sum().clamp(min=1)
 
 
-def _claim_rates(table: Snapshot, claims: int) -> Tensor:
+def claim_rates(table: Snapshot, claims: int) -> Tensor:
     """Share of the items on sale with each claim (claims,)."""
     claim_ids = table.contents.claims[table.slots[table.live]].flatten()
     rates = torch.bincount(claim_ids, minlength=claims)[:claims].float() / max(1, int(table.live.sum()))
