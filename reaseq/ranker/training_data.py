@@ -22,7 +22,7 @@ class RankerTrainingData:
     """Baskets with point-in-time features to train a ranker on, and later ones to measure it on."""
 
     examples: RankerExamples  # in order of time
-    held_out_count: int  # the last so many examples are held out
+    held_out_count: int  # so many of the last examples are held out; at least 1
     ids: TrainedIds
     config: RankerConfig
     statistics: ItemStatistics | None  # of the whole log, to serve with
@@ -32,26 +32,23 @@ class RankerTrainingData:
     @property
     def train(self) -> RankerExamples:
         """The examples to train on."""
-        return self._pick(0, len(self.examples) - self.held_out_count)
+        return self.examples[: -self.held_out_count]
 
     @property
     def held_out(self) -> RankerExamples:
         """The later ones, to calibrate and measure on."""
-        return self._pick(len(self.examples) - self.held_out_count, len(self.examples))
+        return self.examples[-self.held_out_count :]
 
     @property
     def latest(self) -> RankerExamples:
         """The held-out examples and as many before them, to catch up on in the end."""
-        return self._pick(max(0, len(self.examples) - 2 * self.held_out_count), len(self.examples))
+        return self.examples[-2 * self.held_out_count :]
 
     def restricted_to(self, config: RankerConfig) -> "RankerTrainingData":
         """The same baskets and candidates for a ranker that reads fewer scores, which saves building them again."""
         numbers = self.examples.batch.numbers[..., : NUMBERS + config.scores]
         examples = replace(self.examples, batch=replace(self.examples.batch, numbers=numbers))
         return replace(self, examples=examples, config=replace(config, items=self.config.items))
-
-    def _pick(self, start: int, end: int) -> RankerExamples:
-        return self.examples[start:end]
 
 
 class RankerLog:
