@@ -185,11 +185,13 @@ class Lifecycle:
             steps = count_steps(len(data.train), schedule.ranker)
             task = self._progress.add_task(f"train the {name}", total=steps)
             model, _ = pipeline.train(data, schedule.ranker, progress=self._advance(task))
+            measured = pipeline.measure(model, data)
+            pipeline.catch_up(model, data, schedule.ranker)
             self.engines[name] = Engine(
                 model, data.ids, name, self.system.table, self.popularity, self.latents, data.statistics
             )
             if name == RANKER:
-                pipeline.publish(model, data, pipeline.measure(model, data))
+                pipeline.publish(model, data, measured)
         self._phase_done("train rankers")
         return log
 

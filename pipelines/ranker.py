@@ -1,4 +1,4 @@
-"""The ranker: archived features → point-in-time join → train → measure on the latest baskets → publish."""
+"""The ranker: archived features → point-in-time join → train → measure on the latest baskets → train on these → publish."""
 
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from reaseq.ranker.training import (
     RankerLossModule,
     RankerSample,
     RankerTrainingConfig,
+    catch_up,
     score,
     train,
 )
@@ -91,6 +92,10 @@ class RankerPipeline:
             "ranker": _rank_figures(scores, held_out) | {"calibration_error": calibration_error},
             "recent popularity": _rank_figures(held_out.batch.numbers[..., POPULARITY][..., -1], held_out),
         }
+
+    def catch_up(self, model: Ranker, data: RankerTrainingData, config: RankerTrainingConfig) -> None:
+        """Train a measured ranker on the latest baskets, the held-out ones among them."""
+        catch_up(model, data.latest, self._table, data.ids, config)
 
     def publish(self, model: Ranker, data: RankerTrainingData, measured: dict[str, dict[str, float]]) -> Artifact:
         """Publish a trained ranker with its measured metrics."""

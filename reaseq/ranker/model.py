@@ -51,7 +51,7 @@ class RankerBatch:
     numbers: Tensor  # (B, C, NUMBERS + config.scores), NaN where unknown
     now_ms: Tensor  # (B,)
 
-    def __getitem__(self, users: Tensor) -> "RankerBatch":
+    def __getitem__(self, users: Tensor | slice) -> "RankerBatch":
         return RankerBatch(
             history=self.history[users],
             inferred=self.inferred[users],

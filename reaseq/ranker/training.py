@@ -7,7 +7,7 @@ are never positives.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +46,7 @@ class RankerTrainingConfig:
     popular_negatives: int = 56
     own_negatives: int = 40  # items of the user's history
     learning_rate: float = 4e-3
+    catch_up_learning_rate: float = 2e-3  # on the latest baskets, see `catch_up`
     weight_decay: float = 0.01
     seed: int = 0
 
@@ -74,7 +75,7 @@ class RankerExamples:
     log_q: Tensor  # (B, C - P) log of how often each negative is drawn on average
     weights: Tensor  # (B, C) how many items each candidate stands for when probabilities are calibrated
 
-    def __getitem__(self, index: Tensor) -> "RankerExamples":
+    def __getitem__(self, index: Tensor | slice) -> "RankerExamples":
         parts = (self.positives[index], self.negatives[index], self.log_q[index], self.weights[index])
         return RankerExamples(self.batch[index], *parts)
 
@@ -263,6 +264,16 @@ def train(
         p = torch.sigmoid(score(loss_module, held_out))[weighted]
         model.calibration.copy_(calibration.fit(p, held_out.labels[weighted], held_out.weights[weighted]))
     return model.cpu(), curve
+
+
+def catch_up(model: Ranker, latest: RankerExamples, table: Snapshot, ids: TrainedIds, config: RankerTrainingConfig) -> None:
+    """Train a model, once it is measured and calibrated, on the latest baskets, the held-out ones among them.
+
+    They are the most like those to come, so leaving them out costs more than their share. The calibration stays.
+    """
+    training = replace(config, epochs=1, learning_rate=config.catch_up_learning_rate)
+    fit(model, RankerLossModule(model, latest, table, ids, training_device()), len(latest), training, lambda: math.nan)
+    model.eval().cpu()
 
 
 def score(loss_module: RankerLossModule, examples: RankerExamples) -> Tensor:

@@ -21,18 +21,34 @@ STATISTICS_PERIOD_MS = 60 * DAY_MS  # training baskets of one period share the s
 class RankerTrainingData:
     """Baskets with point-in-time features to train a ranker on, and later ones to measure it on."""
 
-    train: RankerExamples
-    held_out: RankerExamples
+    examples: RankerExamples  # in order of time
+    held_out_count: int  # so many of the last examples are held out; at least 1
     ids: TrainedIds
     config: RankerConfig
     statistics: ItemStatistics | None  # of the whole log, to serve with
     until_ms: int
     behavior_models: list[str]  # whose inferences the baskets have
 
+    @property
+    def train(self) -> RankerExamples:
+        """The examples to train on."""
+        return self.examples[: -self.held_out_count]
+
+    @property
+    def held_out(self) -> RankerExamples:
+        """The later ones, to calibrate and measure on."""
+        return self.examples[-self.held_out_count :]
+
+    @property
+    def latest(self) -> RankerExamples:
+        """The held-out examples and as many before them, to catch up on in the end."""
+        return self.examples[-2 * self.held_out_count :]
+
     def restricted_to(self, config: RankerConfig) -> "RankerTrainingData":
-        """The same baskets and candidates for a ranker that reads less, which saves building them again."""
-        train, held_out = (_keep_scores(part, config.scores) for part in (self.train, self.held_out))
-        return replace(self, train=train, held_out=held_out, config=replace(config, items=self.config.items))
+        """The same baskets and candidates for a ranker that reads fewer scores, which saves building them again."""
+        numbers = self.examples.batch.numbers[..., : NUMBERS + config.scores]
+        examples = replace(self.examples, batch=replace(self.examples.batch, numbers=numbers))
+        return replace(self, examples=examples, config=replace(config, items=self.config.items))
 
 
 class RankerLog:
@@ -81,15 +97,9 @@ def build_training_data(
     events = [(basket.time_ms, item_id) for basket in baskets for item_id in basket.item_ids]
     sizes = replace(config, items=len(ids))
     examples = build_examples(chosen, events, table, latents, sizes, training)
-    before = examples.batch.now_ms < cut_ms
-    train, held_out = (examples[part.nonzero().flatten()] for part in (before, ~before))
-    if not len(train) or not len(held_out):
+    held_out = int((examples.batch.now_ms >= cut_ms).sum())
+    if not 0 < held_out < len(examples):
         raise CatalogError(f"{len(chosen)} baskets are too few to train and measure a ranker")
     until_ms = chosen[-1].basket.time_ms + 1
     models = sorted({sample.inferred.model for sample in chosen if sample.inferred.model})
-    return RankerTrainingData(train, held_out, ids, sizes, log.statistics_before(until_ms), until_ms, models)
-
-
-def _keep_scores(examples: RankerExamples, count: int) -> RankerExamples:
-    """Examples with the first scores of other models only."""
-    return replace(examples, batch=replace(examples.batch, numbers=examples.batch.numbers[..., : NUMBERS + count]))
+    return RankerTrainingData(examples, held_out, ids, sizes, log.statistics_before(until_ms), until_ms, models)

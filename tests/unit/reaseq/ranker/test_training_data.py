@@ -1,17 +1,19 @@
-"""The item statistics of a training basket come from before it, and rankers that read less share the data."""
+"""A log as training data: statistics from before each basket, the latest baskets, and rankers that read less."""
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from reaseq.behavior.examples import Basket
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.training import RankerExamples, RankerSample, RankerTrainingConfig
-from reaseq.ranker.training_data import STATISTICS_PERIOD_MS, RankerLog, build_training_data
+from reaseq.ranker.training import RankerSample, RankerTrainingConfig
+from reaseq.ranker.training_data import STATISTICS_PERIOD_MS, RankerLog, RankerTrainingData, build_training_data
 from reaseq.records import History, Inferred
 from tests.fakes.interactions import TABLE, build_log
 
 START_MS = 10 * STATISTICS_PERIOD_MS
+LESS = RankerConfig(vector_dim=0, inferred=0)
 
 
 def sample(number: int, time_ms: int) -> RankerSample:
@@ -36,23 +38,28 @@ def test_first_period_of_a_log_has_no_statistics() -> None:
     assert chosen[0].statistics is None and chosen[1].statistics
 
 
-def add_scores(examples: RankerExamples) -> RankerExamples:
-    """The examples with two scores of each candidate by other models."""
-    numbers = examples.batch.numbers
-    return replace(examples, batch=replace(examples.batch, numbers=torch.cat([numbers, torch.ones_like(numbers[..., :2])], -1)))
-
-
-def test_data_restricted_to_a_ranker_without_scores_have_none() -> None:
+def build_data(config: RankerConfig) -> RankerTrainingData:
     log = RankerLog([RankerSample(basket, Inferred()) for basket in build_log(users=6, days=20).baskets])
     training = RankerTrainingConfig(positives=3, uniform_negatives=8, popular_negatives=8, own_negatives=4)
-    less = RankerConfig(vector_dim=0, inferred=0)
-    built = build_training_data(log, TABLE, None, less, training)
-    more = replace(
-        built, train=add_scores(built.train), held_out=add_scores(built.held_out), config=replace(built.config, scores=2)
-    )
+    return build_training_data(log, TABLE, None, config, training)
 
-    restricted = more.restricted_to(less)
+
+def test_latest_tenth_is_held_out_and_the_latest_fifth_is_caught_up_on() -> None:
+    data = build_data(LESS)
+
+    held_out, every = len(data.held_out), len(data.examples)
+    assert held_out == pytest.approx(every / 10, abs=3) and len(data.train) == every - held_out
+    assert torch.equal(data.latest.batch.now_ms, data.examples.batch.now_ms[-2 * held_out :])
+    assert data.train.batch.now_ms.max() < data.held_out.batch.now_ms.min()
+
+
+def test_data_restricted_to_a_ranker_without_scores_has_none() -> None:
+    built = build_data(LESS)
+    batch = built.examples.batch
+    with_scores = replace(batch, numbers=torch.cat([batch.numbers, torch.ones_like(batch.numbers[..., :2])], -1))
+    more = replace(built, examples=replace(built.examples, batch=with_scores), config=replace(built.config, width=8, scores=2))
+
+    restricted = more.restricted_to(LESS)
 
     assert restricted.config == built.config and built.config.items > 1
-    for ours, theirs in ((restricted.train, built.train), (restricted.held_out, built.held_out)):
-        assert torch.equal(ours.batch.numbers.nan_to_num(-1), theirs.batch.numbers.nan_to_num(-1))
+    assert torch.equal(restricted.train.batch.numbers.nan_to_num(-1), built.train.batch.numbers.nan_to_num(-1))
