@@ -1,6 +1,10 @@
 """Settings of the ranking service."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, Field, SecretStr
+
+ApiKey = Annotated[SecretStr, Field(min_length=1)]  # a request without a key would match an empty one
 
 
 class ServiceSettings(BaseModel):
@@ -10,7 +14,7 @@ class ServiceSettings(BaseModel):
     port: int = Field(default=8080, description="Port to listen on.")
     device: str = Field(default="cpu", description="Torch device of the ranker: `cpu` or `cuda`.")
     threads: int = Field(default=1, description="Torch threads.")
-    api_keys: list[SecretStr] = Field(default=[], description="Accepted API keys, as a JSON list; no authentication if empty.")
+    api_keys: list[ApiKey] = Field(default=[], description="Accepted API keys, as a JSON list; no authentication if empty.")
     budget_ms: float = Field(default=50.0, description="Latency budget of a request that sets none.")
     store_timeout_ms: float = Field(default=10.0, description="Time limit of a user's feature read.")
     store_pause_s: float = Field(default=0.5, description="Pause in store reads after one has timed out.")
