@@ -1,7 +1,7 @@
 // An item's claims, grouped by the vocabulary's questions, each with who says so.
 
 import { shareBar } from "./bars.js";
-import { element, plural } from "./elements.js";
+import { element, plural, spaced } from "./elements.js";
 
 const RECORDED = "recorded";
 const SOURCES = { // by the part of a claim's reasoner before the colon
@@ -49,4 +49,3 @@ const confidence = (claim) => (claim.reasoner === RECORDED ? null
   : element("span", { class: "confidence" }, shareBar(claim.confidence), element("span", { class: "visually-hidden" }, "confidence "), claim.confidence.toFixed(2)));
 
 const badge = (kind, text) => element("span", { class: `badge from-${kind}` }, text);
-const spaced = (name) => name.replaceAll("_", " ");

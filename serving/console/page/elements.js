@@ -13,14 +13,14 @@ function fill(created, attributes = {}, children = []) {
 }
 
 // columns: [{name, kind}], where a kind is "number" or "bar"; rows: lists of texts or elements, whose first cell is the row's header.
-// The roles are those of the tags: browsers drop them where the style sheet stacks the cells of a row.
-export function table(caption, columns, rows, placeholder) {
+// `label` tells the table from others of its caption on the page. The roles are those of the tags: browsers drop them where the style sheet stacks the cells of a row.
+export function table(caption, columns, rows, placeholder, label = caption) {
   if (!rows.length) return element("p", { class: "empty" }, placeholder);
   const head = columns.map((column) => element("th", { scope: "col", role: "columnheader", class: column.kind }, column.name));
   const cell = (content, index) => (index
     ? element("td", { role: "cell", class: columns[index].kind, "data-column": columns[index].name }, content)
     : element("th", { scope: "row", role: "rowheader" }, content));
-  return scrollable(caption, element("table", { role: "table", class: columns.length > 3 ? "wide" : undefined },
+  return scrollable(label, element("table", { role: "table", class: columns.length > 3 ? "wide" : undefined },
     element("caption", {}, caption),
     element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, head)),
     element("tbody", { role: "rowgroup" }, rows.map((cells) => element("tr", { role: "row" }, cells.map(cell))))));
@@ -31,14 +31,15 @@ export const scrollable = (label, ...content) => element("div", { class: "scroll
 // Leaves out pairs without a value.
 export function definitionList(pairs) {
   const present = pairs.filter(([, value]) => value !== "" && value !== null && value !== undefined);
-  return element("dl", {}, present.map(([name, value]) => [element("dt", {}, name), element("dd", {}, value)]).flat());
+  return element("dl", {}, present.map(([name, value]) => [element("dt", {}, name), element("dd", {}, ...[value].flat())]).flat());
 }
 
 export const link = (page, id, text) => element("a", { href: `#/${page}/${encodeURIComponent(id)}` }, text || id);
 export const itemLink = (item) => link("item", item.item_id, item.title);
 export const heading = (text) => element("h1", { tabindex: "-1" }, text);
+export const spaced = (name) => name.replaceAll("_", " ");
 export const code = (text) => element("code", {}, text);
-export const formatNumber = (value) => value.toLocaleString("en");
+export const formatNumber = (value) => value.toLocaleString("en", { maximumSignificantDigits: 15 });
 export const plural = (count, noun) => `${formatNumber(count)} ${noun}${count === 1 ? "" : "s"}`;
 export const formatTime = (ms) => (ms ? `${formatDay(ms)} ${formatMinute(ms)} UTC` : "");
 export const formatDay = (ms) => new Date(ms).toISOString().slice(0, 10);

@@ -87,8 +87,8 @@ const legendEntry = (line, scale) => element("li", {},
 
 const percent = (share) => `${(100 * share).toFixed(2)}%`;
 
-// 2, 4 or 10 times a power of ten, so that half of it is as round
+// 2, 4, 6 or 10 times a power of ten, so that half of it is as round
 function roundUp(value) {
   const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
-  return power * [2, 4, 10, 20].find((factor) => factor * power >= value);
+  return power * [2, 4, 6, 10, 20].find((factor) => factor * power >= value);
 }

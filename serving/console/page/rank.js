@@ -84,7 +84,7 @@ function summary(response) {
 function degraded(response) {
   if (!response.degraded.length) return [];
   const reasons = response.degraded.map((reason) => element("li", {}, `${REASONS[reason]} (${reason})`));
-  return [element("div", { class: "note" }, element("p", {}, `Fallback level ${response.fallback_level}, because:`), element("ul", {}, reasons))];
+  return [element("div", { class: "note" }, element("p", {}, `Fallback level ${response.fallback_level}; reasons:`), element("ul", {}, reasons))];
 }
 
 function ranking(response, titles) {
@@ -95,7 +95,7 @@ function ranking(response, titles) {
     return element("li", {},
       element("h2", {}, `${index + 1}. `, titledLink(ranked.item_id, titles)),
       element("p", { class: "subtitle" }, `Item ${ranked.item_id}, ${formatScore(ranked.score, explanation)}.`),
-      explanation ? explained(explanation, titles, largest) : null);
+      explanation ? explained(explanation, titles, largest, `candidate ${index + 1}`) : null);
   });
   return element("ol", { class: "ranked" }, entries);
 }
@@ -109,7 +109,7 @@ function largestContribution(explanations) {
   return Math.max(0, ...contributions.map(Math.abs));
 }
 
-function explained(explanation, titles, largest) {
+function explained(explanation, titles, largest, candidate) {
   const groups = Object.entries(explanation.groups).map(([name, logOdds]) => [name, signedBar(logOdds, largest), formatSigned(logOdds)]);
   const behaviors = explanation.behaviors.slice(0, SHOWN_BEHAVIORS).map((behavior) => [
     [titledLink(behavior.item_id, titles), " ", element("span", { class: "hint" }, whenObserved(behavior))],
@@ -117,8 +117,8 @@ function explained(explanation, titles, largest) {
   ]);
   const columns = (name) => [{ name }, { name: "lowers or raises", kind: "bar" }, { name: "log-odds", kind: "number" }];
   return element("div", { class: "columns" },
-    table("Log-odds lost if all features of a kind are removed", columns("kind"), groups, ""),
-    table("Log-odds lost if one behavior is removed; times in UTC", columns("behavior"), behaviors, "No behavior is known."));
+    table("Log-odds lost if all features of a kind are removed", columns("kind"), groups, "", `Kinds of features, ${candidate}`),
+    table("Log-odds lost if one behavior is removed; times in UTC", columns("behavior"), behaviors, "No behavior is known.", `Behaviors, ${candidate}`));
 }
 
 const whenObserved = (behavior) => (behavior.time_ms === null ? `inferred, confidence ${behavior.confidence.toFixed(2)}` : time(behavior.time_ms, `${formatDay(behavior.time_ms)} ${formatMinute(behavior.time_ms)}`));

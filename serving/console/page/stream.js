@@ -64,8 +64,8 @@ function charts({ hour }) {
     element("div", { class: "charts" },
       lineChart({ title: "Rate", hint: "records acknowledged per second, by topic", timesMs, series: hour.acknowledged_per_s, placeholder: "The second sample gives the first rate." }),
       lineChart({ title: "Lag", hint: "records not acknowledged yet, by topic", timesMs, series: hour.lag, placeholder: "The brokers have not answered yet." }),
-      lineChart({ title: "Freshness", hint: "from produced to servable, 99th percentile by stage (upper bound)", timesMs, series: hour.freshness_p99_s, scale: LOG_SECONDS, placeholder: "Nothing has become servable since." }),
-      lineChart({ title: "Dead letters", hint: "records that could not be processed and are still open, by stage", timesMs, series: hour.dead_letters, placeholder: "None." })),
+      lineChart({ title: "Freshness", hint: "from produced to servable, 99th percentile, by stage", timesMs, series: hour.freshness_p99_s, scale: LOG_SECONDS, placeholder: "Nothing has become servable since." }),
+      lineChart({ title: "Dead letters", hint: "open, by stage", timesMs, series: hour.dead_letters, placeholder: "None." })),
   ];
 }
 
