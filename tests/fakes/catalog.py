@@ -10,7 +10,7 @@ from reaseq.records import Claim, History, ItemFeatures, ProductKnowledge
 from reaseq.representation.item_table import ItemTable
 
 DIM, ITEMS, NOW_MS = 16, 300, 1_000 * DAY_MS
-VOCABULARY = load_vocabulary("giftware-2")
+VOCABULARY = load_vocabulary("giftware-3")
 
 
 def item(number: int, **changes: object) -> ItemFeatures:

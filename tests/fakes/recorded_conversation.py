@@ -13,7 +13,7 @@ from reaseq.knowledge.content import Content
 from reaseq.knowledge.llm.request import CHARS_PER_TOKEN, Completion, LlmRequest
 
 CONVERSATION = Path(__file__).with_suffix(".jsonl")
-VOCABULARIES = {"online_retail": "giftware-2", "amazon_beauty": "beauty-1"}
+VOCABULARIES = {"online_retail": "giftware-3", "amazon_beauty": "beauty-2"}
 
 
 class RecordedModel:
@@ -56,7 +56,7 @@ class RecordedModel:
     @staticmethod
     def _criticize(recorded: dict[str, Any], claims: dict[str, str]) -> Any:
         """The recorded objections, under the present numbers of their claims."""
-        numbers = {line.partition(" (")[0]: int(number) for number, line in claims.items()}
+        numbers = {" ".join(line.split()[:2]): int(number) for number, line in claims.items()}
         was = recorded["user"]["claims"]
         return {
             "reasoning": recorded["answer"]["reasoning"],

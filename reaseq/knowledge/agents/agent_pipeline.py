@@ -209,8 +209,9 @@ class AgentPipeline:
     def _describe(self, claim: Claim) -> str:
         """A claim as the critic reads it: the meaning of its value spares the critic the vocabulary."""
         definition = self._groups[claim.group].values[claim.value]
+        meaning = f" ({definition})" if definition else ""
         evidence = f' "{claim.evidence}"' if claim.evidence else ""
-        return f"{claim.group}: {claim.value} ({definition}){evidence}"
+        return f"{claim.group}: {claim.value}{meaning}{evidence}"
 
     async def _answer(self, call_llm: LlmCall, name: str, content: Content, priority: int, **more: Any) -> Any:
         """An agent's answer, as its `read` returns it, at the second try if the first is unusable. Raises Rejected."""

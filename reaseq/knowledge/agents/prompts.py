@@ -68,7 +68,9 @@ def _describe(groups: Sequence[Group]) -> str:
     for group in groups:
         bounds = str(group.least) if group.least == group.most else f"{group.least} to {group.most}"
         quoted = ", each with evidence" if group.evidence_required else ""
-        lines = [f"- {value}: {definition}" for value, definition in group.values.items()]
+        lines = [f"- {value}: {definition}" for value, definition in group.values.items() if definition]
+        if plain := [value for value, definition in group.values.items() if not definition]:
+            lines.append(f"- {', '.join(plain)}")
         blocks.append("\n".join([f"## {group.name} ({bounds}{quoted}): {group.question}", *lines]))
     return "\n\n".join(blocks)
 

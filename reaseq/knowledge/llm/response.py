@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 WORDS_LIMIT_CHARS = 300
 THROTTLING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 529}  # 529: overloaded (Anthropic)
+TRUNCATED = {"length", "max_tokens"}
 FAILURES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}  # and all of 5xx: the same call may succeed soon
 _usage_is_missing: set[str] = set()  # models whose endpoint sends no usage, to say so once
 
@@ -81,19 +82,19 @@ def read_completion(body: Any, request: LlmRequest) -> Completion | None:
     """
     try:
         choice = body["choices"][0]
-        message = choice["message"]
+        message = choice["message"] or {}
         text = _text(message.get("content"))
+        finished = str(choice.get("finish_reason") or "stop").lower()
     except (LookupError, TypeError, AttributeError):
         return None
-    finished = choice.get("finish_reason") or "stop"
-    if not text.strip() and finished != "length":
+    if not text.strip() and finished not in TRUNCATED:
         text = _other_text(message)
     usage = _read_usage(body, request, text)
     if message.get("refusal"):
         return Completion(rejected="refusal", usage=usage)
     if finished == "content_filter":
         return Completion(rejected="content_filter", usage=usage)
-    if finished == "length":
+    if finished in TRUNCATED:
         return Completion(text=text, rejected="truncated", usage=usage)
     return Completion(text=text, rejected="" if text.strip() else "empty_answer", usage=usage)
 
@@ -162,7 +163,8 @@ def _other_text(message: dict[str, Any]) -> str:
         if text := _text(message.get(name)):
             return text
     for call in message.get("tool_calls") or []:
-        return _text((call.get("function") or {}).get("arguments"))
+        arguments = (call.get("function") or {}).get("arguments")
+        return json.dumps(arguments) if isinstance(arguments, dict) else _text(arguments)
     return ""
 
 

@@ -11,7 +11,7 @@ from reaseq.knowledge.agents.agent_pipeline import Rejected
 from reaseq.knowledge.agents.prompts import make_agents
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.llm.request import Completion
-from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.knowledge.vocabulary import Group, Vocabulary, load_vocabulary
 from reaseq.records import ProductKnowledge
 from tests.fakes.reasoning import GOOD, MODEL, PIPELINE, ScriptedModel
 
@@ -265,7 +265,7 @@ def find_objects(schema: Any) -> list[dict[str, Any]]:
     return here + [found for entry in schema.values() for found in find_objects(entry)]
 
 
-@pytest.mark.parametrize("version", ["retail-1", "content-1", "giftware-2", "beauty-1"])
+@pytest.mark.parametrize("version", ["retail-2", "content-1", "giftware-3", "beauty-2"])
 def test_schemas_are_valid_in_strict_mode(version: str) -> None:
     """OpenAI's structured outputs: every property required, none other, and at most 1,000 enumerated values."""
     for agent in make_agents(load_vocabulary(version), 500).values():
@@ -295,6 +295,13 @@ def test_prompts_state_the_limits_for_endpoints_without_a_schema() -> None:
     assert all("at most 200 characters" in agent.system for agent in agents.values())
     assert '{"reasoning":"…","complements":["…"],"substitutes":["…"],"season":[{"value":' in agents["relation"].system
     assert "season (1): When?" in agents["relation"].system
+
+
+def test_values_without_a_definition_share_a_line() -> None:
+    group = Group("colours", "attribute", "Which?", 0, 2, True, {"red": "", "natural": "Of its material.", "blue": ""})
+    agent = make_agents(Vocabulary("v-1", (group,)), 200)["attribute"]
+
+    assert "## colours (0 to 2, each with evidence): Which?\n- natural: Of its material.\n- red, blue\n" in agent.system
 
 
 def test_long_text_is_truncated() -> None:
