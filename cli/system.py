@@ -35,7 +35,8 @@ def demo(quick: Quick = False, out: Annotated[Path, typer.Option(help="Directory
     """Run the whole system on the bundled sample, without services: backfill, train, replay, report."""
     from demo.main import run_demo
 
-    run_demo(quick, out, open_console())
+    with exit_on_error():
+        run_demo(quick, out, open_console())
 
 
 @app.command()

@@ -4,6 +4,7 @@ Ids, titles, record keys and model answers come from others. So no command print
 `plain` on the console of `open_console`, which interprets no markup.
 """
 
+import errno
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
 
     from reaseq.settings import Settings
 
+NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
+
 
 def load_settings() -> "Settings":
-    """Settings from the environment and the secrets directory."""
-    from reaseq.settings import Settings
+    """Settings from the environment, the secrets directory and the running system. Exits with an error if one is invalid."""
+    from reaseq.settings import load_settings as load
 
-    return Settings()
+    with exit_on_error():
+        return load()
 
 
 def load_production_settings() -> "Settings":
@@ -73,11 +77,22 @@ def build_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print a ReaSeqError and exit with status 1, without a traceback. Lines after the first are indented."""
+    """Print a ReaSeqError or an error of the operating system and exit with status 1, without a traceback.
+
+    Lines after the first are indented.
+    """
     from reaseq.errors import ReaSeqError
 
     try:
         yield
-    except ReaSeqError as error:
-        typer.secho("\n  ".join(map(plain, f"error: {error}".split("\n"))), fg="red", err=True)
+    except (ReaSeqError, OSError) as error:
+        message = _describe(error) if isinstance(error, OSError) else str(error)
+        typer.secho("\n  ".join(map(plain, f"error: {message}".split("\n"))), fg="red", err=True)
         raise typer.Exit(1) from error
+
+
+def _describe(error: OSError) -> str:
+    """What the system refused, and where; an error of a state directory is one of its setting."""
+    where = f"{error.filename}: " if error.filename else ""
+    hint = "; REASEQ_STATE_DIR is the directory to write to" if error.errno in NOT_WRITABLE else ""
+    return f"{where}{error.strerror or error}{hint}"
