@@ -187,7 +187,8 @@ class FeatureRepository:
             yield
         except _STORE_FAULTS as error:
             store = f"{self.settings.store.profile} online store of {self.settings.state_dir}"
-            raise StoreUnavailable(f"the {store} failed: {error}") from error
+            hint = "; run `reaseq up`, or `reaseq setup` on services of your own" if "no such table" in str(error) else ""
+            raise StoreUnavailable(f"the {store} failed: {error}{hint}") from error
 
     def _check_complete(self) -> None:
         # Checked after the read: rows read before the store was emptied are valid.

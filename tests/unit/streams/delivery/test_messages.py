@@ -61,6 +61,9 @@ def without(fields: dict[str, object], name: str) -> dict[str, object]:
         (EVENTS, b"u", json.dumps(EVENT | {"type": "sneeze"}).encode(), "invalid_field", "$.type"),
         (EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
         (ITEMS, b"i", json.dumps(ITEM | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
+        (ITEMS, b"i", json.dumps(ITEM | {"title": None}).encode(), "invalid_field", "title"),
+        (ITEMS, b"i", json.dumps(ITEM | {"attributes": {"size": 5}, "price": None}).encode(), "invalid_field", "attributes"),
+        (EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": 1_700_000_000}).encode(), "wrong_time_unit", "in seconds"),
     ],
 )
 def test_invalid_record_raises_its_reason_and_location(topic: Topic, key: bytes, value: bytes, reason: str, where: str) -> None:
@@ -104,6 +107,19 @@ def test_claim_with_an_impossible_confidence_is_invalid() -> None:
 
     with pytest.raises(InvalidRecord, match="confidence"):
         decode(ITEM_FEATURES, b"i", value)
+
+
+@pytest.mark.parametrize(
+    "nulls", [{"price": None}, {"seller_id": None}, {"attributes": None}, {"attributes": {"size": None}}, {"other": None}]
+)
+def test_null_optional_field_of_an_item_is_an_absent_one(nulls: dict[str, object]) -> None:
+    assert decode(ITEMS, b"i", json.dumps(ITEM | nulls).encode()) == decode(ITEMS, b"i", json.dumps(ITEM).encode())
+
+
+def test_null_optional_field_of_an_event_is_an_absent_one() -> None:
+    nulls = {"quantity": None, "retracted": None}
+
+    assert decode(EVENTS, b"u", json.dumps(EVENT | nulls).encode()) == decode(EVENTS, b"u", json.dumps(EVENT).encode())
 
 
 def test_tombstone_of_an_item_is_a_message_without_body() -> None:
