@@ -163,6 +163,17 @@ def test_record_of_which_a_row_is_missing_is_unknown_and_behind(stored: FeatureR
     assert stored.read_items(["u"]) == {"u": item()}
 
 
+def test_stored_version_is_that_of_the_older_row_and_none_if_a_row_is_missing(stored: FeatureRepository) -> None:
+    old, new = (stored._to_keyed_rows(user("u", events_seen=number)) for number in (1, 2))
+    half = stored._to_keyed_rows(user("half"))
+    stored.online.compare_and_set(stored.config, [[new[0], old[1]]])
+    stored.online.compare_and_set(stored.config, [half[:1]])
+
+    versions = stored.stored_versions(UserFeatures, ["u", "half", "nobody"])
+
+    assert versions == {"u": user("u", events_seen=1).version, "half": None, "nobody": None}
+
+
 def test_concurrent_writes_wait_for_each_other(stored: FeatureRepository, monkeypatch: pytest.MonkeyPatch) -> None:
     both_have_read, read = Barrier(2), stored.online.read_versions
 
