@@ -122,6 +122,7 @@ def _measure(url: str) -> dict[str, Any]:
 
     def watch(http: httpx.Client, number: int) -> httpx.Response:
         time.sleep(WATCH_INTERVAL_S if number else 0)
+        http.get("/v1/stream/history").raise_for_status()
         return http.get("/v1/stream")
 
     people: dict[str, list[Visit]] = {

@@ -1,14 +1,15 @@
 """Commands that evaluate the method on public data sets."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.terminal import exit_on_error, load_settings, open_console, show_status
+from reaseq.errors import ReaSeqError
 
 if TYPE_CHECKING:
-    from pipelines.evaluation import DataSets
+    from pipelines.evaluation import DataSets, Report
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -57,6 +58,26 @@ def ranking(data: RankingData = "online-retail", folder: Folder = None, seeds: S
 
 
 @app.command()
+def baskets(
+    validation: Annotated[bool, typer.Option(help="Rank the two weeks before, on which everything was chosen.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the trained models.")] = 0,
+    out: Out = RESULTS,
+) -> None:
+    """Rank every product on sale before each basket of Online Retail's last two weeks, the demo's task, by ranker and peers.
+
+    Needs the development dependencies, for LightGBM and implicit.
+    """
+    from pipelines.evaluation import write_report
+
+    console, path = open_console(), out / ("baskets_validation.json" if validation else "baskets.json")
+    with exit_on_error():
+        sets = _data_sets(None)
+        report = _evaluate_baskets(sets, validation, seed, console.print)
+        write_report(report, path)
+    console.print(f"written: {path}")
+
+
+@app.command()
 def leave_one_out(data: LeaveOneOutData = "amazon-beauty", folder: Folder = None, seeds: Seeds = 3, out: Out = RESULTS) -> None:
     """Rank the whole catalog by leave-one-out, as papers do. The report is written anew after each entry of the table."""
     from pipelines.evaluation import evaluate_leave_one_out
@@ -82,6 +103,17 @@ def representation(data: Data = "online-retail", folder: Folder = None, seeds: S
             experiment = _data_sets(folder).load(data)
         write_report(evaluate_representation(experiment, seeds, console.print), path)
     console.print(f"written: {path}")
+
+
+def _evaluate_baskets(sets: "DataSets", validation: bool, seed: int, report: "Report") -> dict[str, Any]:
+    try:
+        from evaluation.experiments import baskets as experiments
+    except ModuleNotFoundError as error:
+        raise ReaSeqError(f"{error.name} is not installed: run `make .venv/dev`") from error
+    from evaluation.basket_report import build_report
+
+    experiment = experiments.load(sets.order_lines, sets.answers, sets.encoder, sets.cache, validation)
+    return build_report(experiments.run(experiment, seed, report), experiments.RANKER, experiments.PEERS)
 
 
 def _data_sets(folder: Path | None) -> "DataSets":

@@ -138,7 +138,7 @@ def ranker(
     batch: Annotated[int, typer.Option(min=1, help="Baskets per step.")] = 16,
     seed: Seed = 0,
 ) -> None:
-    """Train the ranker on Feast's point-in-time features, measure it on the latest tenth, and publish it.
+    """Train the ranker on Feast's point-in-time features, measure it on the latest tenth, train on that too, and publish.
 
     A stopped run resumes. Positives are the items of a basket; negatives are other items on sale at that time. Inferred
     behaviors are used only if their model was trained on earlier data. Under torchrun, the processes share each batch.
@@ -159,11 +159,11 @@ def ranker(
         with show_status("reading the archive"):
             repository = FeatureRepository(settings)
             pipeline = RankerPipeline(repository, load_item_table(repository), settings.models_dir)
-            samples, dropped = pipeline.load_samples(_parse_end(until))
-            data = pipeline.build_data(samples, config, pipeline.config, dropped_inferences=dropped)
+            log, dropped = pipeline.load_log(_parse_end(until))
+            data = pipeline.build_data(log, config, pipeline.config)
         if leads:
             console.print(
-                f"{len(data.train)} baskets to train on, {len(data.held_out)} to measure on; {data.dropped_inferences} "
+                f"{len(data.train)} baskets to train on, {len(data.held_out)} to measure on; {dropped} "
                 "without inferred behaviors, because their model was trained on later data"
             )
         folder = settings.state_dir / "training" / "ranker" / f"{to_day(data.until_ms)}-{batch}-{seed}"
@@ -171,9 +171,10 @@ def ranker(
             task = progress.add_task("training", total=count_steps(len(data.train), config))
             advance = partial(_advance, progress, task)
             model, curve = pipeline.train(data, config, folder / "checkpoint.safetensors", advance)
+        measured = pipeline.measure(model, data)
+        pipeline.catch_up(model, data, config)
         if leads:
             save_curve(curve, folder)
-            measured = pipeline.measure(model, data)
             artifact = pipeline.publish(model, data, measured)
             columns = list(measured["ranker"])
             rows = [(name, *(str(figures.get(column, "")) for column in columns)) for name, figures in measured.items()]

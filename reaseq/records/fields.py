@@ -1,5 +1,6 @@
 """Types and limits of the fields that several records share. Times are milliseconds since the epoch, UTC."""
 
+from collections.abc import Sized
 from typing import Annotated
 
 from msgspec import Meta
@@ -18,4 +19,11 @@ def is_in_seconds(time_ms: int) -> bool:
 Id = Annotated[str, Meta(min_length=1, max_length=ID_LIMIT_CHARS)]
 TimeMs = Annotated[int, Meta(ge=0, le=TIME_LIMIT_MS)]
 Count = Annotated[int, Meta(ge=0, le=2**44)]  # 256 times this is still an exact row version, see features/row_format.py
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 Version = tuple[int, int]  # event time in ms, revision; the greater version is the newer record
+
+
+def require_equal_lengths(*columns: Sized) -> None:
+    """Raise ValueError unless parallel arrays have the same length."""
+    if len({len(column) for column in columns}) > 1:
+        raise ValueError(f"parallel arrays have different lengths: {[len(column) for column in columns]}")

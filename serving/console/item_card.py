@@ -21,11 +21,12 @@ NEIGHBORS = 10
 
 @dataclass(frozen=True)
 class DefinedClaim:
-    """A claim with the vocabulary's definition of its value."""
+    """A claim with the vocabulary's definition of its value, and the agent whose question it answers."""
 
     group: str
     value: str
-    definition: str  # empty if this service's vocabulary lacks the value
+    agent: str  # the agent that answers for the group; like the definition, empty if this service's vocabulary lacks it
+    definition: str
     confidence: float
     reasoner: str
     evidence: str  # empty: the claim rests on the whole text
@@ -125,8 +126,9 @@ class ItemCards:
 
     def _define(self, claim: Claim) -> DefinedClaim:
         groups = {group.name: group for group in self.vocabulary.groups}
-        definition = groups[claim.group].values.get(claim.value, "") if claim.group in groups else ""
-        return DefinedClaim(claim.group, claim.value, definition, claim.confidence, claim.reasoner, claim.evidence)
+        group = groups.get(claim.group)
+        agent, definition = (group.agent, group.values.get(claim.value, "")) if group else ("", "")
+        return DefinedClaim(claim.group, claim.value, agent, definition, claim.confidence, claim.reasoner, claim.evidence)
 
     def _neighbors(self, item_id: str) -> tuple[Neighbor, ...]:
         table = self.table.snapshot

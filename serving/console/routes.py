@@ -19,6 +19,7 @@ from serving.console.models import Models, ModelsInForce, list_published
 from serving.console.recent import PopularItem, RecentActivity
 from serving.console.search import ItemSearch, SearchMatch
 from serving.console.stream import StreamHealth, StreamMonitor
+from serving.console.stream_history import StreamHistory, StreamHour
 from serving.console.titles import read_titles
 from serving.console.users import UserView, UserViews
 from serving.service import RankingService
@@ -52,13 +53,14 @@ def _console_routes(service: RankingService) -> APIRouter:
     items = ItemEndpoints(service, store, slow_calls)
     users = UserEndpoints(service, store)
     system = SystemEndpoints(service, slow_calls)
-    routes = APIRouter(prefix="/v1", tags=["console"])
+    routes = APIRouter(prefix="/v1", tags=["console"], lifespan=system.history.sampling)
     routes.get("/items/{item_id:path}", responses={200: {"model": ItemCard}})(items.get_card)
     routes.get("/search", responses={200: {"model": list[SearchMatch]}})(items.search)
     routes.get("/titles", responses={200: {"model": dict[str, str]}})(items.get_titles)
     routes.get("/users/{user_id:path}", responses={200: {"model": UserView}})(users.get_view)
     routes.get("/recent", responses={200: {"model": RecentActivity}})(users.get_recent)
     routes.get("/stream", responses={200: {"model": StreamHealth}})(system.get_stream)
+    routes.get("/stream/history", responses={200: {"model": StreamHour}})(system.get_stream_history)
     routes.get("/models", responses={200: {"model": Models}})(system.get_models)
     return routes
 
@@ -127,10 +129,15 @@ class SystemEndpoints:
         self._service = service
         self._slow_calls = slow_calls
         self._monitor = StreamMonitor(service.settings)
+        self.history = StreamHistory(self._monitor)
 
     def get_stream(self) -> Response:
         """Lag, rates, freshness, dead letters and workers."""
-        return json_response(self._monitor.health())
+        return json_response(self._monitor.observe().health)
+
+    def get_stream_history(self) -> Response:
+        """Rates, lag, freshness and dead letters over the last hour."""
+        return json_response(self.history.read())
 
     def get_models(self) -> Response:
         """Models, spaces and vocabularies: in force in this service, and published."""

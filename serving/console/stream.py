@@ -4,7 +4,8 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -13,7 +14,7 @@ import httpx
 from reaseq.errors import BrokerUnavailable, ReaSeqError
 from reaseq.settings import Settings
 from streams.operations.dead_letter_queue import DeadLetterQueue
-from streams.operations.status import TopicStatus, freshness_s, topics_status
+from streams.operations.status import Buckets, TopicStatus, bucket_quantiles, freshness_buckets, topics_status
 
 CACHED_S = 2.0
 WORKER_TIMEOUT_S = 2.0
@@ -60,17 +61,25 @@ class StreamHealth:
     workers: tuple[WorkerStatus, ...]
 
 
+@dataclass(frozen=True)
+class Observation:
+    """The health, and the counters that its freshness was computed from, by address of the worker."""
+
+    health: StreamHealth
+    freshness: Mapping[str, Buckets]
+
+
 class StreamMonitor:
     """Observes the stream on request and caches the result, so that many viewers cost as much as one. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._latest: StreamHealth | ReaSeqError = BrokerUnavailable("the stream has not been observed yet")
+        self._latest: Observation | ReaSeqError = BrokerUnavailable("the stream has not been observed yet")
         self._expires_s = 0.0
 
-    def health(self) -> StreamHealth:
-        """The current or the cached health. Raises BrokerUnavailable or DeliveryError if the brokers do not answer."""
+    def observe(self) -> Observation:
+        """The current or the cached observation. Raises BrokerUnavailable or DeliveryError if the brokers do not answer."""
         # While one thread observes, the others return the cached result. Only the very first observation is waited for.
         if self._lock.acquire(blocking=not self._expires_s):
             try:
@@ -78,7 +87,7 @@ class StreamMonitor:
                     self._refresh()
             finally:
                 self._lock.release()
-        if isinstance(self._latest, StreamHealth):
+        if isinstance(self._latest, Observation):
             return self._latest
         raise self._latest
 
@@ -91,39 +100,39 @@ class StreamMonitor:
             self._latest = error
         self._expires_s = time.monotonic() + max(CACHED_S, took_s)  # so that at most half of the time is spent observing
 
-    def _observe(self) -> StreamHealth:
+    def _observe(self) -> Observation:
         counts = DeadLetterQueue(self._settings.kafka, self._settings.guard.quarantine_attempts).counts()
-        workers, scrapes = _ask_workers(self._settings.service.worker_urls)
-        return StreamHealth(
+        workers, freshness = _ask_workers(self._settings.service.worker_urls)
+        health = StreamHealth(
             observed_ms=int(time.time() * 1000),
             topics=tuple(topics_status(self._settings)),
-            freshness=_build_freshness(scrapes),
+            freshness=_build_freshness(freshness),
             dead_letters=tuple(DeadLetterCount(stage, reason, count) for (stage, reason), count in counts.most_common()),
             workers=tuple(workers),
         )
+        return Observation(health, freshness)
 
 
-def _ask_workers(urls: Sequence[str]) -> tuple[list[WorkerStatus], list[str]]:
-    """The status of each worker, and the metrics of those that answer."""
-    workers, scrapes = [], []
+def _ask_workers(urls: Sequence[str]) -> tuple[list[WorkerStatus], dict[str, Buckets]]:
+    """The status of each worker, and the freshness of those that answer."""
+    workers, freshness = [], {}
     with httpx.Client(timeout=WORKER_TIMEOUT_S, trust_env=False) as http:
         for address in [address for url in urls for address in _resolve(url)]:
             try:
                 ready = http.get(f"{address}/readyz")
-                scrape = http.get(f"{address}/metrics").text
-                freshness_s([scrape], QUANTILES)  # raises ValueError if the text is not metrics
+                freshness[address] = freshness_buckets(http.get(f"{address}/metrics").text)
             except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
                 workers.append(WorkerStatus(address, f"does not answer ({type(error).__name__})"))
             else:
-                scrapes.append(scrape)
                 workers.append(WorkerStatus(address, "" if ready.is_success else ready.text.strip()))
-    return workers, scrapes
+    return workers, freshness
 
 
-def _build_freshness(scrapes: Sequence[str]) -> tuple[StageFreshness, ...]:
+def _build_freshness(freshness: Mapping[str, Buckets]) -> tuple[StageFreshness, ...]:
+    buckets: Buckets = sum(freshness.values(), Counter())
     bounds = {
         stage: [bound if math.isfinite(bound) else None for bound in quantiles]
-        for stage, quantiles in freshness_s(scrapes, QUANTILES).items()
+        for stage, quantiles in bucket_quantiles(buckets, QUANTILES).items()
     }
     return tuple(StageFreshness(stage, *quantiles) for stage, quantiles in sorted(bounds.items()))
 

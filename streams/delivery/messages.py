@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from reaseq.errors import InvalidRecord
-from reaseq.records import Event, Item, is_in_seconds
+from reaseq.records import ID_LIMIT_CHARS, Event, Item, is_in_seconds
 from streams.delivery.topics import TOPIC_BY_MESSAGE, Topic
 
 ORIGIN_HEADER = "reaseq-origin-ms"
@@ -161,9 +161,12 @@ def _decode_key(raw: RawRecord) -> str:
     if not raw.key:
         raise InvalidRecord("missing_key", f"the record has no key; the key of a record of {raw.topic} must be the entity's id")
     try:
-        return raw.key.decode()
+        key = raw.key.decode()
     except UnicodeDecodeError as error:
         raise InvalidRecord("invalid_key", f"the key is not UTF-8: {error}") from error
+    if len(key) > ID_LIMIT_CHARS:  # the body's id has this limit as well, but a tombstone has no body
+        raise InvalidRecord("invalid_key", f"the key has {len(key)} characters; the limit is {ID_LIMIT_CHARS}")
+    return key
 
 
 def _read_origin_ms(raw: RawRecord, now_ms: int) -> int:

@@ -16,6 +16,8 @@ SOURCES = (ITEMS, EVENTS, ITEM_FEATURES, USER_FEATURES)
 RATE_WINDOW_S = 1.0
 FRESHNESS = "reaseq_freshness_seconds"
 
+Buckets = Counter[tuple[str, float]]  # records by (stage, upper bound in seconds), cumulative over the bounds
+
 
 @dataclass(frozen=True)
 class TopicStatus:
@@ -25,6 +27,7 @@ class TopicStatus:
     group: str
     records: int  # in the topic
     lag: int  # records that the group has not committed
+    acknowledged: int  # offsets that the group has committed since the topic exists
     acknowledged_per_s: float
 
 
@@ -38,9 +41,8 @@ def topics_status(settings: Settings) -> list[TopicStatus]:
     after, seconds = _lags(settings), time.monotonic() - started
     found = []
     for (group, name), lag in after.items():
-        earlier = before.get((group, name), lag)
-        acknowledged = lag.records - lag.uncommitted - earlier.records + earlier.uncommitted
-        found.append(TopicStatus(name, group, lag.records, lag.uncommitted, round(acknowledged / seconds, 1)))
+        rate = (lag.committed - before.get((group, name), lag).committed) / seconds
+        found.append(TopicStatus(name, group, lag.records, lag.uncommitted, lag.committed, round(rate, 1)))
     return found
 
 
@@ -56,18 +58,32 @@ def wait_until_idle(settings: Settings) -> None:
 
 def freshness_s(scrapes: Sequence[str], quantiles: Sequence[float]) -> dict[str, list[float]]:
     """Quantiles of freshness by stage over all scraped workers, each as the upper bound of its histogram bucket."""
-    buckets: dict[str, Counter[float]] = {}
-    for scrape in scrapes:
-        for family in text_string_to_metric_families(scrape):
-            for sample in family.samples:
-                if sample.name == f"{FRESHNESS}_bucket":
-                    bound = float(sample.labels["le"])
-                    buckets.setdefault(sample.labels["stage"], Counter())[bound] += int(sample.value)
-    return {
-        stage: [next(bound for bound in sorted(counts) if counts[bound] >= q * max(counts.values())) for q in quantiles]
-        for stage, counts in buckets.items()
-        if max(counts.values())
-    }
+    return bucket_quantiles(sum(map(freshness_buckets, scrapes), Counter()), quantiles)
+
+
+def freshness_buckets(scrape: str) -> Buckets:
+    """A worker's records by stage and upper bound of their freshness in seconds, cumulative as Prometheus counts them.
+
+    Raises ValueError if the text is not metrics.
+    """
+    return Counter(
+        {
+            (sample.labels["stage"], float(sample.labels["le"])): int(sample.value)
+            for family in text_string_to_metric_families(scrape)
+            for sample in family.samples
+            if sample.name == f"{FRESHNESS}_bucket"
+        }
+    )
+
+
+def bucket_quantiles(buckets: Buckets, quantiles: Sequence[float]) -> dict[str, list[float]]:
+    """Quantiles by stage, each as the upper bound of its bucket. Leaves out stages without records."""
+    found = {}
+    for stage in {stage for stage, _ in buckets}:
+        counts = sorted((bound, count) for (of, bound), count in buckets.items() if of == stage)
+        if total := counts[-1][1]:
+            found[stage] = [next(bound for bound, count in counts if count >= q * total) for q in quantiles]
+    return found
 
 
 def _lags(settings: Settings) -> dict[tuple[str, str], Lag]:
@@ -76,6 +92,6 @@ def _lags(settings: Settings) -> dict[tuple[str, str], Lag]:
     stream, reasoning = consumer_group(kafka, "stream"), consumer_group(kafka, "reasoning")
     found = {(stream, name): lag for name, lag in lags(kafka, stream, SOURCES).items()}
     for name, lag in lags(kafka, reasoning, [ITEM_FEATURES]).items():
-        if lag.has_commits:  # else no reasoning worker has ever run
+        if lag.committed:  # else no reasoning worker has ever run
             found[reasoning, name] = lag
     return found

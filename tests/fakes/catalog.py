@@ -26,7 +26,7 @@ def item(number: int, **changes: object) -> ItemFeatures:
         "vector": float16.pack(vector / np.linalg.norm(vector)),
         "knowledge": ProductKnowledge(vocabulary=VOCABULARY.version, claims=(claim,)),
     }
-    return ItemFeatures(item_id=f"i{number}", **(fields | changes))  # type: ignore[arg-type]
+    return ItemFeatures(**({"item_id": f"i{number}"} | fields | changes))  # type: ignore[arg-type]
 
 
 def build_table(*items: ItemFeatures) -> ItemTable:

@@ -1,4 +1,5 @@
-import { code, definitionList, element, formatNumber, formatTime, heading, itemLink, meter, plural, table } from "./elements.js";
+import { claimGroups } from "./claims.js";
+import { code, definitionList, element, formatNumber, heading, itemLink, plural, table, time } from "./elements.js";
 import { popularItems, searchForm } from "./search.js";
 import { getJson } from "./service.js";
 
@@ -24,7 +25,7 @@ export async function item(id) {
     element("div", { class: "columns" },
       element("section", {}, element("h2", {}, "Listing"), listing(card)),
       element("section", {}, element("h2", {}, "Knowledge"), knowledge(card))),
-    element("h2", {}, "Claims"), claims(card),
+    element("h2", {}, "Claims"), ...claimGroups(card.claims),
     element("h2", {}, "Neighbors"), neighbors(card),
     element("h2", {}, "Language-model calls"), calls(card),
   ];
@@ -38,14 +39,14 @@ async function similarItems(words) {
     heading(`Items like “${words}”`),
     element("p", { class: "note" }, `No item has the id “${words}”.`),
     item.form(),
-    table("On sale, most similar to these words", [{ name: "item" }, { name: "cosine", number: true }],
+    table("On sale, most similar to these words", [{ name: "item" }, { name: "cosine", kind: "number" }],
       matches.map((match) => [itemLink(match), match.cosine.toFixed(3)]), "Nothing is on sale."),
   ];
 }
 
 const listing = (card) => definitionList([
   ["price", card.price === null ? "" : String(card.price)], ["seller", card.seller_id], ...Object.entries(card.attributes),
-  ["listed", formatTime(card.listed_ms)], ["updated", formatTime(card.event_time_ms)],
+  ["listed", time(card.listed_ms)], ["updated", time(card.event_time_ms)],
 ]);
 
 const knowledge = (card) => definitionList([
@@ -56,15 +57,8 @@ const knowledge = (card) => definitionList([
   ["fingerprint", card.fingerprint && code(card.fingerprint)],
 ]);
 
-const claims = (card) => table("From the closed vocabulary, with provenance",
-  [{ name: "claim" }, { name: "confidence" }, { name: "evidence" }, { name: "provenance" }],
-  card.claims.map((claim) => [
-    [`${claim.group}: ${claim.value}`.replaceAll("_", " "), element("span", { class: "hint" }, claim.definition && ` ${claim.definition}`)],
-    meter(claim.confidence, "confidence"), claim.evidence ? element("mark", {}, claim.evidence) : "the whole text", claim.reasoner,
-  ]), "No claims yet: the item is served from its text.");
-
 const neighbors = (card) => table("On sale, most similar in meaning",
-  [{ name: "item" }, { name: "cosine", number: true }, { name: "shared claims", number: true }],
+  [{ name: "item" }, { name: "cosine", kind: "number" }, { name: "shared claims", kind: "number" }],
   card.neighbors.map((neighbor) => [itemLink(neighbor), neighbor.cosine.toFixed(3), formatNumber(neighbor.shared_claims)]),
   "The item is not in the item table.");
 
@@ -76,13 +70,13 @@ function calls(card) {
   const sum = (field) => card.calls.reduce((total, call) => total + call[field], 0);
   const total = `${plural(card.calls.length, "call")}, ${formatNumber(sum("tokens_in"))} tokens in, ${formatNumber(sum("tokens_out"))} out, ${sum("seconds").toFixed(1)} s.`;
   const columns = [
-    { name: "agent" }, { name: "reasoning" }, { name: "tokens in", number: true }, { name: "cached", number: true },
-    { name: "out", number: true }, { name: "seconds", number: true }, { name: "model" }, { name: "answered" },
+    { name: "agent" }, { name: "reasoning" }, { name: "tokens" }, { name: "seconds", kind: "number" }, { name: "model" }, { name: "answered" },
   ];
   const rows = card.calls.map((call) => [
     call.agent, call.rejected ? element("span", { class: "bad" }, `rejected: ${call.rejected}`) : call.reasoning,
-    formatNumber(call.tokens_in), formatNumber(call.tokens_cached), formatNumber(call.tokens_out),
-    call.seconds.toFixed(2), call.model, formatTime(call.answered_ms),
+    [`${formatNumber(call.tokens_in)} in`, `${formatNumber(call.tokens_cached)} cached`, `${formatNumber(call.tokens_out)} out`].map(
+      (count) => [element("span", { class: "nowrap" }, count), " "]).flat(),
+    call.seconds.toFixed(2), call.model, time(call.answered_ms),
   ]);
   return element("div", {}, element("p", {}, total), table("Calls", columns, rows, ""));
 }

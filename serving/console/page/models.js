@@ -1,4 +1,4 @@
-import { code, definitionList, element, formatNumber, heading, plural } from "./elements.js";
+import { code, definitionList, element, formatNumber, heading, plural, spaced, time } from "./elements.js";
 import { getJson } from "./service.js";
 
 export async function models() {
@@ -9,20 +9,23 @@ export async function models() {
     element("h2", {}, "In use by this service"),
     definitionList([["ranker", inForce.ranker], ["vocabulary", inForce.vocabulary], ["item table", table]]),
     element("h2", {}, "Published"),
-    ...published.map(publishedModel),
+    element("div", { class: "columns" }, published.map(publishedModel)),
   ];
 }
 
 function publishedModel(model) {
-  const facts = Object.entries(model.facts).map(([name, value]) => [name.replaceAll("_", " "), formatFact(name, value)]);
   const others = model.other_versions.map((version) => element("li", {}, code(version)));
   return element("section", {},
     element("h3", {}, model.kind),
-    model.error ? element("p", { class: "alert", role: "alert" }, model.error) : definitionList([["version", code(model.version)], ...facts]),
+    model.error ? element("p", { class: "alert", role: "alert" }, model.error) : definitionList([["version", code(model.version)], ...facts(model.facts)]),
     others.length ? element("details", {}, element("summary", {}, plural(others.length, "other version")), element("ul", {}, others)) : "");
 }
 
-function formatFact(name, value) {
-  if (name.endsWith("_ms")) return new Date(value).toISOString();
-  return typeof value === "object" && value !== null ? code(JSON.stringify(value)) : String(value);
+const facts = (values) => Object.entries(values).map(([name, value]) =>
+  (name.endsWith("_ms") ? [spaced(name.slice(0, -3)), time(value)] : [spaced(name), fact(value)]));
+
+function fact(value) {
+  if (Array.isArray(value)) return value.map((part) => element("div", {}, fact(part)));
+  if (typeof value === "object" && value !== null) return definitionList(facts(value));
+  return typeof value === "number" ? formatNumber(Number(value.toPrecision(4))) : String(value);
 }

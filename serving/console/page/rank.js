@@ -1,4 +1,5 @@
-import { element, formatNumber, formatTime, heading, link, table } from "./elements.js";
+import { signedBar } from "./bars.js";
+import { element, formatDay, formatMinute, formatNumber, formatTime, heading, link, table, time } from "./elements.js";
 import { navigate } from "./navigation.js";
 import { getJson, postJson, RequestRejected } from "./service.js";
 
@@ -83,17 +84,18 @@ function summary(response) {
 function degraded(response) {
   if (!response.degraded.length) return [];
   const reasons = response.degraded.map((reason) => element("li", {}, `${REASONS[reason]} (${reason})`));
-  return [element("div", { class: "note" }, element("p", {}, `Fallback level ${response.fallback_level}, because:`), element("ul", {}, reasons))];
+  return [element("div", { class: "note" }, element("p", {}, `Fallback level ${response.fallback_level}; reasons:`), element("ul", {}, reasons))];
 }
 
 function ranking(response, titles) {
   const explanations = new Map(response.explanations.map((explanation) => [explanation.item_id, explanation]));
+  const largest = largestContribution(response.explanations);
   const entries = response.ranked.map((ranked, index) => {
     const explanation = explanations.get(ranked.item_id);
     return element("li", {},
       element("h2", {}, `${index + 1}. `, titledLink(ranked.item_id, titles)),
       element("p", { class: "subtitle" }, `Item ${ranked.item_id}, ${formatScore(ranked.score, explanation)}.`),
-      explanation ? explained(explanation, titles) : null);
+      explanation ? explained(explanation, titles, largest, `candidate ${index + 1}`) : null);
   });
   return element("ol", { class: "ranked" }, entries);
 }
@@ -101,15 +103,24 @@ function ranking(response, titles) {
 // Without the model, a score is not a probability and only orders the candidates.
 const formatScore = (score, explanation) => (explanation ? `probability ${(100 * score).toFixed(2)} %` : `score ${score.toPrecision(3)}, not a probability`);
 
-function explained(explanation, titles) {
-  const groups = Object.entries(explanation.groups).map(([name, logOdds]) => `${name} ${formatSigned(logOdds)}`).join(", ");
-  const rows = explanation.behaviors.slice(0, SHOWN_BEHAVIORS).map((behavior) => [
-    titledLink(behavior.item_id, titles), formatSigned(behavior.log_odds),
-    behavior.time_ms === null ? `inferred, ${behavior.confidence.toFixed(2)}` : formatTime(behavior.time_ms),
-  ]);
-  return element("details", {}, element("summary", {}, `Log-odds by group: ${groups}`),
-    table("Log-odds lost if one behavior is removed", [{ name: "behavior" }, { name: "log-odds", number: true }, { name: "time" }], rows, "No behavior is known."));
+// One scale for all bars of the page, so that candidates can be compared.
+function largestContribution(explanations) {
+  const contributions = explanations.flatMap(({ groups, behaviors }) => [...Object.values(groups), ...behaviors.map((behavior) => behavior.log_odds)]);
+  return Math.max(0, ...contributions.map(Math.abs));
 }
 
+function explained(explanation, titles, largest, candidate) {
+  const groups = Object.entries(explanation.groups).map(([name, logOdds]) => [name, signedBar(logOdds, largest), formatSigned(logOdds)]);
+  const behaviors = explanation.behaviors.slice(0, SHOWN_BEHAVIORS).map((behavior) => [
+    [titledLink(behavior.item_id, titles), " ", element("span", { class: "hint" }, whenObserved(behavior))],
+    signedBar(behavior.log_odds, largest), formatSigned(behavior.log_odds),
+  ]);
+  const columns = (name) => [{ name }, { name: "lowers or raises", kind: "bar" }, { name: "log-odds", kind: "number" }];
+  return element("div", { class: "columns" },
+    table("Log-odds lost if all features of a kind are removed", columns("kind"), groups, "", `Kinds of features, ${candidate}`),
+    table("Log-odds lost if one behavior is removed; times in UTC", columns("behavior"), behaviors, "No behavior is known.", `Behaviors, ${candidate}`));
+}
+
+const whenObserved = (behavior) => (behavior.time_ms === null ? `inferred, confidence ${behavior.confidence.toFixed(2)}` : time(behavior.time_ms, `${formatDay(behavior.time_ms)} ${formatMinute(behavior.time_ms)}`));
 const titledLink = (itemId, titles) => link("item", itemId, titles[itemId]);
 const formatSigned = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);

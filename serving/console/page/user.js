@@ -1,6 +1,7 @@
-import { element, formatTime, heading, itemLink, meter, plural, table } from "./elements.js";
+import { element, formatTime, heading, plural } from "./elements.js";
 import { activeUsers, searchForm } from "./search.js";
 import { getJson } from "./service.js";
+import { timeline } from "./timeline.js";
 
 export async function user(id) {
   if (!id) return [heading("User"), user.form(), ...(await activeUsers())];
@@ -11,9 +12,9 @@ export async function user(id) {
     element("p", { class: "subtitle" }, summary(view)),
     user.form(),
     element("p", {}, element("a", { href: `#/rank?${query}` }, "Rank for this user, just after the last event")),
-    element("div", { class: "columns" },
-      element("section", {}, element("h2", {}, "Observed behavior"), observed(view)),
-      element("section", {}, element("h2", {}, "Inferred behavior"), ...inferred(view))),
+    element("h2", {}, "Behavior"),
+    ...inference(view),
+    ...timeline(view),
   ];
 }
 user.form = () => searchForm("user", "User");
@@ -24,14 +25,12 @@ function summary(view) {
   return `${plural(view.events_seen, "event")} seen, the last ${formatTime(view.event_time_ms)}${retracted}${erased}.`;
 }
 
-const observed = (view) => table("Newest first", [{ name: "item" }, { name: "type" }, { name: "time" }],
-  view.history.map((behavior) => [itemLink(behavior), behavior.type, formatTime(behavior.time_ms)]), "None.");
-
-function inferred(view) {
-  const behaviors = table("Most confident first; not in the event log", [{ name: "item" }, { name: "confidence" }],
-    view.inferred.map((behavior) => [itemLink(behavior), meter(behavior.confidence, "confidence")]), "None yet.");
-  if (!view.inferred_by) return [behaviors];
+function inference(view) {
+  if (!view.inferred_by) return [element("p", { class: "empty" }, "No behavior model has looked at this user yet.")];
+  const found = view.inferred.length ? `inferred ${plural(view.inferred.length, "behavior")} that no event records` : "inferred no behavior";
   const missing = view.events_since_inference;
-  const note = missing ? [element("p", { class: "note" }, `Inferred before the latest ${plural(missing, "event")}.`)] : [];
-  return [...note, behaviors, element("p", { class: "subtitle" }, `By model ${view.inferred_by}, as of ${formatTime(view.inferred_as_of_ms)}.`)];
+  return [
+    element("p", {}, `Model ${view.inferred_by} ${found}, from the events up to ${formatTime(view.inferred_as_of_ms)}.`),
+    ...(missing ? [element("p", { class: "note" }, `${plural(missing, "event")} arrived after that.`)] : []),
+  ];
 }

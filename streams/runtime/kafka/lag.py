@@ -42,7 +42,7 @@ class Lag:
 
     records: int  # in the topic
     uncommitted: int  # of these, not yet committed by the group
-    has_commits: bool  # whether the group has ever committed in this topic
+    committed: int  # by the group since the topic exists; 0 if it has never committed
 
 
 def lags(settings: KafkaSettings, group_id: str, topics: Sequence[Topic]) -> dict[str, Lag]:
@@ -53,5 +53,5 @@ def lags(settings: KafkaSettings, group_id: str, topics: Sequence[Topic]) -> dic
             offsets = read_offsets(consumer, list_partitions(consumer, topic.name)).values()
             records = sum(partition.end - partition.start for partition in offsets)
             uncommitted = sum(max(partition.end - partition.reached, 0) for partition in offsets)
-            found[topic.name] = Lag(records, uncommitted, any(partition.committed for partition in offsets))
+            found[topic.name] = Lag(records, uncommitted, sum(partition.committed for partition in offsets))
         return found

@@ -24,6 +24,7 @@ from serving.console.models import Models, list_published
 from serving.console.recent import RecentActivity
 from serving.console.routes import add_console
 from serving.console.stream import StreamHealth, StreamMonitor
+from serving.console.stream_history import StreamHistory, StreamHour
 from serving.console.users import UserView
 from streams.operations.status import TopicStatus
 from tests.fakes.catalog import ITEMS, item
@@ -57,7 +58,10 @@ def observations(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 @pytest.fixture(scope="module")
 def server(app: FastAPI) -> Iterator[WebServer]:
-    server = WebServer(app)
+    """The application without the thread that observes brokers, of which there are none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StreamHistory, "_sample_until_stopped", lambda self: None)
+        server = WebServer(app)
     yield server
     server.close()
 
@@ -105,12 +109,13 @@ def test_openapi_declares_a_response_schema_for_every_endpoint(app: FastAPI) -> 
         ("/v1/recent", RecentActivity),
         ("/v1/models", Models),
         ("/v1/stream", StreamHealth),
+        ("/v1/stream/history", StreamHour),
     ],
 )
 def test_response_matches_its_declared_model(
     server: WebServer, observations: list[Settings], monkeypatch: pytest.MonkeyPatch, path: str, model: Any
 ) -> None:
-    monkeypatch.setattr(stream, "topics_status", lambda settings: [TopicStatus("items", "reaseq", 7, 1, 2.5)])
+    monkeypatch.setattr(stream, "topics_status", lambda settings: [TopicStatus("items", "reaseq", 7, 1, 6, 2.5)])
 
     response = server.get(path)
 
@@ -189,7 +194,7 @@ def test_other_published_versions_are_listed(tmp_path: Path) -> None:
 def test_many_viewers_cost_one_observation(observations: list[Settings]) -> None:
     monitor = StreamMonitor(Settings())
 
-    assert len({monitor.health().observed_ms for _ in range(20)}) == 1
+    assert len({monitor.observe().health.observed_ms for _ in range(20)}) == 1
     assert len(observations) == 1
 
 
@@ -207,15 +212,15 @@ def test_unavailable_brokers_are_cached_and_observed_again_after_expiry(
         down.setattr(stream, "topics_status", fail)
         for _ in range(20):
             with pytest.raises(BrokerUnavailable, match="no broker"):
-                monitor.health()
+                monitor.observe()
     assert len(failures) == 1, "the error is cached like a result"
     monkeypatch.setattr(monitor, "_expires_s", 1e-9)
-    assert monitor.health().topics == ()
+    assert monitor.observe().health.topics == ()
 
 
 def test_cached_health_is_served_during_an_observation(observations: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
     monitor = StreamMonitor(Settings())
-    first = monitor.health()
+    first = monitor.observe()
     monitor._expires_s = 1e-9
     started, released = threading.Event(), threading.Event()
 
@@ -225,14 +230,14 @@ def test_cached_health_is_served_during_an_observation(observations: list[Settin
         return []
 
     monkeypatch.setattr(stream, "topics_status", observe_slowly)
-    observing = threading.Thread(target=monitor.health)
+    observing = threading.Thread(target=monitor.observe)
     observing.start()
     started.wait(10)
 
-    assert monitor.health() is first
+    assert monitor.observe() is first
     released.set()
     observing.join()
-    assert monitor.health() is not first
+    assert monitor.observe() is not first
 
 
 def test_workers_that_stall_or_do_not_answer_are_reported_by_address(observations: list[Settings]) -> None:
@@ -254,7 +259,7 @@ def test_workers_that_stall_or_do_not_answer_are_reported_by_address(observation
     stalled, silent = f"http://127.0.0.1:{server.server_port}", "http://127.0.0.1:1"
     settings.service.worker_urls = [f"http://localhost:{server.server_port}", silent, "http://no-such-worker.invalid:9100"]
 
-    problems = {worker.address: worker.problem for worker in StreamMonitor(settings).health().workers}
+    problems = {worker.address: worker.problem for worker in StreamMonitor(settings).observe().health.workers}
     server.shutdown()
     server.server_close()
     thread.join()
