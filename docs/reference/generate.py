@@ -149,8 +149,9 @@ def build_openapi() -> dict[str, Any]:
 def api_page(document: Mapping[str, Any]) -> str:
     """Every path of the OpenAPI document, then the objects that they take and return."""
     introduction = (
-        "The ranking service serves these paths, and this document in full at `/openapi.json`. All but the probes need a key "
-        "in the header `X-API-Key` if `REASEQ_SERVICE__API_KEYS` is set; `/metrics` does not with `REASEQ_SERVICE__OPEN_METRICS`."
+        "The ranking service serves these paths, and this document in full at `/openapi.json`. "
+        "All but the probes need a key in the header `X-API-Key` if `REASEQ_SERVICE__API_KEYS` is set; "
+        "`/metrics` needs none with `REASEQ_SERVICE__OPEN_METRICS`."
     )
     paths = [
         section

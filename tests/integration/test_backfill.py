@@ -24,7 +24,7 @@ def test_catalog_is_sent_and_the_rest_is_accounted_for(services: Settings, tmp_p
 
     printed = reaseq(services.state_dir, "backfill", "items", str(file), status=3)
 
-    assert "sent 3 of 3 rows to items" in printed and "refused 1 of 3 rows" in printed
+    assert "produced 3 of 3 items" in printed and "refused 1 of 3 rows" in printed
     assert "title" in printed and "row 2: ''" in printed and "row 3: 'N/A'" in printed
     assert "\x1b" not in printed and "WARNING" not in printed.upper()
     assert [record.key for record in read_all(services.kafka, ITEMS) if record.key in (b"007", b"8")] in (
@@ -40,7 +40,7 @@ def test_catalog_is_sent_and_the_rest_is_accounted_for(services: Settings, tmp_p
 def test_file_is_sent_again_to_a_topic_that_was_created_anew(services: Settings, tmp_path: Path) -> None:
     file = tmp_path / "events.csv"
     file.write_text("user_id,item_id,event_time\nu,1,2014-01-14\n")
-    assert "sent 1 of 1 rows" in reaseq(services.state_dir, "backfill", "events", str(file))
+    assert "produced 1 of 1 events" in reaseq(services.state_dir, "backfill", "events", str(file))
     before = read_topic_id(services.kafka, EVENTS)
     admin = KafkaAdminClient(bootstrap_servers=services.kafka.bootstrap_servers)
     admin.delete_topics([EVENTS.name])
@@ -49,7 +49,7 @@ def test_file_is_sent_again_to_a_topic_that_was_created_anew(services: Settings,
     admin.close()
     create_topics(services.kafka)
 
-    assert "sent 1 of 1 rows" in reaseq(services.state_dir, "backfill", "events", str(file))
+    assert "produced 1 of 1 events" in reaseq(services.state_dir, "backfill", "events", str(file))
     assert read_topic_id(services.kafka, EVENTS) != before
 
 
