@@ -132,7 +132,7 @@ def _send(settings: "Settings", source: "SourceFile", file: Path, rate: float, u
             task = progress.add_task(topic.name, total=records)
             produced = backfill.run(earlier, rate, until_ms, lambda count: progress.advance(task, count))
     rest = "; an earlier run sent the rest" if produced < records else ""
-    typer.echo(f"sent {produced} of {records} rows to {topic.name}{rest}")
+    typer.echo(f"produced {produced} of {records} {topic.name}{rest}")
     _report(source.report)
 
 

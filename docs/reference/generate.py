@@ -36,7 +36,8 @@ def settings_page() -> str:
     """Every setting: environment variable, type, default and description."""
     introduction = (
         "A setting comes from its environment variable, or from a file of the same name in the folder `REASEQ_SECRETS_DIR`, "
-        "or it has the default below. Environment variables take precedence over files. Names end in their unit."
+        "or it is that of the system that `reaseq up` started, or it has the default below. The first of these counts, and an "
+        "empty variable does not. Names end in their unit."
     )
     return _join([HEAD, "# Settings", introduction, *_settings("REASEQ", Settings.model_construct())])
 
@@ -148,8 +149,9 @@ def build_openapi() -> dict[str, Any]:
 def api_page(document: Mapping[str, Any]) -> str:
     """Every path of the OpenAPI document, then the objects that they take and return."""
     introduction = (
-        "The ranking service serves these paths, and this document in full at `/openapi.json` and `/docs`. "
-        "Paths under `/v1` need a key in the header `X-API-Key` if `REASEQ_SERVICE__API_KEYS` is set."
+        "The ranking service serves these paths, and this document in full at `/openapi.json`. "
+        "All but the probes need a key in the header `X-API-Key` if `REASEQ_SERVICE__API_KEYS` is set; "
+        "`/metrics` needs none with `REASEQ_SERVICE__OPEN_METRICS`."
     )
     paths = [
         section

@@ -41,7 +41,7 @@ from tests.ranking_service import settings_with_patient_service
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-KEY = "the test's key"
+KEY = "the key of this test"
 EVENT_COUNT, ITEM_COUNT = 2000, 400
 HOSTILE = Item(item_id="a/b?c#d", title="<script>document.title = 'taken over'</script>", event_time_ms=1)
 WORD = "Donaudampfschifffahrtsgesellschaftskapitänsmütze"
@@ -71,7 +71,7 @@ WORDY_USER = UserFeatures(
     inferred=Inferred(item_ids=(WORDY.item_id,), confidences=(0.3,), model="m", as_of_ms=2 * DAY_MS, events_seen=2),
 )
 SETTLE_TIMEOUT_S = 180.0
-SCREENSHOTS = os.environ.get("REASEQ_SCREENSHOTS", "")  # folder for a screenshot at the end of each test
+SCREENSHOTS = os.environ.get("CONSOLE_SCREENSHOTS", "")  # folder for a screenshot at the end of each test
 
 
 @dataclass

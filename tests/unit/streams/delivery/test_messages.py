@@ -76,6 +76,19 @@ def test_invalid_record_raises_its_reason_and_location(topic: Topic, key: bytes,
 
 
 @pytest.mark.parametrize(
+    "nulls", [{"price": None}, {"seller_id": None}, {"attributes": None}, {"attributes": {"size": None}}, {"other": None}]
+)
+def test_null_optional_field_of_an_item_is_an_absent_one(nulls: dict[str, object]) -> None:
+    assert decode(ITEMS, b"i", json.dumps(ITEM | nulls).encode()) == decode(ITEMS, b"i", json.dumps(ITEM).encode())
+
+
+def test_null_optional_field_of_an_event_is_an_absent_one() -> None:
+    nulls = {"quantity": None, "retracted": None}
+
+    assert decode(EVENTS, b"u", json.dumps(EVENT | nulls).encode()) == decode(EVENTS, b"u", json.dumps(EVENT).encode())
+
+
+@pytest.mark.parametrize(
     ("value", "where"),
     [
         (user(types=[1, 1]), "different lengths"),
@@ -107,19 +120,6 @@ def test_claim_with_an_impossible_confidence_is_invalid() -> None:
 
     with pytest.raises(InvalidRecord, match="confidence"):
         decode(ITEM_FEATURES, b"i", value)
-
-
-@pytest.mark.parametrize(
-    "nulls", [{"price": None}, {"seller_id": None}, {"attributes": None}, {"attributes": {"size": None}}, {"other": None}]
-)
-def test_null_optional_field_of_an_item_is_an_absent_one(nulls: dict[str, object]) -> None:
-    assert decode(ITEMS, b"i", json.dumps(ITEM | nulls).encode()) == decode(ITEMS, b"i", json.dumps(ITEM).encode())
-
-
-def test_null_optional_field_of_an_event_is_an_absent_one() -> None:
-    nulls = {"quantity": None, "retracted": None}
-
-    assert decode(EVENTS, b"u", json.dumps(EVENT | nulls).encode()) == decode(EVENTS, b"u", json.dumps(EVENT).encode())
 
 
 def test_tombstone_of_an_item_is_a_message_without_body() -> None:
