@@ -34,6 +34,7 @@ evaluate: .venv/dev  ## evaluate on public data; BEAUTY=folder and MIND=folder a
 	$(BIN)/reaseq evaluate representation
 	$(BIN)/reaseq evaluate inferred
 	$(BIN)/reaseq evaluate ranking
+	$(BIN)/reaseq evaluate baskets
 	$(if $(BEAUTY),$(BIN)/reaseq evaluate representation amazon-beauty --folder $(BEAUTY))
 	$(if $(BEAUTY),$(BIN)/reaseq evaluate inferred amazon-beauty --folder $(BEAUTY))
 	$(if $(BEAUTY),$(BIN)/reaseq evaluate ranking amazon-beauty --folder $(BEAUTY))

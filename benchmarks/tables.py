@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.sizing import SHOPS, Measured, estimate_needs, read_measured
+from evaluation import judge
 from evaluation.candidate_sets import POPULARITY_MATCHED, POPULARITY_SAMPLED, REPEATS
+from evaluation.judge import ALL, NEW
 
 ROOT = Path(__file__).parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 KIND_NAMES = {POPULARITY_SAMPLED: "popularity-sampled", POPULARITY_MATCHED: "popularity-matched"}
 GAUC, GAUC_BY_IMPRESSION = "GAUC grouped by basket", "GAUC grouped by impression"
+
+BASKET_SLICES = {ALL: "all", NEW: "new to customer", judge.REPEATS: "repeats"}
+BASKET_COLUMNS = {"hr_10": BASKET_SLICES, "ndcg_10": (ALL, NEW), "gauc": BASKET_SLICES}
 
 Results = dict[str, Any]
 
@@ -25,6 +30,8 @@ def main() -> None:
             tables[f"{name} {part}"] = render(results, gauc)
     if leave_one_out := _read("leave_one_out"):
         tables["leave one out"] = _leave_one_out(leave_one_out)
+    if baskets := _read("baskets"):
+        tables["baskets"] = _baskets(baskets)
     _write(DOCS / "evaluation.md", tables)
     if ranking := _read("ranking"):
         _write(DOCS / "benchmarks.md", {"ranking": _ranking(ranking)})
@@ -50,6 +57,21 @@ def _write(page: Path, tables: dict[str, str]) -> None:
         block = re.compile(rf"<!-- {re.escape(name)} -->.*?<!-- end -->", re.DOTALL)
         text = block.sub(lambda _, name=name, table=table: f"<!-- {name} -->\n{table}\n<!-- end -->", text)  # type: ignore[misc]
     page.write_text(text)
+
+
+def _baskets(results: Results) -> str:
+    """A row for each model, the best first, and the ranker's gains over the best peer of each column."""
+    columns = [(metric, part) for metric, parts in BASKET_COLUMNS.items() for part in parts]
+    models = sorted(results["models"].items(), key=lambda entry: -entry[1][ALL]["hr_10"]["mean"])
+    rows = [[name, *(_format_estimate(by_slice[part][metric]) for metric, part in columns)] for name, by_slice in models]
+    gains = [results["gains_over_best_peer"][part][metric] for metric, part in columns]
+    rows.append(["gain over the best peer", *(f"{gain['low']:+.3f} to {gain['high']:+.3f}" for gain in gains)])
+    names = {"hr_10": "HR@10", "ndcg_10": "NDCG@10", "gauc": "GAUC"}
+    return _table(["", *(f"{names[metric]} {BASKET_SLICES[part]}" for metric, part in columns)], rows)
+
+
+def _format_estimate(estimate: dict[str, float]) -> str:
+    return f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
 def _leave_one_out(results: Results) -> str:

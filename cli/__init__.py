@@ -3,6 +3,8 @@
 import typer
 
 from cli import backfill, dead_letters, evaluate, features, knowledge, ranking, representation, system, train
+from cli.environment import check_environment
+from cli.terminal import exit_on_error
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_show_locals=False)
 app.registered_commands += system.app.registered_commands
@@ -18,7 +20,12 @@ app.add_typer(train.app, name="train", help="Train and publish models.")
 
 @app.callback(help="ReaSeq streaming.")
 def configure() -> None:
-    """What every command starts with: its log lines must not carry control characters to the terminal either."""
+    """What every command starts with: its log lines must not carry control characters to the terminal either.
+
+    What libraries log beside an error that a command prints is not shown; workers and the ranking service log it.
+    """
     from reaseq.logs import configure_logs
 
-    configure_logs("reaseq")
+    configure_logs("reaseq", library_level="CRITICAL")
+    with exit_on_error():
+        check_environment()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_production_settings, open_console
+from cli.terminal import build_table, exit_on_error, load_production_settings, open_console, open_progress
 from reaseq.days import time_ms
 from reaseq.plain_text import plain
 from reaseq.records import TIME_LIMIT_MS
@@ -93,12 +93,10 @@ def replay(
 
     Skips truncated records, and records that failed too often (quarantined) unless --quarantined is given.
     """
-    from rich.progress import Progress
-
     from features.repository import FeatureRepository
 
     settings = load_production_settings()
-    with exit_on_error(), Progress() as progress:
+    with exit_on_error(), open_progress() as progress:
         queue, which = _build_queue(settings), _build_filter(id_, topic, stage, reason, key, since)
         task = progress.add_task("replay", total=sum(1 for _ in queue.read_open(which)))
         replayed = queue.replay(which, FeatureRepository(settings), quarantined, lambda count: progress.advance(task, count))

@@ -1,14 +1,15 @@
 """Commands that evaluate the method on public data sets."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.terminal import exit_on_error, load_settings, open_console
+from cli.terminal import exit_on_error, load_settings, open_console, show_status
+from reaseq.errors import ReaSeqError
 
 if TYPE_CHECKING:
-    from pipelines.evaluation import DataSets
+    from pipelines.evaluation import DataSets, Report
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -31,7 +32,7 @@ def inferred(data: Data = "online-retail", folder: Folder = None, seeds: Seeds =
 
     console, path = open_console(), out / f"inferred_{data.replace('-', '_')}.json"
     with exit_on_error():
-        with console.status("reading and encoding"):
+        with show_status("reading and encoding"):
             sets = _data_sets(folder)
             evaluation = RecallEvaluation(sets.load(data))
         console.print(f"{len(evaluation.test)} test baskets")
@@ -48,11 +49,31 @@ def ranking(data: RankingData = "online-retail", folder: Folder = None, seeds: S
 
     console, path = open_console(), out / "evaluation.json"
     with exit_on_error():
-        with console.status("reading and encoding"):
+        with show_status("reading and encoding"):
             sets = _data_sets(folder)
             evaluation = RankingEvaluation(sets.load_ranking(data))
         report = evaluate_ranking(evaluation, data, seeds, sets.cache, console.print)
         merge_report(data.replace("-", "_"), report, path)
+    console.print(f"written: {path}")
+
+
+@app.command()
+def baskets(
+    validation: Annotated[bool, typer.Option(help="Rank the two weeks before, on which everything was chosen.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the trained models.")] = 0,
+    out: Out = RESULTS,
+) -> None:
+    """Rank every product on sale before each basket of Online Retail's last two weeks, the demo's task, by ranker and peers.
+
+    Needs the development dependencies, for LightGBM and implicit.
+    """
+    from pipelines.evaluation import write_report
+
+    console, path = open_console(), out / ("baskets_validation.json" if validation else "baskets.json")
+    with exit_on_error():
+        sets = _data_sets(None)
+        report = _evaluate_baskets(sets, validation, seed, console.print)
+        write_report(report, path)
     console.print(f"written: {path}")
 
 
@@ -63,7 +84,7 @@ def leave_one_out(data: LeaveOneOutData = "amazon-beauty", folder: Folder = None
 
     console, path = open_console(), out / "leave_one_out.json"
     with exit_on_error():
-        with console.status("reading and encoding"):
+        with show_status("reading and encoding"):
             experiment = _data_sets(folder).load_leave_one_out(data)
         evaluate_leave_one_out(experiment, seeds, path, console.print)
     console.print(f"written: {path}")
@@ -78,10 +99,21 @@ def representation(data: Data = "online-retail", folder: Folder = None, seeds: S
 
     console, path = open_console(), out / f"representation_{data.replace('-', '_')}.json"
     with exit_on_error():
-        with console.status("reading and encoding"):
+        with show_status("reading and encoding"):
             experiment = _data_sets(folder).load(data)
         write_report(evaluate_representation(experiment, seeds, console.print), path)
     console.print(f"written: {path}")
+
+
+def _evaluate_baskets(sets: "DataSets", validation: bool, seed: int, report: "Report") -> dict[str, Any]:
+    try:
+        from evaluation.experiments import baskets as experiments
+    except ModuleNotFoundError as error:
+        raise ReaSeqError(f"{error.name} is not installed: run `make .venv/dev`") from error
+    from evaluation.basket_report import build_report
+
+    experiment = experiments.load(sets.order_lines, sets.answers, sets.encoder, sets.cache, validation)
+    return build_report(experiments.run(experiment, seed, report), experiments.RANKER, experiments.PEERS)
 
 
 def _data_sets(folder: Path | None) -> "DataSets":

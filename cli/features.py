@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings, open_console
+from cli.terminal import (
+    build_table,
+    exit_on_error,
+    load_production_settings,
+    load_settings,
+    open_console,
+    open_progress,
+    show_status,
+)
 from reaseq.plain_text import plain
 
 if TYPE_CHECKING:
@@ -35,7 +43,7 @@ def parity(
     settings, console = load_settings(), open_console()
     with exit_on_error():
         served = read_served_features(log or settings.served_features_dir)
-        with console.status(f"joining {len(served)} served rows"):
+        with show_status(f"joining {len(served)} served rows"):
             found = compare(FeatureRepository(settings), served)
         if metrics:
             write_metrics(found, metrics)
@@ -92,12 +100,10 @@ def compact() -> None:
 
 def fill_store(settings: "Settings", store: "FeatureRepository", rate_records_per_s: float = float("inf")) -> None:
     """Rebuild the store, with a progress bar."""
-    from rich.progress import Progress
-
     from streams.operations.rebuild import rebuild as fill
     from streams.operations.rebuild import records_to_read
 
-    with Progress() as progress:
+    with open_progress() as progress:
         task = progress.add_task("rebuilding the store", total=records_to_read(settings))
         counts = fill(settings, store, rate_records_per_s, lambda written: progress.advance(task, written))
     rejected = f"; {counts['rejected']} rejected, see the log" if counts["rejected"] else ""

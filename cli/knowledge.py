@@ -1,19 +1,28 @@
 """Commands that inspect, price, refresh, export and import product knowledge."""
 
-from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings, open_console
-from reaseq.plain_text import plain
+from cli.backfill import Columns, parse_columns
+from cli.terminal import (
+    build_table,
+    exit_on_error,
+    load_production_settings,
+    load_settings,
+    open_console,
+    open_progress,
+    show_status,
+)
 
 if TYPE_CHECKING:
     from evaluation.cascade import CascadeCurve
     from reaseq.knowledge.llm.ledger import Ledger
     from reaseq.knowledge.reasoner import ReasoningItem
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -72,7 +81,7 @@ def stale() -> None:
 
     console = open_console()
     with exit_on_error():
-        with console.status("comparing items with the ledger"):
+        with show_status("comparing items with the ledger"):
             found = find_stale(load_settings())
     forecast = found.forecast
     console.print(build_table("calls to make", ("agent", "calls"), list(forecast.calls.items()) or [("none", 0)]))
@@ -83,33 +92,61 @@ def stale() -> None:
 
 
 @app.command()
-def refresh(rate: Rate = 100.0) -> None:
+def refresh(
+    rate: Rate = 100.0,
+    fallbacks: Annotated[
+        bool, typer.Option("--fallbacks", help="Also those with claims of the student or the zero-shot reasoner only.")
+    ] = False,
+) -> None:
     """Send every listed item to the reasoning workers again; they reason about those whose fingerprint has changed."""
-    from rich.progress import Progress
-
     from pipelines.stale_knowledge import resend_items
 
-    with exit_on_error(), Progress() as progress:
+    with exit_on_error(), open_progress() as progress:
         task = progress.add_task("refresh", total=None)
-        sent = resend_items(
-            load_production_settings(), rate, lambda sent, total: progress.update(task, completed=sent, total=total)
-        )
+        settings = load_production_settings()
+        sent = resend_items(settings, rate, fallbacks, lambda sent, total: progress.update(task, completed=sent, total=total))
     typer.echo(f"produced {sent} records to item-features")
+
+
+@app.command()
+def forget_rejected(
+    reason: Annotated[list[str], typer.Option(help="Only this reason, such as refusal or http_400; may be repeated.")] = [],  # noqa: B006
+    day: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="Only rejections of this day (UTC).")] = "",
+) -> None:
+    """Forget rejected answers, so that their requests are made again. `refresh --fallbacks` then sends the items."""
+    from datetime import date
+
+    try:
+        only_day = date.fromisoformat(day).isoformat() if day else ""
+    except ValueError:
+        raise typer.BadParameter(f"--day {day!r} is not of the form YYYY-MM-DD") from None
+    with exit_on_error():
+        counts = _open_ledger().forget_rejected(reason, only_day)
+    if counts:
+        open_console().print(build_table("rejected answers forgotten", ("reason", "answers"), sorted(counts.items())))
+        typer.echo("to have the items reasoned about again, run `reaseq knowledge refresh --fallbacks`")
+    else:
+        typer.echo("the ledger has no such rejected answer")
 
 
 @app.command()
 def cascade(
     answers: Answers, out: Annotated[Path, typer.Option(help="Directory of the plot and the figures.")] = Path("out/cascade")
 ) -> None:
-    """Print and plot cost and quality of the cascade at each threshold, on held-out items."""
+    """Print and plot cost and quality of the cascade at each threshold, on held-out items, and the quality of its fallbacks."""
 
     from evaluation.cascade import report_cascade
     from pipelines.student import build_teacher
 
     console = open_console()
     with exit_on_error():
-        with console.status("training a student on the items that are not held out"):
-            curves = report_cascade(build_teacher(load_settings(), answers), out)
+        with show_status("training a student on the items that are not held out"):
+            curves, scores = report_cascade(build_teacher(load_settings(), answers), out)
+    rows = [
+        (f"{score.reasoner}, {score.items}", f"{score.scores[-1].precision:.2f}", f"{score.scores[-1].recall:.2f}")
+        for score in scores
+    ]
+    console.print(build_table("claims of cheaper reasoners, compared with the teacher's", ("", "precision", "recall"), rows))
     for curve in curves:
         columns = ("threshold", "items sent", "agent calls", "precision", "recall")
         console.print(build_table(f"{curve.count} held-out items: {curve.items}", columns, _build_cascade_rows(curve)))
@@ -122,26 +159,50 @@ def cascade(
 
 
 @app.command()
-def export_batch(catalog: CatalogFile, out: Annotated[Path, typer.Argument(metavar="REQUESTS")]) -> None:
+def export_batch(
+    catalog: CatalogFile,
+    out: Annotated[Path, typer.Argument(metavar="REQUESTS")],
+    column: Columns = [],  # noqa: B006  typer copies it
+) -> None:
     """Write a catalog's pending LLM calls as JSONL in the OpenAI batch format: one round of the agents, without duplicates."""
     from pipelines.knowledge import build_agents
     from reaseq.knowledge.agents.pending import export_batch as export
 
-    counts = _run_batch(catalog, "export", lambda items: export(build_agents(load_settings()), items, out))
-    by_agent = ", ".join(f"{count} of {agent}" for agent, count in counts.items())
-    typer.echo(f"{counts.total()} calls in {out}: {by_agent}" if counts else "no calls are pending: every item has its answers")
+    result = _run_batch(catalog, column, "export", lambda items: export(build_agents(load_settings()), items, out))
+    by_agent = ", ".join(f"{count} of {agent}" for agent, count in result.requests.items())
+    typer.echo(f"{result.requests.total()} calls in {out}: {by_agent}" if result.requests else "no calls are pending")
+    if result.rejected:
+        rows = result.rejected.most_common()
+        open_console().print(build_table("items without knowledge: their answers were rejected", ("reason", "items"), rows))
+    elif not result.requests:
+        typer.echo("every item has its answers")
 
 
 @app.command()
-def import_batch(catalog: CatalogFile, answers: Annotated[Path, typer.Argument(metavar="ANSWERS")]) -> None:
-    """Validate a batch's answers and add them to the ledger. Then export the next round."""
+def import_batch(
+    catalog: CatalogFile,
+    answers: Annotated[Path, typer.Argument(metavar="ANSWERS")],
+    column: Columns = [],  # noqa: B006  typer copies it
+) -> None:
+    """Validate a batch's answers and add them to the ledger. Then export the next round.
+
+    Prints how many answers were accepted, rejected or missing, by reason, and the claims that will be dropped.
+    """
     from pipelines.knowledge import build_agents
+    from reaseq.knowledge.agents.pending import ACCEPTED
     from reaseq.knowledge.agents.pending import import_batch as import_answers
 
-    outcomes = _run_batch(catalog, "import", lambda items: import_answers(build_agents(load_settings()), items, answers))
-    typer.echo(
-        ", ".join(f"{plain(outcome)}: {count}" for outcome, count in outcomes.items()) or f"{answers} contains no answers"
-    )
+    result = _run_batch(catalog, column, "import", lambda items: import_answers(build_agents(load_settings()), items, answers))
+    if not result.outcomes:
+        typer.echo(f"{answers} contains no answers")
+        return
+    console = open_console()
+    console.print(build_table("answers", ("outcome", "answers"), result.outcomes.most_common()))
+    if result.dropped_claims:
+        dropped = [(agent, fault, count) for (agent, fault), count in result.dropped_claims.most_common()]
+        console.print(build_table("dropped claims", ("agent", "fault", "claims"), dropped))
+    if not result.outcomes[ACCEPTED]:
+        typer.echo("no answer was accepted: no item gains knowledge from this batch")
 
 
 @app.command("export")
@@ -161,19 +222,19 @@ def import_ledger(source: Annotated[Path, typer.Argument(metavar="PARQUET")]) ->
 
 
 def _run_batch(
-    catalog: Path, name: str, run: Callable[["Iterator[ReasoningItem]"], Coroutine[None, None, Counter[str]]]
-) -> Counter[str]:
+    catalog: Path, columns: list[str], name: str, run: "Callable[[Iterator[ReasoningItem]], Coroutine[None, None, T]]"
+) -> T:
     """Run a batch function on the items of a catalog file, with a progress bar."""
     import asyncio
 
-    from rich.progress import Progress
-
     from pipelines.knowledge import to_reasoning_item
-    from streams.operations.catalog_file import CatalogFile as CatalogRows
+    from streams.sources.catalog_file import CatalogFile as CatalogRows
+    from streams.sources.source_file import ReadOptions
 
-    with exit_on_error(), Progress() as progress:
-        rows = CatalogRows(catalog)
-        items = progress.track(map(to_reasoning_item, rows.items()), total=len(rows), description=name)
+    options = ReadOptions(names=parse_columns(columns))
+    with exit_on_error(), open_progress() as progress:
+        rows = CatalogRows(catalog, options)
+        items = progress.track(map(to_reasoning_item, rows.items()), total=None, description=name)
         return asyncio.run(run(iter(items)))
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_settings, open_console
+from cli.terminal import build_table, exit_on_error, load_settings, open_console, show_status
 from reaseq.days import time_ms
 from reaseq.plain_text import plain
 
@@ -36,7 +36,7 @@ def rank(
 
     console = open_console()
     with exit_on_error():
-        with console.status("reading the store and the archive"):
+        with show_status("reading the store and the archive"):
             ranking = rank_and_explain(load_settings(), user, items or [], best, time_ms(at) if at else None)
     if not ranking.user_is_known:
         console.print(f"user {plain(user)} has no features: ranked by context only")

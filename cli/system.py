@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_production_settings, load_settings, open_console
+from cli.terminal import (
+    build_table,
+    exit_on_error,
+    load_production_settings,
+    load_settings,
+    open_console,
+    open_progress,
+    show_status,
+)
 from reaseq.plain_text import plain
 
 app = typer.Typer()
@@ -27,7 +35,8 @@ def demo(quick: Quick = False, out: Annotated[Path, typer.Option(help="Directory
     """Run the whole system on the bundled sample, without services: backfill, train, replay, report."""
     from demo.main import run_demo
 
-    run_demo(quick, out, open_console())
+    with exit_on_error():
+        run_demo(quick, out, open_console())
 
 
 @app.command()
@@ -43,13 +52,13 @@ def up(workers: Workers = 2, vllm: Vllm = "") -> None:
 
     settings, console = load_production_settings(), open_console()
     with exit_on_error():
-        with console.status("starting the brokers and Redis"):
+        with show_status("starting the brokers and Redis"):
             local.start_services(settings)
         setup()
         if vllm:
-            with console.status("starting vLLM (the first start installs its environment)"):
+            with show_status("starting vLLM (the first start installs its environment)"):
                 local.start_model(settings, vllm)
-        with console.status("starting workers and the ranking service"):
+        with show_status("starting workers and the ranking service"):
             ranks = local.start_applications(settings, workers, reasoner=bool(vllm))
     service = (
         f"console at {settings.service.url}" if ranks else "no ranking service: publish a ranker with `reaseq train ranker`"
@@ -111,11 +120,9 @@ def serve() -> None:
 @app.command()
 def replay(speed: Speed = 0.0, days: Days = 400) -> None:
     """Produce the bundled sample to the topics: items and events in order of event time."""
-    from rich.progress import Progress
-
     from demo.replay import replay_sample
 
-    with exit_on_error(), Progress() as progress:
+    with exit_on_error(), open_progress() as progress:
         task = progress.add_task("replay", total=None)
         earlier, later = replay_sample(
             load_production_settings().kafka,
@@ -165,7 +172,7 @@ def status(
     console.print(build_table("processes", ("process", "pid", "port"), [(p.name, p.pid, *p.ports[:1]) for p in running]))
     with exit_on_error():
         if wait:
-            with console.status("waiting until all lag is 0"):
+            with show_status("waiting until all lag is 0"):
                 wait_until_idle(settings)
         topics = [(t.name, t.group, t.records, t.lag, t.acknowledged_per_s) for t in topics_status(settings)]
         console.print(build_table("topics", ("topic", "group", "records", "lag", "acknowledged/s"), topics))

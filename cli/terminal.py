@@ -4,8 +4,10 @@ Ids, titles, record keys and model answers come from others. So no command print
 `plain` on the console of `open_console`, which interprets no markup.
 """
 
+import errno
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,16 +16,21 @@ from reaseq.plain_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
+    from rich.status import Status
     from rich.table import Table
 
     from reaseq.settings import Settings
 
+NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT}
+
 
 def load_settings() -> "Settings":
-    """Settings from the environment and the secrets directory."""
-    from reaseq.settings import Settings
+    """Settings from the environment, the secrets directory and the running system. Exits with an error if one is invalid."""
+    from reaseq.settings import load_settings as load
 
-    return Settings()
+    with exit_on_error():
+        return load()
 
 
 def load_production_settings() -> "Settings":
@@ -38,6 +45,21 @@ def open_console() -> "Console":
     from rich.console import Console
 
     return Console(markup=False, emoji=False)
+
+
+def open_progress(shown: bool = True) -> "Progress":
+    """Progress bars on standard error; none if that is a file or a pipe, which cannot move a cursor."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), disable=not (shown and sys.stderr.isatty()))
+
+
+def show_status(text: str) -> "AbstractContextManager[Status | None]":
+    """What a command does while one waits, under the same condition."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(text) if sys.stderr.isatty() else nullcontext()
 
 
 def build_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> "Table":
@@ -55,11 +77,22 @@ def build_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print a ReaSeqError and exit with status 1, without a traceback. Lines after the first are indented."""
+    """Print a ReaSeqError or an error of the operating system and exit with status 1, without a traceback.
+
+    Lines after the first are indented.
+    """
     from reaseq.errors import ReaSeqError
 
     try:
         yield
-    except ReaSeqError as error:
-        typer.secho("\n  ".join(map(plain, f"error: {error}".split("\n"))), fg="red", err=True)
+    except (ReaSeqError, OSError) as error:
+        message = _describe(error) if isinstance(error, OSError) else str(error)
+        typer.secho("\n  ".join(map(plain, f"error: {message}".split("\n"))), fg="red", err=True)
         raise typer.Exit(1) from error
+
+
+def _describe(error: OSError) -> str:
+    """What the system refused, and where; an error of a state directory is one of its setting."""
+    where = f"{error.filename}: " if error.filename else ""
+    hint = "; REASEQ_STATE_DIR is the directory to write to" if error.errno in NOT_WRITABLE else ""
+    return f"{where}{error.strerror or error}{hint}"

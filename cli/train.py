@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.terminal import build_table, exit_on_error, load_settings, open_console
+from cli.terminal import build_table, exit_on_error, load_settings, open_console, open_progress, show_status
 from reaseq.days import time_ms, to_day
 
 if TYPE_CHECKING:
@@ -37,16 +37,14 @@ def student(answers: Answers = None, json_file: Json = None) -> None:
     import json
     from dataclasses import asdict
 
-    from rich.progress import Progress
-
     from pipelines.student import StudentPipeline, build_teacher
     from reaseq.knowledge.student import StudentTrainingConfig
 
     settings, console, config = load_settings(), open_console(), StudentTrainingConfig()
     with exit_on_error():
-        with console.status("encoding the answered items"):
+        with show_status("encoding the answered items"):
             pipeline = StudentPipeline(build_teacher(settings, answers), settings.models_dir)
-        with Progress(console=console) as progress:
+        with open_progress() as progress:
             task = progress.add_task(f"training on {len(pipeline.teacher.parts.train)} answers", total=config.epochs)
             trained = pipeline.train(config, lambda epochs: progress.advance(task, epochs))
         measured = pipeline.measure(trained)
@@ -81,8 +79,6 @@ def behavior(
     """
     from functools import partial
 
-    from rich.progress import Progress
-
     from features.repository import FeatureRepository
     from pipelines.behavior_model import BehaviorModelPipeline, split_blocks
     from pipelines.catalog import load_item_table
@@ -93,7 +89,7 @@ def behavior(
     settings, console = load_settings(), open_console()
     with exit_on_error():
         leads = join_processes() == 0
-        with console.status("reading the archive"):
+        with show_status("reading the archive"):
             repository = FeatureRepository(settings)
             items = load_item_table(repository)
             pipeline = BehaviorModelPipeline(repository, items, settings.models_dir, preset, init, codes)
@@ -103,7 +99,7 @@ def behavior(
             data, ids = pipeline.build_data(before)
             run = f"{to_day(until_ms)}-{preset}-{'codes' if codes else 'items'}-{seed}"
             folder = settings.state_dir / "training" / "behavior" / run
-            with Progress(console=console, disable=not leads) as progress:
+            with open_progress(shown=leads) as progress:
                 total = count_steps(len(data.train), config)
                 task = progress.add_task(f"{len(data.train)} baskets before {to_day(until_ms)}", total=total)
                 advance = partial(_advance, progress, task)
@@ -142,14 +138,12 @@ def ranker(
     batch: Annotated[int, typer.Option(min=1, help="Baskets per step.")] = 16,
     seed: Seed = 0,
 ) -> None:
-    """Train the ranker on Feast's point-in-time features, measure it on the latest tenth, and publish it.
+    """Train the ranker on Feast's point-in-time features, measure it on the latest tenth, train on that too, and publish.
 
     A stopped run resumes. Positives are the items of a basket; negatives are other items on sale at that time. Inferred
     behaviors are used only if their model was trained on earlier data. Under torchrun, the processes share each batch.
     """
     from functools import partial
-
-    from rich.progress import Progress
 
     from features.repository import FeatureRepository
     from pipelines.catalog import load_item_table
@@ -162,24 +156,25 @@ def ranker(
     config = RankerTrainingConfig(epochs=epochs, batch_baskets=batch, seed=seed)
     with exit_on_error():
         leads = join_processes() == 0
-        with console.status("reading the archive"):
+        with show_status("reading the archive"):
             repository = FeatureRepository(settings)
             pipeline = RankerPipeline(repository, load_item_table(repository), settings.models_dir)
-            samples, dropped = pipeline.load_samples(_parse_end(until))
-            data = pipeline.build_data(samples, config, pipeline.config, dropped_inferences=dropped)
+            log, dropped = pipeline.load_log(_parse_end(until))
+            data = pipeline.build_data(log, config, pipeline.config)
         if leads:
             console.print(
-                f"{len(data.train)} baskets to train on, {len(data.held_out)} to measure on; {data.dropped_inferences} "
+                f"{len(data.train)} baskets to train on, {len(data.held_out)} to measure on; {dropped} "
                 "without inferred behaviors, because their model was trained on later data"
             )
         folder = settings.state_dir / "training" / "ranker" / f"{to_day(data.until_ms)}-{batch}-{seed}"
-        with Progress(console=console, disable=not leads) as progress:
+        with open_progress(shown=leads) as progress:
             task = progress.add_task("training", total=count_steps(len(data.train), config))
             advance = partial(_advance, progress, task)
             model, curve = pipeline.train(data, config, folder / "checkpoint.safetensors", advance)
+        measured = pipeline.measure(model, data)
+        pipeline.catch_up(model, data, config)
         if leads:
             save_curve(curve, folder)
-            measured = pipeline.measure(model, data)
             artifact = pipeline.publish(model, data, measured)
             columns = list(measured["ranker"])
             rows = [(name, *(str(figures.get(column, "")) for column in columns)) for name, figures in measured.items()]
@@ -195,8 +190,6 @@ def alignment(
 
     It creates a new embedding space: set REASEQ_ENCODER__ALIGNMENT to the published directory, and onboard the catalog again.
     """
-    from rich.progress import Progress
-
     from features.repository import FeatureRepository
     from pipelines.alignment import AlignmentPipeline
     from pipelines.catalog import load_item_table
@@ -207,7 +200,7 @@ def alignment(
         repository = FeatureRepository(settings)
         pipeline = AlignmentPipeline(repository, load_item_table(repository), _parse_end(until))
         pairs = pipeline.build_pairs(seed)
-        with Progress(console=console) as progress:
+        with open_progress() as progress:
             task = progress.add_task(f"{len(pairs)} pairs", total=config.steps)
             head = pipeline.train(pairs, config, lambda steps, loss: progress.advance(task, steps))
         artifact = pipeline.publish(head, pairs)
@@ -230,7 +223,7 @@ def semantic_ids(
     settings, console = load_settings(), open_console()
     with exit_on_error():
         pipeline = SemanticIdPipeline(load_item_table(FeatureRepository(settings)), settings.models_dir)
-        with console.status("fitting the codebook"):
+        with show_status("fitting the codebook"):
             codebook, fitted = pipeline.fit(levels, codes, seed)
         artifact = pipeline.publish(codebook, fitted)
         print_quality(console, fitted.quality)

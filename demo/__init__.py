@@ -5,4 +5,4 @@ from pathlib import Path
 SAMPLE = Path(__file__).with_name("sample")
 ORDER_LINES = SAMPLE / "order_lines.parquet"
 ANSWERS = SAMPLE / "knowledge.parquet"
-VOCABULARY = "giftware-2"  # of the recorded answers
+VOCABULARY = "giftware-3"  # of the recorded answers

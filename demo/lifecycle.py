@@ -9,14 +9,13 @@ import numpy as np
 from rich.progress import Progress, TaskID
 
 from demo import ANSWERS, ORDER_LINES
-from demo.judge import EASE, ID_ONLY, PERSONAL, POPULAR, RANKER, RECENT, TIFU, Assortment, Judge
+from demo.models import ID_ONLY, MODELS, POPULAR, RANKER, RECENT
 from demo.record import Recorder
 from demo.schedule import Schedule
-from evaluation.baselines.ease import Ease
-from evaluation.baselines.personal_frequency import PersonalFrequency
-from evaluation.baselines.purchases import Baseline, Purchases
-from evaluation.baselines.tifu_knn import TifuKnn
+from evaluation.baselines.cheap import fit_cheap
+from evaluation.baselines.purchases import Purchases
 from evaluation.datasets.online_retail import Order, read_retail
+from evaluation.judge import Assortment, Judge
 from features.repository import FeatureRepository
 from pipelines.behavior_model import BehaviorModelPipeline
 from pipelines.ranker import RankerPipeline
@@ -26,7 +25,7 @@ from reaseq.behavior.training import BehaviorTrainingConfig
 from reaseq.ranker.engine import Engine, ScoringQuery
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.training import RankerSample
+from reaseq.ranker.training_data import RankerLog
 from reaseq.records import Item
 from reaseq.settings import Settings
 from reaseq.training_loop import count_steps
@@ -92,8 +91,7 @@ class Lifecycle:
         self._train_behavior(pipeline, baskets, until_ms, schedule.behavior, "train the behavior model")
         await self._backfill("backfill the next months: inferred behaviors too", second.orders)
         await self.runtime.run_until_idle(flush=True)
-        samples = self._train_rankers(earlier)
-        baskets = [sample.basket for sample in samples]
+        baskets = [sample.basket for sample in self._train_rankers(earlier).samples]
         self._train_behavior(
             self._behavior_pipeline(),
             baskets,
@@ -101,14 +99,9 @@ class Lifecycle:
             schedule.behavior_update,
             "train the behavior model again, up to the replay",
         )
-        items = len(self.system.table.snapshot)
-        self.peers: dict[str, Baseline] = {
-            PERSONAL: PersonalFrequency(self.purchases),
-            EASE: Ease(self.purchases, items),
-            TIFU: TifuKnn(self.purchases, items),
-        }
+        self.peers = fit_cheap(self.purchases, len(self.system.table.snapshot))
         self._phase_done("fit the peers")
-        return Judge({item_id for order in earlier for item_id in order.item_ids}, earlier)
+        return Judge(MODELS, {item_id for order in earlier for item_id in order.item_ids}, earlier)
 
     async def replay(self, judge: Judge) -> None:
         """Play the live part order by order: list new items, rank for the customer, judge, deliver the events."""
@@ -173,11 +166,11 @@ class Lifecycle:
         self.latents.load(artifact.version)
         self._phase_done("train behavior")
 
-    def _train_rankers(self, earlier: Sequence[Order]) -> list[RankerSample]:
+    def _train_rankers(self, earlier: Sequence[Order]) -> RankerLog:
         """Train the ranker and its ids-only baseline on the second block, and publish the ranker; returns all samples."""
         schedule = self.schedule
         pipeline = RankerPipeline(self.system.store, self.system.table, self._models_dir)
-        samples, _ = pipeline.load_samples(schedule.replay_ms)
+        log, _ = pipeline.load_log(schedule.replay_ms)
         self._phase_done("point-in-time join")
         self.purchases, self.engines = Purchases(), dict[str, Engine]()
         self.popularity = self.purchases.popularity
@@ -186,18 +179,21 @@ class Lifecycle:
         full = replace(pipeline.config, history=RANKER_HISTORY)
         ids_only = replace(full, vector_dim=0, claims=1, inferred=0, scores=0)
         configs: dict[str, RankerConfig] = {RANKER: full, ID_ONLY: ids_only}
+        every = pipeline.build_data(log, schedule.ranker, full, since_ms=schedule.inference_ms)
         for name, config in configs.items():
-            data = pipeline.build_data(samples, schedule.ranker, config, since_ms=schedule.inference_ms)
+            data = every.restricted_to(config)
             steps = count_steps(len(data.train), schedule.ranker)
             task = self._progress.add_task(f"train the {name}", total=steps)
             model, _ = pipeline.train(data, schedule.ranker, progress=self._advance(task))
+            measured = pipeline.measure(model, data)
+            pipeline.catch_up(model, data, schedule.ranker)
             self.engines[name] = Engine(
                 model, data.ids, name, self.system.table, self.popularity, self.latents, data.statistics
             )
             if name == RANKER:
-                pipeline.publish(model, data, pipeline.measure(model, data))
+                pipeline.publish(model, data, measured)
         self._phase_done("train rankers")
-        return samples
+        return log
 
     def _rank(self, order: Order, judge: Judge) -> None:
         started = time.perf_counter()

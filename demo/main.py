@@ -18,8 +18,8 @@ from demo.schedule import FULL, QUICK
 from reaseq.settings import Settings
 
 if TYPE_CHECKING:
-    from demo.judge import Judge
     from demo.lifecycle import Lifecycle
+    from evaluation.judge import Judge
 
 
 def run_demo(quick: bool, out: Path, console: Console) -> None:

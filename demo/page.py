@@ -11,9 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from demo.judge import ALL, NEW
 from demo.report import Report
 from demo.terminal import GAIN_LABEL, MEASURES, SLICE_NAMES, format_gain, format_marks
+from evaluation.judge import ALL, NEW
 from reaseq.days import DAY_MS
 
 WINDOW_DAYS = 7

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from demo.judge import ALL, NEW, RANKER, REPEATS, Judge
 from demo.lifecycle import Lifecycle
+from demo.models import PEERS, RANKER
 from demo.record import CustomerExample, percentile_ms
-from demo.tally import METRICS
 from evaluation.intervals import Estimate
+from evaluation.judge import ALL, NEW, REPEATS, Judge
+from evaluation.tally import METRICS
 from features.parity import compare, read_served_features
 from reaseq.records import ItemFeatures
 
@@ -93,7 +94,7 @@ def _report_headline(judge: Judge) -> Report:
     headline: Report = {}
     for key, (metric, name) in HEADLINE.items():
         headline[key] = _mean(judge.tallies[RANKER][name].measure(metric))
-        headline[f"best_peer_{key}"] = _mean(judge.tallies[judge.best_peer(name, metric)][name].measure(metric))
+        headline[f"best_peer_{key}"] = _mean(judge.tallies[judge.best(PEERS, name, metric)][name].measure(metric))
     return headline
 
 

@@ -6,8 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from demo.judge import ALL, ALL_UNSEEN, NEW, NEW_UNSEEN, PEERS, REPEATS
+from demo.models import PEERS
 from demo.report import Report
+from evaluation.judge import ALL, ALL_UNSEEN, NEW, NEW_UNSEEN, REPEATS
 from reaseq.plain_text import plain
 
 SLICE_NAMES = {ALL: "all", NEW: "new to customer", REPEATS: "repeats", ALL_UNSEEN: "unseen", NEW_UNSEEN: "new, unseen"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from evaluation.claims import CascadePoint, find_cheapest, trace_cascade
-from evaluation.distillation import Teacher
+from evaluation.distillation import HeldOutScores, Teacher, examine
 from reaseq.knowledge.student import StudentTrainingConfig, build_targets
 
 RECALL_MIN = 0.95
@@ -24,8 +24,11 @@ class CascadeCurve:
     at_95: CascadePoint
 
 
-def report_cascade(teacher: Teacher, out: Path) -> list[CascadeCurve]:
-    """Train a student on what is not held out, and write `cascade.png` and `cascade.json` to `out`."""
+def report_cascade(teacher: Teacher, out: Path) -> tuple[list[CascadeCurve], list[HeldOutScores]]:
+    """Train a student on what is not held out, and write `cascade.png` and `cascade.json` to `out`.
+
+    Returns the curves, and the scores of the student and of the reasoners below it.
+    """
     student = teacher.train_student(StudentTrainingConfig())
     curves = []
     for name, rows in teacher.parts.held_out.items():
@@ -35,7 +38,7 @@ def report_cascade(teacher: Teacher, out: Path) -> list[CascadeCurve]:
     out.mkdir(parents=True, exist_ok=True)
     (out / "cascade.json").write_text(json.dumps([asdict(curve) for curve in curves], indent=1))
     _draw(curves, out / "cascade.png")
-    return curves
+    return curves, examine(teacher, student)
 
 
 def _draw(curves: Sequence[CascadeCurve], path: Path) -> None:

@@ -4,9 +4,14 @@
 -- newer format, which it must not replace, else 0.
 -- A version is the first 24 bytes of a row: three big-endian 64-bit integers, each below 2^53. The format is in the third, above
 -- 48 bits.
+local function read_version(key)
+  local version = redis.pcall('GETRANGE', key, 0, 23)
+  return type(version) == 'string' and #version == 24 and version -- otherwise missing, cut, or a key of another type
+end
+
 local function compare_versions(key, row)
-  local stored = redis.call('GETRANGE', key, 0, 23)
-  if #stored < 24 then return 1 end -- missing, or cut
+  local stored = read_version(key)
+  if not stored then return 1 end
   local stored_time, stored_revision, stored_digest = struct.unpack('>I8I8I8', stored)
   local new_time, new_revision, new_digest = struct.unpack('>I8I8I8', row)
   if new_time ~= stored_time then return new_time - stored_time end
@@ -15,9 +20,8 @@ local function compare_versions(key, row)
 end
 
 local function has_newer_format(key, row)
-  local stored = redis.call('GETRANGE', key, 16, 23)
-  if #stored < 8 then return false end
-  return math.floor(struct.unpack('>I8', stored) / 2^48) > math.floor(struct.unpack('>I8', row, 17) / 2^48)
+  local stored = read_version(key)
+  return stored and math.floor(struct.unpack('>I8', stored, 17) / 2^48) > math.floor(struct.unpack('>I8', row, 17) / 2^48)
 end
 
 local function compare_and_set(first, last)

@@ -31,9 +31,17 @@ def entity_key(join_key: str, entity_id: str) -> EntityKey:
 
 
 def parse_entity_id(key: bytes) -> str:
-    """Read the string id from a serialized entity key. The id comes last; the four bytes before it are its length."""
+    """Read the string id from a serialized entity key. The id comes last; the four bytes before it are its length.
+
+    Other bytes give some text, whose key they are not.
+    """
     length_position = 4 + 4 + 4 + int.from_bytes(key[8:12], "little") + 4
-    return key[length_position + 4 :].decode()
+    return key[length_position + 4 :].decode(errors="replace")
+
+
+def row_owner(table: FeatureView, key: bytes) -> bytes:
+    """The owner of a row (see `features.row_format`): its view and its serialized entity key."""
+    return f"{table.name}:".encode() + key
 
 
 def unpack_rows(
@@ -119,10 +127,8 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
         progress: Callable[[int], Any] | None,
     ) -> None:
         """Write a batch through `compare_and_set`. Stale rows are rejected, in any order and with any number of writers."""
-        records = [
-            [KeyedRow(table, serialize_entity_key(key, KEY_VERSION), pack(values, event_time))]
-            for key, values, event_time, _ in data
-        ]
+        rows = [(serialize_entity_key(key, KEY_VERSION), values, event_time) for key, values, event_time, _ in data]
+        records = [[KeyedRow(table, key, pack(values, time, row_owner(table, key)))] for key, values, time in rows]
         self.compare_and_set(config, records)
         if progress:
             progress(len(records))

@@ -1,5 +1,6 @@
 """The packed online store on Redis (production profile): one string per row, compare-and-set of a record in Lua."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,7 +13,7 @@ from pydantic import SecretStr
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from features.packed_store import NEWER_ROW, NO_EVICTION, Eviction, KeyedRow, PackedOnlineStore
+from features.packed_store import NEWER_ROW, NO_EVICTION, Eviction, KeyedRow, PackedOnlineStore, row_owner
 from features.row_format import VERSION_BYTES, RowVersion, read_version
 from reaseq.errors import NewerRowFormat, StoreEvicts
 
@@ -21,19 +22,25 @@ WRITE_CHUNK_RECORDS = 64  # Redis blocks while a script runs: about a third of a
 WAIT_SHARE = 0.8  # of the timeout, so that WAIT answers before the socket times out
 COMPARE_AND_SET = Path(__file__).with_name("compare_and_set.lua").read_text()
 STALE, NEWER_FORMAT = 1, 2  # what the script returns for a record
+# The scripts take a key of another type than a string for a missing one, as MGET does: otherwise it would stop every batch.
 READ_VERSIONS = f"""
 local versions = {{}}
-for index, key in ipairs(KEYS) do versions[index] = redis.call('GETRANGE', key, 0, {VERSION_BYTES - 1}) end
+for index, key in ipairs(KEYS) do
+  local version = redis.pcall('GETRANGE', key, 0, {VERSION_BYTES - 1})
+  versions[index] = type(version) == 'string' and version or ''
+end
 return versions
 """
 # A stage calls this after every read, so it must be cheap: the client would take a millisecond to parse all of INFO.
 READ_STATE = """
 local function field(section, name) return string.match(redis.call('INFO', section), name .. ':([^\\r\\n]*)') end
 local server = {field('server', 'run_id'), field('memory', 'maxmemory_policy'), field('stats', 'evicted_keys')}
-return {redis.call('GET', KEYS[1]), server}
+local marker = redis.pcall('GET', KEYS[1])
+return {type(marker) == 'string' and marker, server}
 """
 DELETE_IF_EQUAL = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 REPLACE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end"
+MARKER = re.compile(rb"([0-9a-f]{40}) ([0-9]+)")  # the server's run id, and its count of evicted keys
 RENAME_IF_EXISTS = "return redis.call('EXISTS', KEYS[1]) == 1 and redis.call('RENAME', KEYS[1], KEYS[2])"
 
 
@@ -114,7 +121,7 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         """Whether the completeness marker is set and valid. A new or emptied Redis lacks it.
 
         The marker holds the state of the server when its rebuild began. It is invalid, and is deleted, if keys were evicted
-        since. Raises StoreEvicts if Redis may evict keys.
+        since, or if it holds anything else. Raises StoreEvicts if Redis may evict keys.
         """
         marker, server = self._read_state(config)
         _require_no_eviction(server.eviction)
@@ -184,8 +191,10 @@ class _Server(NamedTuple):
 
     def holds_since(self, marker: bytes) -> bool:
         """Whether this server has evicted nothing since the marker was set. A server counts from its own start."""
-        run_id, _, evicted_keys = marker.decode().partition(" ")
-        return self.eviction.evicted_keys == (int(evicted_keys) if run_id == self.run_id else 0)
+        if not (match := MARKER.fullmatch(marker)):
+            return False
+        run_id, evicted_keys = match[1].decode(), int(match[2])
+        return self.eviction.evicted_keys == (evicted_keys if run_id == self.run_id else 0)
 
 
 def _require_no_eviction(eviction: Eviction) -> None:
@@ -194,11 +203,11 @@ def _require_no_eviction(eviction: Eviction) -> None:
 
 
 def _row_key(config: RepoConfig, table: FeatureView, entity_key: bytes) -> bytes:
-    return _prefix(config, table) + entity_key
+    return f"{config.project}:".encode() + row_owner(table, entity_key)
 
 
 def _prefix(config: RepoConfig, table: FeatureView) -> bytes:
-    return f"{config.project}:{table.name}:".encode()
+    return _row_key(config, table, b"")
 
 
 def _system_key(config: RepoConfig, name: str) -> bytes:

@@ -21,7 +21,16 @@ from prometheus_client import Counter
 
 from features import definitions as views
 from features import row_format
-from features.packed_store import KEY_VERSION, NEWER_ROW, KeyedRow, PackedOnlineStore, entity_key, parse_entity_id, unpack_rows
+from features.packed_store import (
+    KEY_VERSION,
+    NEWER_ROW,
+    KeyedRow,
+    PackedOnlineStore,
+    entity_key,
+    parse_entity_id,
+    row_owner,
+    unpack_rows,
+)
 from features.record_mapping import Row, item_record, to_rows, user_record
 from features.row_format import RowVersion, pack, read_version
 from reaseq.errors import CorruptRows, NewerRowFormat, StoreUnavailable
@@ -46,8 +55,8 @@ _USER_VIEWS = (views.user_history, views.user_inferred)
 FIRST, LAST = 0, -1
 
 
-# SQLite raises OperationalError for a locked or full database; Redis for a lost connection, a timeout, or when out of memory.
-_STORE_FAULTS = (sqlite3.OperationalError, redis.RedisError, OSError)
+# SQLite raises these for a locked, full or damaged database; Redis for a lost connection, a timeout, or when out of memory.
+_STORE_FAULTS = (sqlite3.DatabaseError, redis.RedisError, OSError)
 
 
 def feast_variables(settings: Settings) -> dict[str, str]:
@@ -178,7 +187,8 @@ class FeatureRepository:
             yield
         except _STORE_FAULTS as error:
             store = f"{self.settings.store.profile} online store of {self.settings.state_dir}"
-            raise StoreUnavailable(f"the {store} failed: {error}") from error
+            hint = "; run `reaseq up`, or `reaseq setup` on services of your own" if "no such table" in str(error) else ""
+            raise StoreUnavailable(f"the {store} failed: {error}{hint}") from error
 
     def _check_complete(self) -> None:
         # Checked after the read: rows read before the store was emptied are valid.
@@ -202,10 +212,11 @@ class FeatureRepository:
         return {user_id: user_record(user_id, time_ms, *values) for user_id, (time_ms, values) in found.items()}
 
     def scan_ids(self, view: FeatureView) -> Iterator[str]:
-        """The ids of every entity that has a row in the view."""
+        """The ids of every entity that has a row in the view. Keys that no entity has are left out."""
         with self._translate_store_errors():
             for key, _ in self.online.scan(self.config, view):
-                yield parse_entity_id(key)
+                if _entity_key(view, entity_id := parse_entity_id(key)) == key:
+                    yield entity_id
 
     def scan_user_ids(self) -> Iterator[str]:
         """The ids of all stored users."""
@@ -218,30 +229,32 @@ class FeatureRepository:
             yield list(self.read_items(page).values())
 
     def _read(self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str]) -> dict[str, tuple[int, list[dict[str, Any]]]]:
-        """Event time in ms and the values of both views, by id. An entity that lacks one of the rows is left out."""
+        """Event time in ms and the values of both views, by id."""
         keys = [_entity_key(pair[0], entity_id) for entity_id in ids]
         with self._translate_store_errors():
             packed = self.online.get_all(self.config, [(view, keys) for view in pair])
         self._check_complete()
-        ids, packed = self._leave_out_corrupt(pair, ids, packed)
+        ids, packed = self._leave_out_corrupt(pair, ids, keys, packed)
         self._check_formats(read_version(row) for rows in packed for row in rows if row)
         columns = [unpack_rows(view, rows) for view, rows in zip(pair, packed, strict=True)]
         found = {}
         for entity_id, parts in zip(ids, zip(*columns, strict=True), strict=True):
-            if all(values is not None for _, values in parts):
+            if parts[0][1] is not None:
                 time_ms = (parts[0][0] - _EPOCH) // timedelta(milliseconds=1)
                 found[entity_id] = (time_ms, [_to_plain(values) for _, values in parts])
         return found
 
     def _leave_out_corrupt(
-        self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str], packed: list[list[bytes | None]]
+        self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str], keys: Sequence[bytes], packed: list[list[bytes | None]]
     ) -> tuple[Sequence[str], list[list[bytes | None]]]:
-        """The entities without corrupt rows, and their rows. Raises CorruptRows instead if records are built from them."""
+        """The entities without corrupt rows, and their rows. Raises CorruptRows instead if records are built from them.
+
+        The rows of an entity are written together, so one without the other is corrupt, too: not a new entity.
+        """
         corrupt = {
             entity_id
-            for rows in packed
-            for entity_id, row in zip(ids, rows, strict=True)
-            if row and not row_format.is_intact(row)
+            for entity_id, key, *rows in zip(ids, keys, *packed, strict=True)
+            if any(row is not None for row in rows) and not all(map(_is_intact, pair, (key, key), rows))
         }
         if not corrupt:
             return ids, packed
@@ -258,20 +271,24 @@ class FeatureRepository:
         rows = [row for record in records for row in self._to_keyed_rows(record)]
         with self._translate_store_errors():
             stored = [self.online.get(self.config, row.table, [row.key])[0] for row in rows]
-            corrupt = [(row, old) for row, old in zip(rows, stored, strict=True) if old and not row_format.is_intact(old)]
+            corrupt = [
+                (row, old)
+                for row, old in zip(rows, stored, strict=True)
+                if old is not None and not _is_intact(row.table, row.key, old)
+            ]
             self.online.replace(self.config, corrupt)
         self.write(records)  # the entity's other rows may be older
 
     def _to_keyed_rows(self, record: FeatureRecord) -> list[KeyedRow]:
         key = _entity_key(_views(record)[0], record.entity_id)
-        return [KeyedRow(row.view, key, _pack_row(row)) for row in to_rows(record, self.vocabulary)]
+        return [KeyedRow(row.view, key, _pack_row(row, key)) for row in to_rows(record, self.vocabulary)]
 
     def _compare(self, record: FeatureRecord, stored: Sequence[RowVersion | None]) -> ReconcileResult:
         if any(version is None or version.record_version < record.version for version in stored):
             return "behind"
         if any(version and version.record_version > record.version for version in stored):
             return "ahead"
-        expected = [read_version(_pack_row(row)) for row in to_rows(record, self.vocabulary)]
+        expected = [read_version(keyed.row) for keyed in self._to_keyed_rows(record)]
         # Rows of another format are of another release, which writes the same record differently.
         differ = any(row and row.format == own.format and row != own for row, own in zip(stored, expected, strict=True))
         return "different" if differ else "equal"
@@ -291,9 +308,13 @@ def _views(record: FeatureRecord) -> tuple[FeatureView, FeatureView]:
     return _ITEM_VIEWS if isinstance(record, ItemFeatures) else _USER_VIEWS
 
 
-def _pack_row(row: Row) -> bytes:
+def _pack_row(row: Row, key: bytes) -> bytes:
     values = {name: _to_value(value) for name, value in row.values.items()}
-    return pack(values, _EPOCH + timedelta(milliseconds=row.event_time_ms))
+    return pack(values, _EPOCH + timedelta(milliseconds=row.event_time_ms), row_owner(row.view, key))
+
+
+def _is_intact(view: FeatureView, key: bytes, row: bytes | None) -> bool:
+    return row is not None and row_format.is_intact(row, row_owner(view, key))
 
 
 def _to_value(value: str | int | float | bytes) -> Value:

@@ -2,12 +2,13 @@
 
     row     = version (24 bytes) + entries
     version = event time in µs, revision, content: three unsigned 64-bit integers, big endian
-    content = format − 1 (5 bits), digest of the entries (48 bits)
+    content = format − 1 (5 bits), digest (48 bits) of the owner, the event time, the revision and the entries
     entry   = crc32 of the feature's name, length, and Feast's own serialized value
 
 The row with the greater version wins. The event time is compared first; then `revision`, the feature of that name if the view
 has one; then the content, which gives every replica the same result when the first two are equal. The integers stay below
-2^53, so Lua's doubles compare them exactly.
+2^53, so Lua's doubles compare them exactly. The owner is the view and entity that the row belongs to, so a row that was moved
+to another one is no more intact than one that was changed. Rows of format 1 have a digest of the entries alone.
 
 The format is the least that a writer must know to write the row back. A writer that knows less would drop what it does not
 know, so it may read the row but must not replace it.
@@ -25,10 +26,11 @@ from feast.protos.feast.types.Value_pb2 import Value
 from reaseq.records import Version
 
 REVISION = "revision"
-FORMAT = 1  # of the rows that this code writes; raise it when rows gain a feature, or a feature gains a field (at most 32)
+FORMAT = 2  # of the rows that this code writes; raise it when rows gain a feature, or a feature gains a field (at most 32)
 DIGEST_BITS = 48
 _VERSION = struct.Struct(">QQQ")
 VERSION_BYTES = _VERSION.size
+_TIME_AND_REVISION = struct.Struct(">QQ")
 _ENTRY = struct.Struct(">II")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -57,7 +59,7 @@ class RowVersion(NamedTuple):
         return _EPOCH + self.event_us * _MICROSECOND
 
 
-def pack(values: Mapping[str, Value], event_time: datetime) -> bytes:
+def pack(values: Mapping[str, Value], event_time: datetime, owner: bytes) -> bytes:
     """Pack `values` as of `event_time` into a row. Naive times are taken as UTC. Equal input gives equal bytes."""
     entries = []
     for name in sorted(values):
@@ -67,7 +69,8 @@ def pack(values: Mapping[str, Value], event_time: datetime) -> bytes:
     aware = event_time if event_time.tzinfo else event_time.replace(tzinfo=UTC)
     event_us = (aware - _EPOCH) // _MICROSECOND
     revision = values[REVISION].int64_val if REVISION in values else 0
-    return _VERSION.pack(event_us, revision, (FORMAT - 1 << DIGEST_BITS) + _digest(payload)) + payload
+    digest = _digest(_TIME_AND_REVISION.pack(event_us, revision), owner, payload)
+    return _VERSION.pack(event_us, revision, (FORMAT - 1 << DIGEST_BITS) + digest) + payload
 
 
 def read_version(row: bytes) -> RowVersion:
@@ -75,9 +78,13 @@ def read_version(row: bytes) -> RowVersion:
     return RowVersion(*_VERSION.unpack_from(row)) if len(row) >= VERSION_BYTES else RowVersion(0, 0, 0)
 
 
-def is_intact(row: bytes) -> bool:
-    """Whether the row holds what was packed: its digest is that of its entries."""
-    return len(row) >= VERSION_BYTES and read_version(row).content % (1 << DIGEST_BITS) == _digest(row[VERSION_BYTES:])
+def is_intact(row: bytes, owner: bytes) -> bool:
+    """Whether the row holds what was packed for this owner: its digest fits."""
+    if len(row) < VERSION_BYTES:
+        return False
+    version, payload = read_version(row), row[VERSION_BYTES:]
+    digest = _digest(payload) if version.format == 1 else _digest(row[: _TIME_AND_REVISION.size], owner, payload)
+    return version.content % (1 << DIGEST_BITS) == digest
 
 
 def unpack(row: bytes, names: Iterable[str]) -> dict[str, Value]:
@@ -102,8 +109,8 @@ def unpack_bytes(row: bytes, name: str) -> bytes:
     return row[position + 1 : span[1]]
 
 
-def _digest(payload: bytes) -> int:
-    return int.from_bytes(blake2b(payload, digest_size=DIGEST_BITS // 8).digest(), "big")
+def _digest(*parts: bytes) -> int:
+    return int.from_bytes(blake2b(b"".join(parts), digest_size=DIGEST_BITS // 8).digest(), "big")
 
 
 def _entry_spans(row: bytes) -> dict[int, tuple[int, int]]:

@@ -14,14 +14,17 @@ from infra.redis import start_redis
 from infra.vllm.server import start_vllm
 from reaseq.artifacts import is_published
 from reaseq.errors import InfrastructureError
-from reaseq.settings import Settings
+from reaseq.settings import Settings, recorded
 
 READY_TIMEOUT_S = 180.0  # importing torch, transformers and Feast takes half a minute on two slow cores
 STOP_ORDER = ("prometheus", "ranker", "worker", "reasoner", "vllm", "redis", "kafka")
 
 
 def start_services(settings: Settings) -> None:
-    """Start the brokers and Redis at the addresses in the settings. Raises InfrastructureError if one is not on loopback."""
+    """Start the brokers and Redis at the addresses in the settings, and record these for other commands.
+
+    Raises InfrastructureError if an address is not on loopback.
+    """
     run_dir, state = settings.run_dir, settings.state_dir.resolve()
     ports = [_port(address) for address in settings.kafka.bootstrap_servers.split(",")]
     data, libs, limit_bytes = state / "kafka" / "data", install(state), settings.kafka.record_limit_bytes
@@ -30,6 +33,7 @@ def start_services(settings: Settings) -> None:
     else:
         start_cluster(run_dir, data, libs, ports, max_message_bytes=limit_bytes)
     start_redis(run_dir, state / "redis", _port(settings.store.redis_url.get_secret_value()))
+    recorded.record(settings, state)
 
 
 def start_worker(settings: Settings, name: str, role: str = "all") -> process.Process:
@@ -53,6 +57,7 @@ def start_model(settings: Settings, model: str) -> None:
     _, name = start_vllm(settings.state_dir.resolve(), settings.run_dir, model, port)
     settings.knowledge.llm.base_url = f"http://{process.LOOPBACK}:{port}/v1"
     settings.knowledge.llm.model = name
+    recorded.record(settings, settings.state_dir)
 
 
 def start_applications(settings: Settings, workers: int, reasoner: bool) -> bool:
@@ -93,6 +98,7 @@ def stop_all(settings: Settings) -> list[str]:
     names.sort(key=lambda name: STOP_ORDER.index(name.split("-")[0]))
     for name in names:
         process.stop(settings.run_dir, name)
+    recorded.forget(settings.state_dir)
     return names
 
 

@@ -7,10 +7,12 @@ from reaseq.knowledge.content import Content
 from reaseq.knowledge.llm.endpoint import to_model
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.reasoner import ReasoningItem
-from reaseq.knowledge.recorded import read_answers
+from reaseq.knowledge.recorded import RECORDED, read_answers
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import Item, ItemFeatures
 from reaseq.settings import Settings
+
+TEACHERS = (RECORDED, "llm:")  # reasoners whose claims are a language model's
 
 
 def build_agents(settings: Settings) -> Agents:

@@ -8,15 +8,14 @@ from evaluation.claims import Answer
 from evaluation.distillation import HeldOutScores, Teacher, examine
 from features.repository import FeatureRepository
 from pipelines.catalog import scan_listed_items
+from pipelines.knowledge import TEACHERS
 from reaseq.artifacts import Artifact
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.recorded import RECORDED, read_answers
+from reaseq.knowledge.recorded import read_answers
 from reaseq.knowledge.student import Student, StudentTrainingConfig
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.representation.encoder import Encoder
 from reaseq.settings import Settings
-
-TEACHERS = (RECORDED, "llm:")  # reasoners whose claims are a language model's
 
 
 def build_teacher(settings: Settings, answers: Path | None) -> Teacher:

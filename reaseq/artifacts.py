@@ -97,18 +97,17 @@ def is_published(models: Path, kind: str) -> bool:
 def list_versions(models: Path, kind: str) -> list[str]:
     """The versions with a manifest, the latest published first."""
     manifests = [path for path in (models / kind).glob(f"*/{MANIFEST}") if not path.parent.name.startswith(".")]
-    return [path.parent.name for path in sorted(manifests, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
+    return [path.parent.name for path in sorted(manifests, key=_written_ns, reverse=True)]
 
 
 def current(models: Path, kind: str) -> Artifact:
     """The current version. Raises ArtifactError if there is none, or if it is incomplete or damaged."""
     if not is_published(models, kind):
         raise ArtifactError(f"no {kind} model is published in {models}: run `reaseq demo` or `reaseq train` first")
-    pointer = models / kind / POINTER
     try:
-        version = pointer.read_text().strip()
+        version = _read(models / kind, POINTER).decode().strip()
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{pointer}, which names the current version, cannot be read: {error}") from error
+        raise ArtifactError(f"{models / kind / POINTER}, which names the current version, cannot be read: {error}") from error
     return load_version(models, kind, version)
 
 
@@ -117,20 +116,21 @@ def load_version(models: Path, kind: str, version: str) -> Artifact:
     folder = models / kind / version
     if folder.parent != models / kind or version == "..":
         raise ArtifactError(f"{version!r} is not the name of a version in {models / kind}")
-    return open_artifact(folder)
+    artifact = open_artifact(folder)
+    if (artifact.kind, artifact.version) != (kind, version):
+        raise ArtifactError(f"{folder} holds the {artifact.kind} model {artifact.version}: it was copied or renamed")
+    return artifact
 
 
 def open_artifact(folder: Path) -> Artifact:
     """The version in `folder`, with its files verified. Raises ArtifactError if it is missing, incomplete or damaged."""
     try:
-        manifest = msgspec.convert(json.loads((folder / MANIFEST).read_bytes()), _Manifest)
-        changed = [
-            name for name, digest in manifest.files.items() if sha256((folder / name).read_bytes()).hexdigest() != digest
-        ]
+        manifest = msgspec.convert(json.loads(_read(folder, MANIFEST)), _Manifest)
+        changed = [name for name, digest in manifest.files.items() if sha256(_read(folder, name)).hexdigest() != digest]
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise ArtifactError(f"{folder} has no {missing}: it was never published completely") from error
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{folder} cannot be read: {error}") from error
     if changed:
         raise ArtifactError(f"{folder / changed[0]} does not match the manifest: the file was changed or truncated")
@@ -160,6 +160,21 @@ def report_rejected(kind: str, reason: str, **context: str) -> None:
     """Count and log a published model that could not be loaded."""
     REJECTED.labels(kind).inc()
     log.error("model_rejected", kind=kind, reason=reason, **context)
+
+
+def _read(folder: Path, name: str) -> bytes:
+    """The content of a regular file in the folder; reading a pipe or a device might never end."""
+    path = folder / name
+    if path.parent != folder or (path.exists() and not path.is_file()):
+        raise ValueError(f"{name!r} is not a file of {folder}")
+    return path.read_bytes()
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:  # removed since it was listed
+        return 0
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -19,6 +19,12 @@ class InvalidRecord(ReaSeqError):
         self.reason = reason
 
 
+class InvalidSettings(ReaSeqError):
+    """A setting is invalid, or unsafe for what is started with it. The message names it and repeats no value."""
+
+    reason = "invalid_settings"
+
+
 class Unavailable(ReaSeqError):
     """An external service does not respond. The same call may succeed later, so the caller waits and retries."""
 

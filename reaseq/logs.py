@@ -11,8 +11,8 @@ from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor
 
 
-def configure_logs(process: str, level: str = "INFO") -> None:
-    """Log events of `level` and above to standard error, each with the process name; of libraries, warnings and above."""
+def configure_logs(process: str, level: str = "INFO", library_level: str = "WARNING") -> None:
+    """Log events of `level` and above to standard error, each with the process name; of libraries, those of `library_level`."""
 
     def add_process(logger: object, method: str, event: EventDict) -> EventDict:
         return {"process": process, **event}
@@ -35,7 +35,7 @@ def configure_logs(process: str, level: str = "INFO") -> None:
             processors=[ProcessorFormatter.remove_processors_meta, *last],
         )
     )
-    handler.setLevel(logging.WARNING)
+    handler.setLevel(library_level)
     logging.basicConfig(handlers=[handler], force=True)
     logging.captureWarnings(True)
 

@@ -1,16 +1,68 @@
-"""Access control: API keys, the limit on request bodies, and what the sender of an invalid request is told."""
+"""Access control: API keys, host names, the limit on request bodies, and what the sender of an invalid request is told."""
 
 import hmac
-from collections.abc import Awaitable, Callable
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader
 
+from reaseq.errors import InvalidSettings
 from reaseq.settings import ServiceSettings
 from serving.api import json_response
 from serving.metrics import REJECTED
+
+LOCALHOST = "localhost"
+ANY_HOST = "*"
+
+
+def check_exposure(settings: ServiceSettings) -> None:
+    """Raise InvalidSettings if the service would serve other machines without API keys, and no setting says that it should."""
+    local = settings.host == LOCALHOST or (_is_address(settings.host) and ipaddress.ip_address(settings.host).is_loopback)
+    if not (local or settings.api_keys or settings.allow_anonymous):
+        raise InvalidSettings(
+            f"the ranking service would listen on {settings.host!r} without API keys: "
+            "set REASEQ_SERVICE__API_KEYS to a JSON list of keys, or REASEQ_SERVICE__ALLOW_ANONYMOUS=true"
+        )
+
+
+class HostCheck:
+    """ASGI middleware that rejects requests for a host that this service is not.
+
+    A page of another site may get a name of its own resolved to this service's address (DNS rebinding); its requests then carry
+    that name. They cannot carry an address instead, so addresses are allowed.
+    """
+
+    def __init__(self, app: Any, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = {LOCALHOST, *(host.lower() for host in hosts)}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Pass the request on if its host is allowed."""
+        if scope["type"] == "http" and not self._is_allowed(dict(scope["headers"]).get(b"host", b"").decode("latin-1")):
+            REJECTED.labels("host").inc()
+            app: Any = json_response({"detail": "this service has another host name: see REASEQ_SERVICE__HOSTS"}, 421)
+        else:
+            app = self._app
+        await app(scope, receive, send)
+
+    def _is_allowed(self, host: str) -> bool:
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").removesuffix(".")
+        except ValueError:
+            return False
+        return ANY_HOST in self._hosts or name in self._hosts or _is_address(name)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def require_api_key(settings: ServiceSettings) -> Callable[..., Awaitable[None]]:

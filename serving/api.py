@@ -4,14 +4,22 @@ from typing import Annotated, Literal
 
 import msgspec
 from fastapi import Response
-from pydantic import BaseModel, FailFast, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, FailFast, Field, StringConstraints
 
-from reaseq.records import ID_LIMIT_CHARS, TIME_LIMIT_MS
+from reaseq.records import ID_LIMIT_CHARS, TIME_LIMIT_MS, is_in_seconds
 
 FallbackLevel = Literal["fresh", "last_known", "semantic", "popularity"]
 
 BUDGET_LIMIT_MS = 60_000.0
 
+
+def _check_unit(time_ms: int) -> int:
+    if is_in_seconds(time_ms):
+        raise ValueError("the time is in seconds, but milliseconds are expected")
+    return time_ms
+
+
+TimeMs = Annotated[int, Field(ge=0, le=TIME_LIMIT_MS), AfterValidator(_check_unit)]  # the bounds of a record's event time
 Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_LIMIT_CHARS)]
 Ids = Annotated[list[Id], FailFast()]  # the first wrong one is enough: to describe 300,000 takes longer than to rank
 
@@ -21,7 +29,7 @@ class RankingRequest(BaseModel):
 
     user_id: Id
     candidate_ids: Ids = Field(min_length=1)
-    time_ms: int | None = Field(default=None, ge=0, le=TIME_LIMIT_MS)
+    time_ms: TimeMs | None = None
     budget_ms: float | None = Field(default=None, gt=0, le=BUDGET_LIMIT_MS)
     limit: int | None = Field(default=None, ge=1)
 

@@ -17,7 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from reaseq.ranker.explain import explain
 from reaseq.settings import ServiceSettings
 from serving import metrics
-from serving.access import BodyLimit, report_invalid, require_api_key
+from serving.access import BodyLimit, HostCheck, report_invalid, require_api_key
 from serving.api import (
     BatchRankingRequest,
     BatchRankingResponse,
@@ -55,11 +55,16 @@ class AppState:
 
 def create_app(state: AppState) -> FastAPI:
     """The web application of the ranking service."""
-    app = FastAPI(title="ReaSeq ranking service", version="1")
+    # FastAPI's pages of documentation load scripts from another site, on the origin that keeps the console's key.
+    app = FastAPI(title="ReaSeq ranking service", version="1", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(BodyLimit, limit_bytes=state.settings.body_limit_bytes)
+    app.add_middleware(HostCheck, hosts=state.settings.hosts)
     app.add_exception_handler(RequestValidationError, report_invalid)
-    app.include_router(_ranking_routes(state), dependencies=[Depends(require_api_key(state.settings))])
+    with_key = [Depends(require_api_key(state.settings))]
+    app.include_router(_ranking_routes(state), dependencies=with_key)
+    app.include_router(_metrics_routes(state), dependencies=[] if state.settings.open_metrics else with_key)
     app.include_router(_probe_routes(state))
+    app.get("/openapi.json", include_in_schema=False, dependencies=with_key)(lambda: json_response(app.openapi()))
     return app
 
 
@@ -91,6 +96,12 @@ def _probe_routes(state: AppState) -> APIRouter:
         response.status_code = 503 if waiting_for else 200
         status = f"waiting for {waiting_for}" if waiting_for else "ready"
         return Readiness(status=status, model=state.ranker.engine.version)
+
+    return routes
+
+
+def _metrics_routes(state: AppState) -> APIRouter:
+    routes = APIRouter(tags=["metrics"])
 
     @routes.get("/metrics")
     async def scrape() -> Response:

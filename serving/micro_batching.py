@@ -52,16 +52,23 @@ class MicroBatcher:
         left_over: _Pending | None = None
         while (first := left_over or self._queue.get()) is not None:
             batch, left_over, closing = self._gather(first)
-            try:
-                results = self._rank([pending.task for pending in batch])
-            except Exception as error:  # a defect: every caller sees it, and the thread keeps running
-                for pending in batch:
-                    pending.result.set_exception(error)
-            else:
-                for pending, result in zip(batch, results, strict=True):
-                    pending.result.set_result(result)
+            self._answer(batch)
             if closing:
                 return
+
+    def _answer(self, batch: Sequence[_Pending]) -> None:
+        """Rank a batch. If that fails, rank each task on its own, so that only the caller of the faulty one sees the error."""
+        try:
+            results = self._rank([pending.task for pending in batch])
+        except Exception as error:  # the thread must go on
+            if len(batch) == 1:
+                batch[0].result.set_exception(error)
+            else:
+                for pending in batch:
+                    self._answer([pending])
+        else:
+            for pending, result in zip(batch, results, strict=True):
+                pending.result.set_result(result)
 
     def _gather(self, first: _Pending) -> tuple[list[_Pending], _Pending | None, bool]:
         """The waiting tasks that fit when padded to the longest; the first that does not fit; whether to stop."""

@@ -24,6 +24,7 @@ from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
+from serving.access import check_exposure
 from serving.app import AppState, create_app
 from serving.degradation import DegradingRanker
 from serving.event_counter import EventCounter
@@ -154,7 +155,11 @@ class _DrainingServer(uvicorn.Server):
 
 
 def run_service(settings: Settings, extend: Callable[[FastAPI, RankingService], None]) -> None:
-    """Serve rankings until SIGTERM, then finish the requests in flight. `extend` adds further routes to the application."""
+    """Serve rankings until SIGTERM, then finish the requests in flight. `extend` adds further routes to the application.
+
+    Raises InvalidSettings if the service would be open to other machines.
+    """
+    check_exposure(settings.service)
     service = RankingService(settings)
     service.start()
     app = create_app(service.app_state())

@@ -23,7 +23,7 @@ class Sequences:
     types: Tensor  # (B, H) int64, 0 is padding
     gaps: Tensor  # (B, H) int64, bucket of the time from the behavior to now
 
-    def __getitem__(self, users: Tensor) -> "Sequences":
+    def __getitem__(self, users: Tensor | slice) -> "Sequences":
         return Sequences(self.rows[users], self.types[users], self.gaps[users])
 
     def to(self, device: torch.device) -> "Sequences":

@@ -127,7 +127,7 @@ class TextDiffusionBackend:
         ranked = sorted(closest, key=lambda row: -closest[row])
         return Inferred(
             item_ids=tuple(table.ids[row] for row in ranked),
-            confidences=tuple(float(np.float16(closest[row])) for row in ranked),
+            confidences=tuple(float(np.float16(min(closest[row], 1.0))) for row in ranked),  # vectors are rounded
             model=self.version,
             as_of_ms=request.as_of_ms,
             events_seen=request.events_seen,

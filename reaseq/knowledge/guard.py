@@ -5,7 +5,7 @@ Input text is cleaned in `content.py` and escaped in `llm/quoting.py`.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,28 +16,26 @@ from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import Claim
 
 PROFILE_WEIGHT = 0.5  # share of the profile's vector in the mix with the text vector
+RUN_WORDS = 6  # in a row from a prompt show that a profile repeats it
 LEAST_COSINE = 0.75  # lower bound between an item's enriched vector and its text vector
 
 _PHRASE = re.compile(r"[^\W\d_][\w' &-]*")
 _NO_PROSE = re.compile(r"https?:|www\.|@|[<>{}\[\]|\\]|\b\w+\.(?:com|net|org|io|ru|cn|de|co)\b", re.IGNORECASE)
 
 
-def admit(
-    claims: Iterable[Claim], vocabulary: Vocabulary, content: Content, reasoner: str, quoting: bool = False
-) -> tuple[Claim, ...]:
-    """The valid claims, in order: in the vocabulary, not repeated, within the group's `most`, with evidence found in the text.
-
-    `quoting`: the reasoner can quote, so groups that require evidence must have it. Dropped claims are counted under
-    `reasoner` (for an LLM, the agent) and reason.
+def find_faults(claims: Iterable[Claim], vocabulary: Vocabulary, content: Content, quoting: bool = False) -> list[str]:
+    """Why each claim is dropped, in order; empty for a valid one: in the vocabulary, not repeated, within the group's `most`,
+    and with evidence found in the text. `quoting`: the reasoner can quote, so groups that require evidence must have it.
     """
     groups = {group.name: group for group in vocabulary.groups}
     text = content.text.casefold()
-    kept: list[Claim] = []
+    kept: set[tuple[str, str]] = set()
     counts: Counter[str] = Counter()
+    faults = []
     for claim in claims:
         if (claim.group, claim.value) not in vocabulary:
             fault = "not_in_vocabulary"
-        elif any((claim.group, claim.value) == (other.group, other.value) for other in kept):
+        elif (claim.group, claim.value) in kept:
             fault = "repeated"
         elif counts[claim.group] >= groups[claim.group].most:
             fault = "too_many"
@@ -46,10 +44,24 @@ def admit(
         elif not claim.evidence and groups[claim.group].evidence_required and quoting:
             fault = "no_evidence"
         else:
-            kept.append(claim)
+            fault = ""
+            kept.add((claim.group, claim.value))
             counts[claim.group] += 1
-            continue
-        metrics.CLAIMS_DROPPED.labels(reasoner, fault).inc()
+        faults.append(fault)
+    return faults
+
+
+def admit(
+    claims: Iterable[Claim], vocabulary: Vocabulary, content: Content, reasoner: str, quoting: bool = False
+) -> tuple[Claim, ...]:
+    """The claims without a fault (see `find_faults`). Others are counted under `reasoner` (for an LLM, the agent) and fault."""
+    claims = list(claims)
+    kept = []
+    for claim, fault in zip(claims, find_faults(claims, vocabulary, content, quoting), strict=True):
+        if fault:
+            metrics.CLAIMS_DROPPED.labels(reasoner, fault).inc()
+        else:
+            kept.append(claim)
     return tuple(kept)
 
 
@@ -59,10 +71,16 @@ def admit_phrases(phrases: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(phrase for phrase in cleaned if _PHRASE.fullmatch(phrase)))
 
 
-def admit_profile(profile: str) -> str:
-    """The cleaned profile; empty if it contains an address or markup."""
+def admit_profile(profile: str, prompt_runs: Collection[str] = ()) -> str:
+    """The cleaned profile; empty if it contains an address, markup, or a run of words from the agents' prompts."""
     cleaned = clean(profile)
-    return "" if _NO_PROSE.search(cleaned) else cleaned
+    return "" if _NO_PROSE.search(cleaned) or not word_runs(cleaned).isdisjoint(prompt_runs) else cleaned
+
+
+def word_runs(text: str) -> frozenset[str]:
+    """All runs of RUN_WORDS words of a text, in lower case and without punctuation."""
+    words = re.findall(r"\w+", text.casefold())
+    return frozenset(" ".join(words[start : start + RUN_WORDS]) for start in range(len(words) - RUN_WORDS + 1))
 
 
 def enrich(text: NDArray[np.float32], profile: NDArray[np.float32]) -> NDArray[np.float32]:

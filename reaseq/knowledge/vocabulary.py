@@ -1,6 +1,6 @@
 """The closed vocabularies of product knowledge: YAML files that a domain team edits, and the ids of their claims.
 
-A file is a base (`retail-1`, `content-1`) or a pack that extends one (`giftware-2`, `beauty-1`). A version in use is never
+A file is a base (`retail-2`, `content-1`) or a pack that extends one (`giftware-3`, `beauty-2`). A version in use is never
 edited: a change is a new file, whose `migrates` section maps the values of the previous version.
 """
 
@@ -24,13 +24,16 @@ DEFINITION_LIMIT_CHARS = 160
 CLAIMS_LIMIT = 32  # per item; what models and the item table have room for
 
 Name = Annotated[str, Meta(pattern="^[a-z0-9_]+$", max_length=64)]
-Definition = Annotated[str, Meta(min_length=1, max_length=DEFINITION_LIMIT_CHARS, pattern=r"^[^\n]+$")]
+Definition = Annotated[str, Meta(max_length=DEFINITION_LIMIT_CHARS, pattern=r"^[^\n]*$")]
 Values = dict[Name, Definition]
 
 
 @dataclass(frozen=True)
 class Group:
-    """One question about an item, answered with `least` to `most` of `values`; each value has a definition."""
+    """One question about an item, answered with `least` to `most` of `values`.
+
+    Each value has a definition, which is empty if the name says it all.
+    """
 
     name: str
     agent: Literal["demand", "attribute", "relation"]

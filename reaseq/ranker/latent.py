@@ -62,7 +62,7 @@ class LatentScores:
         with torch.inference_mode():
             items = self._items.get(table)
         tokens, biases = items.tensors  # (S, SCORES · w), (S, SCORES)
-        mean_token, mean_bias = (total / max(1, len(tokens) - 1) for total in items.sums)  # (SCORES · w,), (SCORES,)
+        mean_token, mean_bias = items.means  # (SCORES · w,), (SCORES,)
         slots = table.slots[candidates]  # (B, C)
         users = (latents * self._scale).unsqueeze(-1)  # (B, w, 1)
         mean = (mean_token.view(SCORES, -1) @ users).squeeze(-1) + mean_bias  # (B, SCORES)

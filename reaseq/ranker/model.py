@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences, to_month, to_weekday
+from reaseq.ranker.matching import TIERS, claim_lifts, cosines, similarity_tiers
 from reaseq.ranker.number_encoding import NumberEncoding
 from reaseq.ranker.numbers import NUMBERS, OWN_ITEMS, PRICE
 from reaseq.representation.contents import Contents
 
-TIERS = 8  # bins of cosine similarity, from 0 to 1
 NUMBER_BINS = 12  # quantile bins of each number
 NULL_PRIOR = 0.02  # attention prior of the null slot
-CLAIM_FLOOR = 0.01  # ε, added to both shares in the lift of a claim
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class RankerBatch:
     numbers: Tensor  # (B, C, NUMBERS + config.scores), NaN where unknown
     now_ms: Tensor  # (B,)
 
-    def __getitem__(self, users: Tensor) -> "RankerBatch":
+    def __getitem__(self, users: Tensor | slice) -> "RankerBatch":
         return RankerBatch(
             history=self.history[users],
             inferred=self.inferred[users],
@@ -162,7 +161,7 @@ class Ranker(nn.Module):
         known = (history.rows > 0).float()  # (B, H)
         slots, history_slots = items.slots[batch.candidates], items.slots[history.rows]  # (B, C), (B, H)
         when = self.types(history.types) + self.gaps(history.gaps)  # (B, H, d)
-        cosine = _cosine(items, slots, history_slots) if self.config.vector_dim else None  # (B, C, H)
+        cosine = cosines(items.contents, slots, history_slots) if self.config.vector_dim else None  # (B, C, H)
         nearest = self._search(cosine, known)
         ids, content_embeddings = F.embedding(slots, items.ids), F.embedding(slots, items.content_embeddings)  # (B, C, d)
         features = [ids, self.id_attention(ids, F.embedding(history_slots, items.ids) + when, known, nearest)]
@@ -173,7 +172,7 @@ class Ranker(nn.Module):
         if self.config.claims > 1:
             features.append(self._claim_features(history, items, slots, history_slots))
         if cosine is not None:
-            tiers, summary = _similarity(cosine, known)
+            tiers, summary = similarity_tiers(cosine, known)
             features += [torch.log1p(tiers), summary]
         if self.config.inferred:
             features += self._inferred_features(batch, items, slots, content_embeddings)
@@ -208,21 +207,11 @@ class Ranker(nn.Module):
     def _claim_features(self, history: Sequences, items: Embedded, slots: Tensor, history_slots: Tensor) -> Tensor:
         """How much more frequent the candidate's claims are in the history than in the catalog (B, C, 3).
 
-        The lift of claim v is log( (p_v + ε) / (rate_v + ε) ), with p_v its share of the history, recent behaviors counting
-        more. The features are the sum of the lifts with a learned weight per claim, their mean weighted by the candidate's
+        The features are the sum of the lifts with a learned weight per claim, their mean weighted by the candidate's
         confidences, and their maximum.
         """
-        recent = (history.rows > 0) / (1.0 + history.gaps)  # (B, H)
-        recent = recent / recent.sum(-1, keepdim=True).clamp(min=1e-6)
-        history_claim_ids = items.contents.claims[history_slots]  # (B, H, K)
-        weights = (recent.unsqueeze(-1) * (history_claim_ids > 0)).flatten(1)
-        share = weights.new_zeros(len(recent), self.config.claims).scatter_add(
-            1, history_claim_ids.flatten(1), weights
-        )  # (B, V)
-        lift = torch.log((share + CLAIM_FLOOR) / (self.claim_rates + CLAIM_FLOOR)) * (recent.sum(-1, keepdim=True) > 0)
-        claim_ids = items.contents.claims[slots]  # (B, C, K)
-        confidence = items.contents.confidences[slots]
-        lifts = lift.gather(1, claim_ids.flatten(1)).view(claim_ids.shape) * (claim_ids > 0)
+        lifts = claim_lifts(history, items.contents, slots, history_slots, self.claim_rates)
+        claim_ids, confidence = items.contents.claims[slots], items.contents.confidences[slots]  # (B, C, K)
         weighted = (lifts * self.claim_weights(claim_ids).squeeze(-1)).sum(-1)
         mean = (lifts * confidence).sum(-1) / confidence.sum(-1).clamp(min=1e-6)
         return torch.stack([weighted, mean, lifts.amax(-1)], dim=-1)
@@ -237,7 +226,7 @@ class Ranker(nn.Module):
         own = (same * confidences.unsqueeze(1)).sum(-1, keepdim=True)  # (B, C, 1)
         features = [attended, own.sqrt(), torch.log(own + 1e-4) / 10]
         if self.config.vector_dim:
-            tiers, summary = _similarity(_cosine(items, slots, inferred), confidences)
+            tiers, summary = similarity_tiers(cosines(items.contents, slots, inferred), confidences)
             confidence = confidences.sum(-1) / (confidences.sum(-1) + NULL_PRIOR)  # (B,)
             features += [tiers.sqrt(), summary * confidence[:, None, None]]
         return features
@@ -273,19 +262,3 @@ class TargetAttention(nn.Module):
         any_visible = gate.amax(-1).gt(0)[:, None, None]
         weights = torch.softmax(scores, dim=-1)[..., : sequence.shape[1]]
         return weights @ self.value(sequence) * any_visible  # type: ignore[no-any-return]
-
-
-def _cosine(items: Embedded, slots: Tensor, others: Tensor) -> Tensor:
-    """Cosine (B, C, L) of candidates (B, C) and a sequence (B, L)."""
-    vectors = items.contents.vectors
-    return F.embedding(slots, vectors) @ F.embedding(others, vectors).transpose(1, 2)
-
-
-def _similarity(cosine: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """SimTier: the histogram (B, C, TIERS) of similarities (B, C, L) weighted by gate (B, L), and their mean and maximum."""
-    weights = gate.unsqueeze(1).expand_as(cosine)  # (B, C, L)
-    tier = (cosine * TIERS).long().clamp(0, TIERS - 1)
-    counts = cosine.new_zeros(*cosine.shape[:2], TIERS).scatter_add(-1, tier, weights)
-    total = gate.sum(-1).clamp(min=1e-6)[:, None, None]
-    mean = (cosine * weights).sum(-1, keepdim=True) / total
-    return counts, torch.cat([mean, (cosine * (weights > 0)).amax(-1, keepdim=True)], dim=-1)

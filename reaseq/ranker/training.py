@@ -7,7 +7,7 @@ are never positives.
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +46,7 @@ class RankerTrainingConfig:
     popular_negatives: int = 56
     own_negatives: int = 40  # items of the user's history
     learning_rate: float = 4e-3
+    catch_up_learning_rate: float = 2e-3  # on the latest baskets, see `catch_up`
     weight_decay: float = 0.01
     seed: int = 0
 
@@ -74,7 +75,7 @@ class RankerExamples:
     log_q: Tensor  # (B, C - P) log of how often each negative is drawn on average
     weights: Tensor  # (B, C) how many items each candidate stands for when probabilities are calibrated
 
-    def __getitem__(self, index: Tensor) -> "RankerExamples":
+    def __getitem__(self, index: Tensor | slice) -> "RankerExamples":
         parts = (self.positives[index], self.negatives[index], self.log_q[index], self.weights[index])
         return RankerExamples(self.batch[index], *parts)
 
@@ -96,11 +97,11 @@ def build_examples(
     samples: Sequence[RankerSample],
     events: Iterable[tuple[int, str]],
     table: Snapshot,
-    latents: LatentModels,
+    latents: LatentModels | None,
     sizes: RankerConfig,
     config: RankerTrainingConfig,
 ) -> RankerExamples:
-    """Examples of samples in order of time.
+    """Examples of samples in order of time; `latents` score candidates if `sizes` has scores.
 
     `events` are (time in ms, item) of the log in order, from its start; a basket's popularity counts those strictly before it.
     Baskets without an item that was listed before them, or without negatives, are left out. Raises CatalogError if none
@@ -135,10 +136,10 @@ def build_examples(
 
 
 def latent_scores(
-    inferred: Sequence[Inferred], candidates: Tensor, table: Snapshot, latents: LatentModels, sizes: RankerConfig
+    inferred: Sequence[Inferred], candidates: Tensor, table: Snapshot, latents: LatentModels | None, sizes: RankerConfig
 ) -> Tensor:
     """Scores (B, C, sizes.scores) by users' latent states, each read by the model version that wrote it."""
-    if not sizes.scores:
+    if not sizes.scores or not latents:
         return torch.zeros(*candidates.shape, 0)
     for version in sorted({behaviors.model for behaviors in inferred if behaviors.latent}):
         latents.load(version)
@@ -252,7 +253,7 @@ def train(
     """
     torch.manual_seed(config.seed)
     model = Ranker(sizes)
-    model.claim_rates.copy_(_claim_rates(table, sizes.claims))
+    model.claim_rates.copy_(claim_rates(table, sizes.claims))
     model.number_encoding.fit(_sample_numbers(examples))
     loss_module = RankerLossModule(model, examples, table, ids, training_device())
     held_out_loss = partial(_held_out_loss, loss_module, held_out)
@@ -263,6 +264,16 @@ def train(
         p = torch.sigmoid(score(loss_module, held_out))[weighted]
         model.calibration.copy_(calibration.fit(p, held_out.labels[weighted], held_out.weights[weighted]))
     return model.cpu(), curve
+
+
+def catch_up(model: Ranker, latest: RankerExamples, table: Snapshot, ids: TrainedIds, config: RankerTrainingConfig) -> None:
+    """Train a model, once it is measured and calibrated, on the latest baskets, the held-out ones among them.
+
+    They are the most like those to come, so leaving them out costs more than their share. The calibration stays.
+    """
+    training = replace(config, epochs=1, learning_rate=config.catch_up_learning_rate)
+    fit(model, RankerLossModule(model, latest, table, ids, training_device()), len(latest), training, lambda: math.nan)
+    model.eval().cpu()
 
 
 def score(loss_module: RankerLossModule, examples: RankerExamples) -> Tensor:
@@ -287,7 +298,7 @@ def sampled_softmax(scores: Tensor, examples: RankerExamples) -> Tensor:
     return (losses * examples.positives).sum() / examples.positives.sum().clamp(min=1)
 
 
-def _claim_rates(table: Snapshot, claims: int) -> Tensor:
+def claim_rates(table: Snapshot, claims: int) -> Tensor:
     """Share of the items on sale with each claim (claims,)."""
     claim_ids = table.contents.claims[table.slots[table.live]].flatten()
     rates = torch.bincount(claim_ids, minlength=claims)[:claims].float() / max(1, int(table.live.sum()))

@@ -5,19 +5,22 @@ keeps the version, any other change needs a new one. Times are milliseconds sinc
 """
 
 from reaseq.records.event import EVENT_TYPES, Event, EventType
-from reaseq.records.fields import ID_LIMIT_CHARS, TIME_LIMIT_MS, Version
-from reaseq.records.item import Item
+from reaseq.records.fields import EARLIEST_TIME_MS, ID_LIMIT_CHARS, TIME_LIMIT_MS, TITLE_LIMIT_CHARS, Version, is_in_seconds
+from reaseq.records.item import ATTRIBUTES_LIMIT, Item
 from reaseq.records.item_features import STATUS_RANK, Claim, ItemFeatures, ProductKnowledge, Status
 from reaseq.records.user_features import LEVELS, History, Inferred, UserFeatures, read_revision
 
 FeatureRecord = ItemFeatures | UserFeatures
 
 __all__ = [
+    "ATTRIBUTES_LIMIT",
+    "EARLIEST_TIME_MS",
     "EVENT_TYPES",
     "ID_LIMIT_CHARS",
     "LEVELS",
     "STATUS_RANK",
     "TIME_LIMIT_MS",
+    "TITLE_LIMIT_CHARS",
     "Claim",
     "Event",
     "EventType",
@@ -30,5 +33,6 @@ __all__ = [
     "Status",
     "UserFeatures",
     "Version",
+    "is_in_seconds",
     "read_revision",
 ]

@@ -21,7 +21,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     group: str
     value: str
-    confidence: float
+    confidence: Annotated[float, Meta(ge=0, le=1)]
     reasoner: str
     evidence: str = ""
 

@@ -1,8 +1,14 @@
 """The feature record of a user: the history and the behaviors inferred from it."""
 
-import msgspec
+from typing import Annotated
 
-from reaseq.records.fields import Count, TimeMs, Version
+import msgspec
+from msgspec import Meta
+
+from reaseq.records.event import EVENT_TYPES
+from reaseq.records.fields import Count, Id, Int64, TimeMs, Version, require_equal_lengths
+
+TypeCode = Annotated[int, Meta(ge=1, le=len(EVENT_TYPES))]
 
 
 class History(msgspec.Struct, frozen=True, kw_only=True):
@@ -13,15 +19,19 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     Retracted events keep their times and keys, so that a redelivery does not bring them back.
     """
 
-    item_ids: tuple[str, ...] = ()
-    types: tuple[int, ...] = ()
-    times_ms: tuple[int, ...] = ()
-    event_keys: tuple[int, ...] = ()
+    item_ids: tuple[Id, ...] = ()
+    types: tuple[TypeCode, ...] = ()
+    times_ms: tuple[TimeMs, ...] = ()
+    event_keys: tuple[Int64, ...] = ()
     forgotten_ms: TimeMs = 0
-    retracted_ms: tuple[int, ...] = ()
-    retracted_keys: tuple[int, ...] = ()
-    erasure_offset: int = -1
-    erasure_produced_ms: int = -1
+    retracted_ms: tuple[TimeMs, ...] = ()
+    retracted_keys: tuple[Int64, ...] = ()
+    erasure_offset: Int64 = -1
+    erasure_produced_ms: Int64 = -1
+
+    def __post_init__(self) -> None:
+        require_equal_lengths(self.item_ids, self.types, self.times_ms, self.event_keys)
+        require_equal_lengths(self.retracted_ms, self.retracted_keys)
 
 
 LEVELS = 256  # revisions for each number of events seen
@@ -35,13 +45,16 @@ class Inferred(msgspec.Struct, frozen=True, kw_only=True):
     is the number of behaviors whose items were not in the catalog when the answer was made: it is due again once they are.
     """
 
-    item_ids: tuple[str, ...] = ()
-    confidences: tuple[float, ...] = ()
+    item_ids: tuple[Id, ...] = ()
+    confidences: tuple[Annotated[float, Meta(ge=0, le=1)], ...] = ()
     model: str = ""
-    as_of_ms: int = 0
+    as_of_ms: TimeMs = 0
     events_seen: Count = 0
     latent: bytes = b""
     unknown_items: Count = 0
+
+    def __post_init__(self) -> None:
+        require_equal_lengths(self.item_ids, self.confidences)
 
 
 class UserFeatures(msgspec.Struct, frozen=True, kw_only=True, tag_field="schema", tag="user-features.1"):

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from reaseq.representation.contents import Contents, GrowableTensors
@@ -17,7 +18,13 @@ class Derivation:
 
     table: Snapshot
     tensors: tuple[Tensor, ...]  # (S, …) each
-    sums: tuple[Tensor, ...]  # (…) each, over all slots except the unknown item's
+    sums: tuple[Tensor, ...]  # (…) each, float64, over the items' current slots
+
+    @property
+    def means(self) -> tuple[Tensor, ...]:
+        """The means over the items (…). Slots of replaced contents do not count, so equal catalogs give equal means."""
+        items = max(1, len(self.table) - 1)
+        return tuple((total / items).to(tensor.dtype) for total, tensor in zip(self.sums, self.tensors, strict=True))
 
 
 class DerivedTensors:
@@ -43,15 +50,26 @@ class DerivedTensors:
             return newest[1]  # an older snapshot has the same slots at the same indices
         if newest is None or not newest[1].table.grows_into(table):
             first = self._derive_from(table, 0)
-            newest = GrowableTensors(*first), Derivation(table, first, tuple(tensor[1:].sum(0) for tensor in first))
+            newest = GrowableTensors(*first), Derivation(table, first, _sum(first, table.slots[1:]))
         else:
             tensors, previous = newest
-            added = self._derive_from(table, len(tensors))
-            tensors.append(*added)
-            sums = tuple(old + tensor.sum(0) for old, tensor in zip(previous.sums, added, strict=True))
-            newest = tensors, Derivation(table, tensors.view(), sums)
+            tensors.append(*self._derive_from(table, len(tensors)))
+            newest = tensors, Derivation(table, tensors.view(), _update_sums(previous, table, tensors.view()))
         self._newest = newest
         return newest[1]
 
     def _derive_from(self, table: Snapshot, start: int) -> tuple[Tensor, ...]:
         return self._derive(table.contents[start:], self._ids.number_rows(table, table.rows_of_slots[start:]))
+
+
+def _update_sums(previous: Derivation, table: Snapshot, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The sums of a snapshot that `previous` has grown into, at the cost of what has changed."""
+    old, new = previous.table.slots[1:], table.slots[1:]
+    replaced = new[: len(old)] != old
+    added = torch.cat([new[: len(old)][replaced], new[len(old) :]])
+    changes = zip(previous.sums, _sum(tensors, added), _sum(tensors, old[replaced]), strict=True)
+    return tuple(total + plus - minus for total, plus, minus in changes)
+
+
+def _sum(tensors: tuple[Tensor, ...], slots: Tensor) -> tuple[Tensor, ...]:
+    return tuple(tensor[slots].sum(0, dtype=torch.float64) for tensor in tensors)

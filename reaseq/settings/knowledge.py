@@ -13,7 +13,7 @@ class KnowledgeSettings(BaseModel):
     A worker reasons about `items_per_batch` × `batches_in_flight` items at once.
     """
 
-    vocabulary: str = Field(default="giftware-2", description="Vocabulary: a bundled version or the path of a .yaml file.")
+    vocabulary: str = Field(default="giftware-3", description="Vocabulary: a bundled version or the path of a .yaml file.")
     recorded_file: Path | None = Field(
         default=None, description="Parquet file of recorded answers of a language model; none if empty."
     )

@@ -1,6 +1,10 @@
 """Settings of a language model's endpoint."""
 
+from typing import Literal
+
 from pydantic import BaseModel, Field, JsonValue, SecretStr
+
+AnswerFormat = Literal["json_schema", "json_object", "none"]
 
 
 class LlmSettings(BaseModel):
@@ -17,7 +21,13 @@ class LlmSettings(BaseModel):
     )
     temperature: float = Field(default=0.0, description="Sampling temperature.")
     seed: int | None = Field(default=None, description="Sampling seed; vLLM's CPU engine crashes on a request with a seed.")
-    extra_body: dict[str, JsonValue] = Field(default={}, description="Further fields of each request body, as JSON.")
+    answer_format: AnswerFormat = Field(
+        default="json_schema",
+        description="How the endpoint is told the shape of an answer: json_schema, json_object, or none (by the prompt alone).",
+    )
+    extra_body: dict[str, JsonValue] = Field(
+        default={}, description="Further or changed fields of each request body, as JSON; null removes one."
+    )
     concurrency_limit_calls: int = Field(default=64, description="Maximum number of calls in flight.")
     connect_timeout_s: float = Field(default=5.0, description="Time limit for a connection.")
     answer_timeout_s: float = Field(default=120.0, description="Time limit for an answer.")

@@ -17,6 +17,7 @@ from reaseq.settings.guard import GuardSettings
 from reaseq.settings.http import HttpSettings
 from reaseq.settings.kafka import KafkaSettings
 from reaseq.settings.knowledge import KnowledgeSettings
+from reaseq.settings.recorded import RecordedSettings
 from reaseq.settings.service import ServiceSettings
 from reaseq.settings.store import StoreSettings
 from reaseq.settings.worker import WorkerSettings
@@ -30,6 +31,8 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         secrets_nested_delimiter="__",
         secrets_dir_missing="error",
+        env_ignore_empty=True,
+        hide_input_in_errors=True,  # it may be a secret
     )
 
     state_dir: Path = Field(default=Path("var"), description="Directory of everything that the system writes.")
@@ -52,9 +55,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment variables, then files in REASEQ_SECRETS_DIR. Raises SettingsError if that directory is missing."""
+        """Environment variables, then files in REASEQ_SECRETS_DIR, then what `reaseq up` recorded.
+
+        Raises SettingsError if the directory is missing.
+        """
         secrets = NestedSecretsSettingsSource(file_secret_settings, secrets_dir=os.environ.get("REASEQ_SECRETS_DIR"))
-        return init_settings, env_settings, secrets
+        return init_settings, env_settings, secrets, RecordedSettings(settings_cls)
 
     @property
     def models_dir(self) -> Path:

@@ -1,16 +1,40 @@
 """Settings of the ranking service."""
 
-from pydantic import BaseModel, Field, SecretStr
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
+
+KEY_MIN_CHARS = 16
+
+
+def _check_length(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value().strip()) < KEY_MIN_CHARS:
+        raise ValueError(f"a key has fewer than {KEY_MIN_CHARS} characters")
+    return key
+
+
+ApiKey = Annotated[SecretStr, AfterValidator(_check_length)]
 
 
 class ServiceSettings(BaseModel):
     """The ranking service and its console."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8080, description="Port to listen on.")
+    port: int = Field(default=8080, ge=1, le=65_535, description="Port to listen on.")
     device: str = Field(default="cpu", description="Torch device of the ranker: `cpu` or `cuda`.")
     threads: int = Field(default=1, description="Torch threads.")
-    api_keys: list[SecretStr] = Field(default=[], description="Accepted API keys, as a JSON list; no authentication if empty.")
+    hosts: list[str] = Field(
+        default=[],
+        description="Host names under which the service is called, as a JSON list, besides `localhost` and addresses; requests "
+        "for others are rejected. `*` allows all.",
+    )
+    api_keys: list[ApiKey] = Field(
+        default=[], description="Accepted API keys of at least 16 characters, as a JSON list; no authentication if empty."
+    )
+    allow_anonymous: bool = Field(
+        default=False, description="Start without API keys although the service listens elsewhere than on loopback."
+    )
+    open_metrics: bool = Field(default=False, description="Serve `/metrics` without an API key.")
     budget_ms: float = Field(default=50.0, description="Latency budget of a request that sets none.")
     store_timeout_ms: float = Field(default=10.0, description="Time limit of a user's feature read.")
     store_pause_s: float = Field(default=0.5, description="Pause in store reads after one has timed out.")

@@ -1,8 +1,20 @@
 """Settings of the online feature store."""
 
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, Field, SecretStr
+
+
+def _check_url(url: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(url.get_secret_value())
+        valid = parts.scheme in ("redis", "rediss") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError("is not of the form redis://user:password@host:6379/0, or rediss:// for TLS")
+    return url
 
 
 class StoreSettings(BaseModel):
@@ -11,7 +23,7 @@ class StoreSettings(BaseModel):
     profile: Literal["embedded", "production"] = Field(
         default="embedded", description="Feast profile: `embedded` (SQLite, no service) or `production` (Redis)."
     )
-    redis_url: SecretStr = Field(
+    redis_url: Annotated[SecretStr, AfterValidator(_check_url)] = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
         description="Redis URL, with user, password and TLS if needed: rediss://user:password@host:6379/0?ssl_ca_certs=/path/ca.pem",
     )

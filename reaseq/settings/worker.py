@@ -7,7 +7,9 @@ class WorkerSettings(BaseModel):
     """A stream worker."""
 
     metrics_host: str = Field(default="127.0.0.1", description="Address of the health and metrics endpoints.")
-    metrics_port: int = Field(default=0, description="Port of the health and metrics endpoints; 0 picks a free one.")
+    metrics_port: int = Field(
+        default=0, ge=0, le=65_535, description="Port of the health and metrics endpoints; 0 picks a free one."
+    )
     threads: int = Field(default=1, description="Torch threads.")
     reconcile_interval_s: float = Field(
         default=60.0, description="Interval between comparisons of sampled topic records with the store."

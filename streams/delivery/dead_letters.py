@@ -65,7 +65,7 @@ def to_dead_letter(raw: RawRecord, stage: str, reason: str, message: str, now_ms
 
     A record of more than `limit_bytes` is cut.
     """
-    whole_bytes = _size_bytes(raw)
+    whole_bytes = size_bytes(raw)
     if whole_bytes > limit_bytes:
         key, value = raw.key and raw.key[:KEPT_KEY_BYTES], raw.value and raw.value[:KEPT_VALUE_BYTES]
         raw = raw._replace(key=key, value=value, headers=())
@@ -80,7 +80,7 @@ def to_dead_letter(raw: RawRecord, stage: str, reason: str, message: str, now_ms
     }
     if raw.key is not None:
         notes[f"{PREFIX}key"] = raw.key
-    if cut_bytes := whole_bytes - _size_bytes(raw):
+    if cut_bytes := whole_bytes - size_bytes(raw):
         notes[CUT] = str(cut_bytes).encode()
     if raw.value is None:  # a null value would be a tombstone and delete the dead letter
         notes[f"{PREFIX}null"] = b""
@@ -88,7 +88,8 @@ def to_dead_letter(raw: RawRecord, stage: str, reason: str, message: str, now_ms
     return RawRecord(DEAD_LETTERS.name, key, raw.value or b"", now_ms, _original_headers(raw.headers) + tuple(notes.items()))
 
 
-def _size_bytes(raw: RawRecord) -> int:
+def size_bytes(raw: RawRecord) -> int:
+    """What counts toward the limit of a record's size: key, value and headers."""
     return len(raw.key or b"") + len(raw.value or b"") + sum(len(name) + len(value or b"") for name, value in raw.headers)
 
 

@@ -3,7 +3,7 @@
     1. Decode    A record that violates its schema becomes a dead letter.
     2. Compute   The stage turns the messages into effects. A message that makes it fail becomes a dead letter.
     3. Produce   Drop feature records that are older than the store's. Produce the others and the dead letters; the brokers
-                 confirm every record.
+                 confirm every record. If a feature record is too large for them, its messages become dead letters.
     4. Serve     Write the feature records to the store, where an older record never replaces a newer one.
     5. Commit    The runtime commits the offsets, and only after `handle` has returned.
 
@@ -32,7 +32,7 @@ from reaseq.backoff import Backoff
 from reaseq.errors import InvalidRecord, ReaSeqError, Unavailable
 from reaseq.records import FeatureRecord
 from streams.delivery import metrics
-from streams.delivery.dead_letters import to_dead_letter
+from streams.delivery.dead_letters import size_bytes, to_dead_letter
 from streams.delivery.key_locks import KeyLocks
 from streams.delivery.messages import Decoder, Message, RawRecord, encode
 from streams.delivery.stage import Effects, Repeats, Stage
@@ -134,6 +134,7 @@ class Delivery:
             if effects.records:
                 await self._drop_stale(effects)
             features = [_encode(record, origins_ms, spans) for record in effects.records]
+            features = self._drop_too_large(features, effects, decoded, dead_letters)
             await self._producer.produce([*features, *dead_letters])
             # 4. Serve
             if effects.records:
@@ -208,6 +209,20 @@ class Delivery:
         fresh = await self._call_store(self._store.drop_stale, effects.records)
         effects.counts["stale"] += len(effects.records) - len(fresh)
         effects.records = fresh
+
+    def _drop_too_large(
+        self, features: list[RawRecord], effects: Effects, decoded: list[Decoded], dead_letters: list[RawRecord]
+    ) -> list[RawRecord]:
+        limit = self._producer.max_message_bytes
+        too_large = {feature.key: size for feature in features if (size := size_bytes(feature)) > limit}
+        if not too_large:
+            return features
+        for raw, message in decoded:
+            if size_of_result := too_large.get(message.key.encode()):
+                error = f"the feature record that it leads to has {size_of_result} bytes; the limit is {limit}"
+                dead_letters.append(self._to_dead_letter(raw, "result_too_large", error))
+        effects.records = [record for record in effects.records if _entity_id(record).encode() not in too_large]
+        return [feature for feature in features if feature.key not in too_large]
 
     # 4. Serve
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from reaseq.errors import InvalidRecord
-from reaseq.records import Event, Item
+from reaseq.records import ID_LIMIT_CHARS, Event, Item, is_in_seconds
 from streams.delivery.topics import TOPIC_BY_MESSAGE, Topic
 
 ORIGIN_HEADER = "reaseq-origin-ms"
@@ -101,11 +101,14 @@ class Decoder:
         if isinstance(body, Item | Event) and body.event_time_ms > now_ms + self._future_limit_ms:
             ahead_s = (body.event_time_ms - now_ms) / 1000
             raise InvalidRecord("from_the_future", f"event time is {ahead_s:.0f} s ahead of the clock - at `$.event_time_ms`")
+        if isinstance(body, Item | Event) and is_in_seconds(body.event_time_ms):
+            problem = f"event time {body.event_time_ms} is in seconds, but milliseconds are expected"
+            raise InvalidRecord("wrong_time_unit", f"{problem} - at `$.event_time_ms`")
         return Message(key, body, origin_ms, raw.offset, raw.timestamp_ms)
 
     def _parse(self, value: bytes) -> Any:
         try:
-            body = self._body.decode(value)
+            body = self._decode(value)
         except msgspec.ValidationError as error:
             raise InvalidRecord(self._invalid_reason(value), str(error)[:ERROR_LIMIT_CHARS]) from error
         except _MALFORMED as error:
@@ -114,6 +117,16 @@ class Decoder:
             raise InvalidRecord("unknown_schema", "the schema is empty - at `$.schema`")
         return body
 
+    def _decode(self, value: bytes) -> Any:
+        try:
+            return self._body.decode(value)
+        except msgspec.ValidationError as error:  # many producers write an absent field as null
+            try:
+                without_nulls = _drop_nulls(msgspec.json.decode(value))
+            except _MALFORMED:
+                raise error from None
+            return self._body.decode(msgspec.json.encode(without_nulls))
+
     def _invalid_reason(self, value: bytes) -> str:
         try:
             schema = msgspec.json.decode(value, type=_Head).schema
@@ -121,6 +134,13 @@ class Decoder:
             return "invalid_field"
         expected = self._topic.message.__struct_config__.tag  # type: ignore[attr-defined]
         return "invalid_field" if schema == expected else "unknown_schema"
+
+
+def _drop_nulls(value: Any) -> Any:
+    """The value without members that are null, at any depth. Elements of lists stay."""
+    if isinstance(value, dict):
+        return {name: _drop_nulls(member) for name, member in value.items() if member is not None}
+    return [_drop_nulls(element) for element in value] if isinstance(value, list) else value
 
 
 def get_header(headers: Sequence[tuple[str, bytes]], name: str) -> bytes | None:
@@ -141,9 +161,12 @@ def _decode_key(raw: RawRecord) -> str:
     if not raw.key:
         raise InvalidRecord("missing_key", f"the record has no key; the key of a record of {raw.topic} must be the entity's id")
     try:
-        return raw.key.decode()
+        key = raw.key.decode()
     except UnicodeDecodeError as error:
         raise InvalidRecord("invalid_key", f"the key is not UTF-8: {error}") from error
+    if len(key) > ID_LIMIT_CHARS:  # the body's id has this limit as well, but a tombstone has no body
+        raise InvalidRecord("invalid_key", f"the key has {len(key)} characters; the limit is {ID_LIMIT_CHARS}")
+    return key
 
 
 def _read_origin_ms(raw: RawRecord, now_ms: int) -> int:

@@ -5,6 +5,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -175,5 +176,8 @@ def _build_tombstone(dead_letter: DeadLetter) -> RawRecord:
 
 
 def _mentions(record: RawRecord, user_id: str) -> bool:
+    value = record.value or b""
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the last one: JSON that is nested too deeply
+        value = msgspec.json.encode(msgspec.json.decode(value))  # a string can be escaped in many ways
     strings = (json.dumps(user_id).encode(), msgspec.json.encode(user_id))  # as JSON with escapes, and as plain UTF-8
-    return record.key == user_id.encode() or any(string in (record.value or b"") for string in strings)
+    return record.key == user_id.encode() or any(string in value for string in strings)

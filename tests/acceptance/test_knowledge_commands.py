@@ -80,28 +80,28 @@ def parse_stale(output: str) -> tuple[int, int]:
 
 def test_batch_export_and_import_round_trip(shell: Shell, tmp_path: Path) -> None:
     catalog, requests, answers = tmp_path / "c.parquet", tmp_path / "r.jsonl", tmp_path / "a.jsonl"
-    pq.write_table(pa.table({"item_id": ["1", "2"], "title": ["RED MUG", "BLUE LAMP"]}), catalog)
+    pq.write_table(pa.table({"sku": ["1", "2"], "name": ["RED MUG", "BLUE LAMP"]}), catalog)
     model = {"state_dir": str(tmp_path / "state"), "knowledge__llm__model": "a-model"}
+    columns = ("--column", "item_id=sku", "--column", "title=name")
 
-    assert "6 calls" in shell.get_output("knowledge", "export-batch", str(catalog), str(requests), **model)
+    assert "6 calls" in shell.get_output("knowledge", "export-batch", str(catalog), str(requests), *columns, **model)
     lines = [json.loads(line) for line in requests.read_text().splitlines()]
-    body = {
-        "choices": [{"message": {"content": "{"}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 7, "completion_tokens": 1},
-    }
-    answers.write_text(
-        "\n".join(
-            json.dumps({"custom_id": line["custom_id"], "response": {"status_code": 200, "body": body}}) for line in lines
-        )
-    )
-    assert "malformed_json: 6" in shell.get_output("knowledge", "import-batch", str(catalog), str(answers), **model)
-    assert "no calls are pending" in shell.get_output("knowledge", "export-batch", str(catalog), str(requests), **model)
+    refusal = {"message": {"content": None, "refusal": "I cannot"}, "finish_reason": "stop"}
+    body = {"choices": [refusal], "usage": {"prompt_tokens": 7, "completion_tokens": 0}}
+    response = {"status_code": 200, "body": body}
+    answers.write_text("\n".join(json.dumps({"custom_id": line["custom_id"], "response": response}) for line in lines))
+    imported = shell.get_output("knowledge", "import-batch", str(catalog), str(answers), *columns, **model)
+    assert re.search(r"refusal\W+6", imported) and "no answer was accepted" in imported
+    exported = shell.get_output("knowledge", "export-batch", str(catalog), str(requests), *columns, **model)
+    assert "no calls are pending" in exported and re.search(r"demand: refusal\W+2", exported)
 
     costs = json.loads(shell.get_output("knowledge", "cost", "--json", **model))
     assert sum(cost["tokens_in"] for cost in costs) == 6 * 7
     assert "6 answers" in shell.get_output("knowledge", "export", str(tmp_path / "ledger.parquet"), **model)
     elsewhere = model | {"state_dir": str(tmp_path / "elsewhere")}
     assert "6 of them new" in shell.get_output("knowledge", "import", str(tmp_path / "ledger.parquet"), **elsewhere)
+    assert re.search(r"refusal\W+6", shell.get_output("knowledge", "forget-rejected", "--reason", "refusal", **model))
+    assert "6 calls" in shell.get_output("knowledge", "export-batch", str(catalog), str(requests), *columns, **model)
 
 
 def test_train_student_measures_and_publishes(shell: Shell, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_train_student_measures_and_publishes(shell: Shell, tmp_path: Path) -> N
 def test_cascade_plots_the_curve_and_names_a_threshold(shell: Shell, tmp_path: Path) -> None:
     output = shell.get_output("knowledge", "cascade", "--answers", str(ANSWERS), "--out", str(tmp_path / "cascade"))
 
-    assert "of the items need no call" in output
+    assert "of the items need no call" in output and "zero-shot, unseen types" in output
     parts = json.loads((tmp_path / "cascade" / "cascade.json").read_text())
     assert all(part["at_95"]["recall"] >= 0.95 for part in parts)
     assert (tmp_path / "cascade" / "cascade.png").read_bytes().startswith(b"\x89PNG")

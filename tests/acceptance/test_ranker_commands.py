@@ -9,11 +9,12 @@ import pytest
 from features.definitions import user_history
 from features.repository import FeatureRepository
 from pipelines.catalog import load_item_table
-from pipelines.ranker import RankerPipeline, RankerTrainingData
+from pipelines.ranker import RankerPipeline
 from reaseq.artifacts import current
 from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.numbers import SCORES
 from reaseq.ranker.training import RankerTrainingConfig
+from reaseq.ranker.training_data import RankerTrainingData
 from reaseq.settings import Settings
 from serving.served_feature_log import served_user
 from tests.acceptance.demo_state import make_copy
@@ -43,16 +44,16 @@ def test_train_ranker_measures_publishes_and_resumes(state: Path) -> None:
     assert artifact.version in again  # resumed from the checkpoint: equal models are one version
 
 
-def load_data(settings: Settings) -> RankerTrainingData:
+def load_data(settings: Settings) -> tuple[RankerTrainingData, int]:
     repository = FeatureRepository(settings)
     pipeline = RankerPipeline(repository, load_item_table(repository), settings.models_dir)
-    samples, dropped = pipeline.load_samples(2**53)
-    return pipeline.build_data(samples, CONFIG, pipeline.config, dropped_inferences=dropped)
+    log, dropped = pipeline.load_log(2**53)
+    return pipeline.build_data(log, CONFIG, pipeline.config), dropped
 
 
 def test_inferences_by_a_model_trained_on_later_data_are_dropped(state: Path) -> None:
     settings = Settings(state_dir=state)
-    before = load_data(settings)
+    before, dropped_before = load_data(settings)
     manifests = sorted((state / "models" / "behavior").glob("*/manifest.json"))
     kept = [manifest.read_text() for manifest in manifests]
     for manifest, text in zip(manifests, kept, strict=True):
@@ -60,13 +61,13 @@ def test_inferences_by_a_model_trained_on_later_data_are_dropped(state: Path) ->
         manifest_json["facts"]["trained_until_ms"] = 2**52
         manifest.write_text(json.dumps(manifest_json))
 
-    after = load_data(settings)
+    after, dropped_after = load_data(settings)
 
     for manifest, text in zip(manifests, kept, strict=True):
         manifest.write_text(text)
     confidences = [bool(data.train.batch.confidences.any()) for data in (before, after)]
     scores = [bool(data.train.batch.numbers[..., SCORES].any()) for data in (before, after)]
-    assert before.dropped_inferences == 0 < after.dropped_inferences
+    assert dropped_before == 0 < dropped_after
     assert confidences == scores == [True, False]
     assert after.behavior_models == []
 

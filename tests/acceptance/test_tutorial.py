@@ -28,7 +28,7 @@ EVENTS, SPLIT = 4000, datetime(2014, 1, 1, tzinfo=UTC)
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     settings = settings_with_patient_service(tmp_path_factory.mktemp("tutorial") / "var" / "beauty")
-    settings.knowledge.vocabulary = "beauty-1"
+    settings.knowledge.vocabulary = "beauty-2"
     try:
         yield settings
     finally:

@@ -10,7 +10,7 @@ from reaseq.records import Claim, History, ItemFeatures, ProductKnowledge
 from reaseq.representation.item_table import ItemTable
 
 DIM, ITEMS, NOW_MS = 16, 300, 1_000 * DAY_MS
-VOCABULARY = load_vocabulary("giftware-2")
+VOCABULARY = load_vocabulary("giftware-3")
 
 
 def item(number: int, **changes: object) -> ItemFeatures:
@@ -26,7 +26,7 @@ def item(number: int, **changes: object) -> ItemFeatures:
         "vector": float16.pack(vector / np.linalg.norm(vector)),
         "knowledge": ProductKnowledge(vocabulary=VOCABULARY.version, claims=(claim,)),
     }
-    return ItemFeatures(item_id=f"i{number}", **(fields | changes))  # type: ignore[arg-type]
+    return ItemFeatures(**({"item_id": f"i{number}"} | fields | changes))  # type: ignore[arg-type]
 
 
 def build_table(*items: ItemFeatures) -> ItemTable:

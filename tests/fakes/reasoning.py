@@ -35,6 +35,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "season": [{"value": "winter", "confidence": "possible"}],
     },
     "critic": {"reasoning": "All fine.", "objections": []},
+    "repair": {"reasoning": "None is right.", "corrections": []},
     "synthesis": {"reasoning": "In short.", "profile": "A mug for hot drinks."},
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from rich.console import Console
 
-from tests.faults.faults import CLUSTER_FAULTS, LANGUAGE_MODEL_FAULTS, Fault, faults
+from tests.faults.faults import CLUSTER_FAULTS, LANGUAGE_MODEL_FAULTS, REPLICA_FAULTS, Fault, faults
 from tests.faults.outcome import Outcome
 from tests.faults.system import FaultySystem
 
@@ -40,6 +40,7 @@ def main() -> None:
     single_broker = faults(-(-chosen.kills // ROUNDS), chosen.storms)
     for start, system_faults in (
         (FaultySystem, single_broker),
+        (partial(FaultySystem, redis_replicas=1), REPLICA_FAULTS),
         (partial(FaultySystem, brokers=3), CLUSTER_FAULTS),
         (partial(FaultySystem, language_model=True), LANGUAGE_MODEL_FAULTS),
     ):

@@ -15,6 +15,7 @@ import features  # noqa: F401  before Feast
 import streams.worker
 from reaseq.logs import configure_logs
 from reaseq.settings import Settings
+from tests.newer_release import become_newer_release
 
 _NOW = time.time
 
@@ -31,7 +32,7 @@ def main() -> None:
         print(child, flush=True)
 
 
-def _run_worker(name: str, log: str, env: dict[str, str], clock_ahead_s: float) -> NoReturn:
+def _run_worker(name: str, log: str, env: dict[str, str], clock_ahead_s: float, newer: bool) -> NoReturn:
     os.setpgid(0, 0)
     output = os.open(Path(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
@@ -40,6 +41,8 @@ def _run_worker(name: str, log: str, env: dict[str, str], clock_ahead_s: float) 
     os.environ.update(env)
     if clock_ahead_s:
         setattr(time, "time", lambda: _NOW() + clock_ahead_s)  # noqa: B010  mypy rejects a plain assignment
+    if newer:
+        become_newer_release()
     configure_logs(name)
     settings: Any = Settings()
     settings.store.profile = "production"

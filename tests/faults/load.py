@@ -61,3 +61,8 @@ def mix_records(items: Sequence[Item], events: Sequence[Event], generator: rando
 def build_raw(record: Record) -> RawRecord:
     """Encode a record, with the current time as its timestamp."""
     return record if isinstance(record, RawRecord) else encode(record, int(time.time() * 1000))
+
+
+def build_event(user_id: str, time_ms: int) -> Event:
+    """An event of a user's own; its item is not on sale."""
+    return Event(event_id=user_id, user_id=user_id, item_id="i", type="view", event_time_ms=time_ms)

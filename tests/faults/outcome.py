@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass, field
 
-import msgspec
-
 from features.definitions import VIEWS
 from features.packed_store import parse_entity_id
 from features.repository import FeatureRepository
 from features.row_format import read_version, unpack
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
+from streams.delivery.tolerant_decoder import TolerantDecoder
 from streams.operations.rebuild import FEATURE_TOPICS
 from streams.runtime.kafka.reader import read_all
 from tests.faults.reference import Rows
@@ -56,8 +55,8 @@ class Outcome:
     def compare_topics(self, settings: Settings, store: FeatureRepository) -> None:
         """Count the entities whose last record in a compacted topic is stale."""
         for topic in FEATURE_TOPICS:
-            last = {raw.key: raw.value for raw in read_all(settings.kafka, topic)}
-            records: list[FeatureRecord] = [msgspec.json.decode(value, type=topic.message) for value in last.values() if value]
+            last = {raw.key: raw for raw in read_all(settings.kafka, topic)}
+            records: list[FeatureRecord] = TolerantDecoder(topic).decode_bodies(list(last.values()))
             kept = store.drop_stale(records)
             stale = [record for record in records if record not in kept]
             self.stale_over_fresh += len(stale)

@@ -15,11 +15,14 @@ from urllib.parse import urlsplit
 
 import msgspec
 import psutil
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo import ANSWERS, ORDER_LINES
 from evaluation.datasets.online_retail import read_retail
+from features.repository import FeatureRepository
 from infra import local, process
+from infra.process import LOOPBACK
 from infra.redis import start_redis
 from infra.scratch import settings_on_free_ports, start_empty
 from infra.vllm.server import TINY_MODEL, start_vllm
@@ -42,7 +45,9 @@ from tests.faults.proxy import FaultyProxy
 from tests.faults.reference import Reference, to_rows
 
 LEAST_LOAD_S = 5.0
+FAULT_S = 10.0  # how long a fault lasts, if it does
 SETTLE_TIMEOUT_S = 300.0
+GRACE_S = 40.0
 SESSION_TIMEOUT_S = 6.0  # the minimum that a broker allows
 MODEL_TIMEOUT_S = 20.0
 CHUNK_RECORDS, CHUNK_RECORDS_OF_A_MODEL = 25, 5  # a language model on the CPU is slow
@@ -59,6 +64,15 @@ class Worker:
     def kill(self, number: signal.Signals) -> None:
         os.killpg(self.pid, number)
 
+    def stop(self) -> None:
+        """Let it finish for `GRACE_S`, then kill it, as the chart does."""
+        self.kill(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        while self.alive and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if self.alive:
+            self.kill(signal.SIGKILL)
+
     @property
     def alive(self) -> bool:
         try:
@@ -71,9 +85,10 @@ class FaultySystem:
     """Brokers, Redis behind a proxy, workers, and the reference. `state` is an empty directory.
 
     Knowledge comes from recorded answers, or from a language model behind a proxy; then the reference uses the same answers.
+    With `redis_replicas`, Redis has a replica, and writes wait for it.
     """
 
-    def __init__(self, state: Path, seed: int, brokers: int = 1, language_model: bool = False) -> None:
+    def __init__(self, state: Path, seed: int, brokers: int = 1, language_model: bool = False, redis_replicas: int = 0) -> None:
         self.random = random.Random(seed)
         self.settings = settings = settings_on_free_ports(state / "system", brokers)
         settings.kafka.session_timeout_s = SESSION_TIMEOUT_S
@@ -81,7 +96,13 @@ class FaultySystem:
         settings.store.redis_timeout_s = 1.0
         self.redis_port = urlsplit(settings.store.redis_url.get_secret_value()).port or 0
         self.proxy = FaultyProxy(self.redis_port)
-        self.store = start_empty(settings)
+        start_empty(settings)
+        settings.store.redis_url = type(settings.store.redis_url)(f"redis://{LOOPBACK}:{self.proxy.port}/0")
+        self.store = FeatureRepository(settings)
+        self._replica_dir = state / "replica"
+        if redis_replicas:
+            self.start_replica()
+            settings.store.redis_replicas = redis_replicas
         if language_model:
             self._use_language_model()
         else:
@@ -95,7 +116,8 @@ class FaultySystem:
         self._dead_letters = 0
         self._rounds = 0
         self._latest: dict[str, Event] = {}  # by user
-        self._env = local.environment(settings) | {"REASEQ_STORE__REDIS_URL": f"redis://127.0.0.1:{self.proxy.port}/0"}
+        self._injected: list[Record] = []
+        self._env = local.environment(settings)
         self._fork_server = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.fork_server"],
             env={**os.environ, **self._env},
@@ -116,47 +138,73 @@ class FaultySystem:
         self._fork_server.communicate()  # close the pipes
         self.proxy.close()
         self._reference.close()
+        process.stop(self._replica_dir, "redis")
         local.stop_all(self.settings)
 
-    def start_worker(self, clock_ahead_s: float = 0.0) -> Worker:
-        """Fork a worker; returns before it is ready."""
+    def start_worker(self, clock_ahead_s: float = 0.0, newer: bool = False) -> Worker:
+        """Fork a worker, of a newer release if asked to; returns before it is ready."""
         self._workers_started += 1
         name, port = f"worker-{self._workers_started}", process.free_port()
         env = self._env | {"REASEQ_WORKER__METRICS_PORT": str(port)}
         log = str(self.settings.run_dir / f"{name}.log")
         assert self._fork_server.stdin and self._fork_server.stdout
-        arguments = {"name": name, "log": log, "env": env, "clock_ahead_s": clock_ahead_s}
+        arguments = {"name": name, "log": log, "env": env, "clock_ahead_s": clock_ahead_s, "newer": newer}
         self._fork_server.stdin.write(json.dumps(arguments) + "\n")
         self._fork_server.stdin.flush()
         worker = Worker(name, int(self._fork_server.stdout.readline()), port)
         self.workers.append(worker)
         return worker
 
-    def replace(self, worker: Worker, number: signal.Signals = signal.SIGKILL) -> Worker:
+    def replace(self, worker: Worker) -> Worker:
         """Kill a worker and start another."""
-        worker.kill(number)
+        worker.kill(signal.SIGKILL)
         self.workers.remove(worker)
         return self.start_worker()
 
+    def inject(self, records: Sequence[Record]) -> None:
+        """Produce records beside the load."""
+        self._producer.send_raw([build_raw(record) for record in records])
+        self._injected += records
+
     def wait_ready(self) -> None:
         """Wait until every worker is ready."""
-        deadline = time.monotonic() + local.READY_TIMEOUT_S
         for worker in self.workers:
-            while process.http_get(f"http://127.0.0.1:{worker.port}/readyz") is None:
-                assert worker.alive and time.monotonic() < deadline, (
-                    worker,
-                    (self.settings.run_dir / f"{worker.name}.log").read_text()[-3000:],
-                )
-                time.sleep(0.1)
+            self.wait_for(worker)
+
+    def wait_for(self, worker: Worker) -> None:
+        """Wait until a worker is ready."""
+        deadline = time.monotonic() + local.READY_TIMEOUT_S
+        while process.http_get(f"http://127.0.0.1:{worker.port}/readyz") is None:
+            log = self.settings.run_dir / f"{worker.name}.log"
+            assert worker.alive and time.monotonic() < deadline, (worker, log.read_text()[-3000:])
+            time.sleep(0.1)
 
     def restart_redis(self) -> None:
         """Start Redis again, on its data and port."""
         start_redis(self.settings.run_dir, self.settings.state_dir / "redis", self.redis_port)
 
+    def redis_client(self) -> redis.Redis:
+        """A connection to Redis that bypasses the proxy."""
+        return redis.Redis(port=self.redis_port)
+
+    def start_replica(self) -> None:
+        """Start a replica of Redis; returns when it has all data."""
+        self.replica_port = process.free_port()
+        replica = start_redis(self._replica_dir, self._replica_dir / "redis", self.replica_port)
+        with redis.Redis(port=self.replica_port) as client:
+            client.replicaof(LOOPBACK, self.redis_port)
+            process.wait_until(
+                lambda: client.info("replication")["master_link_status"] == "up",
+                local.READY_TIMEOUT_S,
+                "the replica of Redis",
+                replica,
+            )
+
     def run_under_fault(self, fault: str, act: Callable[["FaultySystem"], int]) -> Outcome:
         """Run the load while `act` causes the fault, wait for recovery, and compare with the reference."""
         load = Load(self._records, self._chunk_records)
-        producer = Producer(self.settings.kafka)
+        self._producer = producer = Producer(self.settings.kafka)
+        self._injected = []
         loading = threading.Thread(target=load.run, args=(producer,))
         started = time.monotonic()
         loading.start()
@@ -165,6 +213,7 @@ class FaultySystem:
         time.sleep(max(0.0, started + LEAST_LOAD_S - ended))
         load.ending.set()
         loading.join()
+        load.produced += self._injected
         self.wait_ready()
         self._settle()
         outcome = Outcome(fault, runs, len(load.produced), 0, recovered_s=round(time.monotonic() - ended, 1))

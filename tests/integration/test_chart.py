@@ -25,10 +25,11 @@ BOUND = {
     "llm.model": "any",
     "state.existingClaim": "disk",
 }
+KEYS = ["--set", "existingSecret=keys"]
 SIZES = {
-    "default": [],
-    "small": ["-f", "values-small.yaml"],
-    "large": ["-f", "values-large.yaml"],
+    "default": KEYS,
+    "small": ["-f", "values-small.yaml", *KEYS],
+    "large": ["-f", "values-large.yaml", *KEYS],
     "bound": [argument for name, value in BOUND.items() for argument in ("--set", f"{name}={value}")],
 }
 KUBE_VERSION = "1.32.0"  # a helm built from its Go module has no default
@@ -90,7 +91,7 @@ def test_manifests_match_the_schemas(options: list[str], tmp_path: Path) -> None
 
 def test_schemas_reject_unknown_fields(tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.yaml"
-    manifest.write_text(helm("template", "shop", ".").replace("readOnlyRootFilesystem", "readOnlyFilesystem"))
+    manifest.write_text(helm("template", "shop", ".", *KEYS).replace("readOnlyRootFilesystem", "readOnlyFilesystem"))
 
     run = subprocess.run(
         ["kubeconform", "-schema-location", str(SCHEMAS), str(manifest)], capture_output=True, text=True, check=False
@@ -135,7 +136,7 @@ def test_console_and_smoke_check_reach_their_services(options: list[str]) -> Non
 
 
 def test_workers_reason_if_there_is_no_language_model() -> None:
-    workers = get_pods(render([]))
+    workers = get_pods(render(KEYS))
 
     assert "shop-reasoning" not in workers
     assert workers["shop-worker"]["containers"][0]["args"][-1] == "all"
@@ -171,6 +172,26 @@ def test_rules_and_dashboards_are_those_of_the_repository() -> None:
 
 
 def test_an_endpoint_without_a_model_name_is_an_error() -> None:
-    run = run_helm("template", ".", "--set", "llm.baseUrl=http://x")
+    run = run_helm("template", ".", "--set", "llm.baseUrl=http://x", *KEYS)
 
     assert run.returncode != 0 and "llm.model is empty" in run.stderr
+
+
+def test_a_service_without_keys_is_an_error_unless_it_is_meant() -> None:
+    run = run_helm("template", ".")
+
+    assert run.returncode != 0 and "needs API keys" in run.stderr
+    assert get_settings(render(["--set", "ranker.allowAnonymous=true"]))["REASEQ_SERVICE__ALLOW_ANONYMOUS"] == "true"
+
+
+def test_service_is_called_by_its_names_and_those_of_the_values() -> None:
+    settings = get_settings(render([*KEYS, "--set", "ranker.hosts={rank.example.com}", "--namespace", "store"]))
+
+    assert json.loads(settings["REASEQ_SERVICE__HOSTS"]) == [
+        "shop-ranker",
+        "shop-ranker.store",
+        "shop-ranker.store.svc",
+        "rank.example.com",
+    ]
+    assert settings["REASEQ_SERVICE__OPEN_METRICS"] == "false"
+    assert get_settings(render(SIZES["large"]))["REASEQ_SERVICE__OPEN_METRICS"] == "true"

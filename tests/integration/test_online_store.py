@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feast.protos.feast.types.Value_pb2 import Value
+from redis import Redis
 
 from features import definitions as views
 from features import row_format
 from features.archive import Archive
 from features.packed_store import entity_key, parse_entity_id
 from features.repository import FeatureRepository, feast_variables, profile_file
-from features.row_format import REVISION, pack, read_version, unpack, unpack_bytes
+from features.row_format import REVISION, is_intact, pack, read_version, unpack, unpack_bytes
 from infra import process
 from infra.redis import start_redis
 from reaseq.errors import CorruptRows, NewerRowFormat, StoreUnavailable
@@ -177,6 +178,10 @@ DAMAGES: list[Callable[[bytes], bytes]] = [
     lambda row: row[:-1] + bytes([row[-1] ^ 1]),
     lambda row: row[:30] + b"\xff" * (len(row) - 30),
     lambda row: b"another value",
+    lambda row: b"",
+    lambda row: b"\x40" + row[1:],  # of a time that no datetime can hold
+    lambda row: row[:7] + bytes([row[7] ^ 1]) + row[8:],  # a microsecond off
+    lambda row: row[:8] + bytes([0, 31]) + row[10:],  # far ahead of every other revision
 ]
 
 
@@ -201,6 +206,46 @@ def test_corrupt_row_affects_its_entity_alone_and_no_worker_builds_on_it(
     assert worker.read_users(["u0"]) == {"u0": users[0]}, "an intact row stays"
 
 
+def test_row_of_another_entity_or_view_is_corrupt(repository: FeatureRepository) -> None:
+    users = [user(f"u{number}", events_seen=3) for number in range(2)]
+    (history, inferred), (other_history, _) = rows = [repository._to_keyed_rows(record) for record in users]
+    worker = FeatureRepository(repository.settings, require_complete=True)
+    worker.online.end_rebuild(worker.config, worker.online.begin_rebuild(worker.config))
+
+    for moved in (other_history, inferred):
+        clear(repository)
+        repository.online.compare_and_set(repository.config, [rows[1], [history._replace(row=moved.row), inferred]])
+
+        assert repository.read_users(["u0", "u1"]) == {"u1": users[1]}
+        with pytest.raises(CorruptRows):
+            worker.read_users(["u0", "u1"])
+        worker.replace_corrupt([users[0]])
+        assert worker.read_users(["u0"]) == {"u0": users[0]}
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_row_without_its_other_half_is_corrupt_and_not_a_new_entity(repository: FeatureRepository, missing: int) -> None:
+    record = user("u", events_seen=3)
+    kept = [row for index, row in enumerate(repository._to_keyed_rows(record)) if index != missing]
+    repository.online.compare_and_set(repository.config, [kept])
+    worker = FeatureRepository(repository.settings, require_complete=True)
+    worker.online.end_rebuild(worker.config, worker.online.begin_rebuild(worker.config))
+
+    assert repository.read_users(["u"]) == {}
+    with pytest.raises(CorruptRows):
+        worker.read_users(["u"])
+    worker.replace_corrupt([record])
+    assert worker.read_users(["u"]) == {"u": record}
+
+
+def test_key_that_no_entity_has_ends_no_scan(repository: FeatureRepository) -> None:
+    keyed, _ = repository._to_keyed_rows(user("u", events_seen=3))
+    foreign = [[keyed._replace(key=key)] for key in (b"", b"junk", keyed.key + b"\xff", keyed.key[:-1] + b"\xff")]
+    repository.online.compare_and_set(repository.config, [[keyed], *foreign])
+
+    assert list(repository.scan_user_ids()) == ["u"]
+
+
 @contextmanager
 def release(row_format_number: int) -> Iterator[None]:
     """Run the block as a release that writes rows of that format."""
@@ -212,7 +257,7 @@ def release(row_format_number: int) -> Iterator[None]:
 def test_writer_waits_for_rows_of_a_newer_release_and_leaves_them_as_they_are(repository: FeatureRepository) -> None:
     worker = FeatureRepository(repository.settings, require_complete=True)
     worker.online.end_rebuild(worker.config, worker.online.begin_rebuild(worker.config))
-    with release(2):
+    with release(row_format.FORMAT + 1):
         repository.write([user("u", events_seen=3), item("a")])
     rows = dict(repository.online.scan(repository.config, views.user_history))
 
@@ -229,7 +274,7 @@ def test_writer_waits_for_rows_of_a_newer_release_and_leaves_them_as_they_are(re
     assert dict(repository.online.scan(repository.config, views.user_history)) == rows
     assert repository.read_users(["u"]) == {"u": user("u", events_seen=3)}  # who writes nothing back reads what it knows
 
-    with release(2):
+    with release(row_format.FORMAT + 1):
         assert worker.read_users(["u"]) == {"u": user("u", events_seen=3)}
         assert worker.write([user("u", events_seen=4)]) == []
 
@@ -237,12 +282,13 @@ def test_writer_waits_for_rows_of_a_newer_release_and_leaves_them_as_they_are(re
 def test_newer_release_takes_over_the_rows_of_an_older_one(repository: FeatureRepository) -> None:
     repository.write([user("u", events_seen=3)])
 
-    with release(2):
+    with release(row_format.FORMAT + 1):
         assert repository.compare([user("u", events_seen=3)]) == ["equal"]
         assert repository.write([user("u", events_seen=3)]) == []  # as a rebuild does
+        newer = row_format.FORMAT
 
     (row,) = dict(repository.online.scan(repository.config, views.user_history)).values()
-    assert read_version(row).format == 2
+    assert read_version(row).format == newer
 
 
 def _build_settings(repository: FeatureRepository) -> Settings:
@@ -352,6 +398,51 @@ def test_unreachable_store_raises_store_unavailable(tmp_path: Path) -> None:
         repository.write([item("a")])
 
 
+@pytest.fixture(scope="module")
+def redis_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FeatureRepository, Redis]]:
+    """A complete store on Redis, required to be so, and a client."""
+    state, port = tmp_path_factory.mktemp("redis-only"), process.free_port()
+    settings = Settings(state_dir=state)
+    settings.store.profile = "production"
+    settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{port}/0")
+    start_redis(settings.run_dir, state / "redis", port)
+    repository = FeatureRepository(settings, require_complete=True)
+    repository.online.end_rebuild(repository.config, repository.online.begin_rebuild(repository.config))
+    with Redis(port=port) as client:
+        yield repository, client
+    process.stop(settings.run_dir, "redis")
+
+
+def test_key_of_another_type_is_a_missing_row(redis_store: tuple[FeatureRepository, Redis]) -> None:
+    store, client = redis_store
+    store.write([user("u", events_seen=3), user("v", events_seen=3)])
+    for key in client.scan_iter("reaseq:user_*u"):
+        client.delete(key)
+        client.hset(key, "field", "value")
+
+    assert store.read_users(["u", "v"]).keys() == {"v"}
+    assert store.drop_stale([user("u", events_seen=1)]) == [user("u", events_seen=1)]
+    assert store.write([user("u", events_seen=4), user("v", events_seen=4)]) == []
+    assert store.read_users(["u"]) == {"u": user("u", events_seen=4)}
+
+
+@pytest.mark.parametrize("marker", [b"", b"garbage", b"\xff \xfe", b"0" * 40 + b" x", None])
+def test_marker_that_no_rebuild_has_set_is_none(redis_store: tuple[FeatureRepository, Redis], marker: bytes | None) -> None:
+    store, client = redis_store
+    assert store.is_complete()
+    (key,) = client.scan_iter("reaseq::*")
+    client.delete(key)
+    if marker is None:
+        client.rpush(key, "of another type")
+    else:
+        client.set(key, marker)
+
+    assert not store.is_complete()
+    with store.rebuilding():
+        pass
+    assert store.is_complete()
+
+
 def test_hanging_redis_fails_within_its_timeout(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path)
     settings.store.profile = "production"
@@ -375,26 +466,31 @@ def test_hanging_redis_fails_within_its_timeout(tmp_path: Path) -> None:
         process.stop(settings.run_dir, "redis")
 
 
-def test_rows_of_the_first_format_are_those_of_before_there_were_formats() -> None:
-    row = pack({"a": Value(string_val="x"), REVISION: Value(int64_val=3)}, datetime(2020, 1, 1, tzinfo=UTC))
+def test_row_of_before_there_were_formats_is_intact_and_older_than_the_same_row_in_any_format() -> None:
+    row, values = bytes.fromhex(ROW_WITHOUT_FORMAT), {"a": Value(string_val="x"), REVISION: Value(int64_val=3)}
 
-    assert row.hex() == ROW_WITHOUT_FORMAT
     assert read_version(row).format == 1
-    with release(32):  # the highest
-        newer = read_version(pack({"a": Value(string_val="x"), REVISION: Value(int64_val=3)}, datetime(2020, 1, 1, tzinfo=UTC)))
-    assert newer.format == 32 and max(newer) < 2**53
-    assert newer > read_version(row)
+    assert is_intact(row, b"owner") and not is_intact(row[:-1] + b"?", b"owner")
+    assert unpack(row, ["a", REVISION]) == values
+    versions = [read_version(row)]
+    for number in (row_format.FORMAT, 32):  # the highest
+        with release(number):
+            same = pack(values, datetime(2020, 1, 1, tzinfo=UTC), b"owner")
+        assert is_intact(same, b"owner") and not is_intact(same, b"another owner")
+        versions.append(read_version(same))
+    assert [version.format for version in versions] == [1, row_format.FORMAT, 32]
+    assert versions == sorted(versions) and max(versions[-1]) < 2**53
 
 
 def test_equal_rows_pack_to_equal_bytes() -> None:
     values = {"b": Value(int64_val=1), "a": Value(string_val="x"), REVISION: Value(int64_val=3)}
     time = datetime(2020, 1, 1)
 
-    row = pack(values, time)
+    row = pack(values, time, b"owner")
 
-    assert row == pack(dict(reversed(values.items())), time.replace(tzinfo=UTC))
+    assert row == pack(dict(reversed(values.items())), time.replace(tzinfo=UTC), b"owner")
     assert read_version(row).revision == 3
     assert read_version(row).event_time == time.replace(tzinfo=UTC)
-    assert read_version(pack(values, time + timedelta(microseconds=1))) > read_version(row)
+    assert read_version(pack(values, time + timedelta(microseconds=1), b"owner")) > read_version(row)
     assert unpack(row, ["a", "c"]) == {"a": Value(string_val="x")}
-    assert unpack_bytes(pack({"v": Value(bytes_val=b"x" * 300)}, time), "v") == b"x" * 300
+    assert unpack_bytes(pack({"v": Value(bytes_val=b"x" * 300)}, time, b""), "v") == b"x" * 300

@@ -21,6 +21,7 @@ from reaseq.settings import Settings
 from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild
 from streams.runtime.kafka.producer import Producer
+from tests.newer_release import NEWER_FORMAT
 
 pytestmark = pytest.mark.integration
 
@@ -28,12 +29,10 @@ USERS = [f"u{number}" for number in range(40)]
 DEADLINE_S = 180.0
 NEWER_WORKER = """
 import sys
-import msgspec
-import features._feast_compat
-from features import record_mapping, row_format
-row_format.FORMAT = 2
-record_mapping.pack_inferred = lambda inferred: msgspec.msgpack.encode((inferred.item_ids, inferred.confidences, "new"))
+import features
 from cli import app
+from tests.newer_release import become_newer_release
+become_newer_release()
 app(["worker", "--name", sys.argv[1], "--role", "stream"])
 """
 
@@ -88,7 +87,7 @@ class Shop:
     def newer_rows(self) -> dict[bytes, bytes]:
         """The rows of the newer release, by key."""
         rows = self.store.online.scan(self.store.config, user_inferred)
-        return {key: row for key, row in rows if read_version(row).format == 2}
+        return {key: row for key, row in rows if read_version(row).format == NEWER_FORMAT}
 
 
 def test_older_worker_waits_for_the_upgrade_at_what_a_newer_one_wrote(services: Settings) -> None:

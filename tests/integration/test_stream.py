@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -34,8 +35,12 @@ from infra import local, process
 from infra.scratch import start_empty
 from reaseq.artifacts import current
 from reaseq.behavior.history import event_key
+from reaseq.ranker.engine import Engine
+from reaseq.ranker.latent import LatentModels
+from reaseq.ranker.popularity import Popularity
 from reaseq.records import Event, Inferred, Item, UserFeatures
 from reaseq.settings import Settings
+from serving.event_counter import EventCounter
 from streams.assembly import assemble
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord
@@ -173,9 +178,17 @@ def after_the_kill(running: Running) -> Running:
     return running
 
 
+@dataclass
+class Reference:
+    """The outcome of one in-process replay of the same records, items first: the rows of the embedded store, and a ranker."""
+
+    rows: Rows
+    store: FeatureRepository
+    engine: Engine
+
+
 @pytest.fixture(scope="module")
-def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Rows:
-    """The rows that one in-process replay of the same records, items first, writes to the embedded store."""
+def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Reference:
     torch.set_num_threads(running.settings.worker.threads)
     settings = Settings(state_dir=tmp_path_factory.mktemp("reference"))
     settings.knowledge.recorded_file = ANSWERS
@@ -185,6 +198,10 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Row
     system.use_behavior(current(running.settings.models_dir, "behavior"))
     broker = InProcessBroker()
     broker.subscribe(ITEM_FEATURES.name, system.items.apply_records)
+    popularity, latents = Popularity(), LatentModels(running.settings.models_dir)
+    broker.subscribe(EVENTS.name, EventCounter(popularity, system.table, 300.0, waiting_limit_events=0).count)
+    latents.load(current(running.settings.models_dir, "behavior").version)
+    engine = Engine.load(current(running.settings.models_dir, "ranker"), system.table, popularity, latents)
     runtime = InProcessRuntime(broker, lambda stage: Delivery(stage, broker, system.store, 300.0), system.stages)
 
     async def replay() -> None:
@@ -194,16 +211,33 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Row
 
     asyncio.run(replay())
     assert not broker.dead_letters
-    return _rows(settings)
+    return Reference(_rows(settings), system.store, engine)
 
 
-def test_store_holds_every_item_and_user_with_the_reference_values(after_the_kill: Running, reference: Rows) -> None:
+def test_store_holds_every_item_and_user_with_the_reference_values(after_the_kill: Running, reference: Reference) -> None:
     rows = _rows(after_the_kill.settings)
 
     for view in VIEWS:
-        assert rows[view.name].keys() == reference[view.name].keys(), f"{view.name}: lost or extra entities"
-        differing = [key for key, row in rows[view.name].items() if row != reference[view.name][key]]
+        assert rows[view.name].keys() == reference.rows[view.name].keys(), f"{view.name}: lost or extra entities"
+        differing = [key for key, row in rows[view.name].items() if row != reference.rows[view.name][key]]
         assert not differing, f"{view.name}: {len(differing)} of {len(rows[view.name])} rows differ"
+
+
+def test_service_gives_the_scores_of_the_reference(after_the_kill: Running, reference: Reference) -> None:
+    now_ms = after_the_kill.events[-1].event_time_ms + 1
+    candidates = [item.item_id for item in after_the_kill.items[:200]]
+    user_ids = sorted({event.user_id for event in after_the_kill.events})[:60]
+    users = reference.store.read_users(user_ids)
+
+    served, expected = [], []
+    for user_id in user_ids:
+        answer = _rank(after_the_kill, user_id, candidates, now_ms)
+        assert not answer["degraded"]
+        scores = {ranked["item_id"]: ranked["score"] for ranked in answer["ranked"]}
+        served.append([scores[item_id] for item_id in candidates])
+        expected.append(reference.engine.score(users[user_id], candidates, now_ms))
+
+    np.testing.assert_allclose(served, np.array(expected), rtol=1e-5)
 
 
 def test_no_event_is_lost_or_duplicated(after_the_kill: Running) -> None:

@@ -1,4 +1,4 @@
-"""The agent pipeline for one item: demand ∥ attribute ∥ relation → critic → one repair round → synthesis.
+"""The agent pipeline for one item: demand ∥ attribute ∥ relation → critic → repair → synthesis → critic of what is new.
 
 An `LlmCall` answers the agents' requests: from the endpoint and the ledger, or from the ledger alone.
 """
@@ -6,18 +6,25 @@ An `LlmCall` answers the agents' requests: from the endpoint and the ledger, or 
 import asyncio
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from reaseq.knowledge import metrics
-from reaseq.knowledge.agents.answers import CONFIDENCES, Strict, parse
+from reaseq.knowledge.agents.answers import DraftAnswer, Objection, UnusableAnswer
 from reaseq.knowledge.agents.prompts import DRAFTING, Agent
 from reaseq.knowledge.content import Content
-from reaseq.knowledge.guard import admit, admit_phrases, admit_profile
-from reaseq.knowledge.llm.request import LlmCall
-from reaseq.knowledge.vocabulary import Vocabulary
+from reaseq.knowledge.guard import admit, admit_phrases, admit_profile, word_runs
+from reaseq.knowledge.llm.request import Completion, LlmCall
+from reaseq.knowledge.vocabulary import Group, Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 
-Objections = dict[str, list[dict[str, str]]]  # agent → claims to revise: group, value, fault
+RETRIED = {
+    "malformed_json",
+    "invalid_answer",
+    "truncated",
+    "empty_answer",
+}  # rejections after which an agent is asked once more
+DRAFT_ROUND, REVIEW_ROUND, REPAIR_ROUND, SYNTHESIS_ROUND, FINAL_ROUND = range(5)  # priorities: started items finish first
 
 
 class Rejected(Exception):
@@ -31,12 +38,21 @@ class Rejected(Exception):
 
 @dataclass
 class Draft:
-    """Claims and phrases of the drafting agents so far."""
+    """What the drafting agents say, and the critic has not dropped."""
 
     claims: list[Claim] = field(default_factory=list)
     product_type: str = ""
     complements: tuple[str, ...] = ()
     substitutes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A claim that the critic wants revised, by its number, and why."""
+
+    number: int
+    claim: Claim
+    note: str
 
 
 @dataclass(frozen=True)
@@ -58,117 +74,177 @@ class AgentPipeline:
         """Knowledge about one item. Runs the `drafting` agents; `given_claims` come from other reasoners and cover the rest.
 
         An agent whose answer is rejected leaves its groups empty. Raises Rejected if no drafting agent has a usable answer,
-        or if the critic has none, since unchecked claims are never returned.
+        or if the critic has none, since nothing unchecked is ever returned.
         """
         draft = await self._draft(content, call_llm, drafting)
-        objections = await self._review(content, call_llm, draft)
-        await self._repair(content, call_llm, draft, objections)
-        claims = (*draft.claims, *given_claims)
+        drafted = draft.claims
+        faults = await self._review(content, call_llm, draft)
+        objected = [claim for claim in drafted if claim not in draft.claims]
+        corrections = await self._repair(content, call_llm, faults, draft.claims, objected)
+        profile = await self._synthesize(content, call_llm, (*draft.claims, *corrections, *given_claims))
+        corrections, profile = await self._review_news(content, call_llm, corrections, profile)
         order = {group.name: index for index, group in enumerate(self.vocabulary.groups)}
         return ProductKnowledge(
             vocabulary=self.vocabulary.version,
-            claims=tuple(sorted(claims, key=lambda claim: order[claim.group])),
+            claims=tuple(sorted((*draft.claims, *corrections, *given_claims), key=lambda claim: order[claim.group])),
             product_type=draft.product_type,
-            profile=await self._synthesize(content, call_llm, claims),
+            profile=profile,
             complements=draft.complements,
             substitutes=draft.substitutes,
         )
 
+    def read_claims(self, answer: DraftAnswer) -> list[Claim]:
+        """The claims of a drafting agent's answer, unchecked."""
+        return [
+            Claim(group, claim.value, claim.confidence, self.reasoner, claim.evidence)
+            for group, claims in answer.claims.items()
+            for claim in claims
+        ]
+
     async def _draft(self, content: Content, call_llm: LlmCall, drafting: Collection[str]) -> Draft:
         names = [name for name in DRAFTING if name in drafting]
-        answers = await asyncio.gather(*(self._answer(call_llm, name, content) for name in names), return_exceptions=True)
+        answers = await asyncio.gather(
+            *(self._answer(call_llm, name, content, DRAFT_ROUND) for name in names), return_exceptions=True
+        )
         _raise_unexpected(answers)
         draft, rejections = Draft(), []
         for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, Strict):
-                self._add_to_draft(draft, name, answer, content)
+            if isinstance(answer, DraftAnswer):
+                draft.claims += admit(self.read_claims(answer), self.vocabulary, content, name, quoting=True)
+                if name == "attribute":
+                    draft.product_type = next(iter(admit_phrases([answer.product_type])), "")
+                if name == "relation":
+                    draft.complements, draft.substitutes = admit_phrases(answer.complements), admit_phrases(answer.substitutes)
             elif isinstance(answer, Rejected):
                 rejections.append(answer)
         if len(rejections) == len(names):
             raise rejections[0]
         return draft
 
-    def _add_to_draft(self, draft: Draft, name: str, answer: Strict, content: Content) -> None:
-        fields = answer.model_dump()
-        draft.claims += self._admit_claims(name, fields, content)
-        if name == "attribute":
-            draft.product_type = next(iter(admit_phrases([fields["product_type"]])), "")
-        if name == "relation":
-            draft.complements, draft.substitutes = admit_phrases(fields["complements"]), admit_phrases(fields["substitutes"])
+    async def _review(self, content: Content, call_llm: LlmCall, draft: Draft) -> list[Fault]:
+        """Drop what the critic objects to; returns the claims to revise."""
+        texts = [("product_type", draft.product_type)] if draft.product_type else []
+        texts += [(name, phrase) for name in ("complements", "substitutes") for phrase in getattr(draft, name)]
+        objections = await self._criticize(content, call_llm, REVIEW_ROUND, draft.claims, texts)
+        faults = [
+            Fault(number, claim, objection.note)
+            for number, claim in enumerate(draft.claims, start=1)
+            if (objection := objections.get(number)) and objection.verdict == "revise"
+        ]
+        kept = {text for number, text in enumerate(texts, start=len(draft.claims) + 1) if number not in objections}
+        draft.claims = [claim for number, claim in enumerate(draft.claims, start=1) if number not in objections]
+        draft.product_type = draft.product_type if ("product_type", draft.product_type) in kept else ""
+        draft.complements = tuple(phrase for phrase in draft.complements if ("complements", phrase) in kept)
+        draft.substitutes = tuple(phrase for phrase in draft.substitutes if ("substitutes", phrase) in kept)
+        return faults
 
-    def _admit_claims(self, name: str, fields: Mapping[str, Any], content: Content) -> tuple[Claim, ...]:
-        groups = [group.name for group in self.vocabulary.groups if group.agent == name]
-        claims = (
-            Claim(group, claim["value"], CONFIDENCES[claim["confidence"]], self.reasoner, claim["evidence"])
-            for group in groups
-            for claim in fields[group]
-        )
-        return admit(claims, self.vocabulary, content, name, quoting=True)
-
-    async def _review(self, content: Content, call_llm: LlmCall, draft: Draft) -> Objections:
-        """Drop the claims that the critic objects to; returns those that their agents should revise."""
-        if not draft.claims:
-            return {}
-        agent_by_group = {group.name: group.agent for group in self.vocabulary.groups}
-        answer = await self._answer(call_llm, "critic", content, claims=_number(draft.claims))
-        verdicts = {objection["claim"]: objection for objection in answer.model_dump()["objections"]}
-        accepted: list[Claim] = []
-        to_revise: Objections = {}
-        for number, claim in enumerate(draft.claims, start=1):
-            verdict = verdicts.get(number)
-            if verdict is None:
-                accepted.append(claim)
-                continue
-            metrics.CLAIMS_DROPPED.labels(agent_by_group[claim.group], f"critic_{verdict['verdict']}").inc()
-            if verdict["verdict"] == "revise":
-                fault = {"group": claim.group, "value": claim.value, "fault": verdict["note"]}
-                to_revise.setdefault(agent_by_group[claim.group], []).append(fault)
-        draft.claims = accepted
-        return to_revise
-
-    async def _repair(self, content: Content, call_llm: LlmCall, draft: Draft, objections: Objections) -> None:
-        """Call the agents whose claims were objected to once more, and add their new claims in the affected groups."""
-        names = [name for name in DRAFTING if name in objections]
-        answers = await asyncio.gather(
-            *(self._answer(call_llm, name, content, objections=objections[name]) for name in names), return_exceptions=True
-        )
-        _raise_unexpected(answers)
-        for name, answer in zip(names, answers, strict=True):
-            if isinstance(answer, Strict):
-                groups = {fault["group"] for fault in objections[name]}
-                faulty = {(fault["group"], fault["value"]) for fault in objections[name]}
-                again = [claim for claim in self._admit_claims(name, answer.model_dump(), content) if claim.group in groups]
-                repaired = [claim for claim in again if (claim.group, claim.value) not in faulty]
-                draft.claims = list(admit([*draft.claims, *repaired], self.vocabulary, content, name))
+    async def _repair(
+        self, content: Content, call_llm: LlmCall, faults: list[Fault], accepted: list[Claim], objected: list[Claim]
+    ) -> tuple[Claim, ...]:
+        """New values for the claims to revise, in the same groups. No value that was objected to comes back."""
+        if not faults:
+            return ()
+        groups = {fault.claim.group: self._groups[fault.claim.group] for fault in faults}
+        objections = [
+            {"claim": fault.number, "group": fault.claim.group, "value": fault.claim.value, "fault": fault.note}
+            for fault in faults
+        ]
+        allowed = {name: dict(group.values) for name, group in groups.items()}
+        try:
+            answers = await self._answer(call_llm, "repair", content, REPAIR_ROUND, objections=objections, groups=allowed)
+        except Rejected:
+            return ()
+        repaired = [
+            Claim(fault.claim.group, answer.value, answer.confidence, self.reasoner, answer.evidence)
+            for fault in faults
+            if (answer := answers.get(fault.number))
+        ]
+        barred = {(claim.group, claim.value) for claim in objected}
+        new = [claim for claim in repaired if (claim.group, claim.value) not in barred]
+        return admit([*accepted, *new], self.vocabulary, content, "repair", quoting=True)[len(accepted) :]
 
     async def _synthesize(self, content: Content, call_llm: LlmCall, claims: tuple[Claim, ...]) -> str:
         if not claims:
             return ""
         try:
-            answer = await self._answer(call_llm, "synthesis", content, claims=[f"{c.group}: {c.value}" for c in claims])
+            values = [f"{claim.group}: {claim.value}" for claim in claims]
+            profile = await self._answer(call_llm, "synthesis", content, SYNTHESIS_ROUND, claims=values)
         except Rejected:
             return ""  # the claims are valid without a profile; the item keeps its text vector
-        return admit_profile(answer.model_dump()["profile"])
+        return admit_profile(profile, self._prompt_runs)
 
-    async def _answer(self, call_llm: LlmCall, name: str, content: Content, **more: Any) -> Strict:
+    async def _review_news(
+        self, content: Content, call_llm: LlmCall, corrections: tuple[Claim, ...], profile: str
+    ) -> tuple[tuple[Claim, ...], str]:
+        """The corrections and the profile that the critic does not object to: it has not seen them before."""
+        texts = [("profile", profile)] if profile else []
+        try:
+            objections = await self._criticize(content, call_llm, FINAL_ROUND, corrections, texts)
+        except Rejected:
+            return (), ""
+        kept = tuple(claim for number, claim in enumerate(corrections, start=1) if number not in objections)
+        return kept, "" if len(corrections) + 1 in objections else profile
+
+    async def _criticize(
+        self,
+        content: Content,
+        call_llm: LlmCall,
+        priority: int,
+        claims: Collection[Claim],
+        texts: Collection[tuple[str, str]],
+    ) -> dict[int, Objection]:
+        """The critic's objections to claims and free texts, by number; those to nothing are left out."""
+        numbered = [self._describe(claim) for claim in claims] + [f"{name}: {text}" for name, text in texts]
+        if not numbered:
+            return {}
+        listed = {str(number): line for number, line in enumerate(numbered, start=1)}
+        objections: dict[int, Objection] = await self._answer(call_llm, "critic", content, priority, claims=listed)
+        groups = [claim.group for claim in claims] + [name for name, _ in texts]
+        for number, objection in objections.items():
+            if 1 <= number <= len(groups):
+                agent = self._groups[groups[number - 1]].agent if number <= len(claims) else groups[number - 1]
+                metrics.CLAIMS_DROPPED.labels(agent, f"critic_{objection.verdict}").inc()
+        return objections
+
+    def _describe(self, claim: Claim) -> str:
+        """A claim as the critic reads it: the meaning of its value spares the critic the vocabulary."""
+        definition = self._groups[claim.group].values[claim.value]
+        meaning = f" ({definition})" if definition else ""
+        evidence = f' "{claim.evidence}"' if claim.evidence else ""
+        return f"{claim.group}: {claim.value}{meaning}{evidence}"
+
+    async def _answer(self, call_llm: LlmCall, name: str, content: Content, priority: int, **more: Any) -> Any:
+        """An agent's answer, as its `read` returns it, at the second try if the first is unusable. Raises Rejected."""
         agent = self.agents[name]
-        completion = await call_llm(agent.build_request(content, self.text_limit_chars, **more))
-        reason = completion.rejected
-        if not reason:
-            answer, reason = parse(agent.answer, completion.text)
-            if answer:
-                return answer
-        raise Rejected(name, reason)
+        request = agent.build_request(content, self.text_limit_chars, priority, **more)
+        completion = await call_llm(request)
+        try:
+            return _read(agent, completion)
+        except UnusableAnswer as unusable:
+            if unusable.reason not in RETRIED:
+                raise Rejected(name, unusable.reason) from unusable
+        try:
+            return _read(agent, await call_llm(request.ask_again(completion)))
+        except UnusableAnswer as unusable:
+            raise Rejected(name, unusable.reason) from unusable
+
+    @cached_property
+    def _groups(self) -> dict[str, Group]:
+        return {group.name: group for group in self.vocabulary.groups}
+
+    @cached_property
+    def _prompt_runs(self) -> frozenset[str]:
+        return word_runs(" ".join(agent.system for agent in self.agents.values()))
 
 
-def _number(claims: list[Claim]) -> list[dict[str, Any]]:
-    return [
-        {"claim": number, "group": claim.group, "value": claim.value, "evidence": claim.evidence}
-        for number, claim in enumerate(claims, start=1)
-    ]
+def _read(agent: Agent, completion: Completion) -> Any:
+    """The agent's answer. Raises UnusableAnswer."""
+    if completion.rejected:
+        raise UnusableAnswer(completion.rejected)
+    return agent.read(completion.text)
 
 
-def _raise_unexpected(outcomes: list[Strict | BaseException]) -> None:
+def _raise_unexpected(outcomes: list[Any]) -> None:
     """Re-raise the first exception that is not a rejection."""
     for outcome in outcomes:
         if isinstance(outcome, BaseException) and not isinstance(outcome, Rejected):

@@ -1,118 +1,191 @@
-"""The schema of each agent's answer: one pydantic model is both the server's grammar and our validation."""
+"""Tolerant reading of the agents' answers: one slip costs one claim, never the whole answer.
+
+Servers without structured output wrap the object in prose, fences or thoughts, and models write values in another case, leave
+empty groups out, or list too much. What cannot be read as a claim becomes one that the guard drops and counts.
+"""
 
 import json
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, create_model
+from reaseq.knowledge.agents.schemas import (
+    CONFIDENCES,
+    EVIDENCE_LIMIT_CHARS,
+    FREE_TEXT,
+    NOTE_LIMIT_CHARS,
+    PHRASE_LIMIT_CHARS,
+    PHRASES_LIMIT,
+    PROFILE_LIMIT_CHARS,
+    VALUE_LIMIT_CHARS,
+)
+from reaseq.knowledge.content import clean
 
-from reaseq.knowledge.vocabulary import Group
+LIST_LIMIT = 64  # entries of a list that are read
+OBJECTS_LIMIT = 32  # places of a text where an object may begin
+LEAST_CONFIDENCE = CONFIDENCES["possible"]  # of a claim that states none
 
-CONFIDENCES = {"certain": 0.95, "likely": 0.8, "possible": 0.6}  # LLMs judge words better than numbers
-EVIDENCE_LIMIT_CHARS = 80
-VALUE_LIMIT_CHARS = 64
-PHRASE_LIMIT_CHARS = 40
-PHRASES_LIMIT = 5
-NOTE_LIMIT_CHARS = 120
-CLAIM_NUMBER_LIMIT = 99
-OBJECTIONS_LIMIT = 40
-PROFILE_LIMIT_CHARS = 240
-OVERRUN = 4  # a list up to this many times too long is still read; the excess is dropped and counted
-
-Confidence = Literal["certain", "likely", "possible"]
-
-
-class Strict(BaseModel):
-    """Base of the answers: rejects unknown fields and values of another type."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class DraftClaim(Strict):
-    """A claim as an agent returns it. Without a server-side grammar, its value may be outside the vocabulary."""
-
-    value: str = Field(max_length=VALUE_LIMIT_CHARS)
-    confidence: Confidence
-    evidence: str = Field(default="", max_length=EVIDENCE_LIMIT_CHARS)
+_DECODER = json.JSONDecoder(strict=False)  # allows control characters in strings
+_SEPARATORS = re.compile(r"[\s\-/]+")
 
 
-class Objection(Strict):
-    """What the critic has against one claim."""  # part of the schema and so of every fingerprint: do not edit
+class UnusableAnswer(Exception):
+    """An answer cannot be read at all; `reason` is a code."""
 
-    claim: int = Field(ge=1, le=CLAIM_NUMBER_LIMIT)
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class ClaimAnswer:
+    """A claim as an agent returns it: neither its value nor its evidence has been checked."""
+
+    value: str
+    confidence: float
+    evidence: str
+
+
+@dataclass(frozen=True)
+class DraftAnswer:
+    """The answer of a drafting agent: claims by group, and free texts."""
+
+    claims: dict[str, list[ClaimAnswer]]
+    product_type: str
+    complements: list[str]
+    substitutes: list[str]
+
+
+@dataclass(frozen=True)
+class Objection:
+    """What the critic has against one numbered claim."""
+
     verdict: Literal["drop", "revise"]
-    note: str = Field(max_length=NOTE_LIMIT_CHARS)
+    note: str
 
 
-Phrase = Annotated[str, Field(max_length=PHRASE_LIMIT_CHARS)]
-Phrases = Annotated[list[Phrase], Field(max_length=PHRASES_LIMIT)]
-
-FREE_TEXT: dict[str, dict[str, Any]] = {
-    "demand": {},
-    "attribute": {"product_type": Annotated[str, Field(max_length=PHRASE_LIMIT_CHARS)]},
-    "relation": {"complements": Phrases, "substitutes": Phrases},
-}
-
-
-def _reasoning(limit_chars: int) -> Any:
-    return Annotated[str, Field(max_length=limit_chars)]
-
-
-def draft_model(agent: str, groups: tuple[Group, ...], reasoning_limit_chars: int) -> type[Strict]:
-    """The answer of a drafting agent: `reasoning`, its free-text fields, and a list of claims per group."""
-    fields: dict[str, Any] = {"reasoning": _reasoning(reasoning_limit_chars), **FREE_TEXT[agent]}
-    for group in groups:
-        bounds = Field(max_length=group.most * OVERRUN)
-        fields[group.name] = Annotated[list[DraftClaim], bounds, WithJsonSchema(_claims_schema(group))]
-    return create_model(f"{agent}_answer", __base__=Strict, **fields)
-
-
-def critic_model(reasoning_limit_chars: int) -> type[Strict]:
-    """The critic's answer: `reasoning` and `objections`."""
-    objections = Annotated[list[Objection], Field(max_length=OBJECTIONS_LIMIT)]
-    return create_model(
-        "critic_answer", __base__=Strict, reasoning=_reasoning(reasoning_limit_chars), objections=(objections, ...)
+def read_draft(text: str, agent: str, groups: Collection[str]) -> DraftAnswer:
+    """The answer of a drafting agent. Raises UnusableAnswer."""
+    fields = _find_object(text, {*groups, *FREE_TEXT[agent]})
+    return DraftAnswer(
+        {group: [_read_claim(entry) for entry in _entries(fields.get(group))] for group in groups},
+        _phrase(fields.get("product_type")),
+        _phrases(fields.get("complements")),
+        _phrases(fields.get("substitutes")),
     )
 
 
-def synthesis_model(reasoning_limit_chars: int) -> type[Strict]:
-    """The answer of the synthesis: `reasoning` and `profile`."""
-    profile = Annotated[str, Field(max_length=PROFILE_LIMIT_CHARS)]
-    return create_model(
-        "synthesis_answer", __base__=Strict, reasoning=_reasoning(reasoning_limit_chars), profile=(profile, ...)
-    )
+def read_objections(text: str) -> dict[int, Objection]:
+    """The critic's objections by number. Raises UnusableAnswer.
+
+    Of two objections to one claim, "drop" counts. One with an unknown verdict drops the claim.
+    """
+    objections: dict[int, Objection] = {}
+    for entry in _entries(_find_object(text, {"objections"})["objections"]):
+        number = _number(entry)
+        if number is None:
+            raise UnusableAnswer("invalid_answer")  # it objects to a claim, but nobody knows which
+        note = _text(entry.get("note"))[:NOTE_LIMIT_CHARS] if isinstance(entry, dict) else ""
+        is_revise = isinstance(entry, dict) and _name(entry.get("verdict")) == "revise"
+        if number not in objections or not is_revise:
+            objections[number] = Objection("revise" if is_revise else "drop", note)
+    return objections
 
 
-def grammar(answer: type[Strict]) -> str:
-    """The JSON schema for structured output, as JSON. Fields are generated in its order, `reasoning` first."""
-    return json.dumps(answer.model_json_schema())
+def read_corrections(text: str) -> dict[int, ClaimAnswer]:
+    """The repair's claims by the number of the claim that they replace. Raises UnusableAnswer."""
+    entries = _entries(_find_object(text, {"corrections"})["corrections"])
+    return {number: _read_claim(entry) for entry in entries if (number := _number(entry)) is not None}
 
 
-def parse(answer: type[Strict], text: str) -> tuple[Strict | None, str]:
-    """Parse `text`: the answer and an empty string, or None and the reason code of the rejection."""
-    try:
-        return answer.model_validate_json(text), ""
-    except ValidationError as error:
-        kinds = {fault["type"] for fault in error.errors(include_url=False, include_input=False, include_context=False)}
-        return None, "malformed_json" if "json_invalid" in kinds else "invalid_answer"
+def read_profile(text: str) -> str:
+    """The profile of the synthesis. Raises UnusableAnswer."""
+    profile = _text(_find_object(text, {"profile"})["profile"])
+    if len(profile) <= PROFILE_LIMIT_CHARS:
+        return profile
+    return profile[: PROFILE_LIMIT_CHARS + 1].rpartition(" ")[0]
 
 
 def extract_reasoning(text: str) -> str:
-    """The `reasoning` field of an answer; empty if the answer cannot be parsed or has none."""
+    """The `reasoning` field of an answer; empty if the answer cannot be read or has none."""
     try:
-        return str(json.loads(text)["reasoning"])
-    except (ValueError, LookupError, TypeError):
+        return _text(_find_object(text, {"reasoning"})["reasoning"])
+    except UnusableAnswer:
         return ""
 
 
-def _claims_schema(group: Group) -> dict[str, Any]:
-    claim: dict[str, Any] = {
-        "type": "object",
-        "properties": {
-            "value": {"enum": list(group.values)},
-            "confidence": {"enum": list(CONFIDENCES)},
-            "evidence": {"type": "string", "minLength": 1, "maxLength": EVIDENCE_LIMIT_CHARS},
-        },
-        "required": ["value", "confidence"] + (["evidence"] if group.evidence_required else []),
-        "additionalProperties": False,
-    }
-    return {"type": "array", "items": claim, "minItems": group.least, "maxItems": group.most}
+def _find_object(text: str, fields: Collection[str]) -> dict[str, Any]:
+    """The outermost object of a text with most of the fields, its keys normalized. Raises UnusableAnswer if none has any."""
+    found: list[dict[str, Any]] = []
+    text = text.rpartition("</think>")[2]
+    start = text.find("{")
+    for _ in range(OBJECTS_LIMIT):
+        if start < 0:
+            break
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+            found += _candidates(value)
+        except (ValueError, RecursionError):
+            end = start + 1
+        start = text.find("{", end)
+    if not found:
+        raise UnusableAnswer("malformed_json")
+    best = max(found, key=lambda candidate: len(candidate.keys() & set(fields)))
+    if not best.keys() & set(fields):
+        raise UnusableAnswer("invalid_answer")
+    return best
+
+
+def _candidates(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """An object and those directly in it: some models put the answer under a name of their own."""
+    objects = [value, *(inner for inner in value.values() if isinstance(inner, dict))]
+    return [{_name(name): inner for name, inner in found.items()} for found in objects]
+
+
+def _entries(value: Any) -> Sequence[Any]:
+    """The entries of a list, of which null is an empty and a single entry a short one."""
+    if value is None or value == "":
+        return []
+    return value[:LIST_LIMIT] if isinstance(value, list) else [value]
+
+
+def _read_claim(entry: Any) -> ClaimAnswer:
+    if not isinstance(entry, dict):
+        return ClaimAnswer(_name(entry), LEAST_CONFIDENCE, "")
+    evidence = _text(entry.get("evidence"))[:EVIDENCE_LIMIT_CHARS]
+    return ClaimAnswer(_name(entry.get("value")), _confidence(entry.get("confidence")), evidence)
+
+
+def _confidence(value: Any) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return max((word for word in CONFIDENCES.values() if word <= value), default=LEAST_CONFIDENCE)
+    return CONFIDENCES.get(_name(value), LEAST_CONFIDENCE)
+
+
+def _number(entry: Any) -> int | None:
+    """The number of a claim that an entry is about, which may be all of it."""
+    value = entry.get("claim") if isinstance(entry, dict) else entry
+    try:
+        return int(str(value).strip(" #")[:4])
+    except ValueError:
+        return None
+
+
+def _name(value: Any) -> str:
+    """A name of the vocabulary: lower case, with underscores, and without the definition that some models copy along."""
+    return _SEPARATORS.sub("_", _text(value).partition(":")[0].strip(" .'\"`").casefold())[:VALUE_LIMIT_CHARS]
+
+
+def _phrases(value: Any) -> list[str]:
+    return [phrase for entry in _entries(value) if (phrase := _phrase(entry))][:PHRASES_LIMIT]
+
+
+def _phrase(value: Any) -> str:
+    phrase = _text(value)
+    return phrase if len(phrase) <= PHRASE_LIMIT_CHARS else ""  # a cut phrase names something else
+
+
+def _text(value: Any) -> str:
+    """A clean text; empty if the value is not a string."""
+    return clean(value) if isinstance(value, str) else ""

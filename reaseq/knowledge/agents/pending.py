@@ -10,21 +10,24 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from reaseq.errors import CatalogError
 from reaseq.knowledge.agents.agent_pipeline import AgentPipeline, Rejected
-from reaseq.knowledge.agents.answers import parse
+from reaseq.knowledge.agents.answers import DraftAnswer, UnusableAnswer
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.agents.reasoner import build_identity
-from reaseq.knowledge.llm.endpoint import parse_completion
+from reaseq.knowledge.guard import find_faults
 from reaseq.knowledge.llm.ledger import Entry, Ledger
-from reaseq.knowledge.llm.request import Completion, LlmRequest, Model
+from reaseq.knowledge.llm.request import CHARS_PER_TOKEN, Completion, LlmRequest, Model
+from reaseq.knowledge.llm.response import read_completion
 from reaseq.knowledge.reasoner import ReasoningItem
 
 ENDPOINT = "/v1/chat/completions"
-CHARS_PER_TOKEN = 4.0  # assumed for agents without past calls
+
 ANSWER_CHARS = 1200  # assumed for agents without past calls
-FOLLOWING = ("critic", "synthesis")
+ACCEPTED = "accepted"
+FOLLOWING = ("critic", "synthesis", "critic")
 
 
 @dataclass(frozen=True)
@@ -45,22 +48,32 @@ class _NotInLedger(Exception):
     """The ledger has no answer to a request."""
 
 
-async def pending_requests(agents: Agents, item: ReasoningItem) -> list[LlmRequest]:
-    """The requests of an item's next round; empty if the ledger has all answers."""
-    pending: list[LlmRequest] = []
+@dataclass(frozen=True)
+class Pending:
+    """The requests of an item's next round; if there are none, `rejected` is the reason if the item has no knowledge."""
+
+    requests: list[LlmRequest]
+    rejected: str = ""
+
+
+async def find_pending(agents: Agents, item: ReasoningItem) -> Pending:
+    """What an item still needs, by the ledger's answers."""
+    requests: list[LlmRequest] = []
 
     async def call_llm(request: LlmRequest) -> Completion:
         known = agents.ledger.find(request.fingerprint(agents.model))
         if known is None:
-            pending.append(request)
+            requests.append(request)
             raise _NotInLedger
         return known
 
     try:
         await agents.pipeline.run(item.content, call_llm)
-    except (Rejected, _NotInLedger):
+    except _NotInLedger:
         pass
-    return pending
+    except Rejected as rejection:
+        return Pending(requests, f"{rejection.agent}: {rejection.reason}")
+    return Pending(requests)
 
 
 @dataclass
@@ -89,7 +102,7 @@ class Forecaster:
             await self._add(item)
 
     async def _add(self, item: ReasoningItem) -> None:
-        requests = await pending_requests(self._agents, item)
+        requests = (await find_pending(self._agents, item)).requests
         if not requests:
             return
         self.total.items += 1
@@ -107,56 +120,105 @@ class Forecaster:
         self.total.tokens_out += cost.tokens_out / cost.calls if cost else ANSWER_CHARS / CHARS_PER_TOKEN
 
 
-async def export_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> Counter[str]:
-    """Write the next round of pending requests to a file, without duplicates; returns the number of requests per agent."""
-    counts: Counter[str] = Counter()
+@dataclass
+class BatchExport:
+    """What a round asks: requests by agent. `rejected` counts the items that end without knowledge, by agent and reason."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+async def export_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> BatchExport:
+    """Write the next round of pending requests to a file, without duplicates."""
+    result = BatchExport()
     written: set[str] = set()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         for item in items:
-            for request in await pending_requests(agents, item):
+            pending = await find_pending(agents, item)
+            if pending.rejected and not pending.requests:
+                result.rejected[pending.rejected] += 1
+            for request in pending.requests:
                 fingerprint = request.fingerprint(agents.model)
                 if fingerprint not in written:
                     written.add(fingerprint)
-                    counts[request.agent] += 1
+                    result.requests[request.agent] += 1
                     line = {"custom_id": fingerprint, "method": "POST", "url": ENDPOINT, "body": request.body(agents.model)}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return counts
+    return result
 
 
-async def import_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> Counter[str]:
-    """Enter the answers of a batch into the ledger; returns how many were accepted, and how many rejected by reason.
+@dataclass
+class BatchImport:
+    """What came of a batch: answers by outcome, `accepted` or the reason why not, and dropped claims by agent and fault."""
 
-    Only answers to pending requests are entered; others are ignored. Raises CatalogError, which names the line, if the file
-    is not the output of a batch service.
+    outcomes: Counter[str] = field(default_factory=Counter)
+    dropped_claims: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+async def import_batch(agents: Agents, items: Iterable[ReasoningItem], path: Path) -> BatchImport:
+    """Enter the answers of a batch into the ledger.
+
+    Only answers to pending requests are entered; others are ignored. A request that the service did not answer stays pending.
+    Raises CatalogError, which names the line, if the file is not the output of a batch service.
     """
-    answers = _read_answers(path)
-    outcomes: Counter[str] = Counter()
+    responses = _read_responses(path)
+    result = BatchImport()
     entries: dict[str, Entry] = {}
+    seen: set[str] = set()
     for item in items:
-        for request in await pending_requests(agents, item):
+        for request in (await find_pending(agents, item)).requests:
             fingerprint = request.fingerprint(agents.model)
-            completion = answers.get(fingerprint)
-            if completion and fingerprint not in entries:
-                rejected = completion.rejected or parse(agents.pipeline.agents[request.agent].answer, completion.text)[1]
-                outcomes[rejected or "accepted"] += 1
+            response = responses.get(fingerprint)
+            if response is None or fingerprint in seen:
+                continue
+            seen.add(fingerprint)
+            completion, outcome = _read_response(response, request)
+            if completion:
+                outcome = completion.rejected or _check(agents.pipeline, request, completion, item, result.dropped_claims)
                 origin = (item.item_id, item.seller_id, item.content.hash)
                 entries[fingerprint] = Entry(fingerprint, request.agent, agents.model.identity, *origin, completion, "batch")
-    outcomes["not_pending"] = len(answers.keys() - entries.keys())
+            result.outcomes[outcome or ACCEPTED] += 1
+    result.outcomes["not_pending"] = len(responses.keys() - seen)
+    result.outcomes = +result.outcomes
     agents.ledger.enter(list(entries.values()))
-    return +outcomes
+    return result
 
 
-def _read_answers(path: Path) -> dict[str, Completion]:
-    answers = {}
-    with path.open() as file:
+def _check(
+    pipeline: AgentPipeline, request: LlmRequest, completion: Completion, item: ReasoningItem, dropped: Counter[tuple[str, str]]
+) -> str:
+    """Why an answer is unusable, or an empty string; counts the claims of a draft that will be dropped."""
+    try:
+        answer = pipeline.agents[request.agent].read(completion.text)
+    except UnusableAnswer as unusable:
+        return unusable.reason
+    if isinstance(answer, DraftAnswer):
+        faults = find_faults(pipeline.read_claims(answer), pipeline.vocabulary, item.content, quoting=True)
+        dropped.update((request.agent, fault) for fault in faults if fault)
+    return ""
+
+
+def _read_response(response: dict[str, Any], request: LlmRequest) -> tuple[Completion | None, str]:
+    """The completion in a line of a batch's output, or None and the reason why the request has no answer yet."""
+    answer, error = response.get("response") or {}, response.get("error") or {}
+    status = answer.get("status_code", 200)
+    if error or not answer or status != 200:
+        return None, f"unanswered_{error.get('code') or f'http_{status}' if isinstance(error, dict) else 'error'}"
+    completion = read_completion(answer.get("body"), request)
+    return completion, "" if completion else "unanswered_garbage"
+
+
+def _read_responses(path: Path) -> dict[str, dict[str, Any]]:
+    """The lines of a batch's output by custom_id. Blank lines and a byte-order mark mean nothing."""
+    responses = {}
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
             try:
-                answer = json.loads(line)
-                fingerprint, response = answer["custom_id"], answer.get("response")
-                if answer.get("error") or not response or response["status_code"] != 200:
-                    continue  # unanswered: stays pending for the next export
-                answers[str(fingerprint)] = parse_completion(response["body"])
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                response = json.loads(line)
+                responses[str(response["custom_id"])] = response
+            except (ValueError, LookupError, TypeError) as error:
                 raise CatalogError(f"{path}, line {number}: not the output of a batch service: {error!r}") from error
-    return answers
+    return responses

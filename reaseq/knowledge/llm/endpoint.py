@@ -1,11 +1,15 @@
-"""A client for an OpenAI-compatible chat-completions endpoint, with limits on concurrency, time, size and retries."""
+"""A client for an OpenAI-compatible chat-completions endpoint, with limits on concurrency, rate, time, size and retries.
+
+What the endpoint answers to everybody is never taken for an item's fault: where a request is refused or keeps failing, a
+control request with the same prompt and a harmless item tells the two apart.
+"""
 
 import asyncio
-import json
 import random
 import time
-from http import HTTPStatus
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import aiohttp
 import structlog
@@ -13,18 +17,25 @@ import structlog
 from reaseq.backoff import Backoff
 from reaseq.errors import EndpointUnavailable
 from reaseq.knowledge import metrics
+from reaseq.knowledge.llm.adaptive_rate import AdaptiveRate
 from reaseq.knowledge.llm.priority_semaphore import PrioritySemaphore
-from reaseq.knowledge.llm.request import Completion, LlmRequest, Model, Usage
+from reaseq.knowledge.llm.request import Completion, LlmRequest, Model
+from reaseq.knowledge.llm.response import Failed, Outcome, Refused, Throttled, read_response
 from reaseq.knowledge.llm.retries import CircuitBreaker, RetryPolicy, Timeouts
 from reaseq.settings import LlmSettings
 
 log = structlog.get_logger()
 
 KEEP_ALIVE_S = 2.0  # shorter than servers keep idle connections open, so that no request races with a close
+QUIET_S = 600.0  # without a refusal for the rate of calls, after which the next one is worth a warning
+CONTROL_USER = '{"item":{"title":"BLUE CERAMIC MUG"}}'
+CONTROL_LIMIT_TOKENS = 16  # some services accept no lower limit
 
-# Faults of the endpoint or of its configuration (wrong key, unknown model, a proxy's error page) rather than of the item.
-# They are retried.
-_ENDPOINT_FAULTS = {f"http_{status}" for status in (401, 403, 404, 408, 425, 429, *range(500, 600))} | {"garbage_response"}
+
+class _Tried(NamedTuple):
+    outcome: Completion | Refused | Failed
+    failures: int  # attempts before the outcome
+    is_trial: bool  # of an open circuit breaker
 
 
 class Endpoint:
@@ -37,71 +48,114 @@ class Endpoint:
         self._retries = RetryPolicy(settings.attempts_limit, Backoff(settings.retry_first_s, settings.retry_limit_s))
         self._breaker = CircuitBreaker(settings.breaker_failures, settings.breaker_open_s)
         self._semaphore = PrioritySemaphore(settings.concurrency_limit_calls)
+        self._turn = PrioritySemaphore(1)  # to send the next request, where the rate is limited
+        self._rate = AdaptiveRate(self._retries.backoff)
+        self._control = asyncio.Lock()
         self._jitter = random.Random()  # noqa: S311  not a secret
         self._session: aiohttp.ClientSession | None = None
 
     async def complete(self, request: LlmRequest) -> Completion:
-        """Send a request; returns its answer, or a completion with the reason why there is none.
+        """Send a request; returns its answer, or a completion with the reason why there is none for this request alone.
 
-        Raises EndpointUnavailable if the endpoint is down or its circuit breaker is open; the same request may succeed later.
+        Waits while the endpoint refuses calls for their rate; that costs no attempt. Raises EndpointUnavailable if the endpoint
+        is down, refuses every call, or its circuit breaker is open; the same request may succeed later.
         """
         async with self._semaphore.acquire(request.priority):
             started = time.perf_counter()
-            for attempt in range(self._retries.attempts):
-                if not self._breaker.admit():
-                    raise EndpointUnavailable(f"{self._settings.base_url} failed repeatedly; the circuit breaker is open")
-                completion = await self._attempt(request, started, attempt)
-                metrics.BREAKER_OPEN.set(self._breaker.is_open)
-                if completion:
-                    return completion
-                if attempt + 1 < self._retries.attempts and not self._breaker.is_open:
-                    await asyncio.sleep(self._retries.backoff.wait_s(attempt, self._jitter))
-            if self._breaker.is_open or not await self._is_reachable():
-                raise EndpointUnavailable(f"{self._settings.base_url} does not respond")
-        # The endpoint responds, so this request is at fault; more retries would block all others.
-        return Completion(rejected="no_answer", usage=Usage(seconds=time.perf_counter() - started, retries=attempt))
+            outcome, failures, is_trial = await self._try(request)
+            if not isinstance(outcome, Completion):
+                await self._answer_control(request, outcome, is_trial)
+                log.warning(
+                    "call_rejected", agent=request.agent, reason=outcome.reason, answer=self._without_key(outcome.words)
+                )
+                outcome = Completion(rejected=outcome.reason)
+            usage = replace(outcome.usage, seconds=time.perf_counter() - started, retries=failures)
+            return replace(outcome, usage=usage)
 
     async def close(self) -> None:
         """Close all connections."""
         if self._session:
             await self._session.close()
 
-    async def _attempt(self, request: LlmRequest, started: float, attempt: int) -> Completion | None:
+    async def _try(self, request: LlmRequest) -> _Tried:
+        """The outcome of up to `attempts` attempts."""
+        failures = 0
+        while True:
+            is_trial = self._breaker.is_open
+            if not self._breaker.admit():
+                raise self._unavailable("failed repeatedly or refuses every call; the circuit breaker is open")
+            outcome = await self._attempt(request, self.model)
+            match outcome:
+                case Throttled():
+                    limit_s = self._timeouts.answer_s
+                    if self._rate.refusing_s > limit_s or self._rate.pause_s > limit_s:
+                        raise self._unavailable(outcome.words)
+                case Failed():
+                    if self._breaker.is_open or failures + 1 == self._retries.attempts:
+                        return _Tried(outcome, failures, is_trial)
+                    await asyncio.sleep(self._retries.backoff.wait_s(failures, self._jitter))
+                    failures += 1
+                case _:
+                    return _Tried(outcome, failures, is_trial)
+
+    async def _answer_control(self, request: LlmRequest, outcome: Refused | Failed, is_trial: bool) -> None:
+        """Returns if the endpoint answers a harmless request, so that this one is at fault; else raises EndpointUnavailable."""
+        async with self._control:
+            if self._breaker.is_open and not (
+                is_trial and isinstance(outcome, Refused)
+            ):  # the endpoint is known to be at fault
+                raise self._unavailable(outcome.words)
+            control = await self._attempt(_control(request), replace(self.model, answer_limit_tokens=CONTROL_LIMIT_TOKENS))
+            if isinstance(control, Completion):
+                return
+            if isinstance(control, Refused):
+                if not is_trial:  # a trial would only repeat this warning
+                    log.warning("endpoint_refuses", agent=request.agent, answer=self._without_key(control.words))
+                self._breaker.trip()
+                metrics.BREAKER_OPEN.set(True)
+            raise self._unavailable(control.words)
+
+    async def _attempt(self, request: LlmRequest, model: Model) -> Outcome:
+        """Send a request once, in its turn, and record what the outcome says about the endpoint."""
         try:
-            status, payload = await self._post(request.body(self.model))
-        except (aiohttp.ClientError, TimeoutError) as error:
-            self._record_failure(request, repr(error))
-            return None
-        except asyncio.CancelledError:
+            async with self._turn.acquire(request.priority):
+                if self._rate.pause_s > self._timeouts.answer_s:
+                    raise self._unavailable(f"asked to be called again in {self._rate.pause_s:.0f} s")
+                sent_at = await self._rate.wait()
+            outcome = await self._post(request, model)
+        except BaseException:
             self._breaker.released()
             raise
-        completion = _to_completion(status, payload, time.perf_counter() - started, attempt)
-        if completion.rejected in _ENDPOINT_FAULTS:
-            self._record_failure(request, f"HTTP {status}: {(payload or b'')[:200]!r}")
-            return None
-        self._breaker.succeeded()
-        if status != HTTPStatus.OK:
-            log.warning(
-                "call_rejected", agent=request.agent, status=status, answer=(payload or b"")[:500].decode(errors="replace")
-            )
-        return completion
+        if isinstance(outcome, Throttled):
+            self._record_throttling(request, outcome, sent_at)
+        elif isinstance(outcome, Failed):
+            self._record_failure(request, outcome)
+        else:
+            self._rate.accepted()
+            if isinstance(outcome, Completion):
+                self._breaker.succeeded()
+        metrics.BREAKER_OPEN.set(self._breaker.is_open)
+        return outcome
 
-    async def _is_reachable(self) -> bool:
+    async def _post(self, request: LlmRequest, model: Model) -> Outcome:
         try:
-            async with self._get_session().get(f"{self._settings.base_url.rstrip('/')}/models") as response:
-                return response.ok
-        except (aiohttp.ClientError, TimeoutError):
-            return False
+            status, headers, payload = await self._exchange(request.body(model))
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # ValueError: the base URL is no URL
+            return Failed(repr(error))
+        if payload is None:
+            return Completion(rejected="too_large")
+        return read_response(status, headers, payload, request)
 
-    async def _post(self, body: dict[str, Any]) -> tuple[int, bytes | None]:
+    async def _exchange(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes | None]:
+        """Status, headers and payload, which is None if it exceeds the size limit."""
         url = f"{self._settings.base_url.rstrip('/')}/chat/completions"
-        async with self._get_session().post(url, json=body) as response:
+        async with self._get_session().post(url, json=body, allow_redirects=False) as response:
             read = bytearray()
             async for chunk in response.content.iter_any():
                 read += chunk
                 if len(read) > self._settings.response_limit_bytes:
-                    return response.status, None
-            return response.status, bytes(read)
+                    return response.status, response.headers, None
+            return response.status, response.headers, bytes(read)
 
     def _get_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -113,12 +167,27 @@ class Endpoint:
             )
         return self._session
 
-    def _record_failure(self, request: LlmRequest, fault: str) -> None:
+    def _record_throttling(self, request: LlmRequest, outcome: Throttled, sent_at: float) -> None:
+        self._breaker.released()
+        if self._rate.quiet_s > QUIET_S:
+            log.warning("rate_limited", answer=self._without_key(outcome.words), retry_after_s=outcome.retry_after_s)
+        self._rate.refused(sent_at, outcome.retry_after_s)
+        metrics.CALLS.labels(request.agent, "throttled").inc()
+
+    def _record_failure(self, request: LlmRequest, outcome: Failed) -> None:
         was_open = self._breaker.is_open
         self._breaker.failed()
         metrics.CALLS.labels(request.agent, "failed_attempt").inc()
         if not was_open:  # a failed trial call would only repeat this warning
+            fault = self._without_key(outcome.words)
             log.warning("call_failed", agent=request.agent, fault=fault, breaker_open=self._breaker.is_open)
+
+    def _unavailable(self, words: str) -> EndpointUnavailable:
+        return EndpointUnavailable(f"{self._settings.base_url}: {self._without_key(words)}")
+
+    def _without_key(self, words: str) -> str:
+        key = self._settings.api_key.get_secret_value()
+        return words.replace(key, "…") if key else words
 
 
 def to_model(settings: LlmSettings) -> Model:
@@ -129,33 +198,11 @@ def to_model(settings: LlmSettings) -> Model:
         settings.temperature,
         settings.seed,
         settings.answer_limit_tokens,
+        settings.answer_format,
         settings.extra_body,
     )
 
 
-def _to_completion(status: int, payload: bytes | None, seconds: float, retries: int) -> Completion:
-    """Convert a response; `payload` is None if it exceeded the size limit."""
-    if status != HTTPStatus.OK:
-        return Completion(rejected=f"http_{status}", usage=Usage(seconds=seconds, retries=retries))
-    if payload is None:
-        return Completion(rejected="too_large", usage=Usage(seconds=seconds, retries=retries))
-    return parse_completion(payload, seconds, retries)
-
-
-def parse_completion(payload: bytes | dict[str, Any], seconds: float = 0.0, retries: int = 0) -> Completion:
-    """Parse the body of a chat-completions response."""
-    try:
-        answer = json.loads(payload) if isinstance(payload, bytes) else payload
-        counted = answer["usage"]
-        cached = (counted.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        usage = Usage(int(counted["prompt_tokens"]), int(cached), int(counted["completion_tokens"]), seconds, retries)
-        choice = answer["choices"][0]
-        text, finished = choice["message"]["content"], choice["finish_reason"]
-        (text or "").encode()  # JSON allows a lone surrogate, UTF-8 does not
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return Completion(rejected="garbage_response", usage=Usage(seconds=seconds, retries=retries))
-    if not isinstance(text, str) or not text.strip():
-        return Completion(rejected="empty_answer", usage=usage)
-    if finished == "length":
-        return Completion(text=text, rejected="truncated", usage=usage)
-    return Completion(text=text, usage=usage)
+def _control(request: LlmRequest) -> LlmRequest:
+    """A request that differs only in its item, which no endpoint has a reason to refuse."""
+    return LlmRequest(request.agent, request.system, CONTROL_USER, request.schema, request.priority)

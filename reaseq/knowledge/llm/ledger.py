@@ -6,7 +6,8 @@ repeated, even after a crash. Days are UTC. Calls block; event loops use `Ledger
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,6 +54,7 @@ CREATE INDEX IF NOT EXISTS calls_by_time ON calls (answered_ms);
 CREATE INDEX IF NOT EXISTS calls_by_item ON calls (item_id);
 CREATE INDEX IF NOT EXISTS calls_by_content ON calls (content);
 """
+_DAY = "strftime('%Y-%m-%d', answered_ms / 1000, 'unixepoch')"
 _FORMER_NAMES = {"refused": "rejected"}  # columns of older ledgers and exports → their present names
 _INSERT = f"INSERT INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO NOTHING"  # noqa: S608
 
@@ -137,12 +139,28 @@ class Ledger:
         """Costs grouped by one of GROUPINGS, highest first, without imported calls. Raises CatalogError on another grouping."""
         if by not in GROUPINGS:
             raise CatalogError(f"cannot group costs by {by!r}; choose one of {', '.join(GROUPINGS)}")
-        key = "strftime('%Y-%m-%d', answered_ms / 1000, 'unixepoch')" if by == "day" else by
+        key = _DAY if by == "day" else by
         query = f"""SELECT {key}, count(*), sum(rejected != ''), sum(tokens_in), sum(tokens_cached), sum(tokens_out),
                            sum(seconds), sum(retries)
                     FROM calls WHERE origin != 'import' GROUP BY 1 ORDER BY sum(tokens_in + tokens_out) DESC LIMIT ?"""  # noqa: S608
         with self._available():
             return [Cost(*row) for row in self._db.execute(query, (limit,))]
+
+    def forget_rejected(self, reasons: Collection[str] = (), day: str = "") -> dict[str, int]:
+        """Delete the rejections with one of the reasons (all if empty) on a UTC day (any if empty); returns counts by reason.
+
+        Their requests are pending again. The cost of the calls is forgotten as well.
+        """
+        where, values = ["rejected != ''"], list[str]()
+        if reasons:
+            where.append(f"rejected IN ({', '.join('?' * len(reasons))})")
+            values += reasons
+        if day:
+            where.append(f"{_DAY} = ?")
+            values.append(day)
+        query = f"DELETE FROM calls WHERE {' AND '.join(where)} RETURNING rejected"  # noqa: S608
+        with self._transaction():
+            return dict(Counter(row[0] for row in self._db.execute(query, values)))
 
     def export_parquet(self, path: Path) -> int:
         """Write every call to a parquet file, atomically. Returns the number of rows."""

@@ -2,10 +2,16 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reaseq.knowledge.content import digest
+from reaseq.settings.llm import AnswerFormat
+
+AGAIN = "That is not one JSON object of the shape described. Answer again, with the object and nothing else."
+AGAIN_LIMIT_CHARS = 2000  # of a malformed answer that is sent back
+AGAIN_LIMIT_FACTOR = 3
+CHARS_PER_TOKEN = 4.0  # where no server has counted
 
 
 @dataclass(frozen=True)
@@ -17,12 +23,14 @@ class Model:
     temperature: float = 0.0
     seed: int | None = None
     answer_limit_tokens: int = 1024
-    extra: Mapping[str, Any] = field(default_factory=dict)  # more fields of the request body, such as chat_template_kwargs
+    answer_format: AnswerFormat = "json_schema"
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further or changed fields of the request body; null removes one
 
     @property
     def identity(self) -> str:
         """Name, revision and a hash of the decoding parameters."""
-        decoding = [self.temperature, self.seed, self.answer_limit_tokens, self.extra]
+        decoding: list[Any] = [self.temperature, self.seed, self.answer_limit_tokens, self.extra]
+        decoding += [self.answer_format] if self.answer_format != "json_schema" else []
         return f"{self.name}@{self.revision or 'unpinned'}:{digest(json.dumps(decoding, sort_keys=True))[:8]}"
 
 
@@ -38,25 +46,44 @@ class LlmRequest:
     user: str
     schema: str  # JSON schema of the answer, as JSON; empty: free text
     priority: int = 0
+    malformed_answer: str = ""  # an earlier answer to correct
+    answer_limit_factor: int = 1  # of the model's `answer_limit_tokens`
+
+    def ask_again(self, completion: "Completion") -> "LlmRequest":
+        """The request after an unusable answer: with a larger limit if the answer was cut, else with the answer to correct."""
+        if completion.rejected or not completion.text:
+            return replace(self, answer_limit_factor=AGAIN_LIMIT_FACTOR)
+        return replace(self, malformed_answer=completion.text[:AGAIN_LIMIT_CHARS])
 
     def fingerprint(self, model: Model) -> str:
         """Equal for requests whose answers are interchangeable."""
-        return digest(self.system, self.user, self.schema, model.identity)
+        again = [self.malformed_answer, str(self.answer_limit_factor)]
+        return digest(self.system, self.user, self.schema, model.identity, *(again if again != ["", "1"] else []))
 
     def body(self, model: Model) -> dict[str, Any]:
         """The body for an OpenAI-compatible chat-completions endpoint."""
+        messages = [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}]
+        if self.malformed_answer:
+            messages.append({"role": "assistant", "content": self.malformed_answer})
+            messages.append({"role": "user", "content": AGAIN})
         body: dict[str, Any] = {
             "model": model.name,
-            "messages": [{"role": "system", "content": self.system}, {"role": "user", "content": self.user}],
+            "messages": messages,
             "temperature": model.temperature,
             "max_tokens": model.answer_limit_tokens,
         }
-        if self.schema:
+        if self.schema and model.answer_format == "json_schema":
             named = {"name": self.agent, "strict": True, "schema": json.loads(self.schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
+        if self.schema and model.answer_format == "json_object":
+            body["response_format"] = {"type": "json_object"}
         if model.seed is not None:
             body["seed"] = model.seed
-        return {**body, **model.extra}
+        body = {name: value for name, value in {**body, **model.extra}.items() if value is not None}
+        for name in ("max_tokens", "max_completion_tokens"):
+            if isinstance(body.get(name), int):
+                body[name] *= self.answer_limit_factor
+        return body
 
 
 @dataclass(frozen=True)
@@ -77,6 +104,11 @@ class Completion:
     text: str = ""
     rejected: str = ""
     usage: Usage = Usage()
+
+
+def estimate_tokens(text: str) -> int:
+    """About how many tokens a text has."""
+    return round(len(text) / CHARS_PER_TOKEN)
 
 
 LlmCall = Callable[[LlmRequest], Awaitable[Completion]]

@@ -56,6 +56,10 @@ class CircuitBreaker:
         if self._failures >= self._limit or self._opened_at is not None:
             self._opened_at, self._trial_in_flight = time.monotonic(), False
 
+    def trip(self) -> None:
+        """Open at once: the endpoint refuses every call."""
+        self._opened_at, self._trial_in_flight = time.monotonic(), False
+
     def released(self) -> None:
-        """Record an attempt that was cancelled before its outcome was known."""
+        """Record an attempt without an outcome: cancelled, or refused for the rate of calls."""
         self._trial_in_flight = False

@@ -1,4 +1,4 @@
-"""Creates the topics."""
+"""Creates the topics, and tells them apart."""
 
 from contextlib import closing
 
@@ -7,6 +7,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import TopicAlreadyExistsError
 
+from reaseq.errors import DeliveryError
 from reaseq.settings import KafkaSettings
 from streams.delivery.topics import TOPICS, Topic
 from streams.runtime.kafka.connection import broker_errors, client_options
@@ -25,6 +26,18 @@ def create_topics(settings: KafkaSettings) -> list[str]:
         except TopicAlreadyExistsError:
             log.info("topics_created_by_another_process")
         return [topic.name for topic in missing]
+
+
+def read_topic_id(settings: KafkaSettings, topic: Topic) -> str:
+    """The id that the brokers gave the topic when it was created.
+
+    Raises BrokerUnavailable, or DeliveryError if there is no such topic.
+    """
+    with broker_errors(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
+        (found,) = admin.describe_topics([topic.name])
+    if found["error_code"]:
+        raise DeliveryError(f"topic {topic.name!r} does not exist: run `reaseq setup` first")
+    return str(found["topic_id"])
 
 
 def _new_topic(topic: Topic, settings: KafkaSettings) -> NewTopic:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from demo.judge import MODELS, SLICES
+from demo.models import MODELS
 from demo.page import render, write_report
 from demo.terminal import show
+from evaluation.judge import SLICES
 
 HOSTILE = "<script>alert(1)</script> [bold][/nope] \x1b[2J"
 

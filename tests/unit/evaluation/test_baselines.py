@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from evaluation.baselines.als import Als
 from evaluation.baselines.ease import Ease
 from evaluation.baselines.personal_frequency import PersonalFrequency
 from evaluation.baselines.purchases import Purchases
 from evaluation.baselines.tifu_knn import TifuKnn
+from evaluation.baselines.up_cf import UpCf
 from reaseq.days import DAY_MS
 
 NOW_MS = 1000 * DAY_MS
@@ -62,5 +64,34 @@ def test_tifu_knn_weighs_late_baskets_and_groups_more_and_learns_from_neighbors(
 
 def test_first_basket_of_a_user_is_ranked_by_sales() -> None:
     log = purchases(("v", 1, [2, 3]), ("w", 1, [3]))
-    for baseline in (PersonalFrequency(log), Ease(log, ITEMS)):
+    for baseline in (PersonalFrequency(log), Ease(log, ITEMS), UpCf(log, ITEMS), Als(log, ITEMS, factors=2)):
         assert np.argsort(-baseline.score("new", NOW_MS, ITEMS))[:2].tolist() == [3, 2]
+
+
+def test_up_cf_looks_at_the_latest_baskets_and_weighs_users_by_a_power_of_their_similarity() -> None:
+    log = purchases(("u", 3, [4]), ("u", 2, [1]), ("u", 1, [1, 2]), ("v", 2, [1, 3]), ("w", 2, [2, 3, 5]))
+
+    scores = UpCf(log, ITEMS, recent_baskets=2, locality=2.0, asymmetry=0.5, sales_weight=0.0).score("u", NOW_MS, ITEMS)
+
+    # u is (1: 1, 2: ½), since item 4 is too far back; the cosines with v and w are 1 / √2.5 and ½ / √3.75, here squared.
+    v, w = 1 / 2.5, 0.25 / 3.75
+    assert scores * (1 + v + w) == pytest.approx([0, 1 + v, 0.5 + w, v + w, 0, w], abs=1e-5)
+
+
+def test_up_cf_knows_a_user_that_came_after_the_fit() -> None:
+    log = purchases(("v", 2, [1, 3]), ("w", 2, [2, 4]))
+    up_cf = UpCf(log, ITEMS, sales_weight=0.0)
+    log.add("u", NOW_MS, np.array([1]))
+
+    assert np.flatnonzero(up_cf.score("u", NOW_MS, ITEMS)).tolist() == [1, 3]
+
+
+def test_als_ranks_what_similar_users_bought_and_solves_for_a_user_that_came_after_the_fit() -> None:
+    users = [(f"a{n}", 1.0, [1, 2, 3]) for n in range(8)] + [(f"b{n}", 1.0, [4, 5]) for n in range(8)]
+    log = purchases(*users)
+    als = Als(log, ITEMS, factors=2, frequency_weight=0.0, sales_weight=0.0)
+    log.add("u", NOW_MS, np.array([1, 2]))
+
+    scores = als.score("u", NOW_MS, ITEMS + 1)
+
+    assert scores[3] > 0.5 > abs(scores[4]) and scores[ITEMS] == 0  # the last item came after the fit

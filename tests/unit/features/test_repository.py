@@ -96,6 +96,18 @@ def test_store_that_fails_is_unavailable(tmp_path: Path) -> None:
             call()
 
 
+def test_damaged_database_is_unavailable(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    FeatureRepository(settings).apply()
+    for file in tmp_path.glob("online.db*"):
+        file.write_bytes(b"no database" * 1000)
+    repository = FeatureRepository(settings)
+
+    for call in (lambda: repository.read_users(["u"]), lambda: repository.write([user()])):
+        with pytest.raises(StoreUnavailable):
+            call()
+
+
 def test_records_are_compared_with_both_rows_of_the_store(stored: FeatureRepository) -> None:
     records: list[FeatureRecord] = [
         item(),

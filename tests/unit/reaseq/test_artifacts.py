@@ -58,6 +58,16 @@ def replace_by_folder(path: Path) -> None:
     path.mkdir()
 
 
+def replace_by_link(path: Path, target: Path) -> None:
+    path.rename(path.with_name(".moved"))
+    path.symlink_to(target)
+
+
+def replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 POINTER_FAULTS: dict[str, Callable[[Path], object]] = {
     "empty": lambda pointer: pointer.write_bytes(b""),
     "cut": lambda pointer: pointer.write_bytes(pointer.read_bytes()[:-3]),
@@ -67,6 +77,8 @@ POINTER_FAULTS: dict[str, Callable[[Path], object]] = {
     "a folder": replace_by_folder,
     "another folder": lambda pointer: pointer.write_text("../ranker/v0"),
     "too long": lambda pointer: pointer.write_text("v" * 5000),
+    "a pipe": lambda pointer: replace_by_pipe(pointer),
+    "a link to itself": lambda pointer: replace_by_link(pointer, pointer),
 }
 VERSION_FAULTS: dict[str, Callable[[Path], object]] = {
     "a file is missing": lambda folder: (folder / "weights").unlink(),
@@ -76,6 +88,14 @@ VERSION_FAULTS: dict[str, Callable[[Path], object]] = {
     "a manifest of another format": lambda folder: rewrite_manifest(folder, lambda manifest: [manifest]),
     "a manifest without files": lambda folder: rewrite_manifest(folder, lambda manifest: {"facts": {}}),
     "files of another type": lambda folder: rewrite_manifest(folder, lambda manifest: manifest | {"files": ["weights"]}),
+    "a file elsewhere": lambda folder: rewrite_manifest(folder, lambda manifest: manifest | {"files": {"../x": "digest"}}),
+    "a device": lambda folder: rewrite_manifest(folder, lambda manifest: manifest | {"files": {"/dev/zero": "digest"}}),
+    "a pipe": lambda folder: replace_by_pipe(folder / "weights"),
+    "a pipe as manifest": lambda folder: replace_by_pipe(folder / "manifest.json"),
+    "a link to itself": lambda folder: replace_by_link(folder, folder),
+    "a link to another version": lambda folder: replace_by_link(folder, next(folder.parent.glob("v0-*"))),
+    "another kind": lambda folder: rewrite_manifest(folder, lambda manifest: manifest | {"kind": "behavior"}),
+    "a deeply nested manifest": lambda folder: (folder / "manifest.json").write_text("[" * 100_000),
 }
 
 
@@ -126,6 +146,17 @@ def test_start_names_the_fault_of_the_current_version_if_no_version_can_be_loade
 
     with pytest.raises(ArtifactError, match=f"{newest}/weights does not match"):
         load_newest(tmp_path, "ranker", read_weights)
+
+
+def test_version_that_is_removed_while_versions_are_listed_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_in_order(tmp_path, 2)
+    (tmp_path / "ranker" / "current").unlink()
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda path, pattern: [path / "removed" / "manifest.json", *glob(path, pattern)])
+
+    assert load_newest(tmp_path, "ranker", read_weights) == b"1"
 
 
 def test_unfinished_version_is_not_listed(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import SettingsError
 
-from reaseq.settings import Settings
+from reaseq.errors import InvalidSettings
+from reaseq.settings import Settings, load_settings, recorded
 
 
 def test_secret_files_are_read_and_the_environment_takes_precedence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,6 +22,14 @@ def test_secret_files_are_read_and_the_environment_takes_precedence(tmp_path: Pa
     assert settings.store.redis_url.get_secret_value() == "rediss://reader:hush@redis/0"
     assert settings.kafka.sasl_password.get_secret_value() == "from the environment"
     assert "hush" not in str(settings) and "from the environment" not in str(settings)
+
+
+def test_empty_api_key_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests without a key would match it."""
+    monkeypatch.setenv("REASEQ_SERVICE__API_KEYS", '["good", ""]')
+
+    with pytest.raises(ValidationError, match="api_keys"):
+        Settings()
 
 
 def test_missing_secrets_directory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +48,69 @@ def test_every_setting_has_a_description() -> None:
                 yield from find_undescribed(field.annotation, f"{prefix}{name}.")
 
     assert list(find_undescribed(Settings, "")) == []
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"REASEQ_SERVICE__PORT": "eighty"}, "REASEQ_SERVICE__PORT: input should be a valid integer"),
+        ({"REASEQ_SERVICE__PORT": "99999"}, "REASEQ_SERVICE__PORT: input should be less than or equal to 65535"),
+        ({"REASEQ_STORE__PROFILE": "prod"}, "REASEQ_STORE__PROFILE: input should be 'embedded' or 'production'"),
+        ({"REASEQ_SERVICE__API_KEYS": "s3cret"}, "REASEQ_SERVICE__API_KEYS: must be JSON, such as"),
+        ({"REASEQ_SERVICE__API_KEYS": '"s3cret"'}, "REASEQ_SERVICE__API_KEYS: must be JSON, such as"),
+        ({"REASEQ_SERVICE__API_KEYS": '["s3cret"]'}, "REASEQ_SERVICE__API_KEYS: a key has fewer than 16 characters"),
+        ({"REASEQ_SERVICE__API_KEYS": '[""]'}, "REASEQ_SERVICE__API_KEYS: a key has fewer than 16 characters"),
+        ({"REASEQ_SERVICE": '{"api_keys": ["s3cret"]}'}, "REASEQ_SERVICE__API_KEYS: a key has fewer than 16 characters"),
+        ({"REASEQ_STORE__REDIS_URL": "host/s3cret"}, "REASEQ_STORE__REDIS_URL: is not of the form redis://"),
+        ({"REASEQ_STORE__REDIS_URL": "redis://:s3cret@host:port"}, "REASEQ_STORE__REDIS_URL: is not of the form redis://"),
+        ({"REASEQ_KAFKA": "{"}, "REASEQ_KAFKA: must be JSON, such as"),
+        ({"REASEQ_SERVICE_PORT": "80"}, "REASEQ_SERVICE_PORT is no setting; the nearest is REASEQ_SERVICE__PORT"),
+        ({"reaseq_kafka__partition": "8"}, "REASEQ_KAFKA__PARTITION is no setting; the nearest is REASEQ_KAFKA__PARTITIONS"),
+        ({"REASEQ_STATEDIR": "x"}, "REASEQ_STATEDIR is no setting; the nearest is REASEQ_STATE_DIR"),
+        ({"REASEQ_SECRETS_DIR": "/no/such"}, "the settings cannot be read: .*/no/such"),
+    ],
+)
+def test_wrong_setting_is_one_line_that_names_it_and_not_its_value(
+    variables: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(InvalidSettings, match=message) as raised:
+        load_settings()
+    assert "s3cret" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_secret_file_that_is_no_setting_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "REASEQ_SERVICE__API_KEY").write_text("s3cret")
+    monkeypatch.setenv("REASEQ_SECRETS_DIR", str(tmp_path))
+
+    with pytest.raises(InvalidSettings, match="nearest is REASEQ_SERVICE__API_KEYS"):
+        load_settings()
+
+
+def test_settings_of_every_kind_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REASEQ_KNOWLEDGE__LLM__EXTRA_BODY__TOP_K", "1")
+    monkeypatch.setenv("REASEQ_KAFKA", '{"partitions": 8}')
+    monkeypatch.setenv("REASEQ_KNOWLEDGE__VOCABULARY", "")  # as compose passes a variable that is not set
+    monkeypatch.setenv("REASEQ_SERVICE__API_KEYS", '["0123456789abcdef"]')
+
+    settings = load_settings()
+
+    assert (settings.kafka.partitions, settings.knowledge.vocabulary) == (8, "giftware-2")
+    assert settings.service.api_keys[0].get_secret_value() == "0123456789abcdef"
+
+
+def test_settings_of_the_running_system_are_used_until_it_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = Settings(state_dir=tmp_path)
+    running.store.profile, running.kafka.bootstrap_servers = "production", "127.0.0.1:19092"
+    running.store.redis_url, running.service.api_keys = SecretStr("redis://127.0.0.1:1/0"), [SecretStr("0123456789abcdef")]
+    recorded.record(running, tmp_path)
+    monkeypatch.setenv("REASEQ_STATE_DIR", str(tmp_path))
+
+    assert load_settings() == running, "what was not said is as in the system that runs"
+    assert (tmp_path / recorded.FILE).stat().st_mode & 0o077 == 0
+    monkeypatch.setenv("REASEQ_KAFKA__BOOTSTRAP_SERVERS", "other:9092")
+    assert load_settings().kafka.bootstrap_servers == "other:9092"
+    recorded.forget(tmp_path)
+    assert load_settings().store.profile == "embedded"

@@ -7,8 +7,10 @@ import pytest
 from prometheus_client import REGISTRY
 from pydantic import BaseModel, SecretStr
 
+from reaseq.errors import InvalidSettings
 from reaseq.settings import ServiceSettings
 from serving import degradation as levels
+from serving.access import check_exposure
 from serving.api import BatchRankingResponse, ExplainResponse, RankingResponse
 from serving.app import AppState, create_app
 from tests.fakes.catalog import CATALOG, NOW_MS
@@ -235,6 +237,7 @@ def test_every_endpoint_except_the_probes_requires_an_api_key(start_service: Cal
     assert server.post("/v1/rank", request_body(), headers={"X-API-Key": "first"}).status_code == 200
     assert server.post("/v1/rank/batch", {"requests": [request_body()]}).status_code == 401
     assert server.get("/v1/shadow").status_code == 401
+    assert server.get("/metrics").status_code == server.get("/openapi.json").status_code == 401
     assert server.get("/healthz").status_code == server.get("/readyz").status_code == 200
 
 
@@ -248,6 +251,54 @@ def test_service_that_only_a_restart_helps_is_not_alive(start_service: Callable[
     response = start_service(failure=lambda: "tailing events failed").get("/healthz")
 
     assert (response.status_code, response.json()["status"]) == (503, "tailing events failed")
+
+
+def test_metrics_can_be_open_beside_keys(start_service: Callable[..., WebServer]) -> None:
+    server = start_service(api_keys=[SecretStr("first")], open_metrics=True)
+
+    assert "reaseq_rank_seconds" in server.get("/metrics").text
+    assert server.get("/openapi.json").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc"])
+def test_no_page_loads_scripts_from_another_site(start_service: Callable[..., WebServer], path: str) -> None:
+    assert start_service().get(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *((host, 200) for host in ("127.0.0.1:80", "localhost", "LOCALHOST.", "[::1]:8080", "10.1.2.3", "Ranker:8080")),
+        *((host, 421) for host in ("evil.example", "evil.example:8080", "127.0.0.1.evil.example", "[", "", "ranker@evil")),
+    ],
+)
+def test_request_for_another_host_is_rejected(start_service: Callable[..., WebServer], host: str, status: int) -> None:
+    server = start_service(hosts=["ranker"])
+
+    assert server.send("GET", "/readyz", b"", {"Host": host}).status_code == status
+
+
+def test_any_host_can_be_allowed(start_service: Callable[..., WebServer]) -> None:
+    assert start_service(hosts=["*"]).send("GET", "/readyz", b"", {"Host": "shop.example"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.1.2.3", "ranker.example"])
+def test_service_for_other_machines_needs_keys_or_says_that_it_needs_none(host: str) -> None:
+    with pytest.raises(InvalidSettings, match="without API keys: set REASEQ_SERVICE__API_KEYS"):
+        check_exposure(ServiceSettings(host=host))
+    check_exposure(ServiceSettings(host=host, api_keys=[SecretStr("0123456789abcdef")]))
+    check_exposure(ServiceSettings(host=host, allow_anonymous=True))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_service_on_loopback_needs_no_keys(host: str) -> None:
+    check_exposure(ServiceSettings(host=host))
+
+
+def test_time_in_seconds_is_rejected_as_in_records(start_service: Callable[..., WebServer]) -> None:
+    response = start_service().post("/v1/rank", request_body(time_ms=1_700_000_000))
+
+    assert response.status_code == 422 and "in seconds" in response.text
 
 
 def test_openapi_describes_requests_and_responses(start_service: Callable[..., WebServer]) -> None:

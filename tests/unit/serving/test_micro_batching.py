@@ -39,6 +39,26 @@ def test_waiting_tasks_form_the_next_batch_within_the_candidate_limit() -> None:
     batcher.close()
 
 
+def test_task_that_makes_its_batch_fail_fails_alone() -> None:
+    blocked = BlockedRanker()
+
+    def rank(tasks: Sequence[RankingTask]) -> list[RankingResult]:
+        if any(task.user_id == "poison" for task in tasks):
+            raise ValueError("poisonous")
+        return blocked.rank(tasks)
+
+    batcher = MicroBatcher(rank, batch_limit_candidates=1000, queue_limit=50)
+    first = batcher.submit(build_task("first"))
+    blocked.busy.wait(5)
+    before, poison, after = (batcher.submit(build_task(user_id)) for user_id in ("before", "poison", "after"))
+    blocked.released.set()
+
+    with pytest.raises(ValueError, match="poisonous"):
+        poison.result(5)
+    assert [future.result(5).model for future in (first, before, after)] == ["first", "before", "after"]
+    batcher.close()
+
+
 def test_batcher_rejects_when_full_passes_errors_on_and_answers_waiting_tasks_on_close() -> None:
     ranker = BlockedRanker()
     batcher = MicroBatcher(ranker.rank, batch_limit_candidates=1, queue_limit=2)

@@ -26,6 +26,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- $root := .root -}}
 {{- $secret := .secret | default $root.Values.existingSecret -}}
 automountServiceAccountToken: false
+enableServiceLinks: false # variables of a Service named reaseq-… would look like settings
 securityContext:
   runAsNonRoot: true
   runAsUser: 10001

@@ -60,7 +60,9 @@ def test_training_data_excludes_repeated_items_and_holds_out_the_latest_baskets(
     assert len(training_data.train) == 180 and len(training_data.held_out) == 20
     assert int(training_data.train.times_ms.max()) < int(training_data.held_out.times_ms.min())
     assert (training_data.train.response >= 0).sum(-1).tolist() == [1] * 180
-    assert not trainable([replace(baskets()[0], item_ids=("i0",), history=History(item_ids=("i0",)))])
+    assert not trainable(
+        [replace(baskets()[0], item_ids=("i0",), history=History(item_ids=("i0",), types=(4,), times_ms=(0,), event_keys=(0,)))]
+    )
 
 
 @pytest.mark.parametrize(("codes", "to_share"), [((), 0.75), ((4, 8), 0.985)])  # random codes reveal little

@@ -1,108 +1,78 @@
-"""The endpoint client against a faulty HTTP server: limits, retries, circuit breaker and validation."""
+"""The endpoint client against a faulty HTTP server: limits, retries, rate limits, refusals and the circuit breaker."""
 
 import asyncio
 import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
+from reaseq.backoff import Backoff
 from reaseq.errors import EndpointUnavailable
-from reaseq.knowledge.llm.endpoint import Endpoint
+from reaseq.knowledge.llm.adaptive_rate import AdaptiveRate
+from reaseq.knowledge.llm.endpoint import CONTROL_USER, Endpoint
 from reaseq.knowledge.llm.request import Completion, LlmRequest
+from reaseq.knowledge.llm.response import retry_after_s
 from reaseq.knowledge.llm.retries import CircuitBreaker
 from reaseq.settings import LlmSettings
+from tests.fakes.llm_server import ANSWER, FakeServer, Reply, answer, running_server, to_reply
 
 REQUEST = LlmRequest("demand", "system", '{"item":{}}', '{"type":"object"}')
-CHOICE = {"message": {"content": '{"a":1}'}, "finish_reason": "stop"}
-ANSWER = {
-    "choices": [CHOICE],
-    "usage": {"prompt_tokens": 10, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}},
+GONE = Reply(status=0)
+
+# What an endpoint answers to everybody, and the words of it that an operator needs.
+REFUSALS = {
+    "unsupported parameter": (to_reply({"error": {"message": "Unsupported parameter: 'max_tokens'"}}, 400), "max_tokens"),
+    "no such format": (to_reply({"error": {"message": "json_schema is unavailable now"}}, 400), "json_schema is unavailable"),
+    "wrong model": (to_reply({"error": {"message": "x is not a valid model ID", "code": 400}}, 400), "not a valid model ID"),
+    "wrong key": (to_reply({"error": {"message": "Incorrect API key provided: secret"}}, 401), "Incorrect API key provided: …"),
+    "no balance": (to_reply({"error": {"message": "Insufficient Balance"}}, 402), "Insufficient Balance"),
+    "country": (to_reply({"error": "Country not supported"}, 403), "Country not supported"),
+    "unknown model": (to_reply([{"error": {"message": "The model does not exist."}}], 404), "does not exist"),
+    "method": (Reply(405, b"405 Not Allowed"), "405 Not Allowed"),
+    "gone": (Reply(410, b""), "HTTP 410"),
+    "extra inputs": (to_reply({"detail": "Extra inputs are not permitted"}, 422), "Extra inputs"),
+    "validation": (to_reply({"detail": [{"loc": ["body"], "msg": "field required"}]}, 422), "field required"),
+    "legal": (Reply(451, "<html>Not here \u202e</html>".encode()), "\\u202e"),
+    "redirect": (to_reply({}, 307, location="https://elsewhere/v1"), "redirects to https://elsewhere/v1"),
+    "moved": (to_reply({}, 301, location="/v2"), "redirects to /v2"),
+    "gateway's 200": (to_reply({"error": {"message": "no allowed providers", "code": 404}}), "no allowed providers"),
 }
-
-
-def answer(**changes: Any) -> bytes:
-    return json.dumps({**ANSWER, "choices": [CHOICE | changes]}).encode()
-
-
-class FakeServer(ThreadingHTTPServer):
-    """Sends scripted replies in order and repeats the last one. A reply is status (0: disconnect), body, delay in s."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replies: list[tuple[int, bytes, float]] = [(200, answer(), 0.0)]
-        self.requests: list[tuple[dict[str, Any], str | None]] = []
-        self.in_flight = self.max_in_flight = 0
-        self.is_healthy = True
-        self.lock = threading.Lock()
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: FakeServer
-
-    def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/v1/models" and self.server.is_healthy else 503)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.server.lock:
-            self.server.requests.append((body, self.headers["authorization"]))
-            index = min(len(self.server.requests), len(self.server.replies)) - 1
-            self.server.in_flight += 1
-            self.server.max_in_flight = max(self.server.max_in_flight, self.server.in_flight)
-        status, payload, wait_s = self.server.replies[index]
-        time.sleep(wait_s)
-        with self.server.lock:
-            self.server.in_flight -= 1
-        if status == 0:
-            self.connection.close()
-            return
-        self.send_response(status)
-        self.send_header("content-length", str(len(payload)))
-        self.end_headers()
-        try:
-            self.wfile.write(payload)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+each_refusal = pytest.mark.parametrize(("refusal", "words"), REFUSALS.values(), ids=REFUSALS)
 
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    server = FakeServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running_server() as server:
+        yield server
 
 
 def endpoint(server: FakeServer, **changes: Any) -> Endpoint:
     quick = {"retry_first_s": 0.01, "retry_limit_s": 0.02, "breaker_open_s": 0.2, "answer_timeout_s": 2.0}
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    return Endpoint(LlmSettings(base_url=url, model="m", **(quick | changes)))
+    return Endpoint(LlmSettings(base_url=server.url, model="m", **(quick | changes)))
 
 
-async def complete(client: Endpoint) -> Completion:
+async def complete(client: Endpoint, request: LlmRequest = REQUEST) -> Completion:
     try:
-        return await client.complete(REQUEST)
+        return await client.complete(request)
     finally:
         await client.close()
 
 
+def only_the_item(reply: Reply) -> Any:
+    """A server that answers the control request, and everything else with `reply`."""
+    return lambda body: Reply() if body["messages"][1]["content"] == CONTROL_USER else reply
+
+
 async def test_request_is_a_chat_completion_with_a_schema(server: FakeServer) -> None:
-    client = endpoint(server, api_key=SecretStr("secret"), temperature=0.2, seed=3, extra_body={"top_k": 1})
+    extra = {"top_k": 1, "max_tokens": None, "max_completion_tokens": 9}
+    client = endpoint(server, api_key=SecretStr("secret"), temperature=0.2, seed=3, extra_body=extra)
 
     completion = await complete(client)
 
@@ -110,6 +80,7 @@ async def test_request_is_a_chat_completion_with_a_schema(server: FakeServer) ->
     assert authorization == "Bearer secret"
     assert [message["role"] for message in body["messages"]] == ["system", "user"]
     assert (body["model"], body["temperature"], body["seed"], body["top_k"]) == ("m", 0.2, 3, 1)
+    assert "max_tokens" not in body and body["max_completion_tokens"] == 9
     assert body["response_format"]["json_schema"]["schema"] == {"type": "object"}
     usage = completion.usage
     assert (completion.text, usage.tokens_in, usage.tokens_cached, usage.tokens_out, usage.retries) == ('{"a":1}', 10, 8, 3, 0)
@@ -117,16 +88,18 @@ async def test_request_is_a_chat_completion_with_a_schema(server: FakeServer) ->
 
 
 @pytest.mark.parametrize(
-    ("status", "payload"),
+    "fault",
     [
-        *((500, b""), (503, b"busy"), (429, b""), (0, b""), (401, b"")),
-        *((200, garbage) for garbage in (b"<html>", b"{}", b"[1]", b'{"choices": [], "usage": {}}', b"\xff\xfe")),
-        (200, answer(message={"content": "\ud83d"})),
+        *(Reply(500, b""), Reply(502, b"<html>"), Reply(408, b""), Reply(425, b""), GONE),
+        *(Reply(200, garbage) for garbage in (b"", b"<html>", b"{}", b"[1]", b'{"choices": [], "usage": {}}', b"\xff\xfe")),
+        Reply(200, b"[" * 100_000),
+        to_reply({"error": {"message": "upstream overloaded", "code": 502}}),
+        to_reply({"error": "internal"}),
+        Reply(204, b""),
     ],
 )
-async def test_transient_faults_are_retried(server: FakeServer, status: int, payload: bytes) -> None:
-    fault = (status, payload, 0.0)
-    server.replies = [fault, fault, (200, answer(), 0.0)]
+async def test_transient_faults_are_retried(server: FakeServer, fault: Reply) -> None:
+    server.replies = [fault, fault, Reply()]
 
     completion = await complete(endpoint(server))
 
@@ -134,7 +107,7 @@ async def test_transient_faults_are_retried(server: FakeServer, status: int, pay
 
 
 async def test_timeout_is_retried(server: FakeServer) -> None:
-    server.replies = [(200, answer(), 1.0), (200, answer(), 0.0)]
+    server.replies = [Reply(wait_s=1.0), Reply()]
 
     assert (await complete(endpoint(server, answer_timeout_s=0.3))).usage.retries == 1
 
@@ -142,43 +115,243 @@ async def test_timeout_is_retried(server: FakeServer) -> None:
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        ((400, b"too long", 0.0), "http_400"),
-        ((422, b"", 0.0), "http_422"),
-        ((200, answer(finish_reason="length"), 0.0), "truncated"),
-        ((200, answer(message={"content": ""}), 0.0), "empty_answer"),
-        ((200, answer(message={"content": None}), 0.0), "empty_answer"),
-        ((200, answer(message={"content": "x" * 300_000}), 0.0), "too_large"),
+        (answer(finish_reason="length"), "truncated"),
+        (answer(finish_reason="length", message={"content": ""}), "truncated"),
+        (answer(finish_reason="MAX_TOKENS"), "truncated"),
+        (answer(finish_reason="content_filter", message={"content": ""}), "content_filter"),
+        (answer(message={"content": None, "refusal": "I cannot"}), "refusal"),
+        (answer(message={"content": ""}), "empty_answer"),
+        (answer(message={"content": None}), "empty_answer"),
+        (answer(message={"content": "x" * 300_000}), "too_large"),
     ],
 )
-async def test_unusable_answer_is_rejected_without_retry(
-    server: FakeServer, reply: tuple[int, bytes, float], reason: str
-) -> None:
+async def test_unusable_answer_is_rejected_without_retry(server: FakeServer, reply: Reply, reason: str) -> None:
     server.replies = [reply]
 
     completion = await complete(endpoint(server, response_limit_bytes=100_000))
 
     assert completion.rejected == reason
-    assert bool(completion.text) == (reason == "truncated")
     assert len(server.requests) == 1
 
 
-async def test_request_is_rejected_if_it_keeps_failing_on_a_healthy_endpoint(server: FakeServer) -> None:
-    server.replies = [(500, b"", 0.0)]
+@pytest.mark.parametrize("status", [400, 403, 413, 422])
+async def test_refusal_of_one_item_is_the_items_own(server: FakeServer, status: int) -> None:
+    server.respond = only_the_item(to_reply({"error": {"message": "maximum context length"}}, status))
+
+    completion = await complete(endpoint(server))
+
+    assert completion.rejected == f"http_{status}"
+    assert len(server.requests) == 2
+    control, item = server.requests[1][0], server.requests[0][0]
+    assert control["max_tokens"] < item["max_tokens"]
+    assert (control["messages"][0], control["response_format"]) == (item["messages"][0], item["response_format"])
+
+
+async def test_item_is_rejected_if_it_keeps_failing_while_the_endpoint_answers_others(server: FakeServer) -> None:
+    server.respond = only_the_item(Reply(500, b""))
 
     completion = await complete(endpoint(server, attempts_limit=3, breaker_failures=10))
 
-    assert (completion.rejected, completion.usage.retries, len(server.requests)) == ("no_answer", 2, 3)
+    assert (completion.rejected, completion.usage.retries, len(server.requests)) == ("no_answer", 2, 4)
 
 
-async def test_unhealthy_endpoint_is_unavailable(server: FakeServer) -> None:
-    server.replies, server.is_healthy = [(503, b"", 0.0)], False
+async def test_endpoint_that_fails_for_everybody_is_unavailable(server: FakeServer) -> None:
+    server.replies = [Reply(500, b"")]
 
     with pytest.raises(EndpointUnavailable):
         await complete(endpoint(server, attempts_limit=2, breaker_failures=10))
 
 
+@each_refusal
+async def test_refusal_of_everybody_stops_all_calls_and_is_said_once(server: FakeServer, refusal: Reply, words: str) -> None:
+    server.replies = [refusal]
+    client = endpoint(server, breaker_open_s=60.0, api_key=SecretStr("secret"))
+
+    with capture_logs() as logs:
+        outcomes = await asyncio.gather(*(client.complete(REQUEST) for _ in range(20)), return_exceptions=True)
+        with pytest.raises(EndpointUnavailable):
+            await client.complete(REQUEST)
+    await client.close()
+
+    assert all(isinstance(outcome, EndpointUnavailable) for outcome in outcomes)
+    assert len(server.requests) == 21, "the calls in flight, and one control"
+    (warning,) = [line for line in logs if line["log_level"] == "warning"]
+    assert warning["event"] == "endpoint_refuses" and words in warning["answer"] and "secret" not in warning["answer"]
+    assert words in str(outcomes[0])
+
+
+@each_refusal
+async def test_calls_go_on_by_themselves_when_a_refusal_ends(server: FakeServer, refusal: Reply, words: str) -> None:
+    server.replies = [refusal] * 4 + [Reply()]
+    client = endpoint(server, breaker_open_s=0.05)
+
+    with capture_logs() as logs:
+        for _ in range(2):
+            with pytest.raises(EndpointUnavailable):
+                await client.complete(REQUEST)
+            await asyncio.sleep(0.06)
+
+    assert [line["event"] for line in logs] == ["endpoint_refuses"]
+    assert (await complete(client)).text == '{"a":1}'
+
+
+@pytest.mark.parametrize("status", [429, 503, 529])
+async def test_throttling_costs_no_attempt(server: FakeServer, status: int) -> None:
+    server.replies = [Reply(status, b"busy")] * 12 + [Reply()]
+
+    completion = await complete(endpoint(server, attempts_limit=1, breaker_failures=2))
+
+    assert (completion.text, completion.usage.retries) == ('{"a":1}', 0)
+
+
+@pytest.mark.parametrize("name", ["retry_after", "retry_after_ms", "date"])
+async def test_retry_after_is_honored_by_all_calls(server: FakeServer, name: str) -> None:
+    headers = {
+        "retry_after": {"retry_after": "1"},
+        "retry_after_ms": {"retry_after_ms": "1000"},
+        "date": {"retry_after": format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)},
+    }[name]
+    server.replies = [to_reply({"error": {"message": "slow down"}}, 429, **headers), Reply()]
+    client = endpoint(server)
+
+    first = asyncio.create_task(client.complete(REQUEST))
+    await asyncio.sleep(0.2)
+    await asyncio.gather(first, *(client.complete(REQUEST) for _ in range(3)))
+    await client.close()
+
+    assert server.times[1] - server.times[0] >= 0.95
+
+
+async def test_endpoint_that_asks_to_wait_for_long_is_unavailable_until_then(server: FakeServer) -> None:
+    server.replies = [to_reply({"error": {"message": "daily quota"}}, 429, retry_after="3600")]
+    client = endpoint(server)
+
+    with pytest.raises(EndpointUnavailable, match="daily quota"):
+        await client.complete(REQUEST)
+    with pytest.raises(EndpointUnavailable, match="again in 3600 s"):
+        await complete(client)
+
+    assert len(server.requests) == 1
+
+
+async def test_endpoint_that_throttles_for_long_is_unavailable(server: FakeServer) -> None:
+    server.replies = [to_reply({"error": {"message": "You exceeded your current quota"}}, 429)]
+
+    with pytest.raises(EndpointUnavailable, match="exceeded your current quota"):
+        await complete(endpoint(server, answer_timeout_s=0.2))
+
+
+async def test_rate_settles_below_the_endpoints_limit(server: FakeServer) -> None:
+    """A sliding window of 10 calls in 0.25 s. Every call is answered, and few are refused after the first burst."""
+    accepted: list[float] = []
+    refused: list[float] = []
+
+    def respond(body: dict[str, Any]) -> Reply:
+        now = time.monotonic()
+        is_over = sum(now - earlier < 0.25 for earlier in accepted) >= 10
+        (refused if is_over else accepted).append(now)
+        return Reply(429, b"") if is_over else Reply()
+
+    server.respond = respond
+    client = endpoint(server, concurrency_limit_calls=32)
+
+    completions = await asyncio.gather(*(client.complete(REQUEST) for _ in range(150)))
+    await client.close()
+
+    assert all(completion.text for completion in completions)
+    settled = accepted[50]
+    assert sum(at > settled for at in refused) <= 0.1 * 100
+    assert 100 / (accepted[-1] - settled) > 10, "calls per second, of 40 that the endpoint accepts"
+
+
+async def test_rate_is_unlimited_until_a_refusal_and_grows_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    rate = AdaptiveRate(Backoff(0.0, 0.0))
+    for _ in range(20):
+        sent_at = await rate.wait()
+    for _ in range(10):
+        rate.refused(sent_at, None)
+
+    assert rate.per_s == pytest.approx(0.8 * 10), "of the 10 calls that were accepted within a second"
+    clock[0] += 30.0
+    assert rate.per_s == pytest.approx(2 * 0.8 * 10)
+    clock[0] += 36_000.0
+    assert rate.per_s > 1e9
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "soon"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "2.5"}, 2.5),
+        ({"retry-after": "2", "retry-after-ms": "1500"}, 1.5),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+    ],
+)
+def test_retry_after_is_read(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after_s(headers) == seconds
+
+
+DIALECTS = {
+    "parts": answer(message={"content": [{"type": "text", "text": '{"a"'}, {"type": "text", "text": ":1}"}]}),
+    "no finish_reason": answer(finish_reason=None),
+    "reasoning_content": answer(message={"content": None, "reasoning_content": '{"a":1}'}),
+    "reasoning": answer(message={"content": "", "reasoning": '{"a":1}'}),
+    "tool call": answer(message={"content": None, "tool_calls": [{"function": {"name": "x", "arguments": '{"a":1}'}}]}),
+    "tool call with an object": answer(message={"tool_calls": [{"function": {"name": "x", "arguments": {"a": 1}}}]}),
+    "no content": answer(message={"reasoning_content": '{"a":1}'}),
+    "byte-order mark": replace(Reply(), payload=b"\xef\xbb\xbf" + json.dumps(ANSWER).encode()),
+    "null error": to_reply({**ANSWER, "error": None}),
+    "event stream": Reply(payload=b"data: " + json.dumps(ANSWER).encode() + b"\n\ndata: [DONE]\n\n"),
+    "deltas": Reply(
+        payload=b'data: {"choices":[{"delta":{"content":"{\\"a\\""}}]}\n\n'
+        b'data: {"choices":[{"delta":{"content":":1}"},"finish_reason":"stop"}]}\n\n'
+        b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":3}}\n\ndata: [DONE]\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("reply", DIALECTS.values(), ids=DIALECTS)
+async def test_right_answer_in_another_dress_is_read(server: FakeServer, reply: Reply) -> None:
+    server.replies = [reply]
+
+    completion = await complete(endpoint(server, attempts_limit=1))
+
+    assert (completion.text.replace(" ", ""), completion.rejected) == ('{"a":1}', "")
+    assert (completion.usage.tokens_in, completion.usage.tokens_out) == (10, 3)
+
+
+@pytest.mark.parametrize(
+    "usage", [None, "absent", {}, [], {"prompt_tokens": None, "completion_tokens": "3"}, {"total_tokens": 9}]
+)
+async def test_missing_usage_is_estimated_and_said_once(server: FakeServer, usage: Any) -> None:
+    model = f"counts nothing: {usage}"
+    body = {**ANSWER, "model": model, "usage": usage}
+    if usage == "absent":
+        del body["usage"]
+    server.replies = [to_reply(body)]
+    client = endpoint(server)
+
+    with capture_logs() as logs:
+        completion = await client.complete(replace(REQUEST, system="s" * 389))
+        await complete(client)
+
+    assert (completion.text, completion.usage.tokens_in, completion.usage.tokens_out) == ('{"a":1}', 100, 2)
+    assert [line["event"] for line in logs] == ["usage_missing"]
+
+
+async def test_text_that_utf8_cannot_hold_is_replaced(server: FakeServer) -> None:
+    server.replies = [answer(message={"content": "soap \ud83d"})]
+
+    assert (await complete(endpoint(server))).text == "soap ?"
+
+
 async def test_circuit_breaker_blocks_calls_then_tries_again(server: FakeServer) -> None:
-    server.replies = [(500, b"", 0.0)] * 3 + [(200, answer(), 0.0)]
+    server.replies = [Reply(500, b"")] * 3 + [Reply()]
     client = endpoint(server, breaker_failures=3)
     with pytest.raises(EndpointUnavailable):
         await client.complete(REQUEST)
@@ -190,15 +363,16 @@ async def test_circuit_breaker_blocks_calls_then_tries_again(server: FakeServer)
     assert (await complete(client)).text == '{"a":1}'
 
 
-async def test_missing_server_is_unavailable(server: FakeServer) -> None:
-    client = Endpoint(LlmSettings(base_url="http://127.0.0.1:1/v1", model="m", retry_first_s=0.0, breaker_failures=2))
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "no-url", "http://[/v1", ""])
+async def test_missing_server_is_unavailable(url: str) -> None:
+    client = Endpoint(LlmSettings(base_url=url, model="m", retry_first_s=0.0, breaker_failures=2))
 
     with pytest.raises(EndpointUnavailable):
         await complete(client)
 
 
 async def test_concurrency_is_limited(server: FakeServer) -> None:
-    server.replies = [(200, answer(), 0.05)]
+    server.replies = [Reply(wait_s=0.05)]
     client = endpoint(server, concurrency_limit_calls=3)
 
     await asyncio.gather(*(client.complete(REQUEST) for _ in range(12)))

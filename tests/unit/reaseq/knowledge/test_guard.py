@@ -37,7 +37,7 @@ async def test_injection_stays_inside_a_json_string(canary: dict[str, Any]) -> N
     for request in model.requests:
         assert request.system == PIPELINE.agents[request.agent].system
         user = json.loads(request.user)
-        assert set(user) <= {"item", "claims", "objections"} and set(user["item"]) <= {"title", "attributes"}
+        assert set(user) <= {"item", "claims", "objections", "groups"} and set(user["item"]) <= {"title", "attributes"}
         assert content.title.startswith(user["item"]["title"])
         assert not any(marker in request.user for marker in TURN_MARKERS)
         assert not any(unicodedata.category(char)[0] == "C" for char in request.user)
@@ -53,6 +53,7 @@ def obey(request: LlmRequest) -> dict[str, Any]:
         "attribute": {"product_type": title[:40], "category": claims},
         "relation": {"complements": [title[:40]], "substitutes": [title[:40]], "season": claims},
         "critic": {"objections": []},
+        "repair": {"corrections": []},
         "synthesis": {"profile": title[:300]},
     }
     return {"reasoning": title[:200], **answers[request.agent]}
@@ -67,6 +68,15 @@ async def test_obedient_model_makes_no_claim(canary: dict[str, Any]) -> None:
         return
     assert knowledge.claims == ()
     assert_plain(knowledge)
+
+
+async def test_model_that_writes_its_prompt_into_the_free_texts_is_not_published() -> None:
+    def leak(request: LlmRequest) -> dict[str, Any]:
+        return {"reasoning": "", "profile": " ".join(request.system.split()[10:30])}
+
+    knowledge = await PIPELINE.run(Content.from_listing("RED MUG", {}), ScriptedModel(synthesis=leak))
+
+    assert knowledge.profile == "" and len(knowledge.claims) == 3
 
 
 def assert_plain(knowledge: ProductKnowledge) -> None:

@@ -27,7 +27,7 @@ from tests.fakes.reasoning import MODEL, PIPELINE, ScriptedModel
 
 NO_LIMITS = TokenLimits()
 NO_VECTORS = np.zeros((8, 4), np.float32)
-CALLS_PER_ITEM = 5
+CALLS_PER_ITEM = 6
 TOKENS_PER_CALL = 120
 HOLD_LOCK = """
 import sqlite3, sys
@@ -221,6 +221,34 @@ def test_costs_are_summed_and_sorted_in_descending_order(tmp_path: Path) -> None
         ledger.costs("color")
 
 
+@pytest.mark.parametrize(
+    ("reasons", "day", "forgotten"),
+    [
+        ((), "", {"refusal": 2, "truncated": 1}),
+        (("refusal",), "", {"refusal": 2}),
+        (("refusal", "http_400"), "2027-01-16", {"refusal": 1}),
+        ((), "2027-01-15", {"refusal": 1, "truncated": 1}),
+        ((), "2001-01-01", {}),
+    ],
+)
+def test_rejected_answers_are_forgotten_by_reason_and_day(
+    tmp_path: Path, reasons: tuple[str, ...], day: str, forgotten: dict[str, int]
+) -> None:
+    ledger, day_ms = Ledger(tmp_path / "l.db"), 1_800_000_000_000  # 2027-01-15
+    rejections = {"a": ("refusal", 0), "b": ("refusal", 1), "c": ("truncated", 0)}
+    ledger.enter([make_entry("answer", answered_ms=day_ms)])
+    ledger.enter(
+        [
+            make_entry(name, completion=Completion(rejected=reason), answered_ms=day_ms + days * 86_400_000)
+            for name, (reason, days) in rejections.items()
+        ]
+    )
+
+    assert ledger.forget_rejected(reasons, day) == forgotten
+    assert ledger.find("answer")
+    assert sum(ledger.find(name) is None for name in rejections) == sum(forgotten.values())
+
+
 async def test_second_run_makes_no_calls(tmp_path: Path) -> None:
     script, items = ScriptedModel(), make_items("MUG A", "MUG B")
     first = await reason(make_reasoner(Ledger(tmp_path / "l.db"), script), items)
@@ -331,7 +359,7 @@ async def test_rejected_answer_is_kept_and_not_requested_again(tmp_path: Path) -
     reasoner = make_reasoner(Ledger(tmp_path / "l.db"), script)
 
     assert await reason(reasoner, make_items("MUG")) == await reason(reasoner, make_items("MUG")) == [None]
-    assert len(script.requests) == 3
+    assert len(script.requests) == 6, "each agent was asked once more"
 
 
 @pytest.mark.parametrize(

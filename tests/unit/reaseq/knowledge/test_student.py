@@ -160,7 +160,7 @@ async def test_group_without_training_examples_is_left_to_the_llm(tmp_path: Path
         [ReasoningItem(Content.from_listing("MUG", {}))], vectors[:1]
     )
 
-    assert script.called_agents == ["relation", "critic", "synthesis"]
+    assert script.called_agents == ["relation", "critic", "synthesis", "critic"]
     assert answer and answer.values("season") == ("winter",)
     scored = score_claims(PredictedClaims(*student.predict(vectors)), build_targets(without_season, VOCABULARY), VOCABULARY)
     assert [s.group for s in scored] == ["category", "needs", "all"]

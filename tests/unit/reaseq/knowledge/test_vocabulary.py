@@ -21,19 +21,19 @@ def write_vocabulary(folder: Path, name: str, text: str) -> Vocabulary:
 
 
 @pytest.mark.parametrize("name", BUNDLED)
-def test_bundled_vocabulary_defines_every_value_and_uses_every_agent(name: str) -> None:
+def test_bundled_vocabulary_is_consistent_and_uses_every_agent(name: str) -> None:
     vocabulary = load_vocabulary(name)
 
     assert {group.agent for group in vocabulary.groups} == {"demand", "attribute", "relation"}
     for group in vocabulary.groups:
         assert 0 <= group.least <= group.most and group.question.endswith("?")
-        assert all(0 < len(definition) <= DEFINITION_LIMIT_CHARS for definition in group.values.values())
+        assert all(len(definition) <= DEFINITION_LIMIT_CHARS for definition in group.values.values())
     assert sorted(vocabulary.claim_id(*claim) for claim in vocabulary) == list(range(1, vocabulary.size))
 
 
 def test_packs_inherit_from_their_base() -> None:
-    assert {"retail-1", "content-1", "giftware-2", "beauty-1"} <= set(BUNDLED)
-    retail, giftware = load_vocabulary("retail-1"), load_vocabulary("giftware-2")
+    assert {"retail-2", "content-1", "giftware-3", "beauty-2"} <= set(BUNDLED)
+    retail, giftware = load_vocabulary("retail-2"), load_vocabulary("giftware-3")
     inherited = {group.name: group for group in retail.groups}["colours"]
     assert {group.name: group for group in giftware.groups}["colours"] == inherited
 
@@ -75,7 +75,7 @@ def test_knowledge_is_migrated_step_by_step(tmp_path: Path) -> None:
 
 
 def test_migrated_recorded_answers_lose_only_dropped_values() -> None:
-    vocabulary = load_vocabulary("giftware-2")
+    vocabulary = load_vocabulary("giftware-3")
     answers = [knowledge for _, knowledge in read_answers(ANSWERS, vocabulary)]
 
     assert len(answers) > 3000
@@ -89,7 +89,7 @@ def test_migrated_recorded_answers_lose_only_dropped_values() -> None:
     [
         ("groups: {needs: {agent: boss, question: What?, values: {a: A.}}}\n", "groups"),
         ("groups: {needs: {" + GROUP + ", values: {Not A Name: A.}}}\n", "groups"),
-        ("groups: {needs: {" + GROUP + ", values: {a: ''}}}\n", "groups"),
+        ("groups: {needs: {" + GROUP + ", values: {a: }}}\n", "groups"),
         ("groups: {needs: {" + GROUP + ", valeus: {a: A.}}}\n", "valeus"),
         ("groups: {needs: {" + GROUP + "}}\n", "needs"),
         ("groups: {needs: {adds: {a: A.}}}\n", "needs"),

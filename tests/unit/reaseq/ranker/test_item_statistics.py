@@ -7,8 +7,8 @@ import pytest
 import scipy.sparse as sp
 
 from reaseq.artifacts import publish
+from reaseq.behavior.history import Behavior, build_history
 from reaseq.ranker.item_statistics import ItemNumbers, fit, fit_weights, load_statistics, save_statistics
-from reaseq.records import History
 from tests.fakes.catalog import NOW_MS, build_table, item
 
 TABLE = build_table(*(item(number) for number in range(6))).snapshot
@@ -17,7 +17,7 @@ MOMENTS = [("u", ["i1", "i2"]), ("v", ["i1", "i2", "i2"]), ("v", ["i2"]), ("w", 
 
 def numbers(number: int, *taken: tuple[str, int]) -> ItemNumbers:
     """The numbers of an item for a user who took items (id, time in ms)."""
-    history = History(item_ids=tuple(i for i, _ in taken), times_ms=tuple(time_ms for _, time_ms in taken))
+    history = build_history(Behavior(time_ms, 0, item_id, 4) for item_id, time_ms in taken)
     rows = TABLE.rows([f"i{number}"]).numpy()
     return ItemNumbers(*(float(value) for value in fit(MOMENTS).numbers(history, NOW_MS, rows, TABLE)[0]))
 

@@ -17,7 +17,8 @@ from reaseq.model_artifacts import load_sizes, load_weights
 from reaseq.ranker import latent as latent_module
 from reaseq.ranker.latent import MODELS_LIMIT, LatentModels, LatentScores
 from reaseq.records import Inferred
-from tests.fakes.catalog import CATALOG
+from reaseq.representation.item_table import ItemTable
+from tests.fakes.catalog import CATALOG, build_table, item
 from tests.fakes.ranker import IDS, WIDTH, publish_behavior
 
 SCORED = 300  # by each thread
@@ -42,6 +43,26 @@ def test_latent_score_is_half_the_log_probability_above_average(tmp_path: Path) 
             p = torch.log_softmax(model.logits(hidden, model.token_table(table, numbers), 0, None)[1:], dim=-1)
         expected = (p - p.mean())[rows[0] - 1] / 2
         assert torch.allclose(scores[0, :, column], expected, atol=1e-4)
+
+
+def test_equal_catalogs_give_equal_scores_however_they_came_about(tmp_path: Path) -> None:
+    """The contents that items had before still take slots of the table, which differs by the moment a process started."""
+    version, state = publish_behavior(tmp_path), float16.pack(np.random.default_rng(0).normal(size=WIDTH))
+    onboarded = build_table(*(item(number + 500, item_id=f"i{number}", status="text") for number in range(20)))
+    latents = LatentModels(tmp_path)
+    latents.load(version)
+
+    def scores(table: ItemTable) -> torch.Tensor:
+        snapshot = table.snapshot
+        candidates = snapshot.rows(["i1", "i7"]).unsqueeze(0)
+        return latents.scores([Inferred(model=version, latent=state)], candidates, snapshot)[0]
+
+    scores(onboarded)
+    for start in (0, 7, 14):
+        onboarded.apply([item(number, event_time_ms=2) for number in range(start, start + 14)])
+        scores(onboarded)
+
+    assert torch.allclose(scores(onboarded), scores(build_table(*map(item, range(28)))), atol=1e-6)
 
 
 def test_state_of_a_missing_model_scores_zero_until_the_model_is_loaded(tmp_path: Path) -> None:

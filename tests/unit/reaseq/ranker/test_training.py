@@ -13,7 +13,7 @@ from reaseq.behavior.examples import Basket
 from reaseq.days import DAY_MS
 from reaseq.errors import CatalogError
 from reaseq.ranker.latent import SCORES, LatentModels
-from reaseq.ranker.model import RankerConfig
+from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.ranker.numbers import POPULARITY
 from reaseq.ranker.numbers import SCORES as SCORE_COLUMNS
 from reaseq.ranker.training import (
@@ -22,6 +22,7 @@ from reaseq.ranker.training import (
     RankerSample,
     RankerTrainingConfig,
     build_examples,
+    catch_up,
     sampled_softmax,
     score,
     train,
@@ -167,6 +168,24 @@ def test_training_learns_calibrates_and_resumes(tmp_path: Path) -> None:
 
 class Stop(Exception):
     """Stops training as a lost machine would."""
+
+
+def test_catching_up_learns_from_the_latest_baskets_and_keeps_the_calibration() -> None:
+    log = samples()
+    earlier, latest = examples(log[:48]), examples(log[48:])
+    model, _ = train(earlier, latest, TABLE, IDS, SIZES, CONFIG)
+    calibration_before = model.calibration.clone()
+    before = _mean_loss(model, latest)
+
+    catch_up(model, latest, TABLE, IDS, CONFIG)
+
+    assert _mean_loss(model, latest) < before - 0.05
+    assert torch.equal(model.calibration, calibration_before) and not model.training
+
+
+def _mean_loss(model: Ranker, latest: RankerExamples) -> float:
+    loss_module = RankerLossModule(model, latest, TABLE, IDS, torch.device("cpu"))
+    return float(sampled_softmax(score(loss_module, latest), latest))
 
 
 def _train_one_epoch(parts: tuple[RankerExamples, RankerExamples], checkpoint: Path) -> list[float]:

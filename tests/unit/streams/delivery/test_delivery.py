@@ -8,12 +8,13 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from msgspec import structs
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from reaseq.backoff import Backoff
 from reaseq.errors import DeliveryError, InvalidRecord
-from reaseq.records import FeatureRecord, UserFeatures
+from reaseq.records import FeatureRecord, Inferred, UserFeatures
 from streams.delivery.dead_letters import ATTEMPTS, FIRST_FAILURE, DeadLetter
 from streams.delivery.delivery import Delivery
 from streams.delivery.key_locks import KeyLocks
@@ -177,6 +178,29 @@ async def test_record_too_large_to_be_produced_leaves_a_cut_dead_letter() -> Non
     assert cut.record.value == b" " * 64 * 1024 and cut.cut_bytes == limit - 64 * 1024
     assert without_headers.record.headers == () and without_headers.record.key == b"k" * 1024
     assert without_headers.cut_bytes == limit + 1 + 5000 - 1024
+
+
+async def test_messages_whose_result_is_too_large_to_be_produced_become_dead_letters_and_stop_nothing() -> None:
+    class LargeForOne(CountEvents):
+        async def process(self, batch: Sequence[Message]) -> Effects:
+            effects = await super().process(batch)
+            large = Inferred(latent=bytes(Journal.max_message_bytes))
+            effects.records = [
+                structs.replace(record, inferred=large) if record.entity_id == "u" else record for record in effects.records
+            ]
+            return effects
+
+    journal = Journal()
+    batch = [event_record("a", "u"), event_record("b", "v"), event_record("c", "u")]
+
+    await build_delivery(LargeForOne(), journal).handle([raw._replace(offset=offset) for offset, raw in enumerate(batch)])
+
+    assert [(letter.reason, letter.record.value) for letter in dead_letters(journal)] == [
+        ("result_too_large", batch[0].value),
+        ("result_too_large", batch[2].value),
+    ]
+    assert [record.entity_id for record in journal.written] == ["v"]
+    assert [record.key for record in journal.produced if record.topic == USER_FEATURES.name] == [b"v"]
 
 
 async def test_replayed_dead_letter_that_fails_again_continues_the_attempt_count() -> None:

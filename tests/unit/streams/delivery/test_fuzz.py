@@ -186,7 +186,7 @@ def test_records_that_pass_the_schema_pass_stages_and_store(tmp_path: Path) -> N
         asyncio.run(Delivery(stage, broker, store, Settings().guard.future_limit_s).handle(records))
 
         reasons = {DeadLetter.from_record(record).reason for record in broker.dead_letters}
-        assert reasons <= {"invalid_field", "unknown_schema", "malformed_json", "missing_key"}
+        assert reasons <= {"invalid_field", "unknown_schema", "malformed_json", "missing_key", "invalid_key"}
         assert 0 < len(broker.dead_letters) < len(records)
     odd = ["k", "\x00", "💥" * 40]
     assert list(store.read_items(odd)) == list(store.read_users(odd)) == odd

@@ -9,15 +9,29 @@ from hypothesis import strategies as st
 
 from reaseq.errors import InvalidRecord
 from streams.delivery.messages import ORIGIN_HEADER, Decoder, Message, RawRecord, encode
-from streams.delivery.topics import EVENTS, ITEMS, Topic
+from streams.delivery.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
 
 NOW_MS = 1_700_000_000_000
 ITEM = {"schema": "item.1", "item_id": "i", "title": "a lantern", "event_time_ms": 1}
 EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "type": "view", "event_time_ms": 1}
 
 
+HISTORY = {"item_ids": ["i"], "types": [1], "times_ms": [1], "event_keys": [7]}
+USER = {"schema": "user-features.1", "user_id": "u", "event_time_ms": 1, "events_seen": 1, "history": HISTORY}
+CLAIM = {"group": "g", "value": "v", "confidence": 1e308, "reasoner": "r"}
+FEATURES = {"schema": "item-features.2", "item_id": "i", "event_time_ms": 1, "listed_ms": 1, "status": "text"}
+
+
 def decode(topic: Topic, key: bytes | None, value: bytes | None) -> object:
     return Decoder(topic, future_limit_s=300).decode(RawRecord(topic.name, key, value, NOW_MS), NOW_MS).body
+
+
+def user(**changes: object) -> bytes:
+    return json.dumps(USER | {"history": HISTORY | changes}).encode()
+
+
+def inferred(**fields: object) -> bytes:
+    return json.dumps(USER | {"inferred": {"item_ids": ["i"], "confidences": [0.5], **fields}}).encode()
 
 
 def without(fields: dict[str, object], name: str) -> dict[str, object]:
@@ -42,9 +56,14 @@ def without(fields: dict[str, object], name: str) -> dict[str, object]:
         (ITEMS, b"other", json.dumps(ITEM).encode(), "key_mismatch", "other"),
         (ITEMS, None, json.dumps(ITEM).encode(), "missing_key", "items"),
         (ITEMS, b"\xff", json.dumps(ITEM).encode(), "invalid_key", "UTF-8"),
+        (EVENTS, b"u" * 129, None, "invalid_key", "129 characters"),
+        (ITEMS, b"i", json.dumps(ITEM | {"attributes": {"n" * 1001: ""}}).encode(), "invalid_field", "length <= 1000"),
         (EVENTS, b"u", json.dumps(EVENT | {"type": "sneeze"}).encode(), "invalid_field", "$.type"),
         (EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
         (ITEMS, b"i", json.dumps(ITEM | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
+        (ITEMS, b"i", json.dumps(ITEM | {"title": None}).encode(), "invalid_field", "title"),
+        (ITEMS, b"i", json.dumps(ITEM | {"attributes": {"size": 5}, "price": None}).encode(), "invalid_field", "attributes"),
+        (EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": 1_700_000_000}).encode(), "wrong_time_unit", "in seconds"),
     ],
 )
 def test_invalid_record_raises_its_reason_and_location(topic: Topic, key: bytes, value: bytes, reason: str, where: str) -> None:
@@ -54,6 +73,53 @@ def test_invalid_record_raises_its_reason_and_location(topic: Topic, key: bytes,
     assert raised.value.reason == reason
     assert where in str(raised.value)
     assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (user(types=[1, 1]), "different lengths"),
+        (user(times_ms=[]), "different lengths"),
+        (user(retracted_ms=[1]), "different lengths"),
+        (inferred(confidences=[]), "different lengths"),
+        (user(types=[5]), "$.history.types"),
+        (user(types=[0]), "$.history.types"),
+        (user(item_ids=["i" * 129]), "$.history.item_ids"),
+        (user(times_ms=[-1]), "$.history.times_ms"),
+        (user(event_keys=[2**63]), "$.history.event_keys"),
+        (user(event_keys=[-(2**70)]), "$.history.event_keys"),
+        (user(retracted_ms=[1], retracted_keys=[2**70]), "$.history.retracted_keys"),
+        (user(erasure_offset=2**70), "$.history.erasure_offset"),
+        (inferred(as_of_ms=2**70), "$.inferred.as_of_ms"),
+        (inferred(confidences=[1.5]), "$.inferred.confidences"),
+    ],
+)
+def test_user_record_that_neither_the_store_nor_a_model_can_hold_is_invalid(value: bytes, where: str) -> None:
+    with pytest.raises(InvalidRecord) as raised:
+        decode(USER_FEATURES, b"u", value)
+
+    assert raised.value.reason == "invalid_field" and where in str(raised.value)
+    assert decode(USER_FEATURES, b"u", user()) and decode(USER_FEATURES, b"u", inferred())
+
+
+def test_claim_with_an_impossible_confidence_is_invalid() -> None:
+    value = json.dumps(FEATURES | {"knowledge": {"vocabulary": "v", "claims": [CLAIM]}}).encode()
+
+    with pytest.raises(InvalidRecord, match="confidence"):
+        decode(ITEM_FEATURES, b"i", value)
+
+
+@pytest.mark.parametrize(
+    "nulls", [{"price": None}, {"seller_id": None}, {"attributes": None}, {"attributes": {"size": None}}, {"other": None}]
+)
+def test_null_optional_field_of_an_item_is_an_absent_one(nulls: dict[str, object]) -> None:
+    assert decode(ITEMS, b"i", json.dumps(ITEM | nulls).encode()) == decode(ITEMS, b"i", json.dumps(ITEM).encode())
+
+
+def test_null_optional_field_of_an_event_is_an_absent_one() -> None:
+    nulls = {"quantity": None, "retracted": None}
+
+    assert decode(EVENTS, b"u", json.dumps(EVENT | nulls).encode()) == decode(EVENTS, b"u", json.dumps(EVENT).encode())
 
 
 def test_tombstone_of_an_item_is_a_message_without_body() -> None:

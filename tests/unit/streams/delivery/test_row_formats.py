@@ -28,7 +28,7 @@ class NewerRelease:
 
     def install(self) -> None:
         """Upgrade."""
-        self._monkeypatch.setattr(row_format, "FORMAT", 2)
+        self._monkeypatch.setattr(row_format, "FORMAT", row_format.FORMAT + 1)
         self._monkeypatch.setattr(record_mapping, "pack_inferred", _pack_three_columns)
 
     def remove(self) -> None:

@@ -50,6 +50,7 @@ class Echo:
         return [
             Inferred(
                 item_ids=request.history.item_ids,
+                confidences=(1.0,) * len(request.history.item_ids),
                 model="echo",
                 as_of_ms=request.as_of_ms,
                 events_seen=request.events_seen,
@@ -170,7 +171,9 @@ def test_history_is_servable_before_inference() -> None:
 
     stream.infer()
 
-    assert stream.store.users["u"].inferred == Inferred(item_ids=("i1",), model="echo", as_of_ms=10, events_seen=1)
+    assert stream.store.users["u"].inferred == Inferred(
+        item_ids=("i1",), confidences=(1.0,), model="echo", as_of_ms=10, events_seen=1
+    )
 
 
 def test_batch_infers_a_user_once_from_the_newest_record() -> None:

@@ -1,4 +1,4 @@
-"""Metrics of the demo, list by list: hit rate, NDCG and GAUC over all products on sale, with intervals over baskets."""
+"""Metrics list by list: hit rate, NDCG and GAUC over all products on sale, with intervals over baskets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,12 +1,14 @@
-"""The demo's judge and its tallies."""
+"""The judge and its tallies."""
 
 import numpy as np
 import pytest
 
-from demo.judge import ALL, ALL_UNSEEN, NEW, NEW_UNSEEN, POPULAR, REPEATS, Assortment, Judge
-from demo.tally import LabeledCandidates, MetricTally
 from evaluation.datasets.online_retail import Order
+from evaluation.judge import ALL, ALL_UNSEEN, NEW, NEW_UNSEEN, REPEATS, Assortment, Judge
+from evaluation.tally import LabeledCandidates, MetricTally
 from reaseq.records import Event
+
+POPULAR = "popularity"
 
 
 def build_order(time_ms: int, *item_ids: str) -> Order:
@@ -31,7 +33,7 @@ def mean(tally: MetricTally, metric: str) -> float | None:
 
 
 def test_tally_is_the_mean_over_targets_and_matches_popularity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("demo.tally.CUTOFF", 1)
+    monkeypatch.setattr("evaluation.tally.CUTOFF", 1)
     tally = build_tally(([3.0, 1.0, 2.0, 0.0], 2))
 
     assert mean(tally, "hr_10") == 0.5
@@ -58,7 +60,7 @@ def test_gain_over_a_baseline_is_paired_by_list() -> None:
 
 
 def test_judge_slices_targets_by_customer_and_by_training() -> None:
-    judge = Judge(trained={"a", "b"}, earlier=[build_order(1, "a")])
+    judge = Judge([POPULAR], trained={"a", "b"}, earlier=[build_order(1, "a")])
     on_sale = np.array([False, True, True, True, True])  # row 0 is the unknown item
     assortment = Assortment(["", "a", "b", "c", "d"], on_sale, np.zeros(5, np.float32))
 

@@ -1,23 +1,30 @@
 """Prequential evaluation: every model ranks what is on sale before each basket, which then becomes part of what is known."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from demo.tally import LabeledCandidates, MetricTally
-from evaluation.datasets.online_retail import Order
+from evaluation.tally import LabeledCandidates, MetricTally
 from reaseq.days import DAY_MS
 
-RANKER, ID_ONLY, RECENT, POPULAR = "ranker", "ranker, ids only", "recent popularity", "popularity"
-PERSONAL, EASE, TIFU = "bought before, then weekly sales", "EASE^R, bought before, sales", "TIFU-KNN, sales"
-MODELS = (RANKER, ID_ONLY, PERSONAL, EASE, TIFU, RECENT, POPULAR)
-PEERS = (PERSONAL, EASE, TIFU, RECENT, POPULAR)  # what a user would choose instead
 ALL, NEW, REPEATS = "all", "new_to_customer", "repeats"
 ALL_UNSEEN, NEW_UNSEEN = "all_unseen_items", "new_to_customer_unseen_items"
 SLICES = (ALL, NEW, REPEATS, ALL_UNSEEN, NEW_UNSEEN)
+
+
+class Purchase(Protocol):
+    """What a customer bought at one time."""
+
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def time_ms(self) -> int: ...
+    @property
+    def item_ids(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -32,34 +39,34 @@ class Assortment:
 class Judge:
     """Tallies by model and slice. It remembers everything that each customer has bought."""
 
-    def __init__(self, trained: set[str], earlier: Sequence[Order]) -> None:
-        self.tallies = {model: {name: MetricTally() for name in SLICES} for model in MODELS}
+    def __init__(self, models: Iterable[str], trained: set[str], earlier: Iterable[Purchase]) -> None:
+        self.tallies = {model: {name: MetricTally() for name in SLICES} for model in models}
         self.baskets = 0
         self._trained = trained
         self._bought: dict[str, set[str]] = defaultdict(set)
         self._sold: Counter[str] = Counter()
-        for order in earlier:
-            self.learn(order)
+        for purchase in earlier:
+            self.learn(purchase)
 
-    def judge(self, order: Order, assortment: Assortment, scores: dict[str, NDArray[np.float32]]) -> None:
+    def judge(self, purchase: Purchase, assortment: Assortment, scores: dict[str, NDArray[np.float32]]) -> None:
         """Add each model's scores (N,) of every row."""
         self.baskets += 1
-        for name, candidates in self._slice(order, assortment):
+        for name, candidates in self._slice(purchase, assortment):
             for model, model_scores in scores.items():
-                self.tallies[model][name].add(order.time_ms // DAY_MS, model_scores, candidates)
+                self.tallies[model][name].add(purchase.time_ms // DAY_MS, model_scores, candidates)
 
-    def learn(self, order: Order) -> None:
+    def learn(self, purchase: Purchase) -> None:
         """Record that the basket was bought."""
-        self._bought[order.user_id].update(order.item_ids)
-        self._sold.update(order.item_ids)
+        self._bought[purchase.user_id].update(purchase.item_ids)
+        self._sold.update(purchase.item_ids)
 
     def count_sales(self, ids: Sequence[str]) -> NDArray[np.float32]:
         """Number of baskets so far with each item (len(ids),)."""
         return np.array([self._sold[item_id] for item_id in ids], np.float32)
 
-    def best_peer(self, name: str, metric: str) -> str:
-        """The peer with the best metric on a slice."""
-        return max(PEERS, key=lambda peer: ((estimate := self.tallies[peer][name].measure(metric)) and estimate.mean) or 0.0)
+    def best(self, models: Iterable[str], name: str, metric: str) -> str:
+        """The one of the models with the best metric on a slice."""
+        return max(models, key=lambda model: ((estimate := self.tallies[model][name].measure(metric)) and estimate.mean) or 0.0)
 
     def table(self) -> Iterator[tuple[str, str, MetricTally]]:
         """Each (model, slice, tally)."""
@@ -67,11 +74,11 @@ class Judge:
             for name, tally in tallies.items():
                 yield model, name, tally
 
-    def _slice(self, order: Order, assortment: Assortment) -> Iterator[tuple[str, LabeledCandidates]]:
+    def _slice(self, purchase: Purchase, assortment: Assortment) -> Iterator[tuple[str, LabeledCandidates]]:
         """The list of each slice that has a target. New targets compete only with products that are new to the customer too."""
         ids = assortment.ids[: len(assortment.on_sale)]
-        in_basket = _build_mask(ids, set(order.item_ids))
-        new = ~_build_mask(ids, self._bought[order.user_id])
+        in_basket = _build_mask(ids, set(purchase.item_ids))
+        new = ~_build_mask(ids, self._bought[purchase.user_id])
         unseen = ~_build_mask(ids, self._trained)
         buckets = np.log2(assortment.sold + 1).astype(np.int64)
         every = np.ones_like(new)

@@ -1,0 +1,76 @@
+"""Times as files write them: dates, and numbers in four units that their magnitude tells apart."""
+
+import math
+import re
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from email.utils import parsedate_to_datetime
+
+from reaseq.records import EARLIEST_TIME_MS, TIME_LIMIT_MS
+
+# The ranges of plausible times (1990 to 2100) in these units do not overlap.
+UNITS_MS = {"seconds": 1000.0, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6}
+COMPACT_FORMAT = "%Y%m%d%H%M%S"
+DATE = ""  # in place of a unit
+
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+_COMPACT = re.compile(r"\d{14}")
+_ZONE_NAME = re.compile(r"\[[\w/+-]+\]$")  # as Java appends it
+_UTC_NAME = re.compile(r"\s*(UTC|GMT|Etc/UTC)$")
+_YEAR_FIRST = re.compile(r"(\d{4})/(\d{1,2})/(\d{1,2})")
+
+
+def parse_time_ms(value: object, time_format: str = "") -> tuple[int, str]:
+    """A time in ms since the epoch, and the unit of the number that it was, or DATE.
+
+    Dates without a time zone are UTC. Text is read in `time_format` (of strptime) if there is one. Raises ValueError, which
+    says what is wrong with the value, for anything else than a time between 1990 and 2100 in a form that has one meaning.
+    """
+    if time_format and isinstance(value, str):
+        try:
+            return _to_ms(datetime.strptime(value.strip(), time_format)), DATE
+        except ValueError:
+            raise ValueError(f"is not a time in the format {time_format!r}") from None
+    number = _to_number(value)
+    if number is not None:
+        for unit, factor_ms in UNITS_MS.items():
+            if EARLIEST_TIME_MS <= number * factor_ms <= TIME_LIMIT_MS:
+                return round(number * factor_ms), unit
+    try:
+        return _to_ms(value if isinstance(value, date) else _parse_date(str(value).strip())), DATE
+    except (ValueError, OverflowError):
+        if number is not None:
+            raise ValueError("is no time between 1990 and 2100, neither in seconds nor in milliseconds") from None
+        raise
+
+
+def _to_number(value: object) -> float | None:
+    if isinstance(value, str):
+        value = float(value) if _NUMBER.fullmatch(value.strip()) else None
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def _parse_date(text: str) -> datetime:
+    """ISO 8601 and what databases make of it, 14 digits, or the format of e-mail and HTTP headers."""
+    if _COMPACT.fullmatch(text):
+        return datetime.strptime(text, COMPACT_FORMAT)
+    iso = _YEAR_FIRST.sub(r"\1-\2-\3", _UTC_NAME.sub("", _ZONE_NAME.sub("", text)))
+    with suppress(ValueError):
+        return datetime.fromisoformat(iso)
+    with suppress(ValueError):
+        time = parsedate_to_datetime(text)
+        if time.tzinfo:  # not so for a zone whose name the parser does not know
+            return time
+    raise ValueError("is no ISO 8601 date: --time-format says how to read it")
+
+
+def _to_ms(time: date) -> int:
+    if not isinstance(time, datetime):
+        time = datetime(time.year, time.month, time.day)
+    time_ms = round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)
+    if not EARLIEST_TIME_MS <= time_ms <= TIME_LIMIT_MS:
+        raise ValueError("is not between 1990 and 2100")
+    return time_ms
