@@ -41,7 +41,7 @@ from tests.ranking_service import settings_with_patient_service
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-KEY = "the test's key"
+KEY = "the console test's key"
 EVENT_COUNT, ITEM_COUNT = 2000, 400
 HOSTILE = Item(item_id="a/b?c#d", title="<script>document.title = 'taken over'</script>", event_time_ms=1)
 WORD = "Donaudampfschifffahrtsgesellschaftskapitänsmütze"
