@@ -41,7 +41,7 @@ from tests.ranking_service import settings_with_patient_service
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-KEY = "the key of this test"
+KEY = "the console test's key"
 EVENT_COUNT, ITEM_COUNT = 2000, 400
 HOSTILE = Item(item_id="a/b?c#d", title="<script>document.title = 'taken over'</script>", event_time_ms=1)
 WORD = "Donaudampfschifffahrtsgesellschaftskapitänsmütze"
@@ -71,7 +71,7 @@ WORDY_USER = UserFeatures(
     inferred=Inferred(item_ids=(WORDY.item_id,), confidences=(0.3,), model="m", as_of_ms=2 * DAY_MS, events_seen=2),
 )
 SETTLE_TIMEOUT_S = 180.0
-SCREENSHOTS = os.environ.get("CONSOLE_SCREENSHOTS", "")  # folder for a screenshot at the end of each test
+SCREENSHOTS = os.environ.get("REASEQ_SCREENSHOTS", "")  # folder for a screenshot at the end of each test
 
 
 @dataclass
@@ -266,7 +266,7 @@ def test_claims_name_the_agent_or_reasoner_who_says_so_their_confidence_and_evid
     for claim in CLAIMS:
         section = sections.filter(has=page.get_by_role("heading", name=spaced(claim.group)))
         entry = section.locator("li", has=page.get_by_text(spaced(claim.value), exact=True))
-        expect((entry if claim.group == "needs" else section.locator("h3")).locator(".badge")).to_have_text(PROVENANCE[claim])
+        expect((entry if claim.group == "needs" else section).locator(".badge")).to_have_text(PROVENANCE[claim])
         expect(entry.locator(".confidence")).to_contain_text(f"{claim.confidence:.2f}")
         expect(entry.locator("mark")).to_have_text([claim.evidence] if claim.evidence else [])
     sources = page.get_by_role("main").locator(".sources li")
@@ -542,7 +542,7 @@ def test_stream_page_reports_unavailable_brokers_and_recovers(page: Page, shop: 
         page.get_by_role("link", name="User").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("User")
         open_page(page, "stream")
-    expect(page.get_by_role("table", name="Topics")).to_be_visible()
+    expect(page.get_by_role("table", name="Each topic and the consumer group")).to_be_visible()
     expect(page.locator("p.alert")).to_have_count(0)
 
 

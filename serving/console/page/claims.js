@@ -36,7 +36,7 @@ function claimGroup(name, claims) {
   const sources = claims.map(sourceOf);
   const isShared = sources.every((source) => source.name === sources[0].name);
   return element("section", {},
-    element("h3", {}, spaced(name), isShared ? badge(sources[0].kind, sources[0].name) : null),
+    element("div", { class: "claim" }, element("h3", {}, spaced(name)), isShared ? badge(sources[0].kind, sources[0].name) : null),
     element("ul", {}, claims.map((claim, index) => claimEntry(claim, isShared ? null : badge(sources[index].kind, sources[index].name)))));
 }
 

@@ -97,7 +97,7 @@ def test_freshness_covers_what_became_servable_since_the_sample_before() -> None
 
 
 def test_freshness_of_restarted_silent_and_new_workers_is_not_counted_twice() -> None:
-    before, slow = buckets((1.0, 100), (60.0, 100)), buckets((1.0, 100), (60.0, 110))
+    before, slow = buckets((1.0, 1000), (60.0, 1000)), buckets((1.0, 1000), (60.0, 1001))
     silent = Observation(StreamHealth(15_000, (), (), (), (WorkerStatus(ADDRESS, "does not answer"),)), {})
     hour = sampled(
         observe(0, freshness={ADDRESS: before}),
