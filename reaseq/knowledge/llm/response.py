@@ -6,6 +6,7 @@ of calls; a refusal of the request; or a failure. Only a completion says anythin
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -58,14 +59,13 @@ def read_response(status: int, headers: Mapping[str, str], payload: bytes, reque
     """The meaning of a response. The usage of a completion lacks time and retries."""
     body = _parse(payload)
     words = f"HTTP {status}: {server_words(body, payload)}"
+    error = body.get("error") or {} if isinstance(body, dict) and not body.get("choices") else {}
     if status == HTTPStatus.OK:
-        error = body.get("error") if isinstance(body, dict) and not body.get("choices") else None
         if not error:
             completion = read_completion(body, request)
             return Failed(f"{words} is not a chat completion") if completion is None else completion
-        code = error.get("code") if isinstance(error, dict) else None  # gateways answer 200 to an upstream error
-        status = code if isinstance(code, int) and 300 <= code < 600 else HTTPStatus.BAD_GATEWAY
-    if status in THROTTLING:
+        status = _upstream_status(error)
+    if status in THROTTLING or _is_about_rate(error):
         return Throttled(words, retry_after_s(headers))
     if status in FAILURES or status >= 500 or status < 300:
         return Failed(words)
@@ -85,10 +85,10 @@ def read_completion(body: Any, request: LlmRequest) -> Completion | None:
         message = choice["message"] or {}
         text = _text(message.get("content"))
         finished = str(choice.get("finish_reason") or "stop").lower()
+        if not text.strip() and finished not in TRUNCATED:
+            text = _other_text(message)
     except (LookupError, TypeError, AttributeError):
         return None
-    if not text.strip() and finished not in TRUNCATED:
-        text = _other_text(message)
     usage = _read_usage(body, request, text)
     if message.get("refusal"):
         return Completion(rejected="refusal", usage=usage)
@@ -149,6 +149,19 @@ def _join_events(events: list[Any]) -> Any:
             last |= {name: choice[name] for name in ("finish_reason",) if choice.get(name)}
     joined = {name: value for event in events for name, value in event.items() if value}
     return {**joined, "choices": [{**last, "message": {"content": text}}]}
+
+
+def _upstream_status(error: Any) -> int:
+    """The status in an error that a gateway answers with 200."""
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    return int(code) if re.fullmatch("[345][0-9][0-9]", code) else HTTPStatus.BAD_GATEWAY
+
+
+def _is_about_rate(error: Any) -> bool:
+    """Whether an error is about the rate of calls, whatever the status: some services send it with 200, 400 or 403."""
+    named = [error.get(name) for name in ("code", "type", "status", "reason")] if isinstance(error, dict) else [error]
+    squeezed = re.sub("[^a-z]", "", " ".join(map(str, named)).lower())
+    return any(word in squeezed for word in ("ratelimit", "toomanyrequests", "throttl", "resourceexhausted"))
 
 
 def _text(content: Any) -> str:

@@ -54,7 +54,7 @@ def server() -> Iterator[FakeServer]:
 
 
 def endpoint(server: FakeServer, **changes: Any) -> Endpoint:
-    quick = {"retry_first_s": 0.01, "retry_limit_s": 0.02, "breaker_open_s": 0.2, "answer_timeout_s": 2.0}
+    quick = {"retry_first_s": 0.01, "retry_limit_s": 0.02, "breaker_open_s": 0.2, "answer_timeout_s": 20.0}
     return Endpoint(LlmSettings(base_url=server.url, model="m", **(quick | changes)))
 
 
@@ -92,6 +92,8 @@ async def test_request_is_a_chat_completion_with_a_schema(server: FakeServer) ->
     [
         *(Reply(500, b""), Reply(502, b"<html>"), Reply(408, b""), Reply(425, b""), GONE),
         *(Reply(200, garbage) for garbage in (b"", b"<html>", b"{}", b"[1]", b'{"choices": [], "usage": {}}', b"\xff\xfe")),
+        answer(message={"content": "", "tool_calls": ["x"]}),
+        answer(message="hello"),
         Reply(200, b"[" * 100_000),
         to_reply({"error": {"message": "upstream overloaded", "code": 502}}),
         to_reply({"error": "internal"}),
@@ -195,9 +197,20 @@ async def test_calls_go_on_by_themselves_when_a_refusal_ends(server: FakeServer,
     assert (await complete(client)).text == '{"a":1}'
 
 
-@pytest.mark.parametrize("status", [429, 503, 529])
-async def test_throttling_costs_no_attempt(server: FakeServer, status: int) -> None:
-    server.replies = [Reply(status, b"busy")] * 12 + [Reply()]
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        *(Reply(status, b"busy") for status in (429, 503, 529)),
+        to_reply({"error": {"message": "slow down", "code": 429}}),
+        to_reply({"error": {"message": "slow down", "code": "429"}}),
+        to_reply({"error": {"message": "slow down", "code": "rate_limit_exceeded"}}),
+        to_reply({"error": "Rate limit reached"}, 400),
+        to_reply({"error": {"message": "slow down", "type": "ThrottlingException"}}, 400),
+        to_reply({"error": {"code": 403, "status": "RESOURCE_EXHAUSTED"}}, 403),
+    ],
+)
+async def test_throttling_costs_no_attempt(server: FakeServer, refusal: Reply) -> None:
+    server.replies = [refusal] * 12 + [Reply()]
 
     completion = await complete(endpoint(server, attempts_limit=1, breaker_failures=2))
 
