@@ -121,8 +121,8 @@ class RankingBench:
             features=[f"user:{name}" for name in ("item_ids", "types", "times_ms", "inferred", "confidences")],
             entity_rows=[{"user_id": user_id}],
         ).to_dict()
-        item_ids, types, times_ms = (tuple(row[name][0]) for name in ("item_ids", "types", "times_ms"))
-        history = History(item_ids=item_ids, types=types, times_ms=times_ms, event_keys=(0,) * len(item_ids))
+        acted_on, types, times_ms = (tuple(row[name][0]) for name in ("item_ids", "types", "times_ms"))
+        history = History(item_ids=acted_on, types=types, times_ms=times_ms, event_keys=(0,) * len(acted_on))
         inferred = Inferred(item_ids=tuple(row["inferred"][0]), confidences=tuple(row["confidences"][0]))
         item_ids = list(dict.fromkeys([*self.candidates, *history.item_ids, *inferred.item_ids]))
         columns = self.feast.get_online_features(

@@ -17,11 +17,11 @@ VOCABULARIES = {"online_retail": "giftware-3", "amazon_beauty": "beauty-2"}
 
 
 class RecordedModel:
-    """An `LlmCall` that answers for the items of one catalogue, and counts calls and estimated tokens."""
+    """An `LlmCall` that answers for the items of one catalog, and counts calls and estimated tokens."""
 
-    def __init__(self, catalogue: str) -> None:
+    def __init__(self, catalog: str) -> None:
         lines = [json.loads(line) for line in CONVERSATION.read_text().splitlines()]
-        self._lines = [line for line in lines if line["catalogue"] == catalogue]
+        self._lines = [line for line in lines if line["catalog"] == catalog]
         self._answers = {(_key(line["user"]["item"]), line["agent"], line["repair"]): line for line in self._lines}
         self.calls: Counter[str] = Counter()
         self.chars_in: Counter[str] = Counter()
