@@ -89,7 +89,7 @@ def test_settings_of_every_kind_are_known(monkeypatch: pytest.MonkeyPatch) -> No
 
     settings = load_settings()
 
-    assert (settings.kafka.partitions, settings.knowledge.vocabulary) == (8, "giftware-2")
+    assert (settings.kafka.partitions, settings.knowledge.vocabulary) == (8, "giftware-3")
     assert settings.service.api_keys[0].get_secret_value() == "0123456789abcdef"
 
 

@@ -15,9 +15,9 @@ from tests.fakes.recorded_conversation import VOCABULARIES, RecordedModel
 TOKENS_BEFORE = {"online_retail": 10_642, "amazon_beauty": 8_790}
 
 
-async def replay(catalogue: str) -> tuple[RecordedModel, list[ProductKnowledge], Counter[str]]:
+async def replay(catalog: str) -> tuple[RecordedModel, list[ProductKnowledge], Counter[str]]:
     """The model after its calls, the knowledge about each item, and the dropped claims by reason."""
-    vocabulary, model = load_vocabulary(VOCABULARIES[catalogue]), RecordedModel(catalogue)
+    vocabulary, model = load_vocabulary(VOCABULARIES[catalog]), RecordedModel(catalog)
     pipeline = AgentPipeline(make_agents(vocabulary, 500), vocabulary, "llm:stand-in", 4000)
     before = count_dropped()
     knowledge = [await pipeline.run(content, model) for content in model.contents]
@@ -34,16 +34,16 @@ def count_dropped() -> Counter[str]:
 
 
 @pytest.mark.parametrize(
-    ("catalogue", "items", "claims", "dropped"),
+    ("catalog", "items", "claims", "dropped"),
     [
         ("online_retail", 18, 318, {"critic_drop": 12, "critic_revise": 3}),
         ("amazon_beauty", 9, 157, {"critic_drop": 6}),
     ],
 )
 async def test_claims_of_a_capable_model_are_accepted_except_those_that_its_critic_objects_to(
-    catalogue: str, items: int, claims: int, dropped: dict[str, int]
+    catalog: str, items: int, claims: int, dropped: dict[str, int]
 ) -> None:
-    _, knowledge, counts = await replay(catalogue)
+    _, knowledge, counts = await replay(catalog)
 
     assert len(knowledge) == items
     assert sum(len(answer.claims) for answer in knowledge) == claims
@@ -61,8 +61,8 @@ async def test_objected_claims_are_repaired() -> None:
     assert model.calls == {"demand": 18, "attribute": 18, "relation": 18, "critic": 36, "repair": 2, "synthesis": 18}
 
 
-@pytest.mark.parametrize("catalogue", VOCABULARIES)
-async def test_item_costs_at_most_6000_input_tokens(catalogue: str) -> None:
-    model, _, _ = await replay(catalogue)
+@pytest.mark.parametrize("catalog", VOCABULARIES)
+async def test_item_costs_at_most_6000_input_tokens(catalog: str) -> None:
+    model, _, _ = await replay(catalog)
 
-    assert model.tokens_in_per_item <= 6000 < TOKENS_BEFORE[catalogue]
+    assert model.tokens_in_per_item <= 6000 < TOKENS_BEFORE[catalog]
