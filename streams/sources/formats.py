@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
 from reaseq.errors import CatalogError
@@ -252,8 +253,8 @@ class CsvTable:
 def _parse_json(line: str) -> RawRow:
     try:
         values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return RawRow({}, f"is not valid JSON ({error})")
+    except (ValueError, RecursionError):
+        return RawRow({}, "is not valid JSON")
     if not isinstance(values, dict):
         return RawRow({}, "is not a JSON object")
     return RawRow(values)
@@ -262,7 +263,8 @@ def _parse_json(line: str) -> RawRow:
 def _to_python_type(column: pa.Array) -> pa.Array:
     """Python's datetime has microseconds, and needs no time zone database for UTC."""
     if pa.types.is_timestamp(column.type):
-        return column.cast(pa.timestamp("us", "UTC" if column.type.tz else None), safe=False)
+        microseconds = pa.timestamp("us", "UTC" if column.type.tz else None)
+        return column.cast(options=pc.CastOptions(microseconds, allow_time_truncate=True))
     return column
 
 

@@ -48,12 +48,13 @@ Row = dict[str, Any]
 
 def is_blank(value: object) -> bool:
     """Whether a file has no value here: None, no text, or an empty list."""
-    return value is None or value in ([], {}) or (isinstance(value, str) and not value.strip())
+    return value is None or (isinstance(value, list | dict) and not value) or (isinstance(value, str) and not value.strip())
 
 
 def is_missing(value: object) -> bool:
     """Whether a value is blank, or what a program wrote in place of a missing one."""
-    return is_blank(value) or (isinstance(value, str) and value.strip().lower() in NULL_WORDS) or value != value
+    is_null_word = isinstance(value, str) and value.strip().lower() in NULL_WORDS
+    return is_blank(value) or is_null_word or (isinstance(value, float | Decimal) and math.isnan(value))
 
 
 def to_id(value: object) -> str:
@@ -75,7 +76,10 @@ def to_text(value: object) -> str:
     if isinstance(value, str):
         nested = _parse_nested(value)
         value = value if nested is None else nested
-    return _join(value)
+    try:
+        return _join(value)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
 
 
 def to_title(value: object) -> str:
@@ -119,8 +123,7 @@ def to_attributes(value: object) -> dict[str, object]:
     """The attributes in a column named `attributes`: a struct, the pairs of a map, a JSON object, or a single text."""
     if isinstance(value, str):
         value = _parse_nested(value) or value
-    if isinstance(value, list) and all(isinstance(pair, tuple) for pair in value):  # as pyarrow returns a map
-        value = dict(value)
+    value = _to_mapping(value)
     pairs = value if isinstance(value, dict) else {"attributes": value}
     return {str(name): text for name, text in pairs.items()}
 
@@ -145,6 +148,7 @@ def _to_plain_text(value: object) -> str:
 
 def _join(value: object) -> str:
     """A value of any depth as one text."""
+    value = _to_mapping(value)
     if isinstance(value, dict):
         pairs = ((name, inner) for name, inner in value.items() if not is_missing(inner))
         return GROUP_SEPARATOR.join(f"{name}: {_join(inner)}" for name, inner in pairs)
@@ -152,6 +156,12 @@ def _join(value: object) -> str:
         parts = [_join(inner) for inner in value if not is_missing(inner)]
         return (GROUP_SEPARATOR if any(isinstance(inner, list | dict) for inner in value) else LIST_SEPARATOR).join(parts)
     return _unescape(_to_plain_text(value))
+
+
+def _to_mapping(value: object) -> object:
+    """The dictionary of a map, which pyarrow returns as a list of pairs; other values as they are."""
+    is_map = isinstance(value, list) and bool(value) and all(isinstance(pair, tuple) for pair in value)
+    return dict(value) if is_map else value  # type: ignore[call-overload]
 
 
 def _unescape(text: str) -> str:

@@ -64,6 +64,7 @@ def refusals(source: SourceFile) -> list[str]:
     return [record.refusal for record in source.records() if record.refusal]
 
 
+TEXT_MAP = pa.map_(pa.string(), pa.string())
 SOAP = {"title": "Rose soap", "price": 3.5}
 CATALOGS: dict[str, tuple[object, list[dict[str, Any]]]] = {
     "byte order mark": ("\ufeffitem_id,title,price\nbom-1,Rose soap,3.5\n", [{"item_id": "bom-1", **SOAP}]),
@@ -114,6 +115,14 @@ CATALOGS: dict[str, tuple[object, list[dict[str, Any]]]] = {
     "dictionaries": (
         {"item_id": pa.array(["a", "b"]).dictionary_encode(), "title": pa.array(["Rose", "Lily"]).dictionary_encode()},
         [{"item_id": "a", "title": "Rose"}, {"item_id": "b", "title": "Lily"}],
+    ),
+    "maps": (
+        {
+            "item_id": ["m-1"],
+            "title": ["Soap"],
+            "facts": pa.array([[("k", "v"), ("n", None)]], pa.map_(pa.string(), pa.string())),
+        },
+        [{"item_id": "m-1", "title": "Soap", "attributes": {"facts": "k: v"}}],
     ),
     "nested values": (
         {
@@ -298,6 +307,14 @@ def test_mapping_wins_over_a_column_of_the_same_name(tmp_path: Path) -> None:
     }
     with pytest.raises(CatalogError, match="no column sku; the columns are item_id"):
         read_catalog(tmp_path / "c.csv", content, ReadOptions({"item_id": "sku"}))
+
+
+def test_value_that_is_nested_too_deeply_is_left_out(tmp_path: Path) -> None:
+    nested = "[" * 900 + "]" * 900
+    source = read_catalog(tmp_path / "c.jsonl", f'{{"item_id": "1", "title": "A", "x": {nested}}}\n{{"x": {"[" * 90_000}}}\n')
+
+    assert [message["item_id"] for message in read(source)] == ["1"]
+    assert source.report.refused == 1
 
 
 def test_item_whose_time_cannot_be_read_has_the_listing_time(tmp_path: Path) -> None:
