@@ -27,7 +27,8 @@ from tests.faults.proxy import FaultyProxy
 pytestmark = pytest.mark.integration
 
 USERS = 300
-BALLAST_BYTES = 100_000
+BALLAST_KEYS, BALLAST_BYTES = 20, 100_000
+BALLAST_S = 3600  # a key without an expiry would not be evicted
 DEADLINE_S = 120.0
 
 
@@ -72,8 +73,8 @@ def store(services: Settings, records: list[UserFeatures], client: redis.Redis) 
 
 @contextmanager
 def evicting(client: redis.Redis) -> Iterator[None]:
-    """Let Redis evict keys inside the block."""
-    client.config_set("maxmemory-policy", "allkeys-random")
+    """Let Redis evict keys inside the block: those of the ballast, since a test of the marker needs the marker to stay."""
+    client.config_set("maxmemory-policy", "volatile-random")
     try:
         yield
     finally:
@@ -82,9 +83,11 @@ def evicting(client: redis.Redis) -> Iterator[None]:
 
 
 def evict_something(client: redis.Redis) -> None:
-    client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + BALLAST_BYTES)  # type: ignore[index]
-    while not client.info("stats")["evicted_keys"]:  # type: ignore[index]
-        client.set(f"ballast-{time.monotonic_ns()}", bytes(BALLAST_BYTES))
+    for number in range(BALLAST_KEYS):
+        client.set(f"ballast-{number}", bytes(BALLAST_BYTES), ex=BALLAST_S)
+    client.config_set("maxmemory", int(client.info("memory")["used_memory"]) - BALLAST_BYTES)  # type: ignore[index]
+    client.set("one more key", b"")
+    assert client.info("stats")["evicted_keys"]  # type: ignore[index]
 
 
 def test_nothing_is_built_on_a_store_that_may_evict(services: Settings, store: FeatureRepository, client: redis.Redis) -> None:
