@@ -25,7 +25,7 @@ test-unit: .venv/dev  ## tests without a broker and without Redis, in seconds
 
 faults: .venv/dev services  ## fault suite: 200 kills and every other fault on the real system, into out/faults.json (an hour)
 	REASEQ_VLLM_ENVS=$(CURDIR)/var/vllm $(BIN)/python -m tests.faults
-	REASEQ_FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -q tests/unit/streams/delivery/test_fuzz.py
+	FUZZ_RECORDS=1000000 $(BIN)/python -m pytest -q tests/unit/streams/delivery/test_fuzz.py
 
 bench: .venv/dev  ## all benchmarks, or one: make bench ONLY=reasoning
 	$(BIN)/python -m benchmarks $(ONLY)

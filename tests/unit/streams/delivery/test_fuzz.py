@@ -1,6 +1,6 @@
 """Malformed and hostile records: each is processed or leaves one dead letter with a reason, in constant memory.
 
-`make faults` runs it with `REASEQ_FUZZ_RECORDS=1000000`.
+`make faults` runs it with `FUZZ_RECORDS=1000000`.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from tests.fakes.delivery import Journal
 from tests.unit.streams.delivery.test_any_interleaving import LetterCountEncoder
 from tests.unit.streams.stages.test_user_stages import FakeItemTable
 
-RECORDS = int(os.environ.get("REASEQ_FUZZ_RECORDS", "20000"))
+RECORDS = int(os.environ.get("FUZZ_RECORDS", "20000"))
 BATCH_RECORDS = 500
 MEMORY_LIMIT_MIB = 50
 
