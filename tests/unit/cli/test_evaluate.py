@@ -7,11 +7,13 @@ from typing import cast
 import pytest
 
 from cli.evaluate import _evaluate_baskets
+from evaluation import experiments
 from pipelines.evaluation import DataSets
 from reaseq.errors import ReaSeqError
 
 
 def test_basket_evaluation_names_a_missing_dependency(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(experiments, "baskets", raising=False)  # another test may have imported it
     monkeypatch.delitem(sys.modules, "evaluation.experiments.baskets", raising=False)
     monkeypatch.delitem(sys.modules, "evaluation.baselines.lambdarank", raising=False)
     monkeypatch.setitem(sys.modules, "lightgbm", None)
