@@ -3,6 +3,7 @@
 import numpy as np
 import scipy.sparse as sp
 from implicit.cpu.als import AlternatingLeastSquares
+from threadpoolctl import threadpool_limits
 
 from evaluation.baselines.purchases import Purchases, Scores
 
@@ -33,14 +34,15 @@ class Als:
         self._purchases, self._items = purchases, items
         self._half_life_days = half_life_days
         self._frequency_weight, self._sales_weight = frequency_weight, sales_weight
-        self._model = AlternatingLeastSquares(
-            factors=factors,
-            alpha=confidence,
-            regularization=regularization,
-            iterations=iterations,
-            num_threads=1,
-            random_state=seed,
-        )
+        with threadpool_limits(1, "blas"):  # implicit warns of more, when the model is made
+            self._model = AlternatingLeastSquares(
+                factors=factors,
+                alpha=confidence,
+                regularization=regularization,
+                iterations=iterations,
+                num_threads=1,
+                random_state=seed,
+            )
         counts = sp.vstack([self._count(user_id) for user_id in purchases.baskets]).tocsr()  # (U, items)
         self._model.fit(counts, show_progress=False)
 

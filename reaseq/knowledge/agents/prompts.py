@@ -77,7 +77,8 @@ def _describe(groups: Sequence[Group]) -> str:
 
 def _shape(name: str, groups: Sequence[Group]) -> str:
     """The shape of a drafting agent's answer, with the claim spelled out in the first group only."""
-    claim = {"value": f"one of {groups[0].name}", "confidence": "likely", "evidence": "words of the item"} if groups else {}
+    claim = {"value": f"one of {groups[0].name}", "confidence": "likely"} if groups else {}
+    claim |= {"evidence": "words of the item"} if groups and groups[0].evidence_required else {}
     free = {field: "…" if schema["type"] == "string" else ["…"] for field, schema in schemas.FREE_TEXT[name].items()}
     claims = {group.name: [claim] if group is groups[0] else ["…"] for group in groups}
     return json.dumps({"reasoning": "…", **free, **claims}, ensure_ascii=False, separators=(",", ":"))

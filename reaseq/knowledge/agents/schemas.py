@@ -92,6 +92,6 @@ def _answer(reasoning_limit_chars: int, properties: dict[str, Schema]) -> str:
 
 
 def _claims(group: Group) -> Schema:
-    evidence = _text(EVIDENCE_LIMIT_CHARS, least_chars=int(group.evidence_required))
-    claim = _object({"value": _choice(list(group.values)), "confidence": CONFIDENCE, "evidence": evidence})
+    evidence = {"evidence": _text(EVIDENCE_LIMIT_CHARS, least_chars=1)} if group.evidence_required else {}
+    claim = _object({"value": _choice(list(group.values)), "confidence": CONFIDENCE, **evidence})
     return _list(claim, group.most, group.least)
