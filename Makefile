@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE  # some images set it; every process would then
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: .venv/runtime  ## the whole system on the bundled sample, in five to ten minutes
+demo: .venv/runtime  ## the whole system on the bundled sample, in about ten minutes
 	$(BIN)/reaseq demo
 
 demo-quick: .venv/runtime  ## the demo on a small part of the sample, in about a minute

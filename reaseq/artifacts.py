@@ -177,11 +177,11 @@ def _written_ns(path: Path) -> int:
         return 0
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers see all of the old content or all of the new."""
+def write_atomically(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file so that readers see all of the old content or all of the new. A new file has `mode`, less the umask."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with temporary.open("wb") as file:
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())  # otherwise a power failure after the renaming may leave an empty file

@@ -1,4 +1,4 @@
-"""Access control: API keys, host names, the limit on request bodies, and what the sender of an invalid request is told."""
+"""Access control: API keys, host names, the limit on request bodies, and the response to an invalid request."""
 
 import hmac
 import ipaddress

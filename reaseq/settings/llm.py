@@ -23,7 +23,7 @@ class LlmSettings(BaseModel):
     seed: int | None = Field(default=None, description="Sampling seed; vLLM's CPU engine crashes on a request with a seed.")
     answer_format: AnswerFormat = Field(
         default="json_schema",
-        description="How the endpoint is told the shape of an answer: json_schema, json_object, or none (by the prompt alone).",
+        description="How requests ask for the shape of an answer: json_schema, json_object, or none (by the prompt alone).",
     )
     extra_body: dict[str, JsonValue] = Field(
         default={}, description="Further or changed fields of each request body, as JSON; null removes one."

@@ -27,11 +27,11 @@ class RecordedSettings(PydanticBaseSettingsSource):
 
 
 def record(settings: BaseModel, state_dir: Path) -> None:
-    """Record the settings that differ from the defaults, readable for the owner only."""
+    """Record the settings that differ from the defaults, which only the owner may read."""
+    from reaseq.artifacts import write_atomically  # not at the start of every command: only `reaseq up` records
+
     changed = settings.model_dump(exclude_defaults=True, exclude={"state_dir"})
-    forget(state_dir)
-    (state_dir / FILE).touch(mode=OWNER_ONLY)
-    (state_dir / FILE).write_text(json.dumps(changed, default=_to_json))
+    write_atomically(state_dir / FILE, json.dumps(changed, default=_to_json).encode(), OWNER_ONLY)
 
 
 def forget(state_dir: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from reaseq.artifacts import write_atomically
 from reaseq.knowledge.content import digest
 from reaseq.records import TIME_LIMIT_MS
 from streams.delivery.dead_letters import to_dead_letter
@@ -38,10 +39,7 @@ class Progress:
     def advance(self, records: int) -> None:
         """Record that further records are produced."""
         self.done += records
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_suffix(".partial")
-        partial.write_text(json.dumps({"rows": self.done}))
-        partial.replace(self._file)
+        write_atomically(self._file, json.dumps({"rows": self.done}).encode())
 
 
 class Backfill:

@@ -22,7 +22,7 @@ import pyarrow.dataset as ds
 from reaseq.errors import CatalogError
 
 READ_ROWS = 1000  # of a columnar file at a time
-HEAD_BYTES = 64 * 1024  # from which the format is told
+HEAD_BYTES = 64 * 1024  # from which the format is recognized
 SAMPLED_LINES = 1000  # of a file of JSON lines, whose fields are taken for its columns
 DELIMITERS = ",;\t|"
 COLUMNAR = {b"PAR1": "parquet", b"ARROW1": "ipc", b"ORC": "orc"}
@@ -91,7 +91,7 @@ def list_files(path: Path) -> list[Path]:
 
 
 def open_table(path: Path, options: TextOptions) -> Table:
-    """The table in a file, whose format is told from its content. Raises CatalogError if it is none of those above."""
+    """The table in a file, whose format is recognized from its content. Raises CatalogError if it is none of those above."""
     with read_errors(path):
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)

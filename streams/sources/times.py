@@ -1,4 +1,4 @@
-"""Times as files write them: dates, and numbers in four units that their magnitude tells apart."""
+"""Times as files write them: dates, and numbers in four units, which their magnitude distinguishes."""
 
 import math
 import re

@@ -129,7 +129,7 @@ def to_attributes(value: object) -> dict[str, object]:
 
 
 def _shows_something(text: str) -> bool:
-    """Whether a trimmed text has visible characters; most are plain ASCII, which is told fast."""
+    """Whether a trimmed text has visible characters; most are plain ASCII, which is checked fast."""
     return bool(text) and ((text.isascii() and text.isprintable()) or bool(clean(text)))
 
 

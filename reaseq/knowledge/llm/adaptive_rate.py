@@ -1,6 +1,6 @@
 """Paces calls to an endpoint that limits their rate: multiplicative decrease on a refusal, steady growth otherwise.
 
-The limit itself is unknown. A refusal (HTTP 429 and the like) sets the rate a little below what the endpoint accepted lately,
+The limit itself is unknown. A refusal (HTTP 429 and the like) sets the rate a little below what the endpoint accepted recently,
 from where it doubles every DOUBLING_S. So it settles just below the limit, whatever that is, and refusals stay rare. Unlimited
 until the first refusal.
 """

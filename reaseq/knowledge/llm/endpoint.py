@@ -1,7 +1,7 @@
 """A client for an OpenAI-compatible chat-completions endpoint, with limits on concurrency, rate, time, size and retries.
 
 What the endpoint answers to everybody is never taken for an item's fault: where a request is refused or keeps failing, a
-control request with the same prompt and a harmless item tells the two apart.
+control request with the same prompt and a harmless item distinguishes the two.
 """
 
 import asyncio

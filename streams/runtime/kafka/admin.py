@@ -1,4 +1,4 @@
-"""Creates the topics, and tells them apart."""
+"""Creates the topics, and reads their ids."""
 
 from contextlib import closing
 
