@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource
+from pydantic_settings import PydanticBaseSettingsSource, SettingsError
 
 FILE = "running.json"
 OWNER_ONLY = 0o600  # there may be secrets in it
@@ -23,7 +23,14 @@ class RecordedSettings(PydanticBaseSettingsSource):
         """The settings that differ from the defaults."""
         default = self.settings_cls.model_fields["state_dir"].default
         file = Path(self.current_state.get("state_dir", default)) / FILE
-        return dict(json.loads(file.read_text())) if file.exists() else {}
+        try:
+            return dict(json.loads(file.read_text()))
+        except PermissionError:
+            raise SettingsError(f"{file} belongs to another user, who ran `reaseq up`") from None
+        except OSError:  # there is none
+            return {}
+        except (ValueError, TypeError):
+            raise SettingsError(f"{file} is damaged: delete it, or run `reaseq up` again") from None
 
 
 def record(settings: BaseModel, state_dir: Path) -> None:

@@ -13,6 +13,7 @@ from pydantic_settings import (
 
 from reaseq.settings.behavior import BehaviorSettings
 from reaseq.settings.encoder import EncoderSettings
+from reaseq.settings.group import Directory
 from reaseq.settings.guard import GuardSettings
 from reaseq.settings.http import HttpSettings
 from reaseq.settings.kafka import KafkaSettings
@@ -32,10 +33,11 @@ class Settings(BaseSettings):
         secrets_nested_delimiter="__",
         secrets_dir_missing="error",
         env_ignore_empty=True,
+        allow_inf_nan=False,
         hide_input_in_errors=True,  # it may be a secret
     )
 
-    state_dir: Path = Field(default=Path("var"), description="Directory of everything that the system writes.")
+    state_dir: Directory = Field(default=Path("var"), description="Directory of everything that the system writes.")
     kafka: KafkaSettings = Field(default=KafkaSettings(), description="Kafka.")
     store: StoreSettings = Field(default=StoreSettings(), description="The online feature store.")
     encoder: EncoderSettings = Field(default=EncoderSettings(), description="The text encoder.")

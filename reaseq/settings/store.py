@@ -3,7 +3,9 @@
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, Field, SecretStr
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveFloat, SecretStr
+
+from reaseq.settings.group import SettingsGroup
 
 
 def _check_url(url: SecretStr) -> SecretStr:
@@ -17,7 +19,7 @@ def _check_url(url: SecretStr) -> SecretStr:
     return url
 
 
-class StoreSettings(BaseModel):
+class StoreSettings(SettingsGroup):
     """The online feature store."""
 
     profile: Literal["embedded", "production"] = Field(
@@ -27,7 +29,7 @@ class StoreSettings(BaseModel):
         default=SecretStr("redis://127.0.0.1:6379/0"),
         description="Redis URL, with user, password and TLS if needed: rediss://user:password@host:6379/0?ssl_ca_certs=/path/ca.pem",
     )
-    redis_timeout_s: float = Field(default=2.0, description="Time limit of one Redis call.")
-    redis_replicas: int = Field(
+    redis_timeout_s: PositiveFloat = Field(default=2.0, description="Time limit of one Redis call.")
+    redis_replicas: NonNegativeInt = Field(
         default=0, description="Replicas that must acknowledge a write; with 0, a failover loses writes not yet replicated."
     )

@@ -9,7 +9,8 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from http import HTTPStatus
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import structlog
@@ -25,6 +26,8 @@ from reaseq.knowledge.llm.retries import CircuitBreaker, RetryPolicy, Timeouts
 from reaseq.settings import LlmSettings
 
 log = structlog.get_logger()
+
+T = TypeVar("T", str, bytes)
 
 KEEP_ALIVE_S = 2.0  # shorter than servers keep idle connections open, so that no request races with a close
 QUIET_S = 600.0  # without a refusal for the rate of calls, after which the next one is worth a warning
@@ -140,21 +143,23 @@ class Endpoint:
     async def _post(self, request: LlmRequest, model: Model) -> Outcome:
         try:
             status, headers, payload = await self._exchange(request.body(model))
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # ValueError: the base URL is no URL
+        except aiohttp.ClientResponseError as error:  # its repr has the headers
+            return Failed(" ".join(f"no valid HTTP response: {error.message}".split()))
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:  # ValueError: there is no base URL
             return Failed(repr(error))
-        if payload is None:
-            return Completion(rejected="too_large")
-        return read_response(status, headers, payload, request)
+        if status == HTTPStatus.OK and len(payload) > self._settings.response_limit_bytes:
+            return Refused(f"a response of more than {self._settings.response_limit_bytes} bytes", "too_large")
+        return read_response(status, headers, self._without_key(payload), request)
 
-    async def _exchange(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes | None]:
-        """Status, headers and payload, which is None if it exceeds the size limit."""
+    async def _exchange(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and payload, of which not much more than the size limit is read."""
         url = f"{self._settings.base_url.rstrip('/')}/chat/completions"
         async with self._get_session().post(url, json=body, allow_redirects=False) as response:
             read = bytearray()
             async for chunk in response.content.iter_any():
                 read += chunk
                 if len(read) > self._settings.response_limit_bytes:
-                    return response.status, response.headers, None
+                    break
             return response.status, response.headers, bytes(read)
 
     def _get_session(self) -> aiohttp.ClientSession:
@@ -185,9 +190,12 @@ class Endpoint:
     def _unavailable(self, words: str) -> EndpointUnavailable:
         return EndpointUnavailable(f"{self._settings.base_url}: {self._without_key(words)}")
 
-    def _without_key(self, words: str) -> str:
+    def _without_key(self, text: T) -> T:
+        """The text without the API key, which some servers quote in errors."""
         key = self._settings.api_key.get_secret_value()
-        return words.replace(key, "…") if key else words
+        if not key:
+            return text
+        return text.replace(key.encode(), "…".encode()) if isinstance(text, bytes) else text.replace(key, "…")
 
 
 def to_model(settings: LlmSettings) -> Model:

@@ -163,7 +163,9 @@ class Ledger:
             return dict(Counter(row[0] for row in self._db.execute(query, values)))
 
     def export_parquet(self, path: Path) -> int:
-        """Write every call to a parquet file, atomically. Returns the number of rows."""
+        """Write every call to a parquet file, atomically. Returns the number of rows. Raises CatalogError for a directory."""
+        if path.is_dir():
+            raise CatalogError(f"{path} is a directory: name a file")
         rows = 0
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")

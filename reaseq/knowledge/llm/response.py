@@ -22,7 +22,10 @@ from reaseq.plain_text import plain
 log = structlog.get_logger()
 
 WORDS_LIMIT_CHARS = 300
+COUNT_LIMIT_DIGITS = 12  # of tokens
 THROTTLING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 529}  # 529: overloaded (Anthropic)
+EVENT_DATA = re.compile(r"^data:[ ]?(.+?)\s*$", re.MULTILINE)
+BROKEN_OFF = {"error", "abort", "aborted", "cancelled"}  # reasons to finish that are the server's own
 LIMIT_REACHED = {"length", "max_tokens"}  # reasons to finish
 FAILURES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}  # and all of 5xx: the same call may succeed soon
 _usage_is_missing: set[str] = set()  # models whose endpoint sends no usage, to say so once
@@ -75,7 +78,7 @@ def read_response(status: int, headers: Mapping[str, str], payload: bytes, reque
 
 
 def read_completion(body: Any, request: LlmRequest) -> Completion | None:
-    """The completion in a response's body; None if it is not a chat completion.
+    """The completion in a response's body; None if it is not a chat completion, or one that the server broke off.
 
     Tokens are estimated if the endpoint does not count them. Accepts content as parts and, where the content is empty, the
     text that some servers put into the reasoning or into a tool call.
@@ -85,6 +88,8 @@ def read_completion(body: Any, request: LlmRequest) -> Completion | None:
         message = choice["message"] or {}
         text = _text(message.get("content"))
         finished = str(choice.get("finish_reason") or "stop").lower()
+        if finished in BROKEN_OFF:
+            return None
         if not text.strip() and finished not in LIMIT_REACHED:
             text = _other_text(message)
     except (LookupError, TypeError, AttributeError):
@@ -134,14 +139,20 @@ def _parse(payload: bytes) -> Any:
     """The body as JSON, or None. Joins the events of a stream, which some proxies send without being asked."""
     try:
         text = payload.decode("utf-8-sig").strip()
-        if text.startswith("data:"):
-            return _join_events([json.loads(line[5:]) for line in text.splitlines() if line.startswith("data: {")])
-        return json.loads(text)
+        if text.startswith(("{", "[")):
+            return json.loads(text)
+        data = (match[1] for match in EVENT_DATA.finditer(text))
+        return _join_events([json.loads(event) for event in data if event != "[DONE]"])
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
 
 
 def _join_events(events: list[Any]) -> Any:
+    """The chat completion that the events of a stream amount to, or the error that one of them is; None if they are none."""
+    if error := next((event for event in events if event.get("error")), None):
+        return error
+    if not any(event.get("choices") for event in events):
+        return None
     text, last = "", dict[str, Any]()
     for event in events:
         for choice in event.get("choices") or []:
@@ -165,20 +176,28 @@ def _is_about_rate(error: Any) -> bool:
 
 
 def _text(content: Any) -> str:
-    """The text of a message, a string or a list of parts. A lone surrogate, which UTF-8 lacks, becomes `?`."""
+    """The text of a message: a string, a list of parts, or the object that the string would be.
+
+    A lone surrogate, which UTF-8 lacks, becomes `?`.
+    """
     if isinstance(content, list):
-        content = "".join(_text(part.get("text") if isinstance(part, dict) else part) for part in content)
+        content = "".join(_text(_part_text(part) if isinstance(part, dict) else part) for part in content)
+    if isinstance(content, dict):
+        content = json.dumps(content)
     return content.encode(errors="replace").decode() if isinstance(content, str) else ""
+
+
+def _part_text(part: dict[str, Any]) -> Any:
+    text = part.get("text")
+    return text.get("value") if isinstance(text, dict) else text
 
 
 def _other_text(message: dict[str, Any]) -> str:
     for name in ("reasoning_content", "reasoning"):
         if text := _text(message.get(name)):
             return text
-    for call in message.get("tool_calls") or []:
-        arguments = (call.get("function") or {}).get("arguments")
-        return json.dumps(arguments) if isinstance(arguments, dict) else _text(arguments)
-    return ""
+    calls = [call.get("function") for call in message.get("tool_calls") or []] or [message.get("function_call")]
+    return _text((calls[0] or {}).get("arguments"))
 
 
 def _read_usage(body: dict[str, Any], request: LlmRequest, text: str) -> Usage:
@@ -194,10 +213,13 @@ def _read_usage(body: dict[str, Any], request: LlmRequest, text: str) -> Usage:
     cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
     return Usage(
         estimate_tokens(request.system + request.user) if tokens_in is None else tokens_in,
-        cached or 0,
+        cached or 0 if tokens_in is None else min(cached or 0, tokens_in),
         estimate_tokens(text) if tokens_out is None else tokens_out,
     )
 
 
 def _count(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and 0 <= value < 2**53 else None
+    if isinstance(value, str):
+        value = int(value) if value.isdecimal() and len(value) < COUNT_LIMIT_DIGITS else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and 0 <= value < 10**COUNT_LIMIT_DIGITS else None

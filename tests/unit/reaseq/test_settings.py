@@ -59,7 +59,25 @@ def test_every_setting_has_a_description() -> None:
         ({"REASEQ_SERVICE_PORT": "80"}, "REASEQ_SERVICE_PORT is no setting; the nearest is REASEQ_SERVICE__PORT"),
         ({"reaseq_kafka__partition": "8"}, "REASEQ_KAFKA__PARTITION is no setting; the nearest is REASEQ_KAFKA__PARTITIONS"),
         ({"REASEQ_STATEDIR": "x"}, "REASEQ_STATEDIR is no setting; the nearest is REASEQ_STATE_DIR"),
-        ({"REASEQ_SECRETS_DIR": "/no/such"}, "the settings cannot be read: .*/no/such"),
+        ({"REASEQ_SECRETS_DIR": "/no/such"}, "REASEQ_SECRETS_DIR: /no/such cannot be read: No such file"),
+        ({"REASEQ_SECRETS_DIR": __file__}, "REASEQ_SECRETS_DIR: .* cannot be read: Not a directory"),
+        ({"REASEQ_SERVICE": '{"api_keys": [], "porrt": 1}'}, "REASEQ_SERVICE__PORRT is no setting"),
+        ({"REASEQ_SERVICE": "s3cret"}, "REASEQ_SERVICE: must be JSON, such as"),
+        ({"REASEQ_SERVICE": '"s3cret"'}, "REASEQ_SERVICE: must be JSON, such as"),
+        ({"REASEQ_SERVICE__API_KEYS": '["s3cret s3cret s3cret\\n"]'}, "REASEQ_SERVICE__API_KEYS: a key has other characters"),
+        ({"REASEQ_KNOWLEDGE__LLM__BASE_URL": "localhost:8000/v1"}, "LLM__BASE_URL: is not of the form http://"),
+        ({"REASEQ_KNOWLEDGE__LLM__BASE_URL": "ftp://host"}, "LLM__BASE_URL: is not of the form http://"),
+        ({"REASEQ_KNOWLEDGE__LLM__BASE_URL": "http://u:s3cret@host/v1"}, "LLM__BASE_URL: .*; the key is a setting of its own"),
+        ({"REASEQ_KNOWLEDGE__LLM__ANSWER_TIMEOUT_S": "5s"}, "ANSWER_TIMEOUT_S: input should be a valid number"),
+        ({"REASEQ_KNOWLEDGE__LLM__ANSWER_TIMEOUT_S": "nan"}, "ANSWER_TIMEOUT_S: input should be a finite number"),
+        ({"REASEQ_SERVICE__BUDGET_MS": "inf"}, "REASEQ_SERVICE__BUDGET_MS: input should be a finite number"),
+        ({"REASEQ_KAFKA__PARTITIONS": "0"}, "REASEQ_KAFKA__PARTITIONS: input should be greater than 0"),
+        ({"REASEQ_WORKER__DRAIN_S": "-1"}, "REASEQ_WORKER__DRAIN_S: input should be greater than or equal to 0"),
+        ({"REASEQ_SERVICE__SHADOW_SHARE": "1.5"}, "SHADOW_SHARE: input should be less than or equal to 1"),
+        ({"REASEQ_STATE_DIR": __file__}, "REASEQ_STATE_DIR: .* is a file, not a directory"),
+        ({"REASEQ_STATE_DIR": f"{__file__}/below"}, "REASEQ_STATE_DIR: .*test_settings.py is a file, not a directory"),
+        ({"REASEQ_STATE_DIR": "x" * 300}, "REASEQ_STATE_DIR: is no directory that can be written to: File name too long"),
+        ({"REASEQ_KNOWLEDGE__LEDGER_DIR": __file__}, "LEDGER_DIR: .* is a file, not a directory"),
     ],
 )
 def test_wrong_setting_is_one_line_that_names_it_and_not_its_value(
@@ -79,6 +97,41 @@ def test_secret_file_that_is_no_setting_is_named(tmp_path: Path, monkeypatch: py
 
     with pytest.raises(InvalidSettings, match="nearest is REASEQ_SERVICE__API_KEYS"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"s3cret", "REASEQ_SERVICE__API_KEYS: must be JSON, such as"),
+        (b"\xff\xfes3cret", "API_KEYS cannot be read, or is not UTF-8"),
+    ],
+)
+def test_wrong_secret_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str) -> None:
+    (tmp_path / "REASEQ_SERVICE__API_KEYS").write_bytes(content)
+    monkeypatch.setenv("REASEQ_SECRETS_DIR", str(tmp_path))
+
+    with pytest.raises(InvalidSettings, match=message) as raised:
+        load_settings()
+    assert "s3cret" not in str(raised.value)
+
+
+def test_damaged_record_of_the_running_system_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / recorded.FILE).write_text('{"kafka": {"s3cret')
+    monkeypatch.setenv("REASEQ_STATE_DIR", str(tmp_path))
+
+    with pytest.raises(InvalidSettings, match=r"running.json is damaged: delete it"):
+        load_settings()
+
+
+def test_every_number_has_a_bound() -> None:
+    def find_unbounded(model: type[BaseModel], prefix: str) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from find_unbounded(field.annotation, f"{prefix}{name}.")
+            elif field.annotation in (int, float) and not field.metadata:
+                yield f"{prefix}{name}"
+
+    assert list(find_unbounded(Settings, "")) == []
 
 
 def test_settings_of_every_kind_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The endpoint client against a faulty HTTP server: limits, retries, rate limits, refusals and the circuit breaker."""
 
 import asyncio
+import gzip
 import json
 import time
 from collections.abc import Iterator
@@ -98,6 +99,14 @@ async def test_request_is_a_chat_completion_with_a_schema(server: FakeServer) ->
         to_reply({"error": {"message": "upstream overloaded", "code": 502}}),
         to_reply({"error": "internal"}),
         Reply(204, b""),
+        *(answer(finish_reason=reason, message={"content": '{"a"'}) for reason in ("error", "abort")),
+        *(
+            Reply(200, b"data: " + event + b"\n\ndata: [DONE]\n\n")
+            for event in (b'{"error": {"message": "busy"}}', b"{", b"{}")
+        ),
+        Reply(200, b"data: [DONE]\n\n"),
+        Reply(200, b"{}", {"content-encoding": "gzip"}),
+        Reply(200, b"{}", {"x": "y" * 100_000}),
     ],
 )
 async def test_transient_faults_are_retried(server: FakeServer, fault: Reply) -> None:
@@ -124,16 +133,40 @@ async def test_timeout_is_retried(server: FakeServer) -> None:
         (answer(message={"content": None, "refusal": "I cannot"}), "refusal"),
         (answer(message={"content": ""}), "empty_answer"),
         (answer(message={"content": None}), "empty_answer"),
-        (answer(message={"content": "x" * 300_000}), "too_large"),
     ],
 )
 async def test_unusable_answer_is_rejected_without_retry(server: FakeServer, reply: Reply, reason: str) -> None:
     server.replies = [reply]
 
-    completion = await complete(endpoint(server, response_limit_bytes=100_000))
+    completion = await complete(endpoint(server))
 
     assert completion.rejected == reason
     assert len(server.requests) == 1
+
+
+async def test_answer_that_is_too_large_is_the_items_fault_only_if_others_are_not(server: FakeServer) -> None:
+    server.respond = only_the_item(Reply(200, b" " * 200_000))
+    assert (await complete(endpoint(server, response_limit_bytes=100_000))).rejected == "too_large"
+
+    server.respond, server.replies = None, [Reply(200, b" " * 200_000)]
+    with pytest.raises(EndpointUnavailable, match="more than 100000 bytes"):
+        await complete(endpoint(server, response_limit_bytes=100_000))
+
+
+async def test_error_that_is_too_large_is_still_an_error(server: FakeServer) -> None:
+    server.replies = [Reply(502, b"<html>" + b" " * 200_000), Reply()]
+
+    assert (await complete(endpoint(server, response_limit_bytes=100_000))).usage.retries == 1
+
+
+@pytest.mark.parametrize("padding", range(240, 300, 7))
+async def test_key_that_the_server_quotes_is_in_no_error(server: FakeServer, padding: int) -> None:
+    """Not even the beginning of it, where the quotation is cut."""
+    server.replies = [to_reply({"error": {"message": f"{'x' * padding} sk-0123456789-s3cret-9876543210"}}, 401)]
+
+    with capture_logs() as logs, pytest.raises(EndpointUnavailable) as raised:
+        await complete(endpoint(server, api_key=SecretStr("sk-0123456789-s3cret-9876543210")))
+    assert "sk-0" not in f"{raised.value} {logs}"
 
 
 @pytest.mark.parametrize("status", [400, 403, 413, 422])
@@ -316,6 +349,17 @@ DIALECTS = {
     "reasoning": answer(message={"content": "", "reasoning": '{"a":1}'}),
     "tool call": answer(message={"content": None, "tool_calls": [{"function": {"name": "x", "arguments": '{"a":1}'}}]}),
     "tool call with an object": answer(message={"tool_calls": [{"function": {"name": "x", "arguments": {"a": 1}}}]}),
+    "legacy function call": answer(message={"content": None, "function_call": {"name": "x", "arguments": '{"a":1}'}}),
+    "object as content": answer(message={"content": {"a": 1}}),
+    "parts with values": answer(message={"content": [{"type": "text", "text": {"value": '{"a":1}'}}]}),
+    "tokens as text": to_reply({**ANSWER, "usage": {"prompt_tokens": "10", "completion_tokens": "3"}}),
+    "duplicate names": Reply(payload=b'{"choices": [], ' + json.dumps(ANSWER).encode()[1:]),
+    "compressed": Reply(payload=gzip.compress(json.dumps(ANSWER).encode()), headers={"content-encoding": "gzip"}),
+    "HTML by its content type": replace(Reply(), headers={"content-type": "text/html; charset=klingon"}),
+    "blank lines": Reply(payload=b"\n \n" + json.dumps(ANSWER).encode()),
+    "event stream with comments": Reply(
+        payload=b": PROCESSING\n\nevent: message\nid: 1\ndata:" + json.dumps(ANSWER).encode() + b"\r\n\r\ndata: [DONE]\n\n"
+    ),
     "no content": answer(message={"reasoning_content": '{"a":1}'}),
     "byte-order mark": replace(Reply(), payload=b"\xef\xbb\xbf" + json.dumps(ANSWER).encode()),
     "null error": to_reply({**ANSWER, "error": None}),
@@ -339,7 +383,7 @@ async def test_right_answer_in_another_dress_is_read(server: FakeServer, reply: 
 
 
 @pytest.mark.parametrize(
-    "usage", [None, "absent", {}, [], {"prompt_tokens": None, "completion_tokens": "3"}, {"total_tokens": 9}]
+    "usage", [None, "absent", {}, [], {"prompt_tokens": True, "completion_tokens": "9" * 40}, {"total_tokens": 9}]
 )
 async def test_missing_usage_is_estimated_and_said_once(server: FakeServer, usage: Any) -> None:
     model = f"counts nothing: {usage}"
@@ -376,7 +420,7 @@ async def test_circuit_breaker_blocks_calls_then_tries_again(server: FakeServer)
     assert (await complete(client)).text == '{"a":1}'
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "no-url", "http://[/v1", ""])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", ""])
 async def test_missing_server_is_unavailable(url: str) -> None:
     client = Endpoint(LlmSettings(base_url=url, model="m", retry_first_s=0.0, breaker_failures=2))
 
