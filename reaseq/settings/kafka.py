@@ -1,13 +1,25 @@
 """Settings of the brokers and topics."""
 
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
+from pydantic import AfterValidator, Field, FilePath, NonNegativeFloat, PositiveFloat, PositiveInt, SecretStr
 
 from reaseq.settings.group import SettingsGroup
 
 DEAD_LETTER_MARGIN_BYTES = 64 * 1024  # headers that a dead letter adds to the failed record
+
+
+def _check_servers(servers: str) -> str:
+    for server in servers.split(","):
+        try:
+            parts = urlsplit(f"//{server.strip()}")
+            valid = bool(parts.hostname and parts.port) and not (parts.path or parts.username)
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError("is not of the form host:port, or several of these with commas between")
+    return servers
 
 
 class KafkaSettings(SettingsGroup):
@@ -16,7 +28,9 @@ class KafkaSettings(SettingsGroup):
     With three brokers, `replication_factor` 3 and `min_insync_replicas` 2 keep every guarantee when one broker is lost.
     """
 
-    bootstrap_servers: str = Field(default="127.0.0.1:9092", description="Broker addresses (host:port), comma-separated.")
+    bootstrap_servers: Annotated[str, AfterValidator(_check_servers)] = Field(
+        default="127.0.0.1:9092", description="Broker addresses (host:port), comma-separated."
+    )
     group_id: str = Field(default="reaseq", description="Consumer group of the stream workers, and prefix of the other groups.")
     partitions: PositiveInt = Field(default=4, description="Partitions of each topic; applied when the topic is created.")
     replication_factor: PositiveInt = Field(
@@ -49,9 +63,9 @@ class KafkaSettings(SettingsGroup):
         default=10.0, description="Time without a heartbeat after which a worker is evicted from the group."
     )
     tls: bool = Field(default=False, description="Connect to the brokers over TLS.")
-    tls_ca_file: Path | None = Field(default=None, description="CA certificates to trust; the system's CA store if empty.")
-    tls_certificate_file: Path | None = Field(default=None, description="Client certificate for mutual TLS.")
-    tls_key_file: Path | None = Field(default=None, description="Private key of the client certificate.")
+    tls_ca_file: FilePath | None = Field(default=None, description="CA certificates to trust; the system's CA store if empty.")
+    tls_certificate_file: FilePath | None = Field(default=None, description="Client certificate for mutual TLS.")
+    tls_key_file: FilePath | None = Field(default=None, description="Private key of the client certificate.")
     sasl_mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         default="", description="SASL mechanism; no SASL if empty."
     )

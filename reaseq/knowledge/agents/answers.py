@@ -27,6 +27,8 @@ OBJECTS_LIMIT = 32  # places of a text where an object may begin
 LEAST_CONFIDENCE = CONFIDENCES["possible"]  # of a claim that states none
 
 _DECODER = json.JSONDecoder(strict=False)  # allows control characters in strings
+_NUMBERS = re.compile(r"\s*#?\d{1,4}(\s*[,;]\s*#?\d{1,4})*\s*")
+_NUMBERED = re.compile(r"(?:claim)?\s*#?(\d{1,4})(?:[\s:.)].*)?", re.IGNORECASE | re.DOTALL)
 _SEPARATORS = re.compile(r"[\s\-/]+")
 
 
@@ -83,20 +85,21 @@ def read_objections(text: str) -> dict[int, Objection]:
     """
     objections: dict[int, Objection] = {}
     for entry in _entries(_find_object(text, {"objections"})["objections"]):
-        number = _number(entry)
-        if number is None:
+        numbers = _numbers(entry)
+        if not numbers:
             raise UnusableAnswer("invalid_answer")  # it objects to a claim, but nobody knows which
         note = _text(entry.get("note"))[:NOTE_LIMIT_CHARS] if isinstance(entry, dict) else ""
         is_revise = isinstance(entry, dict) and _name(entry.get("verdict")) == "revise"
-        if number not in objections or not is_revise:
-            objections[number] = Objection("revise" if is_revise else "drop", note)
+        for number in numbers:
+            if number not in objections or not is_revise:
+                objections[number] = Objection("revise" if is_revise else "drop", note)
     return objections
 
 
 def read_corrections(text: str) -> dict[int, ClaimAnswer]:
     """The repair's claims by the number of the claim that they replace. Raises UnusableAnswer."""
     entries = _entries(_find_object(text, {"corrections"})["corrections"])
-    return {number: _read_claim(entry) for entry in entries if (number := _number(entry)) is not None}
+    return {number: _read_claim(entry) for entry in entries for number in _numbers(entry)[:1]}
 
 
 def read_profile(text: str) -> str:
@@ -118,7 +121,8 @@ def extract_reasoning(text: str) -> str:
 def _find_object(text: str, fields: Collection[str]) -> dict[str, Any]:
     """The outermost object of a text with most of the fields, its keys normalized. Raises UnusableAnswer if none has any."""
     found: list[dict[str, Any]] = []
-    text = text.rpartition("</think>")[2]
+    thought, _, answer = text.rpartition("</think>")
+    text = answer if "{" in answer else thought
     start = text.find("{")
     for _ in range(OBJECTS_LIMIT):
         if start < 0:
@@ -158,18 +162,25 @@ def _read_claim(entry: Any) -> ClaimAnswer:
 
 
 def _confidence(value: Any) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return max((word for word in CONFIDENCES.values() if word <= value), default=LEAST_CONFIDENCE)
-    return CONFIDENCES.get(_name(value), LEAST_CONFIDENCE)
-
-
-def _number(entry: Any) -> int | None:
-    """The number of a claim that an entry is about, which may be all of it."""
-    value = entry.get("claim") if isinstance(entry, dict) else entry
+    """A word, or the greatest word that a number reaches: a share or, above 1, a percentage."""
     try:
-        return int(str(value).strip(" #")[:4])
+        number = float(str(value).strip(" %"))
     except ValueError:
-        return None
+        return CONFIDENCES.get(_name(value), LEAST_CONFIDENCE)
+    share = number if number <= 1 else number / 100
+    return max((word for word in CONFIDENCES.values() if word <= share <= 1), default=LEAST_CONFIDENCE)
+
+
+def _numbers(entry: Any) -> list[int]:
+    """The numbers of the claims that an entry is about, or is: 2, "#2", "claim 2", "2: needs", [1, 2], "1, 2"."""
+    value = entry.get("claim") if isinstance(entry, dict) else entry
+    if isinstance(value, list):
+        return [number for inner in value[:LIST_LIMIT] for number in _numbers(inner)]
+    text = f"{value:.0f}" if isinstance(value, float) else str(value)
+    if _NUMBERS.fullmatch(text):
+        return [int(digits) for digits in re.findall(r"\d+", text)]
+    named = _NUMBERED.fullmatch(text)
+    return [int(named[1])] if named else []
 
 
 def _name(value: Any) -> str:

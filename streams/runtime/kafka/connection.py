@@ -9,7 +9,7 @@ import faust
 from faust.types.auth import CredentialsT
 from kafka.errors import KafkaError
 
-from reaseq.errors import BrokerUnavailable
+from reaseq.errors import BrokerUnavailable, InvalidSettings
 from reaseq.settings import KafkaSettings
 
 COMPRESSION = "lz4"  # of the topics and of our producers
@@ -45,10 +45,22 @@ def faust_credentials(settings: KafkaSettings) -> CredentialsT | None:
 
 
 def tls_context(settings: KafkaSettings) -> ssl.SSLContext:
-    """Trusts `tls_ca_file`, or the system's CA store if it is not set; presents `tls_certificate_file` if it is set."""
-    context = ssl.create_default_context(cafile=settings.tls_ca_file)
+    """Trusts `tls_ca_file`, or the system's CA store if it is not set; presents `tls_certificate_file` if it is set.
+
+    Raises InvalidSettings.
+    """
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca_file)
+    except ssl.SSLError as error:
+        raise InvalidSettings(
+            f"REASEQ_KAFKA__TLS_CA_FILE: {settings.tls_ca_file} has no certificates: {error.reason}"
+        ) from None
     if settings.tls_certificate_file:
-        context.load_cert_chain(settings.tls_certificate_file, settings.tls_key_file)
+        try:
+            context.load_cert_chain(settings.tls_certificate_file, settings.tls_key_file)
+        except ssl.SSLError as error:
+            names = "REASEQ_KAFKA__TLS_CERTIFICATE_FILE and …TLS_KEY_FILE"
+            raise InvalidSettings(f"{names} are no certificate with its key: {error.reason}") from None
     return context
 
 

@@ -55,6 +55,11 @@ def test_every_setting_has_a_description() -> None:
         ({"REASEQ_SERVICE": '{"api_keys": ["s3cret"]}'}, "REASEQ_SERVICE__API_KEYS: a key has fewer than 16 characters"),
         ({"REASEQ_STORE__REDIS_URL": "host/s3cret"}, "REASEQ_STORE__REDIS_URL: is not of the form redis://"),
         ({"REASEQ_STORE__REDIS_URL": "redis://:s3cret@host:port"}, "REASEQ_STORE__REDIS_URL: is not of the form redis://"),
+        *(
+            ({"REASEQ_KAFKA__BOOTSTRAP_SERVERS": servers}, "REASEQ_KAFKA__BOOTSTRAP_SERVERS: is not of the form host:port")
+            for servers in ("kafka", "http://kafka:9092", ",", "kafka:99999", "kafka:9092,", "kafka:9092/x", "a:1 b:2")
+        ),
+        ({"REASEQ_KAFKA__TLS_CA_FILE": "/no/such.pem"}, "REASEQ_KAFKA__TLS_CA_FILE: path does not point to a file"),
         ({"REASEQ_KAFKA": "{"}, "REASEQ_KAFKA: must be JSON, such as"),
         ({"REASEQ_SERVICE_PORT": "80"}, "REASEQ_SERVICE_PORT is no setting; the nearest is REASEQ_SERVICE__PORT"),
         ({"reaseq_kafka__partition": "8"}, "REASEQ_KAFKA__PARTITION is no setting; the nearest is REASEQ_KAFKA__PARTITIONS"),

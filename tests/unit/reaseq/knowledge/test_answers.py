@@ -65,6 +65,11 @@ def test_right_answer_in_another_dress_is_read(text: str) -> None:
         ({"value": "Home Office"}, ClaimAnswer("home_office", 0.6, "")),
         ("home-office", ClaimAnswer("home_office", 0.6, "")),
         ({**DRINK, "confidence": 0.9}, ClaimAnswer("drink", 0.8, "MUG")),
+        *(({**DRINK, "confidence": high}, ClaimAnswer("drink", 0.8, "MUG")) for high in ("0.9", 90, "90%", 0.8)),
+        *(
+            ({**DRINK, "confidence": odd}, ClaimAnswer("drink", 0.6, "MUG"))
+            for odd in (1e9, float("inf"), float("nan"), -1, True)
+        ),
         ({**DRINK, "confidence": "very"}, ClaimAnswer("drink", 0.6, "MUG")),
         ({**DRINK, "evidence": None}, ClaimAnswer("drink", 0.8, "")),
         ({**DRINK, "evidence": "x" * 999}, ClaimAnswer("drink", 0.8, "x" * EVIDENCE_LIMIT_CHARS)),
@@ -104,6 +109,7 @@ def test_overlong_phrase_is_dropped_and_overlong_profile_cut_between_words() -> 
         ("{" * 100_000, "malformed_json"),
         ('{"a":' * 100_000, "malformed_json"),
         ("9" * 10_000, "malformed_json"),
+        ("<think>It is</think>", "malformed_json"),
         ("{}", "invalid_answer"),
         ('{"reasoning": "so"}', "invalid_answer"),
         ('{"error": {"message": "overloaded"}}', "invalid_answer"),
@@ -124,6 +130,11 @@ def test_text_without_an_answer_is_rejected(text: str, reason: str) -> None:
         ([{"claim": "3", "verdict": "DROP"}], {3: "drop"}),
         ([{"claim": "#3", "verdict": "reject"}], {3: "drop"}),
         ([3], {3: "drop"}),
+        ([{"claim": 3.0, "verdict": "drop"}, "claim 4", "5: needs: read"], {3: "drop", 4: "drop", 5: "drop"}),
+        (
+            [{"claim": [3, "4"], "verdict": "revise"}, {"claim": "5, #6", "verdict": "drop"}],
+            dict.fromkeys((3, 4), "revise") | dict.fromkeys((5, 6), "drop"),
+        ),
         ([{"claim": 3, "verdict": "drop"}, {"claim": 3, "verdict": "revise"}], {3: "drop"}),
         ([{"claim": 3, "verdict": "revise"}, {"claim": 3, "verdict": "drop"}], {3: "drop"}),
     ],
@@ -134,7 +145,13 @@ def test_objections_are_read_so_that_no_doubtful_claim_passes(entries: Any, verd
 
 
 @pytest.mark.parametrize(
-    "text", ['{"reasoning": "All fine."}', '{"objections": [{"verdict": "drop"}]}', '{"objections": ["?"]}']
+    "text",
+    [
+        *(f'{{"objections": [{{"claim": {claim}, "verdict": "drop"}}]}}' for claim in ("1.5e400", "true", '"the 2nd"', "{}")),
+        '{"reasoning": "All fine."}',
+        '{"objections": [{"verdict": "drop"}]}',
+        '{"objections": ["?"]}',
+    ],
 )
 def test_criticism_that_might_object_to_something_is_rejected(text: str) -> None:
     with pytest.raises(UnusableAnswer, match="invalid_answer"):
