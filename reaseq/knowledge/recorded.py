@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from reaseq.errors import CatalogError
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.guard import admit
 from reaseq.knowledge.reasoner import Answers, ReasoningItem
@@ -17,6 +19,7 @@ from reaseq.records import Claim, ProductKnowledge
 RECORDED = "recorded"
 CONFIDENCE = 1.0  # recorded answers have no confidences
 PHRASES_LIMIT = 8
+REQUIRED = {"description", "product_type", "profile", "complements", "substitutes"}
 VOCABULARY = "giftware-1"  # vocabulary of a table whose metadata names none
 VOCABULARY_KEY = b"vocabulary"
 
@@ -44,9 +47,15 @@ class RecordedReasoner:
 def read_answers(path: Path, vocabulary: Vocabulary) -> Iterator[tuple[Content, ProductKnowledge]]:
     """Contents and answers of a table with `description`, the free-text columns, and one column per group.
 
-    Claims are migrated to `vocabulary` and checked like those of a live answer.
+    Claims are migrated to `vocabulary` and checked like those of a live answer. Raises CatalogError for any other file.
     """
-    table = pq.read_table(path)
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowException, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise CatalogError(f"{path} has no recorded answers: {reason}") from error
+    if missing := REQUIRED - set(table.column_names):
+        raise CatalogError(f"{path} has no recorded answers: no column {', '.join(sorted(missing))}")
     version = (table.schema.metadata or {}).get(VOCABULARY_KEY, VOCABULARY.encode()).decode()
     for answer in table.to_pylist():
         content = Content.from_listing(answer["description"], {})

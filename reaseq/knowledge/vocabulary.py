@@ -149,8 +149,8 @@ def load_vocabulary(name: str) -> Vocabulary:
         raise VocabularyError(f"no vocabulary {name!r}: use a bundled one ({known}) or the path of a .yaml file")
     try:
         file = msgspec.convert(yaml.safe_load(path.read_text()), _File)
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
-        raise VocabularyError(f"{path}: {error}") from error
+    except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, OSError) as error:
+        raise VocabularyError(f"{path}: {' '.join(str(error).split())}") from error
     if file.version != path.stem:
         raise VocabularyError(f"{path}: version {file.version!r} does not match the file name")
     inherited = load_vocabulary(file.base).groups if file.base else ()

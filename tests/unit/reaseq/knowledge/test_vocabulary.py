@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from demo import ANSWERS
-from reaseq.errors import VocabularyError
+from reaseq.errors import CatalogError, VocabularyError
 from reaseq.knowledge.recorded import read_answers
 from reaseq.knowledge.vocabulary import DEFINITION_LIMIT_CHARS, VOCABULARIES, Vocabulary, load_vocabulary
 from reaseq.records import Claim, ProductKnowledge
@@ -106,8 +108,31 @@ def test_migrated_recorded_answers_lose_only_dropped_values() -> None:
     ],
 )
 def test_broken_file_is_rejected_with_its_name_and_key(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(VocabularyError, match=message):
+    with pytest.raises(VocabularyError, match=message) as raised:
         write_vocabulary(tmp_path, "broken-1", text)
+    assert "\n" not in str(raised.value)
+
+
+def test_file_that_is_no_text_is_rejected_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "binary-1.yaml").write_bytes(b"\xff\xfe")
+    (tmp_path / "deep-1.yaml").write_text("[" * 5000)
+    for name in ("binary-1.yaml", "deep-1.yaml"):
+        with pytest.raises(VocabularyError, match=name):
+            load_vocabulary(str(tmp_path / name))
+
+
+def test_file_without_recorded_answers_is_rejected_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("no parquet")
+    pq.write_table(pa.table({"description": ["MUG"]}), tmp_path / "other.parquet")
+    (tmp_path / "folder.parquet").mkdir()
+    for name, message in (
+        ("missing", "missing.parquet has no recorded answers: No such file"),
+        ("text", "text.parquet has no recorded answers"),
+        ("other", "other.parquet has no recorded answers: no column complements, product_type, profile, substitutes"),
+        ("folder", "folder.parquet has no recorded answers"),
+    ):
+        with pytest.raises(CatalogError, match=message):
+            list(read_answers(tmp_path / f"{name}.parquet", load_vocabulary("giftware-3")))
 
 
 def test_file_name_must_match_the_version(tmp_path: Path) -> None:
