@@ -50,7 +50,8 @@ def read_answers(path: Path, vocabulary: Vocabulary) -> Iterator[tuple[Content, 
     Claims are migrated to `vocabulary` and checked like those of a live answer. Raises CatalogError for any other file.
     """
     try:
-        table = pq.ParquetFile(path).read()
+        with path.open("rb") as file:
+            table = pq.ParquetFile(file).read()
     except (pa.ArrowException, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise CatalogError(f"{path} has no recorded answers: {reason}") from error
