@@ -407,6 +407,13 @@ def test_item_page_searches_by_words(page: Page, shop: Shop) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text(shop.item.title)
 
 
+@pytest.mark.parametrize("name", ["items", "constructor"])
+def test_address_of_no_page_is_reported(page: Page, name: str) -> None:
+    open_page(page, f"{name}/x")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Not found")
+    expect(page.get_by_role("alert")).to_contain_text("the console has no such page")
+
+
 def test_malformed_address_is_reported(page: Page) -> None:
     open_page(page, "item/50%")
     expect(page.get_by_role("alert")).to_contain_text("URI malformed")

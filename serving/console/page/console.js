@@ -8,6 +8,7 @@ import { stream } from "./stream.js";
 import { user } from "./user.js";
 
 const PAGES = { stream, item, user, rank, models };
+const noPage = () => { throw Object.assign(new Error("the console has no such page"), { status: 404 }); };
 const main = document.getElementById("main");
 const status = document.getElementById("status");
 let latest = 0; // number of the latest navigation
@@ -16,10 +17,10 @@ async function show(navigated) {
   const number = ++latest;
   const [path, query] = location.hash.slice(2).split("?");
   const [name, ...rest] = path.split("/");
-  const page = PAGES[name] ? name : "stream";
+  const page = name || "stream";
   const parameters = new URLSearchParams(query);
   announceLoading(page);
-  const parts = await render(PAGES[page], rest.join("/"), parameters);
+  const parts = await render(Object.hasOwn(PAGES, page) ? PAGES[page] : noPage, rest.join("/"), parameters);
   if (number !== latest) return; // the user has gone elsewhere meanwhile
   const title = parts[0].textContent;
   main.replaceChildren(...parts);

@@ -1,5 +1,5 @@
 import { signedBar } from "./bars.js";
-import { element, formatDay, formatMinute, formatNumber, formatTime, heading, link, table, time } from "./elements.js";
+import { element, formatDay, formatMinute, formatTime, heading, link, plural, table, time } from "./elements.js";
 import { navigate } from "./navigation.js";
 import { getJson, postJson, RequestRejected } from "./service.js";
 
@@ -77,7 +77,7 @@ function summary(response) {
   const model = response.model ? ` (ranker ${response.model})` : "";
   const newest = response.features_time_ms ? `; newest behavior ${formatTime(response.features_time_ms)}` : "";
   return element("p", {},
-    `${formatNumber(response.candidates)} candidates at ${formatTime(response.time_ms)} in ${response.took_ms.toFixed(1)} ms, `,
+    `${plural(response.candidates, "candidate")} at ${formatTime(response.time_ms)} in ${response.took_ms.toFixed(1)} ms, `,
     element("strong", {}, FALLBACK_LEVELS[response.fallback_level]), `${model}${newest}.`);
 }
 
