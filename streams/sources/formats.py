@@ -8,6 +8,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ READ_ROWS = 1000  # of a columnar file at a time
 HEAD_BYTES = 64 * 1024  # from which the format is recognized
 SAMPLED_LINES = 1000  # of a file of JSON lines, whose fields are taken for its columns
 DELIMITERS = ",;\t|"
+DECLARED_DELIMITER = re.compile(r'"?sep=([^\w\s"]|\t)"?\s*', re.IGNORECASE)  # as Excel writes and reads it
 COLUMNAR = {b"PAR1": "parquet", b"ARROW1": "ipc", b"ORC": "orc"}
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4"}
 BYTE_ORDER_MARKS = {
@@ -157,9 +159,9 @@ class TextFile:
             yield text
 
     def start(self) -> str:
-        """The first line, or the beginning of it."""
+        """The first line that is not blank, or the beginning of it."""
         with self.open() as text, self.decode_errors(0):
-            return text.readline(HEAD_BYTES)
+            return next((line for line in iter(lambda: text.readline(HEAD_BYTES), "") if line.strip()), "")
 
     @contextmanager
     def decode_errors(self, row: int) -> Iterator[None]:
@@ -201,10 +203,15 @@ class JsonLinesTable:
 
 
 class CsvTable:
-    """A delimited file with a header line. Blanks around the names and after delimiters do not count."""
+    """A delimited file with a header line. Blanks around the names and after delimiters do not count.
+
+    Excel's own first line, `sep=;`, names the delimiter.
+    """
 
     def __init__(self, text: TextFile, delimiter: str) -> None:
         self._text = text
+        self._lines_before_header, declared = self._read_preamble()
+        delimiter = delimiter or declared
         headers = {choice: self._read_header(choice) for choice in delimiter or DELIMITERS}
         self.delimiter = max(headers, key=lambda choice: len(headers[choice]))
         self._header = headers[self.delimiter]
@@ -215,11 +222,10 @@ class CsvTable:
     def rows(self) -> Iterator[RawRow]:
         """The cells of each row by column. A row with another number of cells has a problem instead."""
         row = 0
-        with read_errors(self._text.path), self._text.open() as lines:
-            reader = self._reader(lines, self.delimiter)
+        with read_errors(self._text.path), self._open(self.delimiter) as reader:
             next(reader)
             while True:
-                first_line = reader.line_num + 1
+                first_line = self._lines_before_header + reader.line_num + 1
                 try:
                     with self._text.decode_errors(row):
                         cells = next(reader, None)
@@ -241,13 +247,29 @@ class CsvTable:
 
     def _read_header(self, delimiter: str) -> list[str]:
         try:
-            with self._text.open() as lines, self._text.decode_errors(0):
-                return [name.strip() for name in next(self._reader(lines, delimiter), [])]
+            with self._open(delimiter) as reader, self._text.decode_errors(0):
+                return [name.strip() for name in next(reader, [])]
         except csv.Error:  # a quote beside what is no delimiter
             return []
 
-    def _reader(self, lines: IO[str], delimiter: str) -> Any:
-        return csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+    def _read_preamble(self) -> tuple[int, str]:
+        """The number of lines before the header, and the delimiter that one of them names."""
+        with self._text.open() as lines, self._text.decode_errors(0):
+            for number, line in enumerate(iter(lambda: lines.readline(HEAD_BYTES), "")):
+                if declared := DECLARED_DELIMITER.fullmatch(line):
+                    return number + 1, declared[1]
+                if line.strip():
+                    return number, ""
+        return 0, ""
+
+    @contextmanager
+    def _open(self, delimiter: str) -> Iterator[Any]:
+        """A reader of the rows from the header on."""
+        with self._text.open() as lines:
+            with self._text.decode_errors(0):
+                for _ in range(self._lines_before_header):
+                    lines.readline()
+            yield csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
 
 
 def _parse_json(line: str) -> RawRow:

@@ -33,7 +33,7 @@ from infra.prometheus.server import RULES, firing, query, start_prometheus
 from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.artifacts import current, publish
 from reaseq.ranker.engine import KIND as RANKER
-from reaseq.records import Event, Item
+from reaseq.records import EARLIEST_TIME_MS, Event, Item
 from reaseq.settings import Settings
 from serving.api import RankingRequest
 from serving.client import RankingClient, RankingRejected, RankingUnavailable
@@ -330,7 +330,7 @@ def test_used_up_token_budget_fires_token_budget_spent(observed: Observed) -> No
 
     def list_new_item() -> None:
         number = next(numbers)
-        producer.send([Item(item_id=f"new-{number}", title=f"new item {number}", event_time_ms=1)])
+        producer.send([Item(item_id=f"new-{number}", title=f"new item {number}", event_time_ms=EARLIEST_TIME_MS)])
 
     observed.wait_for_silence("ReaseqTokenBudgetSpent")
     observed.wait_for("ReaseqTokenBudgetSpent", meanwhile=list_new_item)

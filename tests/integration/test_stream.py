@@ -38,7 +38,7 @@ from reaseq.behavior.history import event_key
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.popularity import Popularity
-from reaseq.records import Event, Inferred, Item, UserFeatures
+from reaseq.records import EARLIEST_TIME_MS, Event, Inferred, Item, UserFeatures
 from reaseq.settings import Settings
 from serving.event_counter import EventCounter
 from streams.assembly import assemble
@@ -324,15 +324,22 @@ def test_smoke_check_passes(after_the_kill: Running) -> None:
 
 def test_invalid_input_becomes_dead_letters_and_stops_no_worker(after_the_kill: Running) -> None:
     def item(**changes: object) -> bytes:
-        return json.dumps({"schema": "item.1", "item_id": "x", "title": "t", "event_time_ms": 1} | changes).encode()
+        return json.dumps(
+            {"schema": "item.1", "item_id": "x", "title": "t", "event_time_ms": EARLIEST_TIME_MS} | changes
+        ).encode()
 
     def event(**changes: object) -> bytes:
         fields = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "never listed", "type": "view"}
-        return json.dumps(fields | {"event_time_ms": 1} | changes).encode()
+        return json.dumps(fields | {"event_time_ms": EARLIEST_TIME_MS} | changes).encode()
 
     bad = [
         (ITEMS, "x", b"{not json", "malformed_json"),
-        (ITEMS, "x", json.dumps({"schema": "item.1", "item_id": "x", "event_time_ms": 1}).encode(), "invalid_field"),
+        (
+            ITEMS,
+            "x",
+            json.dumps({"schema": "item.1", "item_id": "x", "event_time_ms": EARLIEST_TIME_MS}).encode(),
+            "invalid_field",
+        ),
         (ITEMS, "x", item(title=7), "invalid_field"),
         (ITEMS, "x", item(schema="item.9"), "unknown_schema"),
         (ITEMS, "x", item(title="t" * 2_000_000), "invalid_field"),

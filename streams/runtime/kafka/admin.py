@@ -11,7 +11,7 @@ from kafka.errors import TopicAlreadyExistsError
 from reaseq.errors import BrokerUnavailable, DeliveryError
 from reaseq.settings import KafkaSettings
 from streams.delivery.topics import TOPICS, Topic
-from streams.runtime.kafka.connection import broker_errors, client_options
+from streams.runtime.kafka.connection import COMPRESSION, broker_errors, client_options
 
 log = structlog.get_logger()
 
@@ -61,6 +61,8 @@ def _new_topic(topic: Topic, settings: KafkaSettings) -> NewTopic:
         "cleanup.policy": topic.cleanup,
         # The broker's time of arrival, which no producer can forge. It is also what retention and compaction go by.
         "message.timestamp.type": "LogAppendTime",
+        # Whatever producers compress with: kafka-python reads Snappy and Zstandard only with further libraries.
+        "compression.type": COMPRESSION,
         "max.message.bytes": str(settings.record_limit_bytes),
         "min.insync.replicas": str(settings.min_insync_replicas),
     }

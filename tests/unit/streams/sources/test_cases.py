@@ -70,6 +70,19 @@ CATALOGS: dict[str, tuple[object, list[dict[str, Any]]]] = {
     "byte order mark": ("\ufeffitem_id,title,price\nbom-1,Rose soap,3.5\n", [{"item_id": "bom-1", **SOAP}]),
     "semicolons and a decimal comma": ("item_id;title;price\ns-1;Rose soap;3,5\n", [{"item_id": "s-1", **SOAP}]),
     "tabs": ("item_id\ttitle\tprice\nt-1\tRose soap\t3.5\n", [{"item_id": "t-1", **SOAP}]),
+    "Excel's line for the delimiter": ("sep=;\r\nitem_id;title;price\r\ns-1;Rose soap;3,5\r\n", [{"item_id": "s-1", **SOAP}]),
+    "the same for a comma, quoted": ('"sep=,"\nitem_id,title,price\ns-1,Rose soap,3.5\n', [{"item_id": "s-1", **SOAP}]),
+    "the same with a byte order mark": (
+        "\ufeffSEP=;\nitem_id;title\ns-1;Soap, rose\n",
+        [{"item_id": "s-1", "title": "Soap, rose"}],
+    ),
+    "the same in UTF-16": (
+        "sep=\t\nitem_id\ttitle\tprice\ns-1\tRose soap\t3.5\n".encode("utf-16"),
+        [{"item_id": "s-1", **SOAP}],
+    ),
+    "a delimiter that only this line tells": ("sep=^\nitem_id^title^price\ns-1^Rose soap^3.5\n", [{"item_id": "s-1", **SOAP}]),
+    "blank lines before the header": ("\n \nitem_id,title\n1,Soap\n", [{"item_id": "1", "title": "Soap"}]),
+    "blank lines before JSON lines": ('\n\n{"item_id": "1", "title": "Soap"}\n', [{"item_id": "1", "title": "Soap"}]),
     "UTF-16": ("item_id,title,price\nu-1,Rose soap,3.5\n".encode("utf-16"), [{"item_id": "u-1", **SOAP}]),
     "blanks after delimiters": ("item_id, title, price\nsp-1, Rose soap, 3.5\n", [{"item_id": "sp-1", **SOAP}]),
     "a quoted value after a blank": ('item_id, title\n1, "Soap, rose"\n', [{"item_id": "1", "title": "Soap, rose"}]),
@@ -241,6 +254,7 @@ UNBALANCED = 'item_id,title,price\n1,"Rose soap,3.5\n2,Lily,4\n3,"Oak",5\n'
         ("", "is empty"),
         (UNBALANCED, "row 1, from line 2 on, is not valid CSV"),
         ('item_id,title\n1,A\n2,"B\n', "row 2, from line 3 on, is not valid CSV"),
+        ('sep=,\nitem_id,title\n1,A\n2,"B\n', "row 2, from line 4 on, is not valid CSV"),
         (f"item_id,title\n1,A\n2,{'x' * 140_000}\n", "row 2, from line 3 on, is not valid CSV .field larger"),
         ("item_id,title\nw-1,Crème\n".encode("cp1252"), "byte 0xe8 after row 0 is not utf-8: .* --encoding cp1252"),
         ("item_id,title\n1,A\n".encode("utf-16-le"), "zero bytes.* --encoding utf-16-le"),
@@ -359,6 +373,20 @@ def test_event_time_is_converted_if_it_has_one_meaning_and_else_refused(
         assert record.message["event_time_ms"] == time_ms
     else:
         assert record.refusal.startswith(f"row 1: {field} {text!r}" if text else "row 1: event_time is missing")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("45000", "is a day as Excel counts them: write a date"),
+        ("40512.35", "is a day as Excel counts them: write a date"),
+        *((text, "is not between 1990 and 2100") for text in ("0", "-1", "-1389657600", "631151999", "1989-12-31")),
+    ],
+)
+def test_time_that_is_none_is_refused_with_its_row_field_and_value(tmp_path: Path, text: str, problem: str) -> None:
+    source = read_log(tmp_path / "e.csv", f"user_id,item_id,event_time\nu,007,2014-01-14\nu,007,{text}\n")
+
+    assert refusals(source) == [f"row 2: event_time {text!r} {problem}"]
 
 
 def test_number_in_another_unit_than_its_field_is_reported(tmp_path: Path) -> None:
