@@ -1,4 +1,4 @@
-"""Creates the topics, and reads their ids."""
+"""Creates the topics, waits for them, and reads their ids."""
 
 import time
 from contextlib import closing
@@ -8,6 +8,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from kafka.errors import TopicAlreadyExistsError
 
+from reaseq.backoff import Backoff
 from reaseq.errors import BrokerUnavailable, DeliveryError
 from reaseq.settings import KafkaSettings
 from streams.delivery.topics import TOPICS, Topic
@@ -16,6 +17,7 @@ from streams.runtime.kafka.connection import COMPRESSION, broker_errors, client_
 log = structlog.get_logger()
 
 KNOWN_WITHIN_S = 60.0
+RETRY = Backoff(first_s=0.5, limit_s=5.0)
 
 
 def create_topics(settings: KafkaSettings) -> list[str]:
@@ -42,6 +44,29 @@ def _wait_until_known(admin: KafkaAdminClient) -> None:
         if time.monotonic() > deadline:
             raise BrokerUnavailable(f"topics {', '.join(sorted(unknown))} were created, but the brokers still do not know them")
         time.sleep(0.1)
+
+
+def wait_for_topics(settings: KafkaSettings) -> None:
+    """Return once every topic exists. Until then, and while no broker answers, log what is missing and try again.
+
+    A first installation starts workers and ranking services together with `reaseq setup`.
+    """
+    attempt = 0
+    while missing := _find_missing(settings):
+        wait_s = RETRY.wait_s(attempt)
+        log.warning("waiting_for_topics", missing=missing, created_by="reaseq setup", retry_in_s=wait_s)
+        time.sleep(wait_s)
+        attempt += 1
+
+
+def _find_missing(settings: KafkaSettings) -> str:
+    """The names of missing topics, or the error of a broker that does not answer; empty if all topics exist."""
+    try:
+        with broker_errors(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
+            present = set(admin.list_topics())
+    except BrokerUnavailable as error:
+        return str(error)
+    return ", ".join(topic.name for topic in TOPICS if topic.name not in present)
 
 
 def read_topic_id(settings: KafkaSettings, topic: Topic) -> str:
