@@ -41,7 +41,7 @@ from reaseq.ranker.popularity import Popularity
 from reaseq.records import EARLIEST_TIME_MS, Event, Inferred, Item, UserFeatures
 from reaseq.settings import Settings
 from serving.event_counter import EventCounter
-from streams.assembly import assemble
+from streams.assembly import Batching, assemble
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord
 from streams.delivery.stage import BatchPolicy
@@ -194,7 +194,8 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Ref
     settings.knowledge.recorded_file = ANSWERS
     store = FeatureRepository(settings)
     store.apply()
-    system = assemble(settings, store, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
+    batch = BatchPolicy(256, 0.0)
+    system = assemble(settings, store, Batching(batch, batch, BatchPolicy(5000, 3600.0)))
     system.use_behavior(current(running.settings.models_dir, "behavior"))
     broker = InProcessBroker()
     broker.subscribe(ITEM_FEATURES.name, system.items.apply_records)
