@@ -47,6 +47,7 @@ from tests.integration.curves import wait_for_data
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 TIMEOUT_S = 120.0
+PATIENT_MS = 20_000.0  # budget of a ranking: a busy machine must not make a caller give up
 WARM_UP_ROUNDS = 20
 CALLERS = 4
 COMPRESSED_UNITS = {"m": "s", "h": "m"}
@@ -75,17 +76,17 @@ class Observed:
 
     def wait_for(self, *alerts: str, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Wait until all of the alerts fire, calling `meanwhile` repeatedly."""
-        self._wait(lambda: set(alerts) <= firing(self.prometheus), f"{alerts} to fire", meanwhile)
+        self.wait_until(lambda: set(alerts) <= firing(self.prometheus), f"{alerts} to fire", meanwhile)
 
     def wait_for_silence(self, *alerts: str) -> None:
         """Wait until none of the alerts is firing."""
-        self._wait(lambda: not set(alerts) & firing(self.prometheus), f"{alerts} to be silent", lambda: None)
+        self.wait_until(lambda: not set(alerts) & firing(self.prometheus), f"{alerts} to be silent")
 
     def wait_for_no_alerts(self) -> None:
         """Wait until no alert fires under ordinary load."""
         for _ in range(WARM_UP_ROUNDS):
             self.work()
-        self._wait(lambda: not firing(self.prometheus), "no alerts", self.work)
+        self.wait_until(lambda: not firing(self.prometheus), "no alerts", self.work)
 
     def send_events(self, events: int) -> None:
         """Produce events, and give the workers a moment."""
@@ -101,12 +102,13 @@ class Observed:
 
     def rank(self) -> None:
         """Rank once, for a user with or without a history."""
-        with RankingClient(f"http://127.0.0.1:{self.ranker.ports[0]}", budget_ms=1000.0) as client:
+        with RankingClient(f"http://127.0.0.1:{self.ranker.ports[0]}", budget_ms=PATIENT_MS) as client:
             client.rank(
                 RankingRequest(user_id=next(self.events).user_id, candidate_ids=[item.item_id for item in self.items[:100]])
             )
 
-    def _wait(self, is_done: Callable[[], bool], what: str, meanwhile: Callable[[], object]) -> None:
+    def wait_until(self, is_done: Callable[[], bool], what: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Wait until `is_done`, calling `meanwhile` repeatedly."""
         deadline = time.monotonic() + TIMEOUT_S
         while not is_done():
             assert time.monotonic() < deadline, f"waited for {what}; firing: {firing(self.prometheus)}"
@@ -275,7 +277,7 @@ def test_eviction_policy_fires_store_evicts_and_makes_the_worker_unready(observe
     client.config_set("maxmemory-policy", "noeviction")
     client.close()
     observed.wait_for_silence("ReaseqStoreEvicts")
-    assert process.http_get(ready) is not None
+    observed.wait_until(lambda: process.http_get(ready) is not None, "the worker to be ready again")
 
 
 def test_slow_rankings_fire_ranking_slow(observed: Observed) -> None:

@@ -41,7 +41,7 @@ from reaseq.ranker.popularity import Popularity
 from reaseq.records import EARLIEST_TIME_MS, Event, Inferred, Item, UserFeatures
 from reaseq.settings import Settings
 from serving.event_counter import EventCounter
-from streams.assembly import assemble
+from streams.assembly import Batching, assemble
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord
 from streams.delivery.stage import BatchPolicy
@@ -194,7 +194,8 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Ref
     settings.knowledge.recorded_file = ANSWERS
     store = FeatureRepository(settings)
     store.apply()
-    system = assemble(settings, store, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
+    batch = BatchPolicy(256, 0.0)
+    system = assemble(settings, store, Batching(batch, batch, BatchPolicy(5000, 3600.0)))
     system.use_behavior(current(running.settings.models_dir, "behavior"))
     broker = InProcessBroker()
     broker.subscribe(ITEM_FEATURES.name, system.items.apply_records)
@@ -368,7 +369,7 @@ def _produce_compressed(settings: Settings, topic: Topic, key: str, value: bytes
     """Produce like a third-party client. The broker limits the compressed size, so it accepts a larger value."""
     servers, limit = settings.kafka.bootstrap_servers, 2 * len(value)
     producer = KafkaProducer(bootstrap_servers=servers, compression_type="lz4", max_request_size=limit)
-    producer.send(topic.name, key=key.encode(), value=value).get(timeout=10)
+    producer.send(topic.name, key=key.encode(), value=value).get(timeout=60)
     producer.close()
 
 
@@ -501,13 +502,13 @@ def test_terminating_service_is_not_ready_but_still_answers(after_the_kill: Runn
     ranker = process.find(settings.run_dir, "ranker")
     assert ranker
     os.kill(ranker.pid, signal.SIGTERM)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while process.http_get(f"http://127.0.0.1:{settings.service.port}/readyz") is not None and time.monotonic() < deadline:
         time.sleep(0.02)
 
     answer = _rank(after_the_kill, "nobody", [after_the_kill.items[0].item_id], 1_323_000_000_000)
     assert answer["fallback_level"] == "fresh"
-    while ranker.alive and time.monotonic() < deadline + 10:
+    while ranker.alive and time.monotonic() < deadline + 30:
         time.sleep(0.05)
     assert not ranker.alive
 
