@@ -27,8 +27,8 @@ OBJECTS_LIMIT = 32  # places of a text where an object may begin
 LEAST_CONFIDENCE = CONFIDENCES["possible"]  # of a claim that states none
 
 _DECODER = json.JSONDecoder(strict=False)  # allows control characters in strings
-_NUMBERS = re.compile(r"\s*#?\d{1,4}(\s*[,;]\s*#?\d{1,4})*\s*")
-_NUMBERED = re.compile(r"(?:claim)?\s*#?(\d{1,4})(?:[\s:.)].*)?", re.IGNORECASE | re.DOTALL)
+_NUMBERS = re.compile(r"\s*#?-?\d{1,9}(\s*[,;]\s*#?\d{1,9})*\s*")
+_NUMBERED = re.compile(r"(?:claim)?\s*#?(\d{1,9})(?:[\s:.)].*)?", re.IGNORECASE | re.DOTALL)
 _SEPARATORS = re.compile(r"[\s\-/]+")
 
 
@@ -178,7 +178,7 @@ def _numbers(entry: Any) -> list[int]:
         return [number for inner in value[:LIST_LIMIT] for number in _numbers(inner)]
     text = f"{value:.0f}" if isinstance(value, float) else str(value)
     if _NUMBERS.fullmatch(text):
-        return [int(digits) for digits in re.findall(r"\d+", text)]
+        return [int(digits) for digits in re.findall(r"-?\d+", text)]
     named = _NUMBERED.fullmatch(text)
     return [int(named[1])] if named else []
 
