@@ -238,7 +238,7 @@ def test_full_replay_makes_no_calls(run: Run) -> None:
     assert read_server_counts(run.server) == before
     assert count_ledger_calls(run.settings) == calls
     record = FeatureRepository(run.settings).read_items(["i7"])["i7"]
-    assert (record.price, record.status, record.event_time_ms) == (9.5, "reasoned", 2)
+    assert (record.price, record.status, record.event_time_ms) == (9.5, "reasoned", LISTED_MS + 1)
 
 
 async def test_vllm_accepts_an_exported_batch_file(run: Run, tmp_path: Path) -> None:
