@@ -52,7 +52,7 @@ from serving.app import EXPLANATIONS_LIMIT
 
 ITEMS, DIM, CLAIMS = 5000, 384, 8
 HISTORY = 50
-NOW_MS = 1000 * DAY_MS
+NOW_MS = 10_000 * DAY_MS
 ITEM_IDS = [f"item-{number}" for number in range(ITEMS)]
 TURNS, TURN_S = 4, 9.0  # turns per side, and their length
 SETTLE_S = 1.0  # wait before a turn is measured
