@@ -6,10 +6,12 @@ from reaseq import float16
 from reaseq.behavior.history import InferenceRequest
 from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import load_vocabulary
-from reaseq.records import Claim, History, ItemFeatures, ProductKnowledge
+from reaseq.records import EARLIEST_TIME_MS, Claim, History, ItemFeatures, ProductKnowledge
 from reaseq.representation.item_table import ItemTable
 
-DIM, ITEMS, NOW_MS = 16, 300, 10_000 * DAY_MS
+DIM, ITEMS = 16, 300
+LISTED_MS = EARLIEST_TIME_MS
+NOW_MS = LISTED_MS + 1_000 * DAY_MS
 VOCABULARY = load_vocabulary("giftware-3")
 
 
@@ -20,7 +22,7 @@ def item(number: int, **changes: object) -> ItemFeatures:
     claim = Claim(category.name, list(category.values)[number % len(category.values)], 1.0, "fake")
     fields = {
         "event_time_ms": 1,
-        "listed_ms": 1,
+        "listed_ms": LISTED_MS,
         "status": "reasoned",
         "space_id": "s",
         "vector": float16.pack(vector / np.linalg.norm(vector)),

@@ -106,7 +106,7 @@ def test_request_holds_the_latest_behaviors_as_data_without_structured_output() 
     sent = body["messages"][1]["content"]
     assert "<|im_end|>" not in sent
     data = json.loads(sent)
-    assert len(data["history"]) == 4 and data["count"] == 5 and data["today"] == "1997-05-19"
+    assert len(data["history"]) == 4 and data["count"] == 5 and data["today"] == "1992-09-27"
     assert data["history"][-1] == {
         "days_ago": 1,
         "done": "purchase",

@@ -7,7 +7,7 @@ import pytest
 
 from reaseq.ranker.explain import explain
 from reaseq.records import History, Inferred
-from tests.fakes.catalog import NOW_MS
+from tests.fakes.catalog import LISTED_MS, NOW_MS
 from tests.fakes.ranker import USER, engine
 
 
@@ -24,7 +24,7 @@ def test_contribution_is_what_the_score_loses_without_the_behavior() -> None:
     assert inferred["i5"].log_odds == pytest.approx(log_odds - math.log(p / (1 - p)), abs=1e-3)
     p = float(ranker.score(msgspec.structs.replace(USER, history=History()), ["i5"], NOW_MS)[0])
     assert explanation.groups["real behaviors"] == pytest.approx(log_odds - math.log(p / (1 - p)), abs=1e-3)
-    assert explanation.history_time_ms == USER.history.times_ms[-1] and explanation.item_time_ms == 1
+    assert explanation.history_time_ms == USER.history.times_ms[-1] and explanation.item_time_ms == LISTED_MS
 
 
 def test_unknown_user_is_explained_by_context() -> None:
