@@ -47,6 +47,7 @@ from infra import local
 from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.records import Event
 from reaseq.settings import Settings
+from streams.assembly import Batching
 from streams.delivery.delivery import Delivery
 from streams.delivery.key_locks import KeyLocks
 from streams.delivery.messages import Message, RawRecord, encode
@@ -283,18 +284,17 @@ def _faust(settings: Settings, reports: Reports, group: str, archive: bool | Non
     def observe(stage: str, message: Message, freshness_s: float) -> None:
         meter.freshness_s.append(freshness_s)
 
-    store, kafka = FeatureRepository(settings, require_complete=True), settings.kafka
-    batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
+    store = FeatureRepository(settings, require_complete=True)
+    batching = Batching.from_settings(settings.kafka)
     producer, locks = KafkaRecordProducer(settings.kafka), KeyLocks()
-    stage = HistoryStage(store, AnyItem(), settings.behavior, batch)
+    stage = HistoryStage(store, AnyItem(), settings.behavior, batching.history)
     behavior = MeteredDelivery(stage, producer, store, 300.0, observe if archive else None, locks=locks)
     behavior.meter = meter
     deliveries: list[Delivery] = [behavior]
     if archive:
         files = Archive(settings.archive_dir, store.vocabulary)
         files.create()
-        policy = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
-        archiving = ArchiveStage(USER_FEATURES, files, store, policy, lambda users: None)
+        archiving = ArchiveStage(USER_FEATURES, files, store, batching.archive, lambda users: None)
         deliveries.append(Delivery(archiving, producer, store, 300.0, locks=locks))
     app = build_app(settings, group, deliveries, producer, data_dir=settings.run_dir / f"faust-{os.getpid()}")
     gc.freeze()  # as a worker does
@@ -304,7 +304,7 @@ def _faust(settings: Settings, reports: Reports, group: str, archive: bool | Non
 def _in_process(settings: Settings, reports: Reports, group: str, events: Sequence[Event]) -> None:
     """The history stage on the in-process runtime."""
     store, broker, meter = FeatureRepository(settings, require_complete=True), InProcessBroker(), Meter(reports)
-    stage = HistoryStage(store, AnyItem(), settings.behavior, BatchPolicy(settings.kafka.batch_limit_records, 0.0))
+    stage = HistoryStage(store, AnyItem(), settings.behavior, BatchPolicy(settings.kafka.history_batch_limit_records, 0.0))
 
     def deliver(stage: Stage) -> Delivery:
         delivery = MeteredDelivery(stage, broker, store, 300.0)
@@ -339,7 +339,7 @@ async def _poll(settings: Settings, meter: Meter, group: str, rows: dict[bytes, 
     await consumer.start()
     committed_s = time.monotonic()
     while True:
-        fetched = await consumer.getmany(timeout_ms=50, max_records=settings.kafka.batch_limit_records)
+        fetched = await consumer.getmany(timeout_ms=50, max_records=settings.kafka.history_batch_limit_records)
         records = [record for partition in fetched.values() for record in partition]
         if records:
             with meter.batch(len(records)):

@@ -31,14 +31,14 @@ from reaseq.settings import Settings
 from reaseq.training_loop import count_steps
 from serving.degradation import RankingResult, RankingTask
 from serving.served_feature_log import ServedFeatureLog
-from streams.assembly import System, assemble
+from streams.assembly import Batching, System, assemble
 from streams.delivery.delivery import Delivery
 from streams.delivery.stage import BatchPolicy
 from streams.delivery.topics import ITEM_FEATURES
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 
-BATCH = BatchPolicy(limit_records=1024, wait_s=0.0)
-ARCHIVE_BATCH = BatchPolicy(limit_records=4000, wait_s=3600.0)
+AT_ONCE = BatchPolicy(limit_records=1024, wait_s=0.0)
+BATCHING = Batching(default=AT_ONCE, history=AT_ONCE, archive=BatchPolicy(limit_records=4000, wait_s=3600.0))
 ITEMS_CHUNK = 128
 ORDERS_CHUNK = 16
 SERVED_SHARE = 0.2  # of the live rankings are logged as served features: the user's row and one item's
@@ -63,7 +63,7 @@ class Lifecycle:
         self.retail = read_retail(ORDER_LINES, schedule.customers_share, schedule.start_ms)
         store = FeatureRepository(settings, require_complete=True)
         store.apply()
-        self.system: System = assemble(settings, store, BATCH, ARCHIVE_BATCH)
+        self.system: System = assemble(settings, store, BATCHING)
         self.broker = InProcessBroker()
         self.broker.subscribe(ITEM_FEATURES.name, self.system.items.apply_records)
         self._served = ServedFeatureLog(self.served_features_dir, SERVED_SHARE, self.system.table)

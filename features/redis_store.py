@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from hashlib import sha1
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from uuid import uuid4
@@ -21,6 +22,7 @@ SCAN_PAGE_KEYS = 1000
 WRITE_CHUNK_RECORDS = 64  # Redis blocks while a script runs: about a third of a millisecond
 WAIT_SHARE = 0.8  # of the timeout, so that WAIT answers before the socket times out
 COMPARE_AND_SET = Path(__file__).with_name("compare_and_set.lua").read_text()
+COMPARE_AND_SET_SHA = sha1(COMPARE_AND_SET.encode(), usedforsecurity=False).hexdigest()  # Redis's name of the script
 STALE, NEWER_FORMAT = 1, 2  # what the script returns for a record
 # The scripts take a key of another type than a string for a missing one, as MGET does: otherwise it would stop every batch.
 READ_VERSIONS = f"""
@@ -60,13 +62,26 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         self._client: redis.Redis | None = None
 
     def compare_and_set(self, config: RepoConfig, records: Sequence[Sequence[KeyedRow]]) -> list[bool]:
+        try:
+            outcomes = self._compare_and_set(config, records)
+        except redis.exceptions.NoScriptError:  # a new Redis, or one that has restarted
+            self._connect(config).script_load(COMPARE_AND_SET)
+            outcomes = self._compare_and_set(config, records)
+        if NEWER_FORMAT in outcomes:
+            raise NewerRowFormat(NEWER_ROW)
+        return [outcome == STALE for outcome in outcomes]
+
+    def _compare_and_set(self, config: RepoConfig, records: Sequence[Sequence[KeyedRow]]) -> list[int]:
+        """What the script returns for each record. Raises NoScriptError if Redis does not know the script.
+
+        The script is called by its digest alone: to ask Redis first whether it knows it would take a second round trip.
+        """
         client, settings = self._connect(config), config.online_store
-        script = client.register_script(COMPARE_AND_SET)
         with client.pipeline(transaction=False) as pipe:
             for start in range(0, len(records), WRITE_CHUNK_RECORDS):
                 chunk = [keyed for record in records[start : start + WRITE_CHUNK_RECORDS] for keyed in record]
                 keys = [_row_key(config, keyed.table, keyed.key) for keyed in chunk]
-                script(keys=keys, args=[*(keyed.row for keyed in chunk), len(records[0])], client=pipe)
+                pipe.evalsha(COMPARE_AND_SET_SHA, len(keys), *keys, *(keyed.row for keyed in chunk), len(records[0]))
             if settings.replicas:
                 # WAIT covers only writes of this connection. A retry after a failure may write nothing, because the rows are
                 # equal; the barrier key makes sure that there is a write to wait for.
@@ -77,10 +92,7 @@ class PackedRedisOnlineStore(PackedOnlineStore):
             *results, _, confirmed = results
             if confirmed < settings.replicas:
                 raise redis.TimeoutError(f"{confirmed} of {settings.replicas} replicas confirmed the write")
-        outcomes = [outcome for chunk_result in results for outcome in chunk_result]
-        if NEWER_FORMAT in outcomes:
-            raise NewerRowFormat(NEWER_ROW)
-        return [outcome == STALE for outcome in outcomes]
+        return [outcome for chunk_outcomes in results for outcome in chunk_outcomes]
 
     def replace(self, config: RepoConfig, replacements: Sequence[tuple[KeyedRow, bytes]]) -> None:
         script = self._connect(config).register_script(REPLACE)

@@ -20,7 +20,7 @@ from reaseq.knowledge.vocabulary import Vocabulary, load_vocabulary
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable
-from reaseq.settings import Settings
+from reaseq.settings import KafkaSettings, Settings
 from streams.delivery.stage import BatchPolicy, Stage
 from streams.delivery.topics import ITEM_FEATURES, USER_FEATURES
 from streams.item_table_feed import ItemTableFeed
@@ -29,6 +29,27 @@ from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
 from streams.stages.onboarding import OnboardingStage
 from streams.stages.reasoning import ReasoningStage
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How the stages batch their records. Histories and the archive have policies of their own.
+
+    An event costs the history stage little and a batch much, so its batches are large; a user costs inference much.
+    """
+
+    default: BatchPolicy
+    history: BatchPolicy
+    archive: BatchPolicy
+
+    @classmethod
+    def from_settings(cls, kafka: KafkaSettings) -> "Batching":
+        """The policies of a worker."""
+        return cls(
+            default=BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s),
+            history=BatchPolicy(kafka.history_batch_limit_records, kafka.batch_wait_s),
+            archive=BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s),
+        )
 
 
 @dataclass(frozen=True)
@@ -58,8 +79,7 @@ class System:
 def assemble(
     settings: Settings,
     store: FeatureRepository,
-    batch: BatchPolicy,
-    archive_batch: BatchPolicy,
+    batching: Batching,
     on_erasure: OnErasure = lambda user_ids: None,
 ) -> System:
     """Build the stages on a store that requires completeness, with the encoder and reasoners that the settings configure.
@@ -74,15 +94,15 @@ def assemble(
     reasoner = FirstAnswer(*build_reasoners(settings, vocabulary, encoder))
     knowledge = settings.knowledge
     # With an LLM, small batches and several at once: an item's knowledge is servable as soon as its own batch is done.
-    small = BatchPolicy(knowledge.items_per_batch, batch.wait_s, knowledge.batches_in_flight)
-    reasoning_batch = small if knowledge.llm.base_url else batch
+    small = BatchPolicy(knowledge.items_per_batch, batching.default.wait_s, knowledge.batches_in_flight)
+    reasoning_batch = small if knowledge.llm.base_url else batching.default
     stages: tuple[Stage, ...] = (
-        OnboardingStage(store, encoder, batch),
+        OnboardingStage(store, encoder, batching.default),
         ReasoningStage(store, reasoner, encoder, vocabulary.version, reasoning_batch),
-        HistoryStage(store, table, settings.behavior, batch),
-        inference := BehaviorInferenceStage(store, table, None, settings.behavior, batch),
-        ArchiveStage(ITEM_FEATURES, archive, store, archive_batch, on_erasure),
-        ArchiveStage(USER_FEATURES, archive, store, archive_batch, on_erasure),
+        HistoryStage(store, table, settings.behavior, batching.history),
+        inference := BehaviorInferenceStage(store, table, None, settings.behavior, batching.default),
+        ArchiveStage(ITEM_FEATURES, archive, store, batching.archive, on_erasure),
+        ArchiveStage(USER_FEATURES, archive, store, batching.archive, on_erasure),
     )
     if settings.behavior.text_diffusion.llm.base_url:
         inference.model = build_text_diffusion(settings, encoder, store, table)

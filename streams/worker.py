@@ -13,10 +13,9 @@ from reaseq.artifacts import load_newest
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.errors import ArtifactError
 from reaseq.settings import Settings
-from streams.assembly import System, assemble
+from streams.assembly import Batching, System, assemble
 from streams.delivery.delivery import Delivery
 from streams.delivery.key_locks import KeyLocks
-from streams.delivery.stage import BatchPolicy
 from streams.delivery.topics import ITEM_FEATURES
 from streams.delivery.tracing import export_traces
 from streams.operations.erasure import build_erasure
@@ -42,12 +41,10 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     export_traces("reaseq-worker")
     kafka = settings.kafka
     wait_for_topics(kafka)
-    batch = BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s)
-    archive_batch = BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s)
     store = RememberingRepository(settings, partial(read_lost, settings))
     store_watch = StoreWatch(store)
     store_watch.start()
-    system = assemble(settings, store, batch, archive_batch, build_erasure(settings))
+    system = assemble(settings, store, Batching.from_settings(kafka), build_erasure(settings))
     stages = [stage for stage in system.stages if role == "all" or (stage.name == REASONING) == (role == "reasoning")]
     items = TopicTailer(kafka, ITEM_FEATURES, system.items.apply_records)
     if role != "reasoning":  # the reasoning stage needs only the items in its batch

@@ -1,11 +1,10 @@
-"""Encodes text as vectors: a sentence-transformers model in batches of fixed shape.
+"""Encodes text as vectors: a text model in batches of fixed shape.
 
 A matrix product may round differently when its shape changes, so a text encoded with others would differ in its last bits
 from the same text encoded alone, and two workers would disagree. Every forward pass here has one of a few shapes (texts ×
 tokens, padded), so a text's vector does not depend on its batch.
 """
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from importlib import metadata
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from reaseq.errors import ReaSeqError
 from reaseq.representation.alignment import load_head
+from reaseq.representation.text_models import BertModel, SentenceTransformersModel, TextModel
 from reaseq.settings import EncoderSettings
 
 BUCKETS_TOKENS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -29,26 +29,15 @@ class Encoder:
     """Encodes texts into unit vectors of the space `space_id`. Safe to call from several threads."""
 
     def __init__(self, settings: EncoderSettings) -> None:
-        model, self.space_id = _resolve(settings)
+        self._model, self.space_id = _load(settings)
         self._head = None
         if settings.alignment:
             self._head = load_head(settings.alignment, self.space_id)
             self.space_id += f"+{settings.alignment.name}"
-        if Path(model).is_dir():
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        from sentence_transformers import SentenceTransformer  # takes seconds: only when texts are encoded
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        revision = None if Path(model).is_dir() else settings.revision
-        try:
-            self._model = SentenceTransformer(model, revision=revision).eval()
-        except (OSError, ValueError) as error:
-            raise ReaSeqError(f"REASEQ_ENCODER__MODEL: {model} cannot be loaded: {str(error).splitlines()[0]}") from error
         self._buckets = [size for size in BUCKETS_TOKENS if size < settings.limit_tokens] + [settings.limit_tokens]
         self._batch = settings.batch_texts
         self._lock = threading.Lock()  # fast tokenizers are not thread-safe
-        self.dim: int = int(self._model.get_embedding_dimension() or 0)
+        self.dim = self._model.dim
 
     def encode(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
         """Unit vectors (N, D) of `texts`, cut at the token limit; `progress` is called with the size of each encoded batch."""
@@ -66,31 +55,28 @@ class Encoder:
         """The indices of the texts by the length in tokens that they are padded to."""
         indices: dict[int, list[int]] = {}
         if texts:
-            tokens = self._model.tokenizer(list(texts), truncation=True, max_length=self._buckets[-1])["input_ids"]
-            for index, ids in enumerate(tokens):
-                bucket = next(size for size in self._buckets if len(ids) <= size)
+            for index, tokens in enumerate(self._model.count_tokens(texts, self._buckets[-1])):
+                bucket = next(size for size in self._buckets if tokens <= size)
                 indices.setdefault(bucket, []).append(index)
         return indices
 
     def _forward(self, texts: list[str], bucket: int) -> NDArray[np.float32]:
         padded = texts + [""] * (self._batch - len(texts))
-        tokens = self._model.tokenizer(padded, padding="max_length", truncation=True, max_length=bucket, return_tensors="pt")
-        inputs = {name: tensor.to(self._model.device) for name, tensor in tokens.items()}
-        vectors = self._model(inputs)["sentence_embedding"]  # (B, D)
-        unit = torch.nn.functional.normalize(vectors, dim=-1)
+        unit = torch.nn.functional.normalize(self._model.embed(padded, bucket), dim=-1)  # (B, D)
         unit = self._head(unit) if self._head else unit
         return unit[: len(texts)].float().cpu().numpy()
 
 
-def _resolve(settings: EncoderSettings) -> tuple[str, str]:
-    """The model to load and its space id."""
+def _load(settings: EncoderSettings) -> tuple[TextModel, str]:
+    """The model and its space id."""
     if settings.model:
         if settings.model.startswith(PATH_STARTS) and not Path(settings.model).is_dir():
             raise ReaSeqError(f"REASEQ_ENCODER__MODEL: there is no directory {settings.model}")
         if not settings.revision and not Path(settings.model).is_dir():
             raise ReaSeqError(f"encoder {settings.model} is not pinned: set REASEQ_ENCODER__REVISION to a commit")
-        return settings.model, f"{settings.model}@{settings.revision or 'local'}"
+        model = SentenceTransformersModel(settings.model, settings.revision)
+        return model, f"{settings.model}@{settings.revision or 'local'}"
     package = find_spec(BUNDLED.replace("-", "_"))
     if package is None or package.origin is None:
         raise ReaSeqError(f"the bundled encoder is missing: install {BUNDLED}, or set REASEQ_ENCODER__MODEL")
-    return str(Path(package.origin).with_name("model")), f"{BUNDLED}@{metadata.version(BUNDLED)}"
+    return BertModel(Path(package.origin).with_name("model")), f"{BUNDLED}@{metadata.version(BUNDLED)}"

@@ -34,6 +34,9 @@ class KafkaSettings(BaseModel):
     )
     max_message_bytes: int = Field(default=4 * 1024 * 1024, description="Largest message that a producer sends.")
     batch_limit_records: int = Field(default=256, description="Maximum number of records in one batch of a stage.")
+    history_batch_limit_records: int = Field(
+        default=1024, description="Maximum number of events in one batch of the history stage."
+    )
     batch_wait_s: float = Field(default=0.05, description="Longest time that a stage waits for a batch to fill.")
     archive_batch_limit_records: int = Field(
         default=5000, description="Maximum number of records in one batch of the archive stage."

