@@ -5,7 +5,7 @@ TEST_PROCESSES ?= 3  # for two cores: while one process waits for a service, the
 export UV_LINK_MODE ?= copy
 unexport PYTHONDONTWRITEBYTECODE  # some images set it; every process would then compile all modules that it imports
 
-.PHONY: help demo demo-quick test test-unit faults bench evaluate docs lint format lock services clean
+.PHONY: help demo demo-quick test test-unit faults bench evaluate docs lint format lock services containers clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,9 @@ lock: .venv/dev  ## pin the dependencies in pyproject.toml with hashes
 services:  ## install Redis, Java, Prometheus and a browser (Debian, as root), and build schema checkers (if Go is installed)
 	@infra/install_debian.sh
 	@infra/install_go_tools.sh
+
+containers:  ## run docker-compose.yml for real: start, kill, restart, check, remove (root; half an hour the first time)
+	$(PYTHON) -m infra.containers check
 
 clean:  ## remove the environment, all state and all output
 	rm -rf out var .venv

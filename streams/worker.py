@@ -4,7 +4,6 @@ import gc
 import sys
 from functools import partial
 
-import faust
 import structlog
 import torch
 
@@ -22,7 +21,7 @@ from streams.operations.erasure import build_erasure
 from streams.operations.rebuild import read_lost
 from streams.operations.recall import Recaller
 from streams.operations.reconcile import Reconciler
-from streams.runtime.faust_runtime import assigned_partitions, build_app
+from streams.runtime.faust_runtime import assigned_partitions, build_app, build_worker
 from streams.runtime.kafka.admin import wait_for_topics
 from streams.runtime.kafka.producer import KafkaRecordProducer
 from streams.runtime.kafka.tailer import TopicTailer
@@ -63,7 +62,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     Reconciler(settings, system.store).start()
     if system.inference in stages:
         Recaller(settings.worker, system.store, system.inference).start()
-    sys.exit(faust.Worker(app, override_logging=False, redirect_stdouts=False, quiet=True).execute_from_commandline())
+    sys.exit(build_worker(app).execute_from_commandline())
 
 
 def _use_published_model(system: System, settings: Settings) -> None:

@@ -52,6 +52,9 @@ def run(command: str, docker: Docker, report: Report) -> None:
         with report.step("up, until all are healthy"):
             stack.up()
         print("console: http://127.0.0.1:8080")
+        if docker.own_engine:
+            names = ("DOCKER_HOST", "DOCKER_CONFIG")
+            print("for docker commands: export", *(f"{name}={docker.environment.get(name, '')}" for name in names))
     else:
         docker.start()
         stack = Stack(docker)

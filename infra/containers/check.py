@@ -136,6 +136,7 @@ def find_flaws(container: Container) -> Iterator[str]:
 def kill_and_wait(stack: Stack, name: str) -> str:
     """Kill a container's process, and wait until it was restarted and all containers are healthy."""
     container = stack.find(name)
+    others = {other.name: other.started_at for other in stack.containers() if other.name != name}
     started = time.monotonic()
     os.kill(container.pid, signal.SIGKILL)
     while (again := stack.find(name)).started_at == container.started_at or again.state != "healthy":
@@ -144,8 +145,8 @@ def kill_and_wait(stack: Stack, name: str) -> str:
         time.sleep(POLL_S)
     healthy_s = time.monotonic() - started
     stack.wait_until_healthy()
-    restarted = [other.name for other in stack.containers() if other.name != name and other.facts["RestartCount"]]
-    return f"healthy again after {healthy_s:.0f} s; restarted so far besides it: {', '.join(restarted) or 'none'}"
+    restarted = [other.name for other in stack.containers() if others.get(other.name, other.started_at) != other.started_at]
+    return f"healthy again after {healthy_s:.0f} s; restarted with it: {', '.join(restarted) or 'none'}"
 
 
 def is_json(line: str) -> bool:

@@ -47,7 +47,8 @@ class Stack:
 
     def __init__(self, docker: Docker) -> None:
         self.docker = docker
-        self.image = docker.read("compose", *PROFILE, "config", "--images", "ranker").splitlines()[0]
+        services = json.loads(docker.read("compose", *PROFILE, "config", "--format", "json"))["services"]
+        self.image = str(services["ranker"]["image"])
 
     def build_image(self) -> None:
         """Build the CPU image, which `docker compose up` then finds."""

@@ -3,7 +3,7 @@
 NVIDIA's packages take 2.7 GB, and the kernels for GPUs in the wheel itself 0.4 GB. A machine without a GPU runs none of them,
 but the wheel's libraries are linked against them and do not load without them. So this
 
-- puts libraries in their place, whose functions all return 100: CUDA's code for "no device", other libraries' for an error;
+- puts libraries in their place, whose functions return 100: CUDA's code for "no device", other libraries' for an error;
 - cuts the kernels out of PyTorch's own library, and deletes what only GPUs or builds use.
 
 `torch.cuda.is_available()` is then False, as on any machine without a GPU. Needs gcc and binutils.
@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 NO_DEVICE = 100  # cudaErrorNoDevice
 NVIDIA_LIBRARY = r"lib(?:cu|nv|nccl)\w*\.so\.\d+"
 RUNTIME = "libcudart.so.13"  # also the name of its symbol version
+RETURNS_TEXT = re.compile(r"\w+(String|Name)|ncclGetLastError")
 NVIDIA_FUNCTION = re.compile(r"(?:cu|nccl|nv)\w+")
 UNUSED = ("include", "share", "lib/libtorch_cuda_linalg.so", "lib/libcaffe2_nvrtc.so")
 KERNELS = b".nv_fatbin"
@@ -74,16 +75,23 @@ def find_missing(libraries: list[Path]) -> Missing:
 
 
 def build_library(path: Path, functions: dict[str, set[str]]) -> None:
-    """Build a library whose functions, by symbol version, all return NO_DEVICE."""
+    """Build a library whose functions, by symbol version, return NO_DEVICE, or its meaning where PyTorch asks for a text."""
     with TemporaryDirectory() as folder:
         source, versions = Path(folder) / "source.c", Path(folder) / "versions"
         names = sorted(set().union(*functions.values()))
-        source.write_text("".join(f"long {name}(void) {{ return {NO_DEVICE}; }}\n" for name in names))
+        source.write_text("".join(map(define, names)))
         nodes = [f"{version} {{ {' '.join(f'{name};' for name in sorted(found))} }};\n" for version, found in functions.items()]
         versions.write_text("".join(nodes))
         script = [f"-Wl,--version-script={versions}"] if nodes else []
         options = ["-shared", "-fPIC", "-s", "-w", "-nostdlib", "-fno-builtin", f"-Wl,-soname,{path.name}"]
         subprocess.run(["gcc", *options, *script, "-o", path, source], check=True)
+
+
+def define(function: str) -> str:
+    """A function in C that fails."""
+    if RETURNS_TEXT.fullmatch(function):
+        return f'const char *{function}(void) {{ return "no CUDA device is detected"; }}\n'
+    return f"long {function}(void) {{ return {NO_DEVICE}; }}\n"
 
 
 def cut_section(elf: bytes, name: bytes) -> bytes:

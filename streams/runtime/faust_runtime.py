@@ -174,3 +174,10 @@ async def _handle(delivery: Delivery, batch: Sequence[RawRecord]) -> None:
     except Exception:
         log.exception("undelivered", stage=delivery.stage.name, records=len(batch))
         os._exit(EXIT_UNDELIVERED)
+
+
+def build_worker(app: faust.App) -> faust.Worker:
+    """The process of an application, which writes nothing but logs."""
+    worker = faust.Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
+    worker.spinner = None  # at the end of the start it writes cursor codes, also to a file
+    return worker

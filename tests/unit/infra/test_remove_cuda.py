@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.images.remove_cuda import KERNELS, NO_DEVICE, build_library, cut_section, find_missing
+from infra.images.remove_cuda import KERNELS, NO_DEVICE, build_library, cut_section, define, find_missing
 
 pytestmark = pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("readelf")), reason="needs gcc and binutils")
 
@@ -68,3 +68,8 @@ def test_kernels_are_cut_out_and_the_rest_works_as_before(linked: Path) -> None:
 def test_a_library_without_kernels_stays_as_it_is(tmp_path: Path) -> None:
     library = compile_library(tmp_path / "libother.so", "int answer(void) { return 42; }").read_bytes()
     assert cut_section(library, KERNELS) == library
+
+
+def test_functions_that_return_a_text_do_so() -> None:
+    assert 'return "no CUDA device is detected"' in define("cudaGetErrorString")
+    assert f"return {NO_DEVICE};" in define("cudaGetDeviceCount")

@@ -5,6 +5,8 @@ Runs a worker's application without a broker: the test fetches records, rebalanc
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from reaseq.settings import Settings
 from streams.delivery.messages import Message
 from streams.delivery.stage import BatchPolicy, Effects
 from streams.runtime import faust_runtime
-from streams.runtime.faust_runtime import EXIT_UNDELIVERED, build_app
+from streams.runtime.faust_runtime import EXIT_UNDELIVERED, build_app, build_worker
 from tests.fakes.delivery import CountEvents, Journal, build_delivery, event_record
 
 HERE, ELSEWHERE = TP("events", 0), TP("events", 1)
@@ -220,3 +222,10 @@ async def test_worker_that_stops_handles_what_runs_then_closes_its_producer_and_
     assert worker.journal.steps == ["produce", "write", "close"]
     assert worker.committed == {HERE: 1}
     assert stage.started == ["a"]
+
+
+def test_worker_writes_no_cursor_codes_among_the_logs() -> None:
+    code = f"import faust; from {build_worker.__module__} import *; build_worker(faust.App('silent'))._on_startup_end_spinner()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout + done.stderr == ""
