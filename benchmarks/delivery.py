@@ -55,7 +55,8 @@ from streams.delivery.stage import BatchPolicy, Stage
 from streams.delivery.topics import EVENTS, USER_FEATURES
 from streams.runtime.faust_runtime import COMMIT_INTERVAL_S, build_app
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
-from streams.runtime.kafka.producer import KafkaRecordProducer, Producer
+from streams.runtime.kafka.producer import Producer
+from streams.runtime.kafka.record_producer import KafkaRecordProducer
 from streams.stages.archive import ArchiveStage
 from streams.stages.history import HistoryStage
 
