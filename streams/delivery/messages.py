@@ -80,6 +80,7 @@ class Decoder:
 
     def __init__(self, topic: Topic, future_limit_s: float) -> None:
         self._topic = topic
+        self._is_input = topic.message in (Item, Event)
         self._future_limit_ms = int(future_limit_s * 1000)
         self._body = msgspec.json.Decoder(topic.message | _Untyped)
 
@@ -98,13 +99,17 @@ class Decoder:
         body = self._parse(raw.value)
         if (body_key := self._topic.key(body)) != key:
             raise InvalidRecord("key_mismatch", f"the record's key is {key!r}, but its body belongs to {body_key!r}")
-        if isinstance(body, Item | Event) and body.event_time_ms > now_ms + self._future_limit_ms:
-            ahead_s = (body.event_time_ms - now_ms) / 1000
-            raise InvalidRecord("from_the_future", f"event time is {ahead_s:.0f} s ahead of the clock - at `$.event_time_ms`")
-        if isinstance(body, Item | Event) and is_in_seconds(body.event_time_ms):
-            problem = f"event time {body.event_time_ms} is in seconds, but milliseconds are expected"
-            raise InvalidRecord("wrong_time_unit", f"{problem} - at `$.event_time_ms`")
+        if self._is_input:
+            self._check_time(body.event_time_ms, now_ms)
         return Message(key, body, origin_ms, raw.offset, raw.timestamp_ms)
+
+    def _check_time(self, event_time_ms: int, now_ms: int) -> None:
+        if event_time_ms > now_ms + self._future_limit_ms:
+            ahead_s = (event_time_ms - now_ms) / 1000
+            raise InvalidRecord("from_the_future", f"event time is {ahead_s:.0f} s ahead of the clock - at `$.event_time_ms`")
+        if is_in_seconds(event_time_ms):
+            problem = f"event time {event_time_ms} is in seconds, but milliseconds are expected"
+            raise InvalidRecord("wrong_time_unit", f"{problem} - at `$.event_time_ms`")
 
     def _parse(self, value: bytes) -> Any:
         try:
