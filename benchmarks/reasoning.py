@@ -34,7 +34,7 @@ from reaseq.knowledge.llm.endpoint import Endpoint, to_model
 from reaseq.knowledge.llm.ledger import Ledger
 from reaseq.knowledge.llm.request import Completion, LlmRequest
 from reaseq.knowledge.vocabulary import load_vocabulary
-from reaseq.records import Item
+from reaseq.records import EARLIEST_TIME_MS, Item
 from reaseq.representation.encoder import Encoder
 from reaseq.settings import Settings
 from streams.delivery.delivery import Delivery
@@ -95,7 +95,10 @@ def run() -> dict[str, Any]:
 async def _measure(settings: Settings, console: Console) -> dict[str, Any]:
     torch.set_num_threads(settings.worker.threads)
     titles = dict.fromkeys(pq.read_table(ANSWERS, columns=["description"])["description"].to_pylist())
-    items = [Item(item_id=f"i{number}", title=title, event_time_ms=1) for number, title in enumerate(list(titles)[:ITEMS])]
+    items = [
+        Item(item_id=f"i{number}", title=title, event_time_ms=EARLIEST_TIME_MS)
+        for number, title in enumerate(list(titles)[:ITEMS])
+    ]
     encoder = Encoder(settings.encoder)
     console.print("warm-up run for the server's prefix cache and grammars")
     warm_up, _ = await _run_pipeline(settings, encoder, items, "warm")

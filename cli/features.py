@@ -52,6 +52,8 @@ def parity(
         console.print(build_table(f"{found.rows} served rows vs. the point-in-time join", ("feature", *results), rows))
         for difference in found.different[:SHOWN_DIFFERENCES]:
             console.print(f"different: {plain(difference)}")
+        if not served:
+            console.print("nothing was served: set REASEQ_SERVICE__SERVED_FEATURE_LOG_SHARE above 0 and send requests")
     raise typer.Exit(1 if found.different else 0)
 
 

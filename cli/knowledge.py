@@ -110,7 +110,9 @@ def refresh(
 
 @app.command()
 def forget_rejected(
-    reason: Annotated[list[str], typer.Option(help="Only this reason, such as refusal or http_400; may be repeated.")] = [],  # noqa: B006
+    reason: Annotated[
+        list[str], typer.Option(help="Only this reason, such as refusal, malformed_json or http_400; may be repeated.")
+    ] = [],  # noqa: B006
     day: Annotated[str, typer.Option(metavar="YYYY-MM-DD", help="Only rejections of this day (UTC).")] = "",
 ) -> None:
     """Forget rejected answers, so that their requests are made again. `refresh --fallbacks` then sends the items."""

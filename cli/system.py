@@ -85,9 +85,9 @@ def setup() -> None:
 
     settings = load_production_settings()
     with exit_on_error():
-        created = create_topics(settings.kafka)
         store = FeatureRepository(settings)
         store.apply()
+        created = create_topics(settings.kafka)  # after the Feast repository: workers start once there are topics
         typer.echo(f"topics created: {', '.join(created) or 'none, all exist'}; Feast repository applied")
         if not store.is_complete():
             fill_store(settings, store)

@@ -1,7 +1,8 @@
 """Trains and judges rankers with different features on the same candidate sets, to measure what each feature adds.
 
-Global time split. The ranker trains on the blocks before the test. Co-behavior counts and behavior models score a block only if
-they were built before it began. Histories, popularity and the items on sale are those strictly before the instance.
+Global time split. The ranker trains on the blocks before the test. Statistics of items, co-behavior counts and behavior models
+are read in a block only if they were built before it began. Histories, popularity and the items on sale are those strictly
+before the instance.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from evaluation.item_labels import ItemLabels
 from evaluation.outcomes import KindOutcome, RankingOutcomes, VariantOutcome
 from evaluation.ranking_features import BatchBuilder, LoggedEvents, build_examples, concatenate_examples
 from reaseq.ranker import training
+from reaseq.ranker.item_statistics import ItemStatistics
 from reaseq.ranker.model import RankerBatch, RankerConfig
 from reaseq.ranker.numbers import NUMBERS
 from reaseq.ranker.training import RankerLossModule, RankerTrainingConfig
@@ -42,7 +44,7 @@ class EvaluationSplit:
 
 @dataclass(frozen=True)
 class Variant:
-    """The features that a ranker reads in addition to ids, repeats, the calendar and recent popularity."""
+    """What a ranker reads besides ids, the user's own items, item statistics, the calendar and recent popularity."""
 
     name: str
     labels: ItemLabels | None = None
@@ -65,6 +67,7 @@ class RankingExperiment:
         gains: pairs of variants to compare: the one with more features, and its baseline.
         cuts_ms: the scorer built before cuts_ms[k] scores the instances of [cuts_ms[k], cuts_ms[k + 1]), the last the test.
         scorers: builds the scorer factories of a seed, by name.
+        statistics: of the items in the log before each cut, which every variant reads, by the cut.
         ages_ms: by name, how much the features of the last variant are aged.
     """
 
@@ -78,6 +81,7 @@ class RankingExperiment:
     gains: tuple[tuple[str, str], ...]
     cuts_ms: tuple[int, ...] = ()
     scorers: Callable[[int], Mapping[str, ScorerFactory]] = lambda seed: {}
+    statistics: dict[int, ItemStatistics] = field(default_factory=dict)
     ages_ms: dict[str, int] = field(default_factory=dict)
     training_config: RankerTrainingConfig = TRAINING
 
@@ -92,7 +96,7 @@ class RankingEvaluation:
 
     def __init__(self, experiment: RankingExperiment) -> None:
         self.experiment = experiment
-        self._batches = BatchBuilder(experiment.events, experiment.table)
+        self._batches = BatchBuilder(experiment.events, experiment.table, experiment.statistics)
 
     def run(
         self,

@@ -1,6 +1,6 @@
 """Builds ranker batches from the point-in-time features of candidate sets, and training examples from the batches."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from evaluation.candidate_sets import TARGETS_LIMIT, CandidateSets
 from evaluation.instances import RankingInstance, to_times
 from reaseq.ranker.batch import RankedUser, build_batch
+from reaseq.ranker.item_statistics import ItemStatistics
 from reaseq.ranker.model import RankerBatch, RankerConfig
 from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
 from reaseq.ranker.training import RankerExamples
@@ -23,8 +24,8 @@ LoggedEvents = Sequence[tuple[int, str]]  # (time in ms, item id), in order of t
 class BatchBuilder:
     """Builds batches, caching the features that all variants share."""
 
-    def __init__(self, events: LoggedEvents, table: Snapshot) -> None:
-        self._events, self._table = events, table
+    def __init__(self, events: LoggedEvents, table: Snapshot, statistics: Mapping[int, ItemStatistics]) -> None:
+        self._events, self._table, self._statistics = events, table, statistics
         self._batches: dict[tuple[int, int], RankerBatch] = {}
 
     def build(
@@ -50,7 +51,7 @@ class BatchBuilder:
         times_ms = to_times(instances).tolist()
         return build_batch(
             [
-                RankedUser(instance.basket.history, Inferred(), time_ms)
+                RankedUser(instance.basket.history, Inferred(), time_ms, latest_before(self._statistics, time_ms))
                 for instance, time_ms in zip(instances, times_ms, strict=True)
             ],
             rows,
@@ -59,6 +60,12 @@ class BatchBuilder:
             self._table,
             RankerConfig(history=history, inferred=0),
         )
+
+
+def latest_before(statistics: Mapping[int, ItemStatistics], time_ms: int) -> ItemStatistics | None:
+    """Of statistics by the cut in ms of their log, in order, those of the last cut that is not after `time_ms`."""
+    cuts_ms = [cut_ms for cut_ms in statistics if cut_ms <= time_ms]
+    return statistics[cuts_ms[-1]] if cuts_ms else None
 
 
 def count_popularity(

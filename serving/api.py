@@ -5,21 +5,23 @@ from typing import Annotated, Literal
 import msgspec
 from fastapi import Response
 from pydantic import AfterValidator, BaseModel, FailFast, Field, StringConstraints
+from pydantic.config import JsonDict
 
-from reaseq.records import ID_LIMIT_CHARS, TIME_LIMIT_MS, is_in_seconds
+from reaseq.records import EARLIEST_TIME_MS, ID_LIMIT_CHARS, TIME_LIMIT_MS, describe_wrong_time
 
 FallbackLevel = Literal["fresh", "last_known", "semantic", "popularity"]
 
 BUDGET_LIMIT_MS = 60_000.0
 
 
-def _check_unit(time_ms: int) -> int:
-    if is_in_seconds(time_ms):
-        raise ValueError("the time is in seconds, but milliseconds are expected")
+def _check_time(time_ms: int) -> int:
+    if problem := describe_wrong_time(time_ms):
+        raise ValueError(f"the time {problem}")
     return time_ms
 
 
-TimeMs = Annotated[int, Field(ge=0, le=TIME_LIMIT_MS), AfterValidator(_check_unit)]  # the bounds of a record's event time
+_BOUNDS: JsonDict = {"minimum": EARLIEST_TIME_MS, "maximum": TIME_LIMIT_MS}
+TimeMs = Annotated[int, AfterValidator(_check_time), Field(json_schema_extra=_BOUNDS)]  # the bounds of a record's event time
 Id = Annotated[str, StringConstraints(min_length=1, max_length=ID_LIMIT_CHARS)]
 Ids = Annotated[list[Id], FailFast()]  # the first wrong one is enough: to describe 300,000 takes longer than to rank
 

@@ -35,6 +35,7 @@ from serving.user_cache import UserCache
 from streams.delivery.topics import EVENTS, ITEM_FEATURES
 from streams.item_table_feed import ItemTableFeed
 from streams.runtime.http_server import BoundedConfig
+from streams.runtime.kafka.admin import wait_for_topics
 from streams.runtime.kafka.tailer import TopicTailer
 
 log = structlog.get_logger()
@@ -160,6 +161,7 @@ def run_service(settings: Settings, extend: Callable[[FastAPI, RankingService], 
     Raises InvalidSettings if the service would be open to other machines.
     """
     check_exposure(settings.service)
+    wait_for_topics(settings.kafka)
     service = RankingService(settings)
     service.start()
     app = create_app(service.app_state())

@@ -23,6 +23,7 @@ from streams.operations.rebuild import read_lost
 from streams.operations.recall import Recaller
 from streams.operations.reconcile import Reconciler
 from streams.runtime.faust_runtime import assigned_partitions, build_app
+from streams.runtime.kafka.admin import wait_for_topics
 from streams.runtime.kafka.record_producer import KafkaRecordProducer
 from streams.runtime.kafka.tailer import TopicTailer
 from streams.runtime.probe import serve_probe
@@ -39,6 +40,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     torch.set_num_threads(settings.worker.threads)
     export_traces("reaseq-worker")
     kafka = settings.kafka
+    wait_for_topics(kafka)
     store = RememberingRepository(settings, partial(read_lost, settings))
     store_watch = StoreWatch(store)
     store_watch.start()

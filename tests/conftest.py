@@ -14,6 +14,8 @@ import pytest
 import structlog
 from filelock import FileLock
 
+# Test processes share the cores: with several threads each, they mostly wait for one another. Read when torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 import features  # noqa: F401  before any test imports Feast: see features/__init__.py
 
 # Tests must not write into the user's state directory.

@@ -33,7 +33,7 @@ from reaseq.knowledge.content import Content
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.representation.encoder import Encoder
 
-VOCABULARY = "beauty-1"
+VOCABULARY = "beauty-2"
 CUT_DAYS = ("2013-09-01", "2013-12-15", "2014-03-15")
 END_DAY = "2014-07-24"
 LOG_START_DAY = "2009-01-01"

@@ -1,6 +1,6 @@
 """What the experiments on interaction logs share: the split in time, the variants' names, and the ranking experiment on top."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,8 @@ from evaluation.ranking import EvaluationSplit, RankingExperiment, Variant
 from reaseq.behavior.model import BehaviorConfig
 from reaseq.behavior.popularity import RecentSales
 from reaseq.behavior.training import BehaviorTrainingConfig
+from reaseq.ranker import item_statistics
+from reaseq.ranker.item_statistics import ItemStatistics
 from reaseq.representation.trained_ids import TrainedIds
 
 REPEATS_LIMIT = 2000  # training instances with repeats
@@ -102,5 +104,14 @@ def build_ranking_experiment(
         gains=gains,
         cuts_ms=experiment.cuts_ms,
         scorers=build_scorers,
+        statistics=fit_statistics(log, experiment.cuts_ms),
         ages_ms=ages_ms,
     )
+
+
+def fit_statistics(log: InteractionLog, cuts_ms: Sequence[int]) -> dict[int, ItemStatistics]:
+    """Statistics of the items in the log before each cut."""
+    return {
+        cut_ms: item_statistics.fit([(basket.user_id, basket.item_ids) for basket in log.between(0, cut_ms)])
+        for cut_ms in cuts_ms
+    }

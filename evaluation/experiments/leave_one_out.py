@@ -1,7 +1,7 @@
 """Leave-one-out on Amazon Beauty: the entries of the table, from counts to a blend that knows the date."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from evaluation.datasets.amazon_beauty import read_sequences
 from evaluation.datasets.interaction_log import encode_cached
 from evaluation.item_links import Links, count_items, link_companions, link_followers, link_same_label, link_similar
 from evaluation.leave_one_out import HeldOut, Rows, Score, Scores, UserSequences, split
+from evaluation.next_item import NextItemConfig, build_table, train_next_item
 from reaseq.knowledge.content import Content
 from reaseq.records import Item
 from reaseq.representation.encoder import Encoder
@@ -22,6 +23,7 @@ SALES_DAYS = (3, 7, 30, 90)
 SAMPLE = 4000  # validation users that a blend is fitted on, and as many others that it is judged on
 
 POPULARITY, COMPANIONS, FOLLOWERS, SASREC = "popularity", "item-kNN", "sequential rules", "SASRec"
+BEHAVIOR = "behavior model"
 LABELED, MAIN = "sequential rules, brand, category", "sequential rules, brand, category, text"
 TOLD_DAY = f"{MAIN}; told the day"
 TOLD_SALES = f"{MAIN}; told the day and all sales before it"
@@ -52,13 +54,16 @@ class Entry:
 class LeaveOneOutExperiment:
     """What the entries of the table are built from and judged on."""
 
-    def __init__(self, sequences: UserSequences, catalog: Catalog, sasrec_config: SasRecConfig) -> None:
+    def __init__(
+        self, sequences: UserSequences, catalog: Catalog, sasrec_config: SasRecConfig, behavior_config: NextItemConfig
+    ) -> None:
         self.split = split(sequences)
         validation = self.split.validation
         users = np.random.default_rng(0).permutation(len(validation))
         sample = min(SAMPLE, len(users) // 2)
         self.fitted_on, self.validation = validation[users[:sample]], validation[users[sample : 2 * sample]]
-        self._sequences, self._catalog, self._sasrec_config = sequences, catalog, sasrec_config
+        self._sequences, self._catalog = sequences, catalog
+        self._sasrec_config, self._behavior_config = sasrec_config, behavior_config
 
     def entries(self, seeds: int) -> Iterator[Entry]:
         """The entries, the slowest last. What is blended, and the decays, were chosen on validation."""
@@ -75,6 +80,7 @@ class LeaveOneOutExperiment:
         yield Entry(TOLD_DAY, (lambda: self._blend([*main, popularity, *score_recent_sales(train)]),))
         yield Entry(TOLD_SALES, (lambda: self._blend([*main, popularity, *score_recent_sales(self._sequences)]),))
         yield Entry(SASREC, tuple(partial(self._train_sasrec, seed) for seed in range(seeds)))
+        yield Entry(BEHAVIOR, tuple(partial(self._train_behavior_model, seed) for seed in range(seeds)))
 
     def _score_by_labels(self) -> Iterator[Score]:
         counts = count_items(self.split.train)
@@ -87,13 +93,19 @@ class LeaveOneOutExperiment:
     def _train_sasrec(self, seed: int) -> Score:
         return train_sasrec(self.split.train, self._sasrec_config, seed).score
 
+    def _train_behavior_model(self, seed: int) -> Score:
+        table = build_table(self._catalog.vectors, tuple(self._catalog.labels.values()))
+        return train_next_item(self.split.train, table, replace(self._behavior_config, seed=seed)).score
+
 
 def load(folder: Path, encoder: Encoder, cache: Path) -> LeaveOneOutExperiment:
     """The experiment on the files of Amazon Beauty in `folder`; `cache` keeps the vectors of the texts."""
     sequences, items = read_sequences(folder)
     labels = {name: _number(items, name) for name in ("brand", "category")}
     texts = [Content.from_listing(item.title, item.attributes).text for item in items]
-    return LeaveOneOutExperiment(sequences, Catalog(labels, encode_cached(texts, encoder, cache)), SasRecConfig())
+    return LeaveOneOutExperiment(
+        sequences, Catalog(labels, encode_cached(texts, encoder, cache)), SasRecConfig(), NextItemConfig()
+    )
 
 
 def score_recent_sales(sequences: UserSequences) -> Iterator[Score]:

@@ -42,7 +42,7 @@ from reaseq.records import Item, ProductKnowledge
 from reaseq.representation.contents import Contents
 from reaseq.representation.encoder import Encoder
 
-VOCABULARY = "giftware-2"
+VOCABULARY = "giftware-3"
 CUT_DAYS = ("2011-03-15", "2011-05-01", "2011-06-15", "2011-07-25", "2011-09-01")
 TEST_DAYS = ("2011-09-18", "2011-11-01")
 AGES_MS = {"0 s": 0, "1 min": 60_000, "1 h": 3_600_000, "1 day": DAY_MS, "7 days": 7 * DAY_MS}

@@ -21,6 +21,7 @@ KINDS = {
     "Job": "batch.v1",
     "NetworkPolicy": "networking.v1",
     "PersistentVolumeClaim": "core.v1",
+    "Pod": "core.v1",
     "PodDisruptionBudget": "policy.v1",
     "Service": "core.v1",
     "StatefulSet": "apps.v1",

@@ -19,14 +19,13 @@ from reaseq.days import DAY_MS
 from reaseq.knowledge import metrics
 from reaseq.knowledge.content import clean
 from reaseq.knowledge.llm.quoting import as_data
-from reaseq.knowledge.llm.request import Completion, LlmRequest
+from reaseq.knowledge.llm.request import TRUNCATED, Completion, LlmRequest
 from reaseq.readers import ItemReader, TextEncoder
 from reaseq.records import EVENT_TYPES, Inferred, ItemFeatures
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.settings import TextDiffusionSettings
 
 AGENT = "behavior"
-TRUNCATED = "truncated"
 PHRASE_LIMIT_CHARS = 120
 _MARKER = re.compile(r"^[\s\-*•\d.):\"]+|[\s\",;]+$")
 

@@ -5,7 +5,16 @@ keeps the version, any other change needs a new one. Times are milliseconds sinc
 """
 
 from reaseq.records.event import EVENT_TYPES, Event, EventType
-from reaseq.records.fields import EARLIEST_TIME_MS, ID_LIMIT_CHARS, TIME_LIMIT_MS, TITLE_LIMIT_CHARS, Version, is_in_seconds
+from reaseq.records.fields import (
+    EARLIEST_TIME_MS,
+    ID_LIMIT_CHARS,
+    TIME_LIMIT_MS,
+    TIME_UNITS_MS,
+    TITLE_LIMIT_CHARS,
+    Version,
+    describe_wrong_time,
+    find_time_unit,
+)
 from reaseq.records.item import ATTRIBUTES_LIMIT, Item
 from reaseq.records.item_features import STATUS_RANK, Claim, ItemFeatures, ProductKnowledge, Status
 from reaseq.records.user_features import LEVELS, History, Inferred, UserFeatures, read_revision
@@ -20,6 +29,7 @@ __all__ = [
     "LEVELS",
     "STATUS_RANK",
     "TIME_LIMIT_MS",
+    "TIME_UNITS_MS",
     "TITLE_LIMIT_CHARS",
     "Claim",
     "Event",
@@ -33,6 +43,7 @@ __all__ = [
     "Status",
     "UserFeatures",
     "Version",
-    "is_in_seconds",
+    "describe_wrong_time",
+    "find_time_unit",
     "read_revision",
 ]

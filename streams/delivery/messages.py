@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from reaseq.errors import InvalidRecord
-from reaseq.records import ID_LIMIT_CHARS, Event, Item, is_in_seconds
+from reaseq.records import ID_LIMIT_CHARS, Event, Item, describe_wrong_time
 from streams.delivery.topics import TOPIC_BY_MESSAGE, Topic
 
 ORIGIN_HEADER = "reaseq-origin-ms"
 ERROR_LIMIT_CHARS = 500
 INTEGER_LIMIT_DIGITS = 15
+EXACT_INTEGER_LIMIT = 2**53  # up to which a float is one integer
+NUMBER_LIMIT = 1e30  # of a wrong number that is quoted
+TIME_PATH = "$.event_time_ms"
 LOG_APPEND_TIME = 1  # the type of a timestamp that the broker sets when it appends the record
 
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last one: JSON that is nested too deeply
@@ -58,6 +61,7 @@ class Message(NamedTuple):
 
 class _Head(msgspec.Struct):
     schema: Any = None
+    event_time_ms: Any = None
 
 
 class _Untyped(msgspec.Struct, tag_field="schema", tag=""):
@@ -103,19 +107,18 @@ class Decoder:
             self._check_time(body.event_time_ms, now_ms)
         return Message(key, body, origin_ms, raw.offset, raw.timestamp_ms)
 
-    def _check_time(self, event_time_ms: int, now_ms: int) -> None:
-        if event_time_ms > now_ms + self._future_limit_ms:
-            ahead_s = (event_time_ms - now_ms) / 1000
-            raise InvalidRecord("from_the_future", f"event time is {ahead_s:.0f} s ahead of the clock - at `$.event_time_ms`")
-        if is_in_seconds(event_time_ms):
-            problem = f"event time {event_time_ms} is in seconds, but milliseconds are expected"
-            raise InvalidRecord("wrong_time_unit", f"{problem} - at `$.event_time_ms`")
+    def _check_time(self, time_ms: int, now_ms: int) -> None:
+        if time_ms > now_ms + self._future_limit_ms:
+            ahead_s = (time_ms - now_ms) / 1000
+            raise InvalidRecord("from_the_future", f"event time is {ahead_s:.0f} s ahead of the clock - at `{TIME_PATH}`")
+        if problem := describe_wrong_time(time_ms):
+            raise _wrong_time(time_ms, problem)
 
     def _parse(self, value: bytes) -> Any:
         try:
             body = self._decode(value)
         except msgspec.ValidationError as error:
-            raise InvalidRecord(self._invalid_reason(value), str(error)[:ERROR_LIMIT_CHARS]) from error
+            raise self._to_invalid_record(value, str(error)[:ERROR_LIMIT_CHARS]) from error
         except _MALFORMED as error:
             raise InvalidRecord("malformed_json", str(error)[:ERROR_LIMIT_CHARS]) from error
         if isinstance(body, _Untyped):
@@ -125,27 +128,37 @@ class Decoder:
     def _decode(self, value: bytes) -> Any:
         try:
             return self._body.decode(value)
-        except msgspec.ValidationError as error:  # many producers write an absent field as null
+        except msgspec.ValidationError as error:
             try:
-                without_nulls = _drop_nulls(msgspec.json.decode(value))
+                usual = _to_usual_form(msgspec.json.decode(value))
             except _MALFORMED:
                 raise error from None
-            return self._body.decode(msgspec.json.encode(without_nulls))
+            return self._body.decode(msgspec.json.encode(usual))
 
-    def _invalid_reason(self, value: bytes) -> str:
+    def _to_invalid_record(self, value: bytes, problem: str) -> InvalidRecord:
         try:
-            schema = msgspec.json.decode(value, type=_Head).schema
+            head = msgspec.json.decode(value, type=_Head)
         except _MALFORMED:
-            return "invalid_field"
-        expected = self._topic.message.__struct_config__.tag  # type: ignore[attr-defined]
-        return "invalid_field" if schema == expected else "unknown_schema"
+            return InvalidRecord("invalid_field", problem)
+        if head.schema != self._topic.message.__struct_config__.tag:  # type: ignore[attr-defined]
+            return InvalidRecord("unknown_schema", problem)
+        time = head.event_time_ms
+        if TIME_PATH in problem and type(time) in (int, float) and abs(time) < NUMBER_LIMIT:
+            return _wrong_time(time, describe_wrong_time(time) or "is not a whole number")
+        return InvalidRecord("invalid_field", problem)
 
 
-def _drop_nulls(value: Any) -> Any:
-    """The value without members that are null, at any depth. Elements of lists stay."""
+def _wrong_time(time_ms: float, problem: str) -> InvalidRecord:
+    return InvalidRecord("wrong_time_unit", f"event time {time_ms} {problem} - at `{TIME_PATH}`")
+
+
+def _to_usual_form(value: Any) -> Any:
+    """The value as most producers write it: absent members instead of null ones, and whole numbers without a fraction."""
     if isinstance(value, dict):
-        return {name: _drop_nulls(member) for name, member in value.items() if member is not None}
-    return [_drop_nulls(element) for element in value] if isinstance(value, list) else value
+        return {name: _to_usual_form(member) for name, member in value.items() if member is not None}
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_INTEGER_LIMIT:
+        return int(value)
+    return [_to_usual_form(element) for element in value] if isinstance(value, list) else value
 
 
 def get_header(headers: Sequence[tuple[str, bytes]], name: str) -> bytes | None:

@@ -66,6 +66,10 @@ def _read_attributes(fields: RowFields) -> dict[str, str]:
         if len(attributes) == ATTRIBUTES_LIMIT:
             fields.note("attributes", f"left out: more than {ATTRIBUTES_LIMIT}", name)
             break
+        if not name.strip() or len(name) > TITLE_LIMIT_CHARS:
+            problem = "has no name" if not name.strip() else f"has a name of more than {TITLE_LIMIT_CHARS} characters"
+            fields.note("attributes", f"left out: {problem}", value)
+            continue
         attributes[name] = _cut(fields, name, text)
     return attributes
 

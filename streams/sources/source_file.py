@@ -13,7 +13,7 @@ from reaseq.knowledge.content import digest
 from streams.delivery.topics import Topic
 from streams.sources.formats import RawRow, TextOptions, list_files, open_table, read_errors
 from streams.sources.report import REFUSED, Report, shorten
-from streams.sources.times import DATE, parse_time_ms
+from streams.sources.times import DATE, check_time_format, parse_time_ms
 from streams.sources.values import Row, is_blank, to_id
 
 TIME_UNITS = {"event_time_ms": "milliseconds", "event_time_s": "seconds", "event_time": DATE}
@@ -42,6 +42,9 @@ class ReadOptions:
     text: TextOptions = field(default_factory=TextOptions)
     time_format: str = ""
     latest_ms: int = 2**63
+
+    def __post_init__(self) -> None:
+        check_time_format(self.time_format)
 
     def is_time_field(self, name: str) -> bool:
         """Whether a field has the event time. If one of these fields is mapped, the others are not read."""
@@ -130,7 +133,7 @@ class SourceFile(ABC):
             missing = ", ".join(sorted(self.required - fields)) or self.check_columns(fields)
         if missing:
             raise CatalogError(
-                f"{file}: no column {missing}; the columns are {', '.join(columns)}; "
+                f"{file}: no column {missing}; the columns are {', '.join(columns) or 'none'}; "
                 "--column FIELD=COLUMN names the column of a field"
             )
 

@@ -7,13 +7,13 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
 
-from reaseq.records import EARLIEST_TIME_MS, TIME_LIMIT_MS
+from reaseq.errors import CatalogError
+from reaseq.records import EARLIEST_TIME_MS, TIME_LIMIT_MS, TIME_UNITS_MS, describe_wrong_time, find_time_unit
 
-# The ranges of plausible times (1990 to 2100) in these units do not overlap.
-UNITS_MS = {"seconds": 1000.0, "milliseconds": 1.0, "microseconds": 1e-3, "nanoseconds": 1e-6}
 COMPACT_FORMAT = "%Y%m%d%H%M%S"
 DATE = ""  # in place of a unit
 
+_YEAR = re.compile(r"%[yYGcx]")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _COMPACT = re.compile(r"\d{14}")
 _ZONE_NAME = re.compile(r"\[[\w/+-]+\]$")  # as Java appends it
@@ -27,22 +27,32 @@ def parse_time_ms(value: object, time_format: str = "") -> tuple[int, str]:
     Dates without a time zone are UTC. Text is read in `time_format` (of strptime) if there is one. Raises ValueError, which
     says what is wrong with the value, for anything else than a time between 1990 and 2100 in a form that has one meaning.
     """
-    if time_format and isinstance(value, str):
+    if time_format and isinstance(value, str | int):
         try:
-            return _to_ms(datetime.strptime(value.strip(), time_format)), DATE
+            time = datetime.strptime(str(value).strip(), time_format)
         except ValueError:
             raise ValueError(f"is not a time in the format {time_format!r}") from None
+        return _to_ms(time), DATE
     number = _to_number(value)
-    if number is not None:
-        for unit, factor_ms in UNITS_MS.items():
-            if EARLIEST_TIME_MS <= number * factor_ms <= TIME_LIMIT_MS:
-                return round(number * factor_ms), unit
+    if number is not None and (unit := find_time_unit(number)):
+        return round(number * TIME_UNITS_MS[unit]), unit
     try:
         return _to_ms(value if isinstance(value, date) else _parse_date(str(value).strip())), DATE
     except (ValueError, OverflowError):
         if number is not None:
-            raise ValueError("is no time between 1990 and 2100, neither in seconds nor in milliseconds") from None
+            raise ValueError(describe_wrong_time(number)) from None
         raise
+
+
+def check_time_format(time_format: str) -> None:
+    """Raise CatalogError if no time can be read in a format of strptime, or none with a year."""
+    try:
+        datetime.strptime("", time_format)
+    except ValueError as error:
+        if "does not match" not in str(error) and "remain" not in str(error):
+            raise CatalogError(f"--time-format {time_format!r}: {error}") from None
+    if time_format and not _YEAR.search(time_format):
+        raise CatalogError(f"--time-format {time_format!r} has no year: write %Y")
 
 
 def _to_number(value: object) -> float | None:
@@ -50,7 +60,10 @@ def _to_number(value: object) -> float | None:
         value = float(value) if _NUMBER.fullmatch(value.strip()) else None
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
-    return float(value) if math.isfinite(value) else None
+    with suppress(OverflowError):
+        number = float(value)
+        return number if math.isfinite(number) else None
+    return None
 
 
 def _parse_date(text: str) -> datetime:

@@ -18,18 +18,27 @@ from reaseq.records import EVENT_TYPES, ID_LIMIT_CHARS
 
 LIST_SEPARATOR = " > "  # as in a category path
 GROUP_SEPARATOR = "; "  # between lists in a list, and between the pairs of a mapping
-NULL_WORDS = {"null", "nan", "none", "<na>", "undefined", r"\n"}  # what programs write for a missing value, in lower case
+NULL_WORDS = {
+    "null",
+    "nan",
+    "none",
+    "<na>",
+    "n/a",
+    "undefined",
+    r"\n",
+}  # what programs write for a missing value, in lower case
+NULL_WORDS |= {"#n/a", "#ref!", "#name?", "#value!", "#null!", "#num!", "#div/0!"}  # and Excel for an error
 LITERAL_LIMIT_CHARS = 100_000  # of a text that is tried as JSON or as a Python literal
 AMOUNT_LIMIT_CHARS = 40
 # What trackers and public data sets call the four types.
 TYPE_ALIASES = {
+    "pv": "view",
     "page_view": "view",
     "pageview": "view",
     "view_item": "view",
     "select_item": "click",
     "addtocart": "cart",
     "add_to_cart": "cart",
-    "add-to-cart": "cart",
     "buy": "purchase",
     "order": "purchase",
     "transaction": "purchase",
@@ -40,6 +49,9 @@ _AMOUNT = re.compile(
     r"(?P<before>\D*?)\s*(?P<number>[+-]?(\d[\d.,'’\s]*\d|\d)|[+-]?\.\d+)\s*(?P<after>\D*)",
 )
 _CURRENCY_WORD = re.compile(r"[^\W\d_]{1,3}\.?")
+_SEPARATORS = re.compile(r"[\s_-]+")
+_ONE_GROUP = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_WHOLE = re.compile(r"[+-]?(\d*|\d{1,3}((,\d{2,3})*,\d{3}|(\.\d{2,3})*\.\d{3}))")  # groups of two digits as in 1,29,999
 _GROUPS = re.compile(r"[\s'’]")
 _AMBIGUOUS = re.compile(r"\d{1,3}\.\d{3}")
 
@@ -61,8 +73,8 @@ def to_id(value: object) -> str:
     """An id as its source system writes it: trimmed, bytes decoded, and no `.0` on a whole number of a float column."""
     if is_missing(value):
         raise ValueError("is missing")
-    if isinstance(value, list | dict):
-        raise ValueError("is no single value")
+    if isinstance(value, list | dict | bool):
+        raise ValueError("is no id")
     text = _to_plain_text(value)
     if not _shows_something(text):
         raise ValueError("is missing")
@@ -112,7 +124,7 @@ def to_quantity(value: object) -> float:
 
 def to_event_type(value: object) -> str:
     """One of EVENT_TYPES, in any case, or one of its usual other names."""
-    name = to_text(value).lower()
+    name = _SEPARATORS.sub("_", to_text(value).lower())
     name = TYPE_ALIASES.get(name, name)
     if name not in EVENT_TYPES:
         raise ValueError(f"is none of the types {', '.join(EVENT_TYPES)}")
@@ -186,7 +198,8 @@ def _to_number(value: object) -> float:
         raise ValueError("is no number")
     with suppress(ValueError, OverflowError):
         return float(value)
-    amount = _AMOUNT.fullmatch(str(value).strip()[:AMOUNT_LIMIT_CHARS])
+    text = str(value).strip() if isinstance(value, str) else ""
+    amount = _AMOUNT.fullmatch(text) if len(text) <= AMOUNT_LIMIT_CHARS else None
     if not amount or not all(_is_currency(amount[part].strip()) for part in ("before", "after")):
         raise ValueError("is no number")
     digits = _GROUPS.sub("", amount["number"])
@@ -194,10 +207,10 @@ def _to_number(value: object) -> float:
         raise ValueError("may have a decimal point or a thousands separator")
     decimal = max(digits.rfind("."), digits.rfind(","))
     mark = digits[decimal] if decimal >= 0 else ""
-    thousands = re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", digits)
-    if mark and (thousands or digits.count(mark) > 1):
-        return float(digits.replace(mark, ""))
-    whole, fraction = (digits[:decimal], digits[decimal + 1 :]) if mark else (digits, "")
+    is_thousands = bool(mark) and (digits.count(mark) > 1 or _ONE_GROUP.fullmatch(digits))
+    whole, fraction = (digits[:decimal], digits[decimal + 1 :]) if mark and not is_thousands else (digits, "")
+    if not _WHOLE.fullmatch(whole):
+        raise ValueError("is no number")
     return float(f"{whole.replace('.', '').replace(',', '') or '0'}.{fraction or '0'}")
 
 

@@ -9,7 +9,7 @@ from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import Claim, History, ItemFeatures, ProductKnowledge
 from reaseq.representation.item_table import ItemTable
 
-DIM, ITEMS, NOW_MS = 16, 300, 1_000 * DAY_MS
+DIM, ITEMS, NOW_MS = 16, 300, 10_000 * DAY_MS
 VOCABULARY = load_vocabulary("giftware-3")
 
 

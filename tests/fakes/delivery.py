@@ -7,13 +7,20 @@ from msgspec.structs import replace
 
 from reaseq.backoff import Backoff
 from reaseq.errors import DeliveryError, StoreUnavailable
-from reaseq.records import FeatureRecord, History, UserFeatures
+from reaseq.records import EARLIEST_TIME_MS, FeatureRecord, History, UserFeatures
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import Headers, Message, RawRecord
 from streams.delivery.stage import BatchPolicy, Effects
 from streams.delivery.topics import DEAD_LETTERS, EVENTS
 
-EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "type": "view", "event_time_ms": 1}
+EVENT = {
+    "schema": "event.1",
+    "event_id": "e",
+    "user_id": "u",
+    "item_id": "i",
+    "type": "view",
+    "event_time_ms": EARLIEST_TIME_MS,
+}
 
 
 class Journal:

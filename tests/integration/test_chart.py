@@ -33,7 +33,7 @@ SIZES = {
     "bound": [argument for name, value in BOUND.items() for argument in ("--set", f"{name}={value}")],
 }
 KUBE_VERSION = "1.32.0"  # a helm built from its Go module has no default
-UNPROBED = {"Job", "CronJob"}
+UNPROBED = {"Job", "CronJob", "Pod"}
 
 each_size = pytest.mark.parametrize("options", SIZES.values(), ids=SIZES.keys())
 
@@ -63,7 +63,8 @@ def get_pods(resources: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     found = {}
     for resource in resources:
         spec = resource["spec"]["jobTemplate"]["spec"] if resource["kind"] == "CronJob" else resource.get("spec", {})
-        if "containers" in (pod := spec.get("template", {}).get("spec", {})):
+        pod = spec if resource["kind"] == "Pod" else spec.get("template", {}).get("spec", {})
+        if "containers" in pod:
             found[resource["metadata"]["name"]] = pod | {"kind": resource["kind"]}
     return found
 
@@ -130,7 +131,8 @@ def test_console_and_smoke_check_reach_their_services(options: list[str]) -> Non
     assert {target.hostname for target in targets} == workers
     assert all(services[str(target.hostname)]["ports"][0]["port"] == target.port for target in targets)
     assert urlsplit(smoke["args"][-1]).hostname in services
-    policies = {name: str(policy["spec"]["ingress"]) for name, policy in get_by_kind(resources, "NetworkPolicy")}
+    found = get_by_kind(resources, "NetworkPolicy")
+    policies = {name: str(policy["spec"]["ingress"]) for name, policy in found if "ingress" in policy["spec"]}
     for name, caller in (("shop-workers", "ranker"), ("shop-ranker", "smoke")):
         assert not policies or f"'app.kubernetes.io/component': '{caller}'" in policies[name]
 
@@ -153,13 +155,64 @@ def test_a_language_model_has_separate_reasoning_workers() -> None:
     assert get_settings(resources)["REASEQ_KNOWLEDGE__LLM__BASE_URL"] == "http://shop-vllm:8000/v1"
 
 
-def test_secrets_are_mounted_and_the_ranker_may_have_its_own() -> None:
-    found = get_pods(render(SIZES["bound"]))
+def get_secrets(options: list[str]) -> dict[str, list[str]]:
+    """The Secrets that each pod mounts. Checks that the pod reads secrets from there, and only if it mounts any."""
+    found = {}
+    for name, pod in get_pods(render(options)).items():
+        if "vllm" in name:
+            continue
+        found[name] = [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume]
+        [container] = pod["containers"]
+        folders = [entry["value"] for entry in container.get("env", []) if entry["name"] == "REASEQ_SECRETS_DIR"]
+        assert folders == [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "secrets"], name
+        assert len(folders) == len(found[name]), name
+    return found
 
-    secrets = {
-        name: [volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume] for name, pod in found.items()
-    }
+
+def test_secrets_are_mounted_and_the_ranker_may_have_its_own() -> None:
+    secrets = get_secrets(SIZES["bound"])
     assert secrets["shop-ranker"] == ["reader"] and secrets["shop-worker"] == ["ours"]
+
+    secrets = get_secrets(["--set", "rankerSecret=reader"])
+    assert secrets["shop-ranker"] == ["reader"] and secrets["shop-worker"] == []
+
+    assert get_secrets(["--set", "ranker.allowAnonymous=true"])["shop-ranker"] == []
+
+
+def test_the_smoke_check_is_a_pod_that_stays_so_that_helm_can_show_its_logs() -> None:
+    [(name, smoke)] = get_by_kind(render(KEYS), "Pod")
+
+    assert name == "shop-smoke"
+    assert smoke["metadata"]["annotations"] == {"helm.sh/hook": "test", "helm.sh/hook-delete-policy": "before-hook-creation"}
+
+
+@each_size
+def test_every_pod_may_call_its_release_and_dns_and_otherwise_only_what_the_values_allow(options: list[str]) -> None:
+    resources = render(options)
+    policy = dict(get_by_kind(resources, "NetworkPolicy"))["shop-egress"]["spec"]
+
+    labels = {"app.kubernetes.io/name": "reaseq", "app.kubernetes.io/instance": "shop"}
+    assert policy["policyTypes"] == ["Egress"] and policy["podSelector"] == {"matchLabels": labels}
+    release, dns, others = policy["egress"]
+    assert release == {"to": [{"podSelector": {"matchLabels": labels}}]}
+    assert {port["port"] for port in dns["ports"]} == {53}
+    assert {9092, 6379, 443} <= {port["port"] for port in others["ports"]} and "to" not in others
+
+
+def test_egress_may_be_limited_to_peers() -> None:
+    resources = render([*KEYS, "--set-json", 'networkPolicy.egressTo=[{"ipBlock": {"cidr": "10.1.0.0/16"}}]'])
+
+    rules = dict(get_by_kind(resources, "NetworkPolicy"))["shop-egress"]["spec"]["egress"]
+    assert rules[2:] == [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}]
+
+
+def test_only_a_ranking_service_on_a_gpu_takes_the_larger_image() -> None:
+    images = {
+        name: pod["containers"][0]["image"] for name, pod in get_pods(render(SIZES["large"])).items() if "vllm" not in name
+    }
+
+    assert images.pop("shop-ranker") == "reaseq-streaming:0.2.0-cuda"
+    assert set(images.values()) == {"reaseq-streaming:0.2.0"}
 
 
 def test_rules_and_dashboards_are_those_of_the_repository() -> None:

@@ -28,7 +28,7 @@ from reaseq.days import DAY_MS
 from reaseq.knowledge.llm.ledger import Entry, Ledger
 from reaseq.knowledge.llm.request import Completion, Usage
 from reaseq.knowledge.vocabulary import load_vocabulary
-from reaseq.records import Claim, Event, History, Inferred, Item, ItemFeatures, ProductKnowledge, UserFeatures
+from reaseq.records import EARLIEST_TIME_MS, Claim, Event, History, Inferred, Item, ItemFeatures, ProductKnowledge, UserFeatures
 from reaseq.settings import Settings
 from streams.delivery.messages import RawRecord
 from streams.delivery.topics import EVENTS, ITEMS
@@ -43,13 +43,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 KEY = "the console test's key"
 EVENT_COUNT, ITEM_COUNT = 2000, 400
-HOSTILE = Item(item_id="a/b?c#d", title="<script>document.title = 'taken over'</script>", event_time_ms=1)
+HOSTILE = Item(item_id="a/b?c#d", title="<script>document.title = 'taken over'</script>", event_time_ms=EARLIEST_TIME_MS)
 WORD = "Donaudampfschifffahrtsgesellschaftskapitänsmütze"
 WORDY = Item(
     item_id="wordy",
     title=f"Hanging heart holder with a title that goes on and on, {WORD * 3}",
     attributes={f"an attribute, {WORD}": f"https://example.org/{'x' * 150}", "color": "white"},
-    event_time_ms=1,
+    event_time_ms=EARLIEST_TIME_MS,
 )
 CLAIMS = (
     Claim("needs", "set_the_mood", 0.95, "llm:a-model", "Hanging heart"),

@@ -1,8 +1,10 @@
-"""What a real broker adds to the records of the stream: transactions, deleted records, a clock of its own, and late records.
+"""What a real broker and foreign producers add to the records of the stream: transactions, codecs, odd headers, deleted
+records, a clock of its own, and late records.
 
 The worker's clock is six minutes slow in all tests.
 """
 
+import asyncio
 import sys
 import time
 from collections import Counter
@@ -11,6 +13,7 @@ from contextlib import closing
 
 import msgspec
 import pytest
+from aiokafka import AIOKafkaProducer
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import OffsetAndMetadata
@@ -163,6 +166,51 @@ def test_worker_processes_committed_records_only(services: Settings, worker: pro
     producer.commit_transaction()
     wait_until(lambda: stored_users(services, "open") == {"open"}, "the transaction is committed", worker)
     assert not stored_users(services, "aborted")
+
+
+def send_foreign(settings: Settings, *records: RawRecord, codec: str | None = None) -> None:
+    """Send records with a producer that is not ours."""
+
+    async def send() -> None:
+        foreign = AIOKafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, compression_type=codec)
+        async with foreign:
+            for record in records:
+                await foreign.send_and_wait(record.topic, record.value, record.key, headers=list(record.headers))
+
+    asyncio.run(send())
+
+
+def test_records_of_every_codec_are_read(services: Settings, worker: process.Process) -> None:
+    """By the worker, and by kafka-python, which has no library for two of the codecs."""
+    users = {codec: f"codec-{codec}" for codec in ("gzip", "snappy", "lz4", "zstd")}
+    for codec, user_id in users.items():
+        send_foreign(services, event(user_id), codec=codec)
+
+    assert set(users.values()) <= {(raw.key or b"").decode() for raw in read_all(services.kafka, EVENTS)}
+    wait_until(lambda: stored_users(services, *users.values()) == set(users.values()), "the events are processed", worker)
+
+
+def test_odd_headers_and_keys_cost_no_record_and_stop_no_worker(services: Settings, worker: process.Process) -> None:
+    null: bytes = None  # type: ignore[assignment]
+    headers = {
+        "null": (("traceparent", null), ("reaseq-origin-ms", null)),
+        "bytes": (("traceparent", b"\xff\xfe"), ("reaseq-origin-ms", b"\xb2\xb3")),
+        "twice": (("reaseq-origin-ms", b"12"), ("reaseq-origin-ms", b"-5"), ("ключ", "значение".encode())),
+        "large": (("x", b"y" * 200_000),),
+    }
+    records = [event(f"headers-{name}")._replace(headers=odd) for name, odd in headers.items()]
+    broken = [record._replace(key=f"broken-{name}".encode()) for name, record in zip(headers, records, strict=True)]
+    send_foreign(services, *records, *broken, event("x")._replace(key=None), event("x")._replace(key=b"\xff\xfe"))
+
+    wait_until(lambda: has_no_lag(services), "the events are processed", worker)
+
+    expected = {f"headers-{name}" for name in headers}
+    assert stored_users(services, *expected) == expected
+    queue = DeadLetterQueue(services.kafka, services.guard.quarantine_attempts)
+    buried = {letter.record.key: letter for letter in queue.read_open(Filter(topic=EVENTS.name, stage="history"))}
+    for raw in broken:
+        assert (buried[raw.key].reason, buried[raw.key].record.headers) == ("key_mismatch", raw.headers)
+    assert (buried[None].reason, buried[b"\xff\xfe"].reason) == ("missing_key", "invalid_key")
 
 
 def test_lag_is_zero_behind_a_transaction_marker(services: Settings, worker: process.Process, producer: KafkaProducer) -> None:

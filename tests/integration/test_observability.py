@@ -33,7 +33,7 @@ from infra.prometheus.server import RULES, firing, query, start_prometheus
 from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.artifacts import current, publish
 from reaseq.ranker.engine import KIND as RANKER
-from reaseq.records import Event, Item
+from reaseq.records import EARLIEST_TIME_MS, Event, Item
 from reaseq.settings import Settings
 from serving.api import RankingRequest
 from serving.client import RankingClient, RankingRejected
@@ -47,6 +47,7 @@ from tests.integration.curves import wait_for_data
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 TIMEOUT_S = 120.0
+PATIENT_MS = 20_000.0  # budget of a ranking: a busy machine must not make a caller give up
 WARM_UP_ROUNDS = 20
 CALLERS = 4
 COMPRESSED_UNITS = {"m": "s", "h": "m"}
@@ -75,17 +76,17 @@ class Observed:
 
     def wait_for(self, *alerts: str, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Wait until all of the alerts fire, calling `meanwhile` repeatedly."""
-        self._wait(lambda: set(alerts) <= firing(self.prometheus), f"{alerts} to fire", meanwhile)
+        self.wait_until(lambda: set(alerts) <= firing(self.prometheus), f"{alerts} to fire", meanwhile)
 
     def wait_for_silence(self, *alerts: str) -> None:
         """Wait until none of the alerts is firing."""
-        self._wait(lambda: not set(alerts) & firing(self.prometheus), f"{alerts} to be silent", lambda: None)
+        self.wait_until(lambda: not set(alerts) & firing(self.prometheus), f"{alerts} to be silent")
 
     def wait_for_no_alerts(self) -> None:
         """Wait until no alert fires under ordinary load."""
         for _ in range(WARM_UP_ROUNDS):
             self.work()
-        self._wait(lambda: not firing(self.prometheus), "no alerts", self.work)
+        self.wait_until(lambda: not firing(self.prometheus), "no alerts", self.work)
 
     def send_events(self, events: int) -> None:
         """Produce events, and give the workers a moment."""
@@ -101,12 +102,13 @@ class Observed:
 
     def rank(self) -> None:
         """Rank once, for a user with or without a history."""
-        with RankingClient(f"http://127.0.0.1:{self.ranker.ports[0]}", budget_ms=1000.0) as client:
+        with RankingClient(f"http://127.0.0.1:{self.ranker.ports[0]}", budget_ms=PATIENT_MS) as client:
             client.rank(
                 RankingRequest(user_id=next(self.events).user_id, candidate_ids=[item.item_id for item in self.items[:100]])
             )
 
-    def _wait(self, is_done: Callable[[], bool], what: str, meanwhile: Callable[[], object]) -> None:
+    def wait_until(self, is_done: Callable[[], bool], what: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Wait until `is_done`, calling `meanwhile` repeatedly."""
         deadline = time.monotonic() + TIMEOUT_S
         while not is_done():
             assert time.monotonic() < deadline, f"waited for {what}; firing: {firing(self.prometheus)}"
@@ -275,7 +277,7 @@ def test_eviction_policy_fires_store_evicts_and_makes_the_worker_unready(observe
     client.config_set("maxmemory-policy", "noeviction")
     client.close()
     observed.wait_for_silence("ReaseqStoreEvicts")
-    assert process.http_get(ready) is not None
+    observed.wait_until(lambda: process.http_get(ready) is not None, "the worker to be ready again")
 
 
 def test_slow_rankings_fire_ranking_slow(observed: Observed) -> None:
@@ -329,7 +331,7 @@ def test_used_up_token_budget_fires_token_budget_spent(observed: Observed) -> No
 
     def list_new_item() -> None:
         number = next(numbers)
-        producer.send([Item(item_id=f"new-{number}", title=f"new item {number}", event_time_ms=1)])
+        producer.send([Item(item_id=f"new-{number}", title=f"new item {number}", event_time_ms=EARLIEST_TIME_MS)])
 
     observed.wait_for_silence("ReaseqTokenBudgetSpent")
     observed.wait_for("ReaseqTokenBudgetSpent", meanwhile=list_new_item)

@@ -47,6 +47,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 PHRASE: JsonValue = {"type": "string", "minLength": 4, "maxLength": 12}
 PHRASES: JsonValue = {"type": "array", "minItems": 2, "maxItems": 4, "items": PHRASE}
 TITLES = 100
+LISTED_MS = 1_700_000_000_000
 TITLES_BEFORE_KILL = 40
 TIMEOUT_S = 600.0
 
@@ -96,7 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         for worker in workers:
             local.wait_ready(worker)
         wait_vllm(server)
-        items = [Item(item_id=f"i{number}", title=title, event_time_ms=1) for number, title in enumerate(read_titles())]
+        items = [Item(item_id=f"i{number}", title=title, event_time_ms=LISTED_MS) for number, title in enumerate(read_titles())]
         producer = Producer(settings.kafka)
 
         producer.send(items[:TITLES_BEFORE_KILL])
@@ -194,7 +195,13 @@ def test_most_prompt_tokens_come_from_the_prefix_cache(run: Run) -> None:
 def test_behaviors_inferred_as_text_are_grounded_to_items(run: Run) -> None:
     users = {
         f"u{user}": [
-            Event(event_id=f"{user}-{n}", user_id=f"u{user}", item_id=f"i{user * 10 + n}", type="view", event_time_ms=100 + n)
+            Event(
+                event_id=f"{user}-{n}",
+                user_id=f"u{user}",
+                item_id=f"i{user * 10 + n}",
+                type="view",
+                event_time_ms=LISTED_MS + n,
+            )
             for n in range(user + 1)
         ]
         for user in range(6)
@@ -219,13 +226,13 @@ def test_behaviors_inferred_as_text_are_grounded_to_items(run: Run) -> None:
 
 def test_full_replay_makes_no_calls(run: Run) -> None:
     before, calls = read_server_counts(run.server), count_ledger_calls(run.settings)
-    relisted = [Item(item_id=item.item_id, title=item.title, event_time_ms=2, price=9.5) for item in run.items]
+    relisted = [Item(item_id=item.item_id, title=item.title, event_time_ms=LISTED_MS + 1, price=9.5) for item in run.items]
     producer = Producer(run.settings.kafka)
     producer.send(run.items)
     producer.send(relisted)
     producer.send([record for record in FeatureRepository(run.settings).read_items(["i1", "i2"]).values()])
     producer.close()
-    wait_for(lambda: read_event_times(run.settings) == {2}, "the replay to be served")
+    wait_for(lambda: read_event_times(run.settings) == {LISTED_MS + 1}, "the replay to be served")
     wait_for(lambda: is_settled(run.settings), "the replay to be processed")
 
     assert read_server_counts(run.server) == before

@@ -114,7 +114,7 @@ def test_older_worker_waits_for_the_upgrade_at_what_a_newer_one_wrote(services: 
     before, kept = shop.events(), shop.newer_rows()
     shop.send_events()
     wait_for(lambda: NewerRowFormat.reason in readiness(older), "the older worker to say what it waits for")
-    assert process.http_get(f"http://127.0.0.1:{older.ports[0]}/healthz") is not None
+    wait_for(lambda: process.http_get(f"http://127.0.0.1:{older.ports[0]}/healthz"), "the older worker to stay alive")
     assert shop.newer_rows() == kept
     assert set(shop.events().values()) <= {shop.sent - 1, shop.sent} and min(shop.events().values()) == min(before.values())
     assert NewerRowFormat.reason in (services.run_dir / "worker-older.log").read_text()

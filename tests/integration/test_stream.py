@@ -38,7 +38,7 @@ from reaseq.behavior.history import event_key
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.popularity import Popularity
-from reaseq.records import Event, Inferred, Item, UserFeatures
+from reaseq.records import EARLIEST_TIME_MS, Event, Inferred, Item, UserFeatures
 from reaseq.settings import Settings
 from serving.event_counter import EventCounter
 from streams.assembly import Batching, assemble
@@ -325,15 +325,22 @@ def test_smoke_check_passes(after_the_kill: Running) -> None:
 
 def test_invalid_input_becomes_dead_letters_and_stops_no_worker(after_the_kill: Running) -> None:
     def item(**changes: object) -> bytes:
-        return json.dumps({"schema": "item.1", "item_id": "x", "title": "t", "event_time_ms": 1} | changes).encode()
+        return json.dumps(
+            {"schema": "item.1", "item_id": "x", "title": "t", "event_time_ms": EARLIEST_TIME_MS} | changes
+        ).encode()
 
     def event(**changes: object) -> bytes:
         fields = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "never listed", "type": "view"}
-        return json.dumps(fields | {"event_time_ms": 1} | changes).encode()
+        return json.dumps(fields | {"event_time_ms": EARLIEST_TIME_MS} | changes).encode()
 
     bad = [
         (ITEMS, "x", b"{not json", "malformed_json"),
-        (ITEMS, "x", json.dumps({"schema": "item.1", "item_id": "x", "event_time_ms": 1}).encode(), "invalid_field"),
+        (
+            ITEMS,
+            "x",
+            json.dumps({"schema": "item.1", "item_id": "x", "event_time_ms": EARLIEST_TIME_MS}).encode(),
+            "invalid_field",
+        ),
         (ITEMS, "x", item(title=7), "invalid_field"),
         (ITEMS, "x", item(schema="item.9"), "unknown_schema"),
         (ITEMS, "x", item(title="t" * 2_000_000), "invalid_field"),
@@ -362,7 +369,7 @@ def _produce_compressed(settings: Settings, topic: Topic, key: str, value: bytes
     """Produce like a third-party client. The broker limits the compressed size, so it accepts a larger value."""
     servers, limit = settings.kafka.bootstrap_servers, 2 * len(value)
     producer = KafkaProducer(bootstrap_servers=servers, compression_type="lz4", max_request_size=limit)
-    producer.send(topic.name, key=key.encode(), value=value).get(timeout=10)
+    producer.send(topic.name, key=key.encode(), value=value).get(timeout=60)
     producer.close()
 
 
@@ -495,13 +502,13 @@ def test_terminating_service_is_not_ready_but_still_answers(after_the_kill: Runn
     ranker = process.find(settings.run_dir, "ranker")
     assert ranker
     os.kill(ranker.pid, signal.SIGTERM)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while process.http_get(f"http://127.0.0.1:{settings.service.port}/readyz") is not None and time.monotonic() < deadline:
         time.sleep(0.02)
 
     answer = _rank(after_the_kill, "nobody", [after_the_kill.items[0].item_id], 1_323_000_000_000)
     assert answer["fallback_level"] == "fresh"
-    while ranker.alive and time.monotonic() < deadline + 10:
+    while ranker.alive and time.monotonic() < deadline + 30:
         time.sleep(0.05)
     assert not ranker.alive
 

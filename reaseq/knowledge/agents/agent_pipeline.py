@@ -5,7 +5,7 @@ An `LlmCall` answers the agents' requests: from the endpoint and the ledger, or 
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,16 +14,11 @@ from reaseq.knowledge.agents.answers import DraftAnswer, Objection, UnusableAnsw
 from reaseq.knowledge.agents.prompts import DRAFTING, Agent
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.guard import admit, admit_phrases, admit_profile, word_runs
-from reaseq.knowledge.llm.request import Completion, LlmCall
+from reaseq.knowledge.llm.request import TRUNCATED, Completion, LlmCall, LlmRequest
 from reaseq.knowledge.vocabulary import Group, Vocabulary
 from reaseq.records import Claim, ProductKnowledge
 
-RETRIED = {
-    "malformed_json",
-    "invalid_answer",
-    "truncated",
-    "empty_answer",
-}  # rejections after which an agent is asked once more
+RETRIED = {"malformed_json", "invalid_answer", TRUNCATED, "empty_answer"}  # rejections after which an agent is asked once more
 DRAFT_ROUND, REVIEW_ROUND, REPAIR_ROUND, SYNTHESIS_ROUND, FINAL_ROUND = range(5)  # priorities: started items finish first
 
 
@@ -92,6 +87,14 @@ class AgentPipeline:
             complements=draft.complements,
             substitutes=draft.substitutes,
         )
+
+    def judge(self, request: LlmRequest, completion: Completion) -> Completion:
+        """The completion, rejected if its text cannot be read as the agent's answer."""
+        try:
+            _read(self.agents[request.agent], completion)
+        except UnusableAnswer as unusable:
+            return replace(completion, rejected=unusable.reason)
+        return completion
 
     def read_claims(self, answer: DraftAnswer) -> list[Claim]:
         """The claims of a drafting agent's answer, unchecked."""

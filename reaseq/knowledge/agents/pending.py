@@ -14,7 +14,7 @@ from typing import Any
 
 from reaseq.errors import CatalogError
 from reaseq.knowledge.agents.agent_pipeline import AgentPipeline, Rejected
-from reaseq.knowledge.agents.answers import DraftAnswer, UnusableAnswer
+from reaseq.knowledge.agents.answers import DraftAnswer
 from reaseq.knowledge.agents.prompts import DRAFTING
 from reaseq.knowledge.agents.reasoner import build_identity
 from reaseq.knowledge.guard import find_faults
@@ -175,7 +175,10 @@ async def import_batch(agents: Agents, items: Iterable[ReasoningItem], path: Pat
             seen.add(fingerprint)
             completion, outcome = _read_response(response, request)
             if completion:
-                outcome = completion.rejected or _check(agents.pipeline, request, completion, item, result.dropped_claims)
+                completion = agents.pipeline.judge(request, completion)
+                outcome = completion.rejected
+                dropped = [] if outcome else _find_dropped(agents.pipeline, request, completion, item)
+                result.dropped_claims.update((request.agent, fault) for fault in dropped)
                 origin = (item.item_id, item.seller_id, item.content.hash)
                 entries[fingerprint] = Entry(fingerprint, request.agent, agents.model.identity, *origin, completion, "batch")
             result.outcomes[outcome or ACCEPTED] += 1
@@ -185,18 +188,13 @@ async def import_batch(agents: Agents, items: Iterable[ReasoningItem], path: Pat
     return result
 
 
-def _check(
-    pipeline: AgentPipeline, request: LlmRequest, completion: Completion, item: ReasoningItem, dropped: Counter[tuple[str, str]]
-) -> str:
-    """Why an answer is unusable, or an empty string; counts the claims of a draft that will be dropped."""
-    try:
-        answer = pipeline.agents[request.agent].read(completion.text)
-    except UnusableAnswer as unusable:
-        return unusable.reason
-    if isinstance(answer, DraftAnswer):
-        faults = find_faults(pipeline.read_claims(answer), pipeline.vocabulary, item.content, quoting=True)
-        dropped.update((request.agent, fault) for fault in faults if fault)
-    return ""
+def _find_dropped(pipeline: AgentPipeline, request: LlmRequest, completion: Completion, item: ReasoningItem) -> list[str]:
+    """Why claims of a draft will be dropped."""
+    answer = pipeline.agents[request.agent].read(completion.text)
+    if not isinstance(answer, DraftAnswer):
+        return []
+    faults = find_faults(pipeline.read_claims(answer), pipeline.vocabulary, item.content, quoting=True)
+    return [fault for fault in faults if fault]
 
 
 def _read_response(response: dict[str, Any], request: LlmRequest) -> tuple[Completion | None, str]:

@@ -132,7 +132,7 @@ class VllmReasoner:
         if exhausted := await self._budget.exhausted(item):
             raise BudgetExhausted(exhausted)
         with metrics.IN_FLIGHT.track_inprogress():
-            completion = await self._endpoint.complete(request)
+            completion = self._pipeline.judge(request, await self._endpoint.complete(request))
         await self._record(request, fingerprint, item, completion)
         return completion
 

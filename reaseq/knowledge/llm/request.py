@@ -11,6 +11,7 @@ from reaseq.settings.llm import AnswerFormat
 AGAIN = "That is not one JSON object of the shape described. Answer again, with the object and nothing else."
 AGAIN_LIMIT_CHARS = 2000  # of a malformed answer that is sent back
 AGAIN_LIMIT_FACTOR = 3
+TRUNCATED = "truncated"  # why an answer is rejected that reached the limit of tokens
 CHARS_PER_TOKEN = 4.0  # where no server has counted
 
 
@@ -51,7 +52,7 @@ class LlmRequest:
 
     def ask_again(self, completion: "Completion") -> "LlmRequest":
         """The request after an unusable answer: with a larger limit if the answer was cut, else with the answer to correct."""
-        if completion.rejected or not completion.text:
+        if completion.rejected == TRUNCATED or not completion.text:
             return replace(self, answer_limit_factor=AGAIN_LIMIT_FACTOR)
         return replace(self, malformed_answer=completion.text[:AGAIN_LIMIT_CHARS])
 
@@ -99,7 +100,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Completion:
-    """The result of a call. `rejected` is the reason code if there is no usable text; a `truncated` text is kept."""
+    """The result of a call. `rejected` is the reason code if the text is missing or unusable; an unusable one is kept."""
 
     text: str = ""
     rejected: str = ""

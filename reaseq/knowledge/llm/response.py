@@ -16,14 +16,14 @@ from typing import Any
 
 import structlog
 
-from reaseq.knowledge.llm.request import Completion, LlmRequest, Usage, estimate_tokens
+from reaseq.knowledge.llm.request import TRUNCATED, Completion, LlmRequest, Usage, estimate_tokens
 from reaseq.plain_text import plain
 
 log = structlog.get_logger()
 
 WORDS_LIMIT_CHARS = 300
 THROTTLING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 529}  # 529: overloaded (Anthropic)
-TRUNCATED = {"length", "max_tokens"}
+LIMIT_REACHED = {"length", "max_tokens"}  # reasons to finish
 FAILURES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY}  # and all of 5xx: the same call may succeed soon
 _usage_is_missing: set[str] = set()  # models whose endpoint sends no usage, to say so once
 
@@ -85,7 +85,7 @@ def read_completion(body: Any, request: LlmRequest) -> Completion | None:
         message = choice["message"] or {}
         text = _text(message.get("content"))
         finished = str(choice.get("finish_reason") or "stop").lower()
-        if not text.strip() and finished not in TRUNCATED:
+        if not text.strip() and finished not in LIMIT_REACHED:
             text = _other_text(message)
     except (LookupError, TypeError, AttributeError):
         return None
@@ -94,8 +94,8 @@ def read_completion(body: Any, request: LlmRequest) -> Completion | None:
         return Completion(rejected="refusal", usage=usage)
     if finished == "content_filter":
         return Completion(rejected="content_filter", usage=usage)
-    if finished in TRUNCATED:
-        return Completion(text=text, rejected="truncated", usage=usage)
+    if finished in LIMIT_REACHED:
+        return Completion(text=text, rejected=TRUNCATED, usage=usage)
     return Completion(text=text, rejected="" if text.strip() else "empty_answer", usage=usage)
 
 

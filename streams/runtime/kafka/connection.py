@@ -10,6 +10,7 @@ from kafka.errors import KafkaError
 from reaseq.errors import BrokerUnavailable
 from reaseq.settings import KafkaSettings
 
+COMPRESSION = "lz4"  # of the topics and of our producers
 ISOLATION_LEVEL = "read_committed"  # of every consumer: records of aborted and open transactions are not read
 
 

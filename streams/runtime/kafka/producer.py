@@ -9,7 +9,7 @@ from kafka import KafkaProducer
 
 from reaseq.settings import KafkaSettings
 from streams.delivery.messages import RawRecord, encode
-from streams.runtime.kafka.connection import broker_errors, client_options
+from streams.runtime.kafka.connection import COMPRESSION, broker_errors, client_options
 
 CONFIRM_TIMEOUT_S = 60.0
 BULK_LINGER_MS = 20
@@ -20,7 +20,7 @@ def producer_options(settings: KafkaSettings) -> dict[str, Any]:
     return client_options(settings) | {
         "acks": "all",
         "enable_idempotence": True,
-        "compression_type": "lz4",
+        "compression_type": COMPRESSION,
         "max_request_size": settings.record_limit_bytes,
     }
 

@@ -110,6 +110,12 @@ def show_parity(monkeypatch: pytest.MonkeyPatch) -> str:
     return run("features", "parity", status=1)
 
 
+def test_parity_of_nothing_served_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("REASEQ_STATE_DIR", str(tmp_path))
+
+    assert "nothing was served: set REASEQ_SERVICE__SERVED_FEATURE_LOG_SHARE" in " ".join(run("features", "parity").split())
+
+
 def show_erasure(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr("streams.operations.erasure.request_erasure", lambda kafka, user: None)
     return run("forget", HOSTILE_UTF8)

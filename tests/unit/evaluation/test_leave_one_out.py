@@ -13,6 +13,7 @@ from evaluation.baselines.sasrec import SasRecConfig
 from evaluation.blend import fit_blend
 from evaluation.datasets.amazon_beauty import read_sequences
 from evaluation.experiments.leave_one_out import (
+    BEHAVIOR,
     COMPANIONS,
     FOLLOWERS,
     MAIN,
@@ -27,6 +28,14 @@ from evaluation.experiments.leave_one_out import (
 from evaluation.item_links import Links, link_companions, link_followers, link_same_label, link_similar
 from evaluation.leave_one_out import HeldOut, Score, Scores, UserSequences, measure, rank_targets, split
 from evaluation.leave_one_out_report import build_report, measure_entries
+from evaluation.next_item import NextItemConfig, build_table, draw_examples, train_next_item
+from reaseq.behavior.backbone import BackboneConfig
+from reaseq.behavior.model import BehaviorConfig
+from reaseq.behavior.token_table import ABSENT
+
+SIZES = BehaviorConfig(
+    history=3, response=2, dropout=0.0, backbone=BackboneConfig(width=16, layers=1, heads=2, kv_heads=2, feed=16)
+)
 
 
 def sequences(*users: list[int], items: int = 8) -> UserSequences:
@@ -155,6 +164,37 @@ def test_sasrec_learns_what_follows_what() -> None:
     assert model.score(held_out).sum(1) == pytest.approx([1, 1])
 
 
+def test_behavior_model_learns_what_follows_what() -> None:
+    held_out = HeldOut(sequences([1, 2, 3], [5, 6]), np.array([4, 7]), np.array([13, 12]))
+    table = build_table(np.eye(7, dtype=np.float32), [np.zeros(8, np.int64)])
+    config = NextItemConfig(SIZES, passes=150, batch_baskets=16, learning_rate=6e-3)
+
+    model = train_next_item(sequences(*[[1, 2, 3, 4], [5, 6, 7]] * 4), table, config)
+
+    assert rank_targets(model.score, held_out).seen_kept.tolist() == [1, 1]
+    assert model.score(held_out)[:, 0].tolist() == [0, 0]
+
+
+def test_an_example_is_a_history_and_what_follows_it() -> None:
+    histories, following = draw_examples(sequences([1, 2, 3, 4, 5, 6], [7]), NextItemConfig(SIZES, passes=40))
+
+    drawn = {(tuple(history), tuple(after)) for history, after in zip(histories.tolist(), following.tolist(), strict=True)}
+    assert drawn == {
+        ((0, 0, 1), (2, 3)),
+        ((0, 1, 2), (3, 4)),
+        ((1, 2, 3), (4, 5)),
+        ((2, 3, 4), (5, 6)),
+        ((3, 4, 5), (6, ABSENT)),
+    }
+
+
+def test_labels_of_each_kind_have_claim_ids_of_their_own() -> None:
+    table = build_table(np.eye(3, dtype=np.float32), [np.array([0, 1, 2, 0]), np.array([0, 1, 1, 3])])
+
+    assert table.contents.claims.tolist() == [[0, 0], [1, 3], [2, 3], [0, 5]]
+    assert table.live.tolist() == [False, True, True, True]
+
+
 def build_sequences(last: int, before_last: int) -> UserSequences:
     """Twelve users of a small catalog, the first of whom ends with the given items."""
     generator = np.random.default_rng(0)
@@ -167,7 +207,8 @@ def build_experiment(last: int = 70, before_last: int = 71) -> LeaveOneOutExperi
     vectors = np.random.default_rng(1).normal(size=(79, 4))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     catalog = Catalog({"brand": np.arange(80) % 7}, vectors)
-    return LeaveOneOutExperiment(build_sequences(last, before_last), catalog, SasRecConfig(width=8, epochs=1))
+    behavior_config = NextItemConfig(SIZES, passes=1)
+    return LeaveOneOutExperiment(build_sequences(last, before_last), catalog, SasRecConfig(width=8, epochs=1), behavior_config)
 
 
 def scores_of(experiment: LeaveOneOutExperiment, of: HeldOut) -> dict[str, Scores]:
@@ -182,7 +223,7 @@ def test_nothing_is_learned_from_the_test_and_only_blends_learn_from_validation(
     other_validation = scores_of(build_experiment(before_last=73), of)
 
     assert [name for name in base if (base[name] != other_test[name]).any()] == [TOLD_SALES]  # others' sales before the day
-    assert all((base[name] == other_validation[name]).all() for name in (POPULARITY, COMPANIONS, FOLLOWERS, SASREC))
+    assert all((base[name] == other_validation[name]).all() for name in (POPULARITY, COMPANIONS, FOLLOWERS, SASREC, BEHAVIOR))
 
 
 def test_only_the_entries_that_say_so_are_told_the_time() -> None:
@@ -213,7 +254,7 @@ def test_the_report_opens_with_the_main_entry_and_has_what_was_reached() -> None
     assert list(report)[:2] == ["recall_10", "ndcg_10"]
     of_main = measure(rank_targets(main.builds[0](), experiment.split.test).seen_kept)
     assert {metric: report[metric] for metric in of_main} == pytest.approx(of_main)
-    assert {name: entry["seeds"] for name, entry in entries.items() if entry["seeds"] > 1} == {SASREC: 2}
+    assert {name: entry["seeds"] for name, entry in entries.items() if entry["seeds"] > 1} == {SASREC: 2, BEHAVIOR: 2}
     assert {name for name, entry in entries.items() if entry["told_time"]} == {TOLD_DAY, TOLD_SALES}
     assert "recall_10" not in build_report(experiment, {POPULARITY: entries[POPULARITY]})
     assert {figure["model"] for figure in report["published"]} >= {"SASRec", "TIGER", "eSASRec"}

@@ -14,11 +14,13 @@ from evaluation.candidate_sets import (
     UNIFORM,
     CandidateSets,
 )
+from evaluation.experiments.experiment import fit_statistics
 from evaluation.instances import age_instances, build_candidate_mask, build_instances, to_times
 from evaluation.negative_sampling import MATCHED_NEGATIVES, NEGATIVES, sample_new_item_sets, sample_repeat_sets
-from evaluation.ranking_features import count_popularity
+from evaluation.ranking_features import count_popularity, latest_before
 from reaseq.behavior.popularity import RecentSales
 from reaseq.days import DAY_MS
+from reaseq.ranker.item_statistics import ItemStatistics
 from tests.fakes.catalog import NOW_MS
 from tests.fakes.interactions import TABLE, build_log, change_log_from, to_events
 
@@ -106,6 +108,21 @@ def test_later_events_change_no_feature_of_an_instance(changed: str) -> None:
 
     assert np.array_equal(before, after) and before.any()
     assert rebuilt.basket.history == instance.basket.history and rebuilt.bought.tolist() == instance.bought.tolist()
+
+
+def test_item_statistics_are_of_the_log_before_the_latest_cut() -> None:
+    cuts_ms = (CUT_MS - 10 * DAY_MS, CUT_MS)
+    whole = fit_statistics(LOG, cuts_ms)
+    until_cut = fit_statistics(change_log_from(LOG, CUT_MS), cuts_ms)
+    until_day_before = fit_statistics(change_log_from(LOG, CUT_MS - DAY_MS), cuts_ms)
+
+    def users(statistics: dict[int, ItemStatistics], time_ms: int) -> list[float] | None:
+        found = latest_before(statistics, time_ms)
+        return found.users.tolist() if found else None
+
+    assert users(whole, cuts_ms[0] - 1) is None
+    assert users(whole, CUT_MS) == users(whole, END_MS) == users(until_cut, END_MS) != users(until_day_before, END_MS)
+    assert users(whole, CUT_MS - 1) == users(whole, cuts_ms[0]) == users(until_day_before, CUT_MS - 1)
 
 
 def test_aged_features_contain_nothing_newer_than_their_age() -> None:

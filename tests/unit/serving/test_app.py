@@ -125,7 +125,7 @@ def test_ranking_without_the_model_has_no_explanations(start_service: Callable[.
         (request_body(candidate_ids=[]), 422, "at least 1"),
         (request_body(candidate_ids=["x" * 200]), 422, "at most 128"),
         (request_body(candidate_ids=["i1"] * 41), 422, "41 candidates; the limit is 40"),
-        (request_body(time_ms=-1), 422, "greater than or equal to 0"),
+        (request_body(time_ms=-1), 422, "the time is not between 1990 and 2100"),
         (request_body(budget_ms=0), 422, "greater than 0"),
         (request_body(budget_ms=1e300), 422, "less than or equal to 60000"),
         ({"user_id": "u"}, 422, "candidate_ids"),

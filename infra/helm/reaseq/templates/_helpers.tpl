@@ -21,7 +21,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ .Values.state.existingClaim | default (printf "%s-state" .Release.Name) }}
 {{- end }}
 
-{{/* Pod spec of a `reaseq` command. Takes a dict: root, component, fields (of the container), secret, mounts (further ones). */}}
+{{/* Pod spec of a `reaseq` command. Takes a dict: root, component, fields (of the container), secret, mounts (further ones), tag. */}}
 {{- define "reaseq.pod" -}}
 {{- $root := .root -}}
 {{- $secret := .secret | default $root.Values.existingSecret -}}
@@ -45,7 +45,7 @@ tolerations: {{ toYaml . | nindent 2 }}
 {{- end }}
 containers:
   - name: {{ .component }}
-    image: "{{ $root.Values.image.repository }}:{{ $root.Values.image.tag }}"
+    image: "{{ $root.Values.image.repository }}:{{ .tag | default $root.Values.image.tag }}"
     imagePullPolicy: {{ $root.Values.image.pullPolicy }}
     securityContext:
       allowPrivilegeEscalation: false
@@ -53,7 +53,13 @@ containers:
       capabilities: { drop: [ALL] }
     envFrom:
       - configMapRef: { name: {{ $root.Release.Name }}-settings }
-{{ toYaml .fields | indent 4 }}
+    {{- with omit .fields "env" }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- $secrets := ternary (list (dict "name" "REASEQ_SECRETS_DIR" "value" "/run/secrets/reaseq")) list (not (empty $secret)) }}
+    {{- with concat (.fields.env | default list) $secrets }}
+    env: {{ toYaml . | nindent 6 }}
+    {{- end }}
     volumeMounts:
       - { name: state, mountPath: /var/lib/reaseq }
       - { name: run, mountPath: /var/lib/reaseq/run }

@@ -249,6 +249,21 @@ def test_rejected_answers_are_forgotten_by_reason_and_day(
     assert sum(ledger.find(name) is None for name in rejections) == sum(forgotten.values())
 
 
+@pytest.mark.parametrize(("text", "code"), [("I think it is a mug.", "malformed_json"), ('{"mood": "good"}', "invalid_answer")])
+async def test_answers_that_cannot_be_read_are_forgotten_by_their_reason(tmp_path: Path, text: str, code: str) -> None:
+    ledger, items = Ledger(tmp_path / "l.db"), make_items("MUG A")
+    rejecting, answering = ScriptedModel(critic=text), ScriptedModel()
+    assert await reason(make_reasoner(ledger, rejecting), items) == [None]
+    calls = rejecting.called_agents.count("critic")
+    assert await reason(make_reasoner(ledger, answering), items) == [None] and not answering.requests
+
+    assert ledger.forget_rejected(["refusal"]) == {}
+    assert ledger.forget_rejected([code]) == {code: calls} == {code: 2}
+
+    assert all(await reason(make_reasoner(ledger, answering), items))
+    assert answering.called_agents[0] == "critic"
+
+
 async def test_second_run_makes_no_calls(tmp_path: Path) -> None:
     script, items = ScriptedModel(), make_items("MUG A", "MUG B")
     first = await reason(make_reasoner(Ledger(tmp_path / "l.db"), script), items)

@@ -91,6 +91,7 @@ async def test_batch_answers_are_validated(tmp_path: Path) -> None:
     }
     again = await export_round(ledger, requests)
     assert again == {"demand": 2, "attribute": 1, "relation": 1, "critic": 1}, "unanswered, and malformed ones once more"
+    assert ledger.forget_rejected() == {"malformed_json": 1, "invalid_answer": 1}
 
 
 async def test_import_reports_the_claims_that_will_be_dropped(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from reaseq.knowledge.reasoner import ReasoningItem
-from reaseq.records import Event, FeatureRecord, Item, ItemFeatures, ProductKnowledge, UserFeatures
+from reaseq.records import EARLIEST_TIME_MS, Event, FeatureRecord, Item, ItemFeatures, ProductKnowledge, UserFeatures
 from reaseq.settings import BehaviorSettings
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord, encode
@@ -35,7 +35,7 @@ from tests.unit.streams.stages.test_user_stages import Echo, FakeItemTable
 
 BATCH = BatchPolicy(100, 0)
 HISTORY_LIMIT = 5  # small enough that some behaviors are dropped
-ERASURE_MS = 9
+ERASURE_MS = EARLIEST_TIME_MS + 9
 ERASURE_REQUEST = RawRecord(EVENTS.name, b"u", None, ERASURE_MS)
 CRASHES = ("", "before produce", "after produce", "before write", "after write")
 
@@ -207,7 +207,7 @@ steps = st.lists(
 
 @given(
     listings=items,
-    before=events("e{}", st.integers(0, ERASURE_MS)),
+    before=events("e{}", st.integers(EARLIEST_TIME_MS, ERASURE_MS)),
     after=events("l{}", st.integers(ERASURE_MS + 1, ERASURE_MS + 9)),
     erasure=st.booleans(),
     steps=steps,
@@ -223,7 +223,8 @@ def test_store_ends_as_if_every_record_had_arrived_once_and_in_order(
     data: st.DataObject,
 ) -> None:
     retracted = [replace(event, retracted=True) for event in before[1::3]]
-    catalog = [Item(item_id=key, title=title, event_time_ms=time) for time, (key, title) in enumerate(listings)]
+    listed = enumerate(listings, EARLIEST_TIME_MS)
+    catalog = [Item(item_id=key, title=title, event_time_ms=time_ms) for time_ms, (key, title) in listed]
     requests = [ERASURE_REQUEST] * erasure
     arrivals: list[Event | RawRecord] = list(data.draw(st.permutations(before + before[::2] + retracted)))  # with duplicates
     split = data.draw(st.integers(0, len(arrivals)))

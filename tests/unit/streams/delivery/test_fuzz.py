@@ -17,6 +17,7 @@ import pytest
 import structlog
 
 from features.repository import FeatureRepository
+from reaseq.records import EARLIEST_TIME_MS
 from reaseq.settings import Settings
 from streams.delivery.dead_letters import DeadLetter
 from streams.delivery.delivery import Delivery
@@ -39,7 +40,7 @@ VALID: dict[Topic, dict[str, object]] = {
         "schema": "item.1",
         "item_id": "k",
         "title": "t",
-        "event_time_ms": 1,
+        "event_time_ms": EARLIEST_TIME_MS,
         "price": 1.5,
         "attributes": {"color": "red"},
     },
@@ -49,7 +50,7 @@ VALID: dict[Topic, dict[str, object]] = {
         "user_id": "k",
         "item_id": "i",
         "type": "view",
-        "event_time_ms": 1,
+        "event_time_ms": EARLIEST_TIME_MS,
         "quantity": 2,
     },
     ITEM_FEATURES: {"schema": "item-features.2", "item_id": "k", "event_time_ms": 1, "listed_ms": 1, "status": "text"},
@@ -186,7 +187,7 @@ def test_records_that_pass_the_schema_pass_stages_and_store(tmp_path: Path) -> N
         asyncio.run(Delivery(stage, broker, store, Settings().guard.future_limit_s).handle(records))
 
         reasons = {DeadLetter.from_record(record).reason for record in broker.dead_letters}
-        assert reasons <= {"invalid_field", "unknown_schema", "malformed_json", "missing_key", "invalid_key"}
+        assert reasons <= {"invalid_field", "unknown_schema", "malformed_json", "missing_key", "invalid_key", "wrong_time_unit"}
         assert 0 < len(broker.dead_letters) < len(records)
     odd = ["k", "\x00", "💥" * 40]
     assert list(store.read_items(odd)) == list(store.read_users(odd)) == odd

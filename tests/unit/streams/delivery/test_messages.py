@@ -12,8 +12,8 @@ from streams.delivery.messages import ORIGIN_HEADER, Decoder, Message, RawRecord
 from streams.delivery.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
 
 NOW_MS = 1_700_000_000_000
-ITEM = {"schema": "item.1", "item_id": "i", "title": "a lantern", "event_time_ms": 1}
-EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "type": "view", "event_time_ms": 1}
+ITEM = {"schema": "item.1", "item_id": "i", "title": "a lantern", "event_time_ms": NOW_MS}
+EVENT = {"schema": "event.1", "event_id": "e", "user_id": "u", "item_id": "i", "type": "view", "event_time_ms": NOW_MS}
 
 
 HISTORY = {"item_ids": ["i"], "types": [1], "times_ms": [1], "event_keys": [7]}
@@ -49,7 +49,6 @@ def without(fields: dict[str, object], name: str) -> dict[str, object]:
         (ITEMS, b"i", json.dumps(ITEM | {"title": 7}).encode(), "invalid_field", "$.title"),
         (ITEMS, b"i", json.dumps(ITEM | {"title": "t" * 2_000_000}).encode(), "invalid_field", "$.title"),
         (ITEMS, b"i", json.dumps(ITEM | {"price": -1}).encode(), "invalid_field", "$.price"),
-        (ITEMS, b"i", json.dumps(ITEM | {"event_time_ms": 10**18}).encode(), "invalid_field", "$.event_time_ms"),
         (ITEMS, b"i", json.dumps(ITEM | {"schema": "item.9"}).encode(), "unknown_schema", "item.9"),
         (ITEMS, b"i", json.dumps(without(ITEM, "schema")).encode(), "unknown_schema", "schema"),
         (ITEMS, b"i", json.dumps(EVENT).encode(), "unknown_schema", "event.1"),
@@ -63,7 +62,7 @@ def without(fields: dict[str, object], name: str) -> dict[str, object]:
         (ITEMS, b"i", json.dumps(ITEM | {"event_time_ms": NOW_MS + 301_000}).encode(), "from_the_future", "301 s"),
         (ITEMS, b"i", json.dumps(ITEM | {"title": None}).encode(), "invalid_field", "title"),
         (ITEMS, b"i", json.dumps(ITEM | {"attributes": {"size": 5}, "price": None}).encode(), "invalid_field", "attributes"),
-        (EVENTS, b"u", json.dumps(EVENT | {"event_time_ms": 1_700_000_000}).encode(), "wrong_time_unit", "in seconds"),
+        (ITEMS, b"i", json.dumps(ITEM | {"event_time_ms": "1700000000000"}).encode(), "invalid_field", "$.event_time_ms"),
     ],
 )
 def test_invalid_record_raises_its_reason_and_location(topic: Topic, key: bytes, value: bytes, reason: str, where: str) -> None:
@@ -73,6 +72,34 @@ def test_invalid_record_raises_its_reason_and_location(topic: Topic, key: bytes,
     assert raised.value.reason == reason
     assert where in str(raised.value)
     assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("time", "problem"),
+    [
+        (1_700_000_000, "event time 1700000000 is in seconds, but milliseconds are expected"),
+        (1_700_000_000.5, "event time 1700000000.5 is in seconds, but milliseconds are expected"),
+        (1_700_000_000_000_000, "event time 1700000000000000 is in microseconds, but milliseconds are expected"),
+        (10**18, "event time 1000000000000000000 is in nanoseconds, but milliseconds are expected"),
+        (45_000, "event time 45000 is a day as Excel counts them: write a date"),
+        (NOW_MS + 0.5, f"event time {NOW_MS + 0.5} is not a whole number"),
+        *((time, f"event time {time} is not between 1990 and 2100") for time in (-NOW_MS, -1, 0, 1, 500_000_000_000, 10**20)),
+    ],
+)
+@pytest.mark.parametrize(("topic", "fields", "key"), [(ITEMS, ITEM, b"i"), (EVENTS, EVENT, b"u")])
+def test_time_that_is_not_in_milliseconds_is_named_with_its_unit(
+    topic: Topic, fields: dict[str, object], key: bytes, time: float, problem: str
+) -> None:
+    with pytest.raises(InvalidRecord) as raised:
+        decode(topic, key, json.dumps(fields | {"event_time_ms": time}).encode())
+
+    assert (raised.value.reason, str(raised.value)) == ("wrong_time_unit", f"{problem} - at `$.event_time_ms`")
+
+
+def test_whole_number_may_be_written_with_a_fraction() -> None:
+    floats = json.dumps(EVENT | {"event_time_ms": float(NOW_MS), "quantity": 2.5}).encode()
+
+    assert decode(EVENTS, b"u", floats) == decode(EVENTS, b"u", json.dumps(EVENT | {"quantity": 2.5}).encode())
 
 
 @pytest.mark.parametrize(
@@ -188,6 +215,6 @@ def test_any_bytes_decode_to_a_message_or_raise_invalid_record(key: bytes, value
 def test_encoded_item_decodes_to_itself(title: str, price: float | None) -> None:
     from reaseq.records import Item
 
-    item = Item(item_id="i", title=title, price=price, event_time_ms=5)
+    item = Item(item_id="i", title=title, price=price, event_time_ms=NOW_MS)
 
     assert Decoder(ITEMS, 300).decode(encode(item, NOW_MS), int(time.time() * 1000)).body == item

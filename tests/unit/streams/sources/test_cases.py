@@ -2,6 +2,8 @@
 
 import datetime as dt
 import decimal
+import gzip
+import os
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ def write(path: Path, content: object) -> Path:
         case bytes():
             path.write_bytes(content)
         case dict():
-            pq.write_table(pa.table(content), path)
+            pq.write_table(pa.table(content), path.absolute())
     return path
 
 
@@ -70,6 +72,20 @@ CATALOGS: dict[str, tuple[object, list[dict[str, Any]]]] = {
     "byte order mark": ("\ufeffitem_id,title,price\nbom-1,Rose soap,3.5\n", [{"item_id": "bom-1", **SOAP}]),
     "semicolons and a decimal comma": ("item_id;title;price\ns-1;Rose soap;3,5\n", [{"item_id": "s-1", **SOAP}]),
     "tabs": ("item_id\ttitle\tprice\nt-1\tRose soap\t3.5\n", [{"item_id": "t-1", **SOAP}]),
+    "Excel's line for the delimiter": ("sep=;\r\nitem_id;title;price\r\ns-1;Rose soap;3,5\r\n", [{"item_id": "s-1", **SOAP}]),
+    "the same for a comma, quoted": ('"sep=,"\nitem_id,title,price\ns-1,Rose soap,3.5\n', [{"item_id": "s-1", **SOAP}]),
+    "the same with a byte order mark": (
+        "\ufeffSEP=;\nitem_id;title\ns-1;Soap, rose\n",
+        [{"item_id": "s-1", "title": "Soap, rose"}],
+    ),
+    "the same in UTF-16": (
+        "sep=\t\nitem_id\ttitle\tprice\ns-1\tRose soap\t3.5\n".encode("utf-16"),
+        [{"item_id": "s-1", **SOAP}],
+    ),
+    "a delimiter that only this line tells": ("sep=^\nitem_id^title^price\ns-1^Rose soap^3.5\n", [{"item_id": "s-1", **SOAP}]),
+    "blank lines before the header": ("\n \nitem_id,title\n1,Soap\n", [{"item_id": "1", "title": "Soap"}]),
+    "blank lines before JSON lines": ('\n\n{"item_id": "1", "title": "Soap"}\n', [{"item_id": "1", "title": "Soap"}]),
+    "several byte order marks": ("\ufeff\ufeffitem_id,title\n1,Soap\n", [{"item_id": "1", "title": "Soap"}]),
     "UTF-16": ("item_id,title,price\nu-1,Rose soap,3.5\n".encode("utf-16"), [{"item_id": "u-1", **SOAP}]),
     "blanks after delimiters": ("item_id, title, price\nsp-1, Rose soap, 3.5\n", [{"item_id": "sp-1", **SOAP}]),
     "a quoted value after a blank": ('item_id, title\n1, "Soap, rose"\n', [{"item_id": "1", "title": "Soap, rose"}]),
@@ -105,6 +121,10 @@ CATALOGS: dict[str, tuple[object, list[dict[str, Any]]]] = {
         'item_id,title,attributes\nat-1,Rose soap,"{""color"": ""red"", ""size"": null, ""ml"": 5}"\n',
         [{"item_id": "at-1", "title": "Rose soap", "attributes": {"color": "red", "ml": "5"}}],
     ),
+    "attributes without a name or with a long one": (
+        '{"item_id": "1", "title": "A", "attributes": {"": "x", " ": "y"}, "%s": "z"}\n' % ("n" * 1001),
+        [{"item_id": "1", "title": "A"}],
+    ),
     "null words": ("item_id,title,brand,seller_id\n1,Soap,NULL,nan\n", [{"item_id": "1", "title": "Soap"}]),
     "a header alone": ("item_id,title\n", []),
     "float ids": (
@@ -123,6 +143,23 @@ CATALOGS: dict[str, tuple[object, list[dict[str, Any]]]] = {
             "facts": pa.array([[("k", "v"), ("n", None)]], pa.map_(pa.string(), pa.string())),
         },
         [{"item_id": "m-1", "title": "Soap", "attributes": {"facts": "k: v"}}],
+    ),
+    "nested times of an unknown zone": (
+        {
+            "item_id": ["z-1"],
+            "title": ["Soap"],
+            "when": pa.StructArray.from_arrays(
+                [pa.array([dt.datetime(2014, 1, 14)], pa.timestamp("ns", "Mars/Phobos"))], ["on"]
+            ),
+            "also": pa.array([[("on", dt.datetime(2014, 1, 14))]], pa.map_(pa.string(), pa.timestamp("s", "Mars/Phobos"))),
+        },
+        [
+            {
+                "item_id": "z-1",
+                "title": "Soap",
+                "attributes": {"when": "on: 2014-01-14 00:00:00+00:00", "also": "on: 2014-01-14 00:00:00+00:00"},
+            }
+        ],
     ),
     "nested values": (
         {
@@ -166,6 +203,8 @@ def test_catalog_is_read(tmp_path: Path, name: str) -> None:
             ("0,125", 0.125),
             ("1.299", 1.299),
             ("1.5e3", 1500.0),
+            ("1.234.567,89", 1234567.89),
+            ("123,456", 123456.0),
             (".5", 0.5),
         ],
         *[
@@ -177,6 +216,7 @@ def test_catalog_is_read(tmp_path: Path, name: str) -> None:
             ("10-20", None),
             ("€1.299", None),
             ("5%", None),
+            *((text, None) for text in ("1.299.00", "1.2.3", "12,34.56", "1.234,567.89", f"$ {'9' * 41}")),
         ],
     ],
 )
@@ -211,7 +251,12 @@ def test_long_text_and_many_attributes_are_cut_at_their_limits(tmp_path: Path) -
         ("item_id,title\nh-4,\u200b\u200b\n", r"row 1: title '\u200b\u200b' shows nothing"),
         ("item_id,title\n,No id\n", "row 1: item_id is missing"),
         ("item_id,title\n\u200b,No id\n", r"row 1: item_id '\u200b' is missing"),
-        *((f"item_id,title\n{null},No id\n", f"row 1: item_id '{null}' is missing") for null in ("NULL", "nan", "None")),
+        *(
+            (f"item_id,title\n{null},No id\n", f"row 1: item_id '{null}' is missing")
+            for null in ("NULL", "nan", "None", "N/A", "#N/A", "#REF!")
+        ),
+        ('{"item_id": true, "title": "Soap"}\n', "row 1: item_id True is no id"),
+        ('{"item_id": {"$oid": "5f"}, "title": "Soap"}\n', "row 1: item_id {'$oid': '5f'} is no id"),
         ({"item_id": [r"\N"], "title": ["No id"]}, r"row 1: item_id '\\N' is missing"),
         ({"item_id": [float("nan")], "title": ["No id"]}, "row 1: item_id nan is missing"),
         ({"item_id": pa.array([None, 1.0]), "title": ["Ghost", "Soap"]}, "row 1: item_id is missing"),
@@ -238,9 +283,20 @@ UNBALANCED = 'item_id,title,price\n1,"Rose soap,3.5\n2,Lily,4\n3,"Oak",5\n'
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("", "is empty"),
+        *((text, "is empty") for text in ("", " ", "\n\n", "\ufeff\n")),
+        *(("item_id,title\n1,A\n".encode(f"utf-16-{end}"), f"--encoding utf-16-{end}") for end in ("le", "be")),
+        ("item_id,title\n1,Rose\0soap\n", "zero bytes, so it is no text file, or a damaged one"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(9), "no text file"),
+        (b"Obj\x01" + bytes(30), "an Avro file: export the data as parquet"),
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (gzip.compress(gzip.compress(b"item_id,title\n1,A\n")), "compressed twice"),
+        (f"item_id,{'x' * 200_000}\n1,A\n", "the header is not valid CSV"),
+        ('{\n "items": [\n', "row 1 is not valid JSON: write an object per line"),
+        ('{"item_id": "1"}{"item_id": "2"}\n', "row 1 is not valid JSON: write an object per line"),
+        ("{}\n", "row 1 has no fields"),
         (UNBALANCED, "row 1, from line 2 on, is not valid CSV"),
         ('item_id,title\n1,A\n2,"B\n', "row 2, from line 3 on, is not valid CSV"),
+        ('sep=,\nitem_id,title\n1,A\n2,"B\n', "row 2, from line 4 on, is not valid CSV"),
         (f"item_id,title\n1,A\n2,{'x' * 140_000}\n", "row 2, from line 3 on, is not valid CSV .field larger"),
         ("item_id,title\nw-1,Crème\n".encode("cp1252"), "byte 0xe8 after row 0 is not utf-8: .* --encoding cp1252"),
         ("item_id,title\n1,A\n".encode("utf-16-le"), "zero bytes.* --encoding utf-16-le"),
@@ -263,8 +319,12 @@ def test_encoding_and_delimiter_can_be_named(tmp_path: Path) -> None:
     source = read_catalog(tmp_path / "c.csv", content, ReadOptions(text=TextOptions("cp1252", "^")))
 
     assert read(source) == [{"item_id": "w-1", "title": "Crème brûlée – “deluxe”"}]
-    with pytest.raises(CatalogError, match="'klingon' is no encoding"):
-        TextOptions("klingon")
+    for name in ("klingon", "base64", "rot13"):
+        with pytest.raises(CatalogError, match=f"'{name}' is no encoding"):
+            TextOptions(name)
+    for delimiter in ("::", '"', "\n", "\0"):
+        with pytest.raises(CatalogError, match=r"the delimiter .* is not a single character"):
+            TextOptions(delimiter=delimiter)
 
 
 @pytest.mark.parametrize("compression", ["gz", "bz2", "zst"])
@@ -280,7 +340,8 @@ def test_compressed_text_is_read(tmp_path: Path, compression: str) -> None:
 def test_folder_is_read_file_by_file(tmp_path: Path) -> None:
     folder = tmp_path / "catalog"
     (folder / "day=1").mkdir(parents=True)
-    (folder / "_SUCCESS").touch()
+    for empty in ("_SUCCESS", "part-00000"):  # Spark writes the second one for an empty partition
+        (folder / empty).touch()
     write(folder / "day=1" / "part-0", "item_id,title\n1,A\n")
     write(folder / "part-1", {"title": ["B"], "item_id": [2]})
 
@@ -291,6 +352,31 @@ def test_folder_is_read_file_by_file(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CatalogError, match="no files"):
         CatalogFile(tmp_path / "empty")
+    (tmp_path / "empty" / "part").symlink_to("nowhere")
+    with pytest.raises(CatalogError, match="empty/part: No such file"):
+        CatalogFile(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", ["a:b", "file:x", "s3:x", "a%20b", "ünï 💥 'q\"", "-x", "*"])
+@pytest.mark.parametrize("content", ["item_id,title\n1,A\n", {"item_id": ["1"], "title": ["A"]}], ids=["CSV", "parquet"])
+def test_name_of_a_file_is_only_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: str | dict[str, list[str]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert read(read_catalog(Path(name), content)) == [{"item_id": "1", "title": "A"}]
+
+
+def test_file_that_cannot_be_opened_twice_or_at_all_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(CatalogError, match="a pipe or a device: write the data to a file"):
+        CatalogFile(tmp_path / "pipe")
+    odd = tmp_path / os.fsdecode(b"bad\xff.csv")
+    with pytest.raises(CatalogError, match="the name is not UTF-8: rename the file"):
+        read_catalog(odd, "item_id,title\n1,A\n")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(CatalogError, match="symbolic links"):
+        CatalogFile(tmp_path / "loop")
 
 
 def test_mapping_wins_over_a_column_of_the_same_name(tmp_path: Path) -> None:
@@ -361,6 +447,20 @@ def test_event_time_is_converted_if_it_has_one_meaning_and_else_refused(
         assert record.refusal.startswith(f"row 1: {field} {text!r}" if text else "row 1: event_time is missing")
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("45000", "is a day as Excel counts them: write a date"),
+        ("40512.35", "is a day as Excel counts them: write a date"),
+        *((text, "is not between 1990 and 2100") for text in ("0", "-1", "-1389657600", "631151999", "1989-12-31")),
+    ],
+)
+def test_time_that_is_none_is_refused_with_its_row_field_and_value(tmp_path: Path, text: str, problem: str) -> None:
+    source = read_log(tmp_path / "e.csv", f"user_id,item_id,event_time\nu,007,2014-01-14\nu,007,{text}\n")
+
+    assert refusals(source) == [f"row 2: event_time {text!r} {problem}"]
+
+
 def test_number_in_another_unit_than_its_field_is_reported(tmp_path: Path) -> None:
     source = read_log(tmp_path / "e.csv", "user_id,item_id,event_time_ms\nu,007,1389657600\nu,007,1389657600000\n")
 
@@ -374,6 +474,26 @@ def test_format_of_times_can_be_named(tmp_path: Path) -> None:
 
     assert [message["event_time_ms"] for message in read(source)] == [1_291_191_960_000]
     assert refusals(source) == ["row 2: event_time '2010-12-01' is not a time in the format '%m/%d/%Y %H:%M'"]
+    for format_, problem in (("%Q", "'Q' is a bad directive"), ("%Y %", "stray %"), ("%H:%M", "has no year")):
+        with pytest.raises(CatalogError, match=f"--time-format .*{problem}"):
+            ReadOptions(time_format=format_)
+
+
+def test_format_of_times_is_that_of_numbers_too(tmp_path: Path) -> None:
+    options = ReadOptions(time_format="%d%m%Y", latest_ms=NOW_MS)
+    lines = [f'{{"user_id": "u", "item_id": 1, "event_time": {time}}}\n' for time in (14012014, '"14012014"', '"01011980"')]
+    source = read_log(tmp_path / "e.jsonl", "".join(lines), options)
+
+    assert [message["event_time_ms"] for message in read(source)] == [DAY_MS, DAY_MS]
+    assert refusals(source) == ["row 3: event_time '01011980' is not between 1990 and 2100"]
+
+
+def test_time_out_of_range_costs_only_its_row(tmp_path: Path) -> None:
+    days = pa.array([2**30, 16_084], pa.date32())
+    source = read_log(tmp_path / "e.parquet", {"user_id": ["u", "u"], "item_id": ["1", "1"], "event_time": days})
+
+    assert [message["event_time_ms"] for message in read(source)] == [DAY_MS]
+    assert [refusal.partition(" is ")[0] for refusal in refusals(source)] == ["row 1: event_time 'date32[day] 1073741824'"]
 
 
 @pytest.mark.parametrize(
@@ -386,6 +506,10 @@ def test_format_of_times_can_be_named(tmp_path: Path) -> None:
         pa.array([1_389_657_600.0]),
         pa.array([20140114]),
         pa.array([decimal.Decimal("1389657600000")]),
+        pa.array([dt.datetime(2014, 1, 14)], pa.timestamp("ms", "Mars/Phobos")),
+        pa.array([dt.datetime(2014, 1, 14)], pa.timestamp("ns", "Mars/Phobos")).dictionary_encode(),
+        pa.array(["2014-01-14"]).dictionary_encode(),
+        pa.array([1_389_657_600_000_000], pa.timestamp("ms")),  # microseconds by the number, and the year 46006 by the type
     ],
 )
 def test_typed_times_are_read(tmp_path: Path, times: pa.Array) -> None:
@@ -400,7 +524,7 @@ def test_typed_times_are_read(tmp_path: Path, times: pa.Array) -> None:
     ("text", "expected"),
     [
         ("PURCHASE,1", ("purchase", 1.0)),
-        ("add_to_cart,1", ("cart", 1.0)),
+        *((f"{name},1", ("cart", 1.0)) for name in ("add_to_cart", "Add to cart", "add-to-cart")),
         ('purchase ,"1,5"', ("purchase", 1.5)),
         (",", ("purchase", None)),
         ("view,nan", ("view", None)),

@@ -1,0 +1,162 @@
+"""`make containers`: brings the system up, kills each of its processes, takes it down and up again, and removes everything."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from infra.containers.engine import ContainerError, Docker
+from infra.containers.images import image_bytes, provide_base_images
+from infra.containers.passwords import write_passwords
+from infra.containers.stack import Container, Stack
+
+OURS = {"worker", "reasoner", "ranker"}  # the services that run the project's image
+WRITABLE_ROOT = {"kafka"}  # its image writes its configuration there
+POLL_S = 0.5
+RESTART_TIMEOUT_S = 300.0
+PROBLEMS_SHOWN = 5
+
+
+@dataclass
+class Report:
+    """What was done, how long it took, and with what result."""
+
+    rows: list[tuple[str, float, str]] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[list[str]]:
+        """Time a step and show its progress. The block appends its result to the list that it gets."""
+        print(f"{name} …", flush=True)
+        started, result = time.monotonic(), list[str]()
+        try:
+            yield result
+        except BaseException as error:
+            result.append(f"FAILED: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            raise
+        finally:
+            self.rows.append((name, time.monotonic() - started, "; ".join(result) or "done"))
+            print(f"  {self.rows[-1][1]:.0f} s: {self.rows[-1][2]}", flush=True)
+
+    def table(self) -> str:
+        """The steps as a Markdown table."""
+        lines = ["| step | s | result |", "|---|---|---|"]
+        return "\n".join(lines + [f"| {name} | {seconds:.0f} | {result} |" for name, seconds, result in self.rows])
+
+
+def prepare(docker: Docker, report: Report) -> Stack:
+    """Engine, base images, passwords, image and models. The system can start then."""
+    with report.step("engine and Compose plugin") as result:
+        docker.start()
+        engine = docker.read("version", "-f", "{{.Server.Version}}")
+        result.append(f"{'an own' if docker.own_engine else 'the running'} engine {engine}")
+    with report.step("base images") as result:
+        result.append(provide_base_images(docker))
+    with report.step("passwords in .env") as result:
+        result.append(f"new: {', '.join(write_passwords(docker.root / '.env')) or 'none'}")
+    stack = Stack(docker)
+    with report.step("image") as result:
+        stack.build_image()
+        base = image_bytes(docker, "python:3.11-slim")
+        size = image_bytes(docker, stack.image)
+        result.append(f"{size / 1e9:.2f} GB, of which {base / 1e9:.2f} GB the base image")
+    with report.step("models") as result:
+        result.append(stack.train_models())
+    return stack
+
+
+def check(docker: Docker, report: Report) -> None:
+    """The whole check. Raises ContainerError at the first thing that does not hold; removes everything in any case."""
+    try:
+        stack = prepare(docker, report)
+        try:
+            check_stack(stack, report)
+        finally:
+            with report.step("containers and volumes removed"):
+                stack.down(volumes=True)
+    finally:
+        with report.step("engine removed" if docker.own_engine else "engine left as it was"):
+            docker.stop(remove=True)
+
+
+def check_stack(stack: Stack, report: Report) -> None:
+    """What has to hold of a system that starts on empty volumes."""
+    with report.step("up, until all are healthy") as result:
+        stack.up()
+        result.append(", ".join(container.name for container in stack.containers()))
+    with report.step("smoke"):
+        stack.smoke()
+    with report.step("confinement: no capabilities, no new privileges, read-only roots") as result:
+        require_none(flaw for container in stack.containers() for flaw in find_flaws(container))
+        result.append("all containers; Kafka's root is writable")
+    with report.step("a client without a password") as result:
+        refused = stack.docker.run("compose", "exec", "-T", "-e", "REDISCLI_AUTH=", "redis", "redis-cli", "ping").stdout
+        require_none([] if "NOAUTH" in refused else [f"Redis answers: {refused}"])
+        result.append("refused by Redis")
+    for container in stack.containers():
+        with report.step(f"kill -9 {container.name}") as result:
+            result.append(kill_and_wait(stack, container.name))
+    with report.step("smoke after the kills"):
+        stack.smoke()
+    with report.step("features reconcile"):
+        stack.reaseq("features", "reconcile")
+    with report.step("logs are JSON lines") as result:
+        logs = {container.name: stack.logs(container.name) for container in stack.containers() if container.service in OURS}
+        require_none(f"{name}: {line}" for name, lines in logs.items() for line in lines if not is_json(line))
+        result.append(f"{sum(map(len, logs.values()))} lines")
+    with report.step("down and up: state is kept") as result:
+        before = stack.contents()
+        stack.down()
+        stack.up()
+        after = stack.contents()
+        require_none([] if before == after else [f"before: {before}", f"after: {after}"])
+        result.append(after)
+    with report.step("smoke and features reconcile"):
+        stack.smoke()
+        stack.reaseq("features", "reconcile")
+
+
+def find_flaws(container: Container) -> Iterator[str]:
+    """What a container is allowed and does not need."""
+    host = container.facts["HostConfig"]
+    rules: dict[str, Callable[[], bool]] = {
+        "keeps capabilities": lambda: host["CapDrop"] != ["ALL"] or bool(host["CapAdd"]),
+        "may gain privileges": lambda: "no-new-privileges:true" not in (host["SecurityOpt"] or []),
+        "may write to its root": lambda: not host["ReadonlyRootfs"] and container.service not in WRITABLE_ROOT,
+        "runs as root": lambda: container.facts["Config"]["User"].split(":")[0] in ("", "0", "root"),
+        "publishes a port beyond loopback": lambda: any(
+            binding["HostIp"] != "127.0.0.1" for bindings in (host["PortBindings"] or {}).values() for binding in bindings
+        ),
+    }
+    return (f"{container.name} {flaw}" for flaw, holds in rules.items() if holds())
+
+
+def kill_and_wait(stack: Stack, name: str) -> str:
+    """Kill a container's process, and wait until it was restarted and all containers are healthy."""
+    container = stack.find(name)
+    started = time.monotonic()
+    os.kill(container.pid, signal.SIGKILL)
+    while (again := stack.find(name)).started_at == container.started_at or again.state != "healthy":
+        if time.monotonic() - started > RESTART_TIMEOUT_S:
+            raise ContainerError(f"{name} is {again.state} {RESTART_TIMEOUT_S:.0f} s after it was killed")
+        time.sleep(POLL_S)
+    healthy_s = time.monotonic() - started
+    stack.wait_until_healthy()
+    restarted = [other.name for other in stack.containers() if other.name != name and other.facts["RestartCount"]]
+    return f"healthy again after {healthy_s:.0f} s; restarted so far besides it: {', '.join(restarted) or 'none'}"
+
+
+def is_json(line: str) -> bool:
+    """Whether a line is a JSON object."""
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def require_none(problems: Iterator[str] | list[str]) -> None:
+    """Raise ContainerError with the first problems, if there are any."""
+    if found := list(problems):
+        raise ContainerError("\n".join([f"{len(found)} problems: {found[0]}", *found[1:PROBLEMS_SHOWN]]))
