@@ -1,8 +1,9 @@
-"""The cost of the delivery contract, compared with a bare loop without guarantees.
+"""The cost of the delivery contract, compared with a loop written by hand and with a bare loop without guarantees.
 
 - `faust`: events from Kafka through the Faust runtime and `streams.delivery.delivery` into histories: decode them,
   fold them into the state in Redis, produce to `user-features` and wait for the acknowledgment, compare-and-set, commit.
 - `in_process`: the same without a broker.
+- `hand_written`: the job alone, as one would write it by hand for this one case: see `benchmarks.hand_written`.
 - `bare_loop`: aiokafka and a Redis pipeline that SETs the final rows of each user in a batch once, then a commit. It decodes
   nothing, reads nothing from Redis and produces nothing.
 
@@ -38,6 +39,7 @@ from aiokafka import AIOKafkaConsumer
 from kafka import KafkaProducer
 from rich.console import Console
 
+from benchmarks import hand_written
 from demo import ORDER_LINES
 from evaluation.datasets.online_retail import read_retail
 from features.archive import Archive
@@ -55,12 +57,13 @@ from streams.delivery.stage import BatchPolicy, Stage
 from streams.delivery.topics import EVENTS, USER_FEATURES
 from streams.runtime.faust_runtime import COMMIT_INTERVAL_S, build_app
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
-from streams.runtime.kafka.producer import KafkaRecordProducer, Producer
+from streams.runtime.kafka.producer import Producer
+from streams.runtime.kafka.record_producer import KafkaRecordProducer
 from streams.stages.archive import ArchiveStage
 from streams.stages.history import HistoryStage
 
 EVENTS_PER_TURN = 20_000
-TURNS = 2
+TURNS = 3
 MIXED_OVER_EVENTS = 5_000
 RATES_PER_S = (100, 1_000, 2_000, 3_000, 4_000, 6_000, 8_000)
 RATE_FOR_S = 15.0
@@ -165,6 +168,7 @@ def run() -> dict[str, Any]:
     sustained = [measured for measured in results["freshness"] if measured["sustained"]]
     return {
         "events_per_s_per_core": sides["faust"]["events_per_s_per_core"],
+        "hand_written_events_per_s_per_core": sides["hand_written"]["events_per_s_per_core"],
         "bare_loop_events_per_s_per_core": sides["bare_loop"]["events_per_s_per_core"],
         "freshness_p99_ms": next(m["freshness_p99_ms"] for m in sustained if m["offered_events_per_s"] == 1_000),
         "highest_sustained_events_per_s": sustained[-1]["offered_events_per_s"],
@@ -253,6 +257,7 @@ def _throughput(bench: DeliveryBench, events: Sequence[Event], console: Console)
         for name, count, work in (
             ("faust", 1, _faust),
             ("bare_loop", 1, _bare_loop),  # writes the rows left by the previous side
+            ("hand_written", 1, _hand_written),
             ("in_process", 1, _in_process),
             ("faust_two_workers", 2, _faust),
         ):
@@ -316,6 +321,12 @@ def _in_process(settings: Settings, reports: Reports, group: str, events: Sequen
     now_ms = int(time.time() * 1000)
     asyncio.run(broker.produce([encode(event, now_ms) for event in events]))
     asyncio.run(runtime.run_until_idle(flush=True))
+
+
+def _hand_written(settings: Settings, reports: Reports, group: str, _: None) -> None:
+    """The loop of `benchmarks.hand_written`."""
+    gc.freeze()
+    asyncio.run(hand_written.run(settings, group, Meter(reports).batch))
 
 
 def _bare_loop(settings: Settings, reports: Reports, group: str, rows: dict[bytes, bytes]) -> None:

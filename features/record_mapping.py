@@ -8,10 +8,9 @@ from feast import FeatureView
 
 from features import definitions as views
 from features.array_codec import pack_history, pack_inferred, unpack_history, unpack_inferred
+from features.plain_values import Plain
 from reaseq.knowledge.vocabulary import Vocabulary
 from reaseq.records import STATUS_RANK, FeatureRecord, Inferred, ItemFeatures, ProductKnowledge, UserFeatures, read_revision
-
-Value = str | int | float | bytes
 
 
 class Row(NamedTuple):
@@ -20,7 +19,7 @@ class Row(NamedTuple):
     view: FeatureView
     entity_id: str
     event_time_ms: int
-    values: dict[str, Value]
+    values: dict[str, Plain]
 
 
 def to_rows(record: FeatureRecord, vocabulary: Vocabulary) -> list[Row]:
@@ -40,7 +39,7 @@ def rows_by_view(records: Sequence[FeatureRecord], vocabulary: Vocabulary) -> di
 def item_rows(record: ItemFeatures, vocabulary: Vocabulary) -> list[Row]:
     """The rows of an item record. Claims are stored as the vocabulary's claim ids."""
     claim_ids, confidences = vocabulary.claim_ids(record.knowledge)
-    representation: dict[str, Value] = {
+    representation: dict[str, Plain] = {
         "status": record.status,
         "listed_ms": record.listed_ms,
         "seller_id": record.seller_id,
@@ -56,7 +55,7 @@ def item_rows(record: ItemFeatures, vocabulary: Vocabulary) -> list[Row]:
     }
     if record.price is not None:
         representation["price"] = record.price
-    knowledge: dict[str, Value] = {
+    knowledge: dict[str, Plain] = {
         "knowledge": msgspec.json.encode(record.knowledge).decode(),
         "revision": record.revision,
     }
@@ -69,7 +68,7 @@ def item_rows(record: ItemFeatures, vocabulary: Vocabulary) -> list[Row]:
 def user_rows(record: UserFeatures) -> list[Row]:
     """The rows of a user record."""
     inferred = record.inferred
-    inferred_values: dict[str, Value] = {
+    inferred_values: dict[str, Plain] = {
         "inferred": pack_inferred(inferred),
         "model": inferred.model,
         "as_of_ms": inferred.as_of_ms,
@@ -77,7 +76,7 @@ def user_rows(record: UserFeatures) -> list[Row]:
         "latent": inferred.latent,
         "revision": record.revision,
     }
-    history: dict[str, Value] = {"history": pack_history(record.history), "revision": record.revision}
+    history: dict[str, Plain] = {"history": pack_history(record.history), "revision": record.revision}
     return [
         Row(views.user_history, record.user_id, record.event_time_ms, history),
         Row(views.user_inferred, record.user_id, record.event_time_ms, inferred_values),
@@ -85,7 +84,7 @@ def user_rows(record: UserFeatures) -> list[Row]:
 
 
 def item_record(
-    item_id: str, event_time_ms: int, representation: Mapping[str, Value], knowledge: Mapping[str, Value]
+    item_id: str, event_time_ms: int, representation: Mapping[str, Plain], knowledge: Mapping[str, Plain]
 ) -> ItemFeatures:
     """Build an item record from its rows: the inverse of `item_rows`."""
     price = representation.get("price")
@@ -108,7 +107,7 @@ def item_record(
     )
 
 
-def user_record(user_id: str, event_time_ms: int, history: Mapping[str, Value], inferred: Mapping[str, Value]) -> UserFeatures:
+def user_record(user_id: str, event_time_ms: int, history: Mapping[str, Plain], inferred: Mapping[str, Plain]) -> UserFeatures:
     """Build a user record from its rows: the inverse of `user_rows`."""
     item_ids, confidences = unpack_inferred(inferred["inferred"])  # type: ignore[arg-type]
     events_seen, unknown_items = read_revision(int(history["revision"]))

@@ -1,9 +1,8 @@
 """Typed reads and writes of feature records through Feast: the only access path from records to the online store."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -15,12 +14,11 @@ import structlog
 import yaml
 from feast import FeatureStore, FeatureView
 from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.protos.feast.types.Value_pb2 import Value
 from feast.repo_config import RepoConfig
 from prometheus_client import Counter
 
 from features import definitions as views
-from features import row_format
+from features import plain_values, row_format
 from features.packed_store import (
     KEY_VERSION,
     NEWER_ROW,
@@ -29,10 +27,10 @@ from features.packed_store import (
     entity_key,
     parse_entity_id,
     row_owner,
-    unpack_rows,
 )
+from features.plain_values import Plain
 from features.record_mapping import Row, item_record, to_rows, user_record
-from features.row_format import RowVersion, pack, read_version
+from features.row_format import RowVersion, read_version
 from reaseq.errors import CorruptRows, NewerRowFormat, StoreUnavailable
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
@@ -47,11 +45,11 @@ KEY_CACHE_SIZE = 65_536
 CORRUPT_ROWS = Counter("reaseq_corrupt_rows", "Entities read whose stored rows do not hold what was written", ["entity"])
 
 ReconcileResult = Literal["equal", "behind", "ahead", "different"]
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PROFILES = {"embedded": "feature_store.yaml", "production": "feature_store.production.yaml"}
 # The views of a record, written and read together.
 _ITEM_VIEWS = (views.item_representation, views.item_knowledge)
 _USER_VIEWS = (views.user_history, views.user_inferred)
+_FEATURES = {view.name: [feature.name for feature in view.features] for view in (*_ITEM_VIEWS, *_USER_VIEWS)}
 FIRST, LAST = 0, -1
 
 
@@ -236,12 +234,11 @@ class FeatureRepository:
         self._check_complete()
         ids, packed = self._leave_out_corrupt(pair, ids, keys, packed)
         self._check_formats(read_version(row) for rows in packed for row in rows if row)
-        columns = [unpack_rows(view, rows) for view, rows in zip(pair, packed, strict=True)]
         found = {}
-        for entity_id, parts in zip(ids, zip(*columns, strict=True), strict=True):
-            if parts[0][1] is not None:
-                time_ms = (parts[0][0] - _EPOCH) // timedelta(milliseconds=1)
-                found[entity_id] = (time_ms, [_to_plain(values) for _, values in parts])
+        for entity_id, *rows in zip(ids, *packed, strict=True):
+            if rows[FIRST] is not None:
+                time_ms, _ = read_version(rows[FIRST]).record_version
+                found[entity_id] = (time_ms, [_unpack_row(view, row or b"") for view, row in zip(pair, rows, strict=True)])
         return found
 
     def _leave_out_corrupt(
@@ -309,25 +306,15 @@ def _views(record: FeatureRecord) -> tuple[FeatureView, FeatureView]:
 
 
 def _pack_row(row: Row, key: bytes) -> bytes:
-    values = {name: _to_value(value) for name, value in row.values.items()}
-    return pack(values, _EPOCH + timedelta(milliseconds=row.event_time_ms), row_owner(row.view, key))
+    values = {name: plain_values.encode(value) for name, value in row.values.items()}
+    revision = row.values[row_format.REVISION]
+    return row_format.pack_serialized(values, row.event_time_ms * 1000, int(revision), row_owner(row.view, key))
+
+
+def _unpack_row(view: FeatureView, row: bytes) -> dict[str, Plain]:
+    values = row_format.unpack_serialized(row, _FEATURES[view.name])
+    return {name: plain_values.decode(value) for name, value in values.items() if value}
 
 
 def _is_intact(view: FeatureView, key: bytes, row: bytes | None) -> bool:
     return row is not None and row_format.is_intact(row, row_owner(view, key))
-
-
-def _to_value(value: str | int | float | bytes) -> Value:
-    match value:
-        case str():
-            return Value(string_val=value)
-        case bytes():
-            return Value(bytes_val=value)
-        case int():
-            return Value(int64_val=value)
-        case float():
-            return Value(double_val=value)
-
-
-def _to_plain(values: Mapping[str, Value]) -> dict[str, Any]:
-    return {name: getattr(value, kind) for name, value in values.items() if (kind := value.WhichOneof("val"))}

@@ -18,11 +18,13 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from hashlib import blake2b
 from typing import NamedTuple
 
 from feast.protos.feast.types.Value_pb2 import Value
 
+from features.plain_values import content_start
 from reaseq.records import Version
 
 REVISION = "revision"
@@ -61,14 +63,18 @@ class RowVersion(NamedTuple):
 
 def pack(values: Mapping[str, Value], event_time: datetime, owner: bytes) -> bytes:
     """Pack `values` as of `event_time` into a row. Naive times are taken as UTC. Equal input gives equal bytes."""
-    entries = []
-    for name in sorted(values):
-        value = values[name].SerializeToString(deterministic=True)
-        entries.append(_ENTRY.pack(zlib.crc32(name.encode()), len(value)) + value)
-    payload = b"".join(entries)
+    serialized = {name: value.SerializeToString(deterministic=True) for name, value in values.items()}
     aware = event_time if event_time.tzinfo else event_time.replace(tzinfo=UTC)
-    event_us = (aware - _EPOCH) // _MICROSECOND
     revision = values[REVISION].int64_val if REVISION in values else 0
+    return pack_serialized(serialized, (aware - _EPOCH) // _MICROSECOND, revision, owner)
+
+
+def pack_serialized(values: Mapping[str, bytes], event_us: int, revision: int, owner: bytes) -> bytes:
+    """Pack serialized values into a row. Equal input gives equal bytes."""
+    entries: list[bytes] = []
+    for name in sorted(values):
+        entries += (_ENTRY.pack(_name_crc(name), len(values[name])), values[name])
+    payload = b"".join(entries)
     digest = _digest(_TIME_AND_REVISION.pack(event_us, revision), owner, payload)
     return _VERSION.pack(event_us, revision, (FORMAT - 1 << DIGEST_BITS) + digest) + payload
 
@@ -89,24 +95,24 @@ def is_intact(row: bytes, owner: bytes) -> bool:
 
 def unpack(row: bytes, names: Iterable[str]) -> dict[str, Value]:
     """Read the features in `names` from a row. Features that the row does not have are left out."""
+    return {name: Value.FromString(value) for name, value in unpack_serialized(row, names).items()}
+
+
+def unpack_serialized(row: bytes, names: Iterable[str]) -> dict[str, bytes]:
+    """Read the serialized values of the features in `names` from a row. Features that the row does not have are left out."""
     spans = _entry_spans(row)
-    values = {}
-    for name in names:
-        span = spans.get(zlib.crc32(name.encode()))
-        if span:
-            values[name] = Value.FromString(row[span[0] : span[1]])
-    return values
+    return {name: row[slice(*spans[crc])] for name in names if (crc := _name_crc(name)) in spans}
 
 
 def unpack_bytes(row: bytes, name: str) -> bytes:
     """Read the raw content of a bytes or string feature without building a protobuf message. Empty if the row lacks it."""
-    span = _entry_spans(row).get(zlib.crc32(name.encode()))
-    if not span:
-        return b""
-    position = span[0] + 1  # the field's tag is followed by the length: a varint, whose last byte is below 128
-    while row[position] & 0x80:
-        position += 1
-    return row[position + 1 : span[1]]
+    span = _entry_spans(row).get(_name_crc(name))
+    return row[content_start(row, span[0]) : span[1]] if span else b""
+
+
+@cache
+def _name_crc(name: str) -> int:
+    return zlib.crc32(name.encode())
 
 
 def _digest(*parts: bytes) -> int:

@@ -23,7 +23,7 @@ from streams.operations.recall import Recaller
 from streams.operations.reconcile import Reconciler
 from streams.runtime.faust_runtime import assigned_partitions, build_app, build_worker
 from streams.runtime.kafka.admin import wait_for_topics
-from streams.runtime.kafka.producer import KafkaRecordProducer
+from streams.runtime.kafka.record_producer import KafkaRecordProducer
 from streams.runtime.kafka.tailer import TopicTailer
 from streams.runtime.probe import serve_probe
 from streams.runtime.roles import Role, consumer_group

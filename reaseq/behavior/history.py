@@ -1,12 +1,10 @@
 """A user's history: the latest behaviors in order of event time, whatever the order of arrival."""
 
-from bisect import insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
-
-from msgspec.structs import replace
 
 from reaseq.records import EVENT_TYPES, Event, History
 
@@ -42,13 +40,11 @@ class HistoryFold:
     """
 
     def __init__(self, history: History, limit: int) -> None:
-        columns = zip(history.times_ms, history.event_keys, history.item_ids, history.types, strict=True)
-        self._behaviors = [Behavior(*row) for row in columns]
         self._retracted = set(history.retracted_keys)
-        if self._retracted:
-            retracted = zip(history.retracted_ms, history.retracted_keys, strict=True)
-            self._behaviors = sorted([*self._behaviors, *(Behavior(*row, "", RETRACTED) for row in retracted)])
-        self._keys = {behavior.event_key for behavior in self._behaviors}
+        self._columns = _Columns(history.times_ms, history.event_keys, history.item_ids, history.types)
+        for time_ms, key in zip(history.retracted_ms, history.retracted_keys, strict=True):
+            self._columns.insert(Behavior(time_ms, key, "", RETRACTED))
+        self._keys = set(self._columns.event_keys)
         self._forgotten_ms = history.forgotten_ms
         self._request = ErasureRequest(history.erasure_offset, history.erasure_produced_ms)
         self._limit = limit
@@ -60,20 +56,19 @@ class HistoryFold:
             return self._retract(key) if event.retracted and key not in self._retracted else "duplicate"
         if self._forgotten_ms and event.event_time_ms <= self._forgotten_ms:
             return "forgotten"
-        behavior = Behavior(event.event_time_ms, key, event.item_id, TYPE_CODES[event.type])
-        if len(self._behaviors) >= self._limit and behavior < self._behaviors[0]:
+        columns = self._columns
+        if len(columns) >= self._limit and (event.event_time_ms, key) < columns.oldest:
             return "too_late"
-        insort(self._behaviors, behavior)
+        columns.insert(Behavior(event.event_time_ms, key, event.item_id, TYPE_CODES[event.type]))
         self._keys.add(key)
-        if len(self._behaviors) > self._limit:
-            dropped = self._behaviors.pop(0).event_key
+        if len(columns) > self._limit:
+            dropped = columns.drop_oldest()
             self._keys.discard(dropped)
             self._retracted.discard(dropped)
         return self._retract(key) if event.retracted else "accepted"
 
     def _retract(self, key: int) -> str:
-        index = next(index for index, behavior in enumerate(self._behaviors) if behavior.event_key == key)
-        self._behaviors[index] = Behavior(self._behaviors[index].time_ms, key, "", RETRACTED)
+        self._columns.retract(key)
         self._retracted.add(key)
         return "retracted"
 
@@ -87,23 +82,77 @@ class HistoryFold:
             return False
         self._request = ErasureRequest(*map(max, request, self._request))
         self._forgotten_ms = max(until_ms, self.newest_ms, self._forgotten_ms + 1)
-        self._behaviors, self._keys, self._retracted = [], set(), set()
+        self._columns, self._keys, self._retracted = _Columns(), set(), set()
         return True
 
     @property
     def newest_ms(self) -> int:
         """Event time of the newest behavior, retracted or not; without one, the time up to which the history was erased."""
-        return self._behaviors[-1].time_ms if self._behaviors else self._forgotten_ms
+        return self._columns.times_ms[-1] if self._columns.times_ms else self._forgotten_ms
 
     def history(self) -> History:
         """The current history."""
-        history = build_history([behavior for behavior in self._behaviors if behavior.type_code], self._forgotten_ms)
-        history = replace(history, erasure_offset=self._request.offset, erasure_produced_ms=self._request.produced_ms)
-        if not self._retracted:
-            return history
-        retracted = [behavior for behavior in self._behaviors if behavior.type_code == RETRACTED]
-        times_ms, keys = zip(*((behavior.time_ms, behavior.event_key) for behavior in retracted), strict=True)
-        return replace(history, retracted_ms=times_ms, retracted_keys=keys)
+        columns, retracted = self._columns, _Columns()
+        if self._retracted:
+            columns, retracted = columns.split_retracted()
+        return History(
+            item_ids=tuple(columns.item_ids),
+            types=tuple(columns.types),
+            times_ms=tuple(columns.times_ms),
+            event_keys=tuple(columns.event_keys),
+            forgotten_ms=self._forgotten_ms,
+            retracted_ms=tuple(retracted.times_ms),
+            retracted_keys=tuple(retracted.event_keys),
+            erasure_offset=self._request.offset,
+            erasure_produced_ms=self._request.produced_ms,
+        )
+
+
+class _Columns:
+    """Behaviors in order, by columns: folding an event into a long history must not build an object for each behavior."""
+
+    def __init__(
+        self,
+        times_ms: Iterable[int] = (),
+        event_keys: Iterable[int] = (),
+        item_ids: Iterable[str] = (),
+        types: Iterable[int] = (),
+    ) -> None:
+        self.times_ms, self.event_keys, self.item_ids, self.types = [*times_ms], [*event_keys], [*item_ids], [*types]
+
+    def __len__(self) -> int:
+        return len(self.times_ms)
+
+    @property
+    def oldest(self) -> tuple[int, int]:
+        """Time and key of the first behavior."""
+        return self.times_ms[0], self.event_keys[0]
+
+    def insert(self, behavior: Behavior) -> None:
+        """Insert a behavior in order; its key must be new."""
+        start = bisect_left(self.times_ms, behavior.time_ms)
+        end = bisect_right(self.times_ms, behavior.time_ms, start)
+        index = bisect_left(self.event_keys, behavior.event_key, start, end)  # those of one time are ordered by key
+        self.times_ms.insert(index, behavior.time_ms)
+        self.event_keys.insert(index, behavior.event_key)
+        self.item_ids.insert(index, behavior.item_id)
+        self.types.insert(index, behavior.type_code)
+
+    def drop_oldest(self) -> int:
+        """Drop the first behavior; returns its key."""
+        del self.times_ms[0], self.item_ids[0], self.types[0]
+        return self.event_keys.pop(0)
+
+    def retract(self, key: int) -> None:
+        """Take the item from the behavior with that key."""
+        index = self.event_keys.index(key)
+        self.item_ids[index], self.types[index] = "", RETRACTED
+
+    def split_retracted(self) -> tuple["_Columns", "_Columns"]:
+        """The behaviors that are not retracted, and those that are."""
+        rows = list(zip(self.times_ms, self.event_keys, self.item_ids, self.types, strict=True))
+        kept, retracted = ([row for row in rows if (row[3] == RETRACTED) is value] for value in (False, True))
+        return _Columns(*zip(*kept, strict=True)), _Columns(*zip(*retracted, strict=True))
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ class Decoder:
 
     def __init__(self, topic: Topic, future_limit_s: float) -> None:
         self._topic = topic
+        self._is_input = topic.message in (Item, Event)
         self._future_limit_ms = int(future_limit_s * 1000)
         self._body = msgspec.json.Decoder(topic.message | _Untyped)
 
@@ -102,7 +103,7 @@ class Decoder:
         body = self._parse(raw.value)
         if (body_key := self._topic.key(body)) != key:
             raise InvalidRecord("key_mismatch", f"the record's key is {key!r}, but its body belongs to {body_key!r}")
-        if isinstance(body, Item | Event):
+        if self._is_input:
             self._check_time(body.event_time_ms, now_ms)
         return Message(key, body, origin_ms, raw.offset, raw.timestamp_ms)
 

@@ -16,16 +16,17 @@ from pathlib import Path
 import faust
 import structlog
 from faust.types import TP
+from faust.types.auth import CredentialsT
 
-from reaseq.settings import Settings
+from reaseq.settings import KafkaSettings, Settings
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord
 from streams.delivery.stage import Repeats
 from streams.runtime.batch_buffer import BatchBuffer
 from streams.runtime.faust_consumer import install_consumer
 from streams.runtime.in_flight import InFlight
-from streams.runtime.kafka.connection import faust_credentials
-from streams.runtime.kafka.producer import KafkaRecordProducer
+from streams.runtime.kafka.connection import tls_context
+from streams.runtime.kafka.record_producer import KafkaRecordProducer
 from streams.runtime.offset_tracker import OffsetTracker, StartOffsets
 
 log = structlog.get_logger()
@@ -48,7 +49,7 @@ def build_app(
     app = faust.App(
         group_id,
         broker=";".join(f"kafka://{server}" for server in kafka.bootstrap_servers.split(",")),
-        broker_credentials=faust_credentials(kafka),
+        broker_credentials=_credentials(kafka),
         datadir=str(data_dir),
         topic_disable_leader=True,
         web_enabled=False,
@@ -82,6 +83,19 @@ def assigned_partitions(app: faust.App) -> set[tuple[str, int]]:
     if not app._consumer:  # not started yet
         return set()
     return {(tp.topic, tp.partition) for tp in app.consumer.assignment()}
+
+
+def _credentials(settings: KafkaSettings) -> CredentialsT | None:
+    """The credentials of `client_options` for Faust; None for plaintext without authentication."""
+    context = tls_context(settings) if settings.tls else None
+    if settings.sasl_mechanism:
+        return faust.SASLCredentials(
+            username=settings.sasl_username,
+            password=settings.sasl_password.get_secret_value(),
+            mechanism=settings.sasl_mechanism,
+            ssl_context=context,
+        )
+    return faust.SSLCredentials(context) if context else None
 
 
 class _Runtime:

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import faust
-from faust.types.auth import CredentialsT
 from kafka.errors import KafkaError
 
 from reaseq.errors import BrokerUnavailable, InvalidSettings
@@ -29,19 +27,6 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         options["sasl_plain_username"] = settings.sasl_username
         options["sasl_plain_password"] = settings.sasl_password.get_secret_value()
     return options
-
-
-def faust_credentials(settings: KafkaSettings) -> CredentialsT | None:
-    """The same credentials for Faust; None for plaintext without authentication."""
-    context = tls_context(settings) if settings.tls else None
-    if settings.sasl_mechanism:
-        return faust.SASLCredentials(
-            username=settings.sasl_username,
-            password=settings.sasl_password.get_secret_value(),
-            mechanism=settings.sasl_mechanism,
-            ssl_context=context,
-        )
-    return faust.SSLCredentials(context) if context else None
 
 
 def tls_context(settings: KafkaSettings) -> ssl.SSLContext:
