@@ -12,6 +12,19 @@ PACKAGES = "docker.io iptables mmdebstrap"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 TAIL_CHARACTERS = 2000
+# What `iptables-save` says of tables without rules, unless nobody has used them: then it says nothing.
+EMPTY_FIREWALL = """*filter
+:INPUT ACCEPT
+:FORWARD ACCEPT
+:OUTPUT ACCEPT
+COMMIT
+*nat
+:PREROUTING ACCEPT
+:INPUT ACCEPT
+:OUTPUT ACCEPT
+:POSTROUTING ACCEPT
+COMMIT
+"""
 
 
 class ContainerError(Exception):
@@ -60,7 +73,7 @@ class Docker:
             return
         stop_process(int((self.folder / "dockerd.pid").read_text()))
         unmount_below(self.folder)
-        subprocess.run(["iptables-restore"], input=self._firewall.read_text(), text=True, check=True)
+        subprocess.run(["iptables-restore"], input=EMPTY_FIREWALL + self._firewall.read_text(), text=True, check=True)
         subprocess.run(["ip", "link", "delete", "docker0"], capture_output=True, check=False)
         for path in (self._firewall, self._socket):
             path.unlink(missing_ok=True)
