@@ -28,7 +28,7 @@ PURCHASE = 1  # every behavior is of one type
 class NextItemConfig:
     """Sizes and hyperparameters of training."""
 
-    sizes: BehaviorConfig = field(default_factory=lambda: BehaviorConfig(history=20, response=1, dropout=0.3))
+    sizes: BehaviorConfig = field(default_factory=lambda: BehaviorConfig(history=20, response=4, dropout=0.3))
     passes: int = 40  # over the users; in each, the history of each user ends at a place drawn at random
     epochs: int = 1  # over what the passes drew
     batch_baskets: int = 256
