@@ -29,9 +29,8 @@ KERNELS = b".nv_fatbin"
 PAGE = 4096
 PT_LOAD, PT_NOTE = 1, 4
 HEADER = struct.Struct("<16sHHIQQQIHHHHHH")  # of an ELF file with 64 bits
-SEGMENT = struct.Struct(
-    "<IIQQQQQQ"
-)  # type, flags, offset, virtual and physical address, size in the file and in memory, alignment
+# Type, flags, offset, virtual and physical address, size in the file and in memory, alignment.
+SEGMENT = struct.Struct("<IIQQQQQQ")
 SECTION = struct.Struct("<IIQQQQIIQQ")
 
 Missing = dict[str, dict[str, set[str]]]
@@ -113,12 +112,8 @@ def cut_section(elf: bytes, name: bytes) -> bytes:
         elif kind != PT_NOTE:  # the build id makes room for the new segment's entry
             moved = at - (end - start) if at >= end else at
             segments.append((kind, flags, moved, virtual, physical, in_file, in_memory, alignment))
-    header[6], header[10], header[12], header[13] = (
-        0,
-        len(segments),
-        0,
-        0,
-    )  # no table of sections, which the loader does not read
+    header[10] = len(segments)
+    header[6] = header[12] = header[13] = 0  # no table of sections, which the loader does not read
     table = b"".join(SEGMENT.pack(*segment) for segment in segments)
     rest_of_start = elf[header[5] + len(table) : start]
     return HEADER.pack(*header) + elf[HEADER.size : header[5]] + table + rest_of_start + elf[end:]
