@@ -29,12 +29,12 @@ class NextItemConfig:
     """Sizes and hyperparameters of training."""
 
     sizes: BehaviorConfig = field(default_factory=lambda: BehaviorConfig(history=20, response=4, dropout=0.3))
-    passes: int = 40  # over the users; in each, the history of each user ends at a place drawn at random
+    passes: int = 30  # over the users; in each, the history of each user ends at a place drawn at random
     epochs: int = 1  # over what the passes drew
     batch_baskets: int = 256
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
-    infill_share: float = 0.25  # share of the rows whose history may be masked too, not only what follows it
+    infill_share: float = 0.0  # share of the rows whose history may be masked too, not only what follows it
     seed: int = 0
 
 
