@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from evaluation.item_links import count_items
 from evaluation.leave_one_out import HeldOut, Rows, Scores, UserSequences
 from reaseq.behavior import diffusion
-from reaseq.behavior.diffusion import TO_COME, Canvas, Sampling, build_slots
+from reaseq.behavior.diffusion import Canvas, Sampling, build_slots
 from reaseq.behavior.examples import build_canvas
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.sequence import Sequences
 from reaseq.behavior.token_table import ABSENT, TokenTable
+from reaseq.behavior.training import response_loss
 from reaseq.representation.contents import Contents
 from reaseq.representation.item_table import NO_PRICE, Snapshot, build_snapshot
 from reaseq.training_loop import fit
@@ -129,14 +130,7 @@ class _NextItemLoss(nn.Module):
         rows, response = self._histories[index], self._responses[index]
         rows = rows[:, int((rows > 0).any(0).int().argmax()) :]  # without padding that all share
         token_table = self.model.token_table(self._table, self._ids)
-        after = torch.full_like(response, rows.shape[1])
-        history = _write(rows, token_table)
-        canvas = history.followed_by(token_table.to_tokens(response), after, torch.full_like(after, TO_COME))
-        infill = torch.rand(len(rows), 1) < self._infill_share
-        maskable = torch.cat([infill.expand(rows.shape), torch.ones_like(response, dtype=torch.bool)], dim=1)
-        t = diffusion.draw_rates(canvas.tokens, maskable)
-        masked = diffusion.mask(canvas.tokens, t, maskable)
-        return diffusion.loss(self.model, canvas, masked, t, maskable, token_table)
+        return response_loss(self.model, _write(rows, token_table), response, token_table, self._infill_share)
 
 
 def _write(rows: Tensor, token_table: TokenTable) -> Canvas:

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from reaseq.behavior import calibration, diffusion
-from reaseq.behavior.diffusion import TO_COME, Sampling, build_slots
+from reaseq.behavior.diffusion import TO_COME, Canvas, Sampling, build_slots
 from reaseq.behavior.examples import Basket, BehaviorExamples, build_canvas, build_examples, trainable
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.behavior.popularity import RecentSales
-from reaseq.behavior.token_table import SemanticIdTrie
+from reaseq.behavior.token_table import SemanticIdTrie, TokenTable
 from reaseq.errors import CatalogError
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -94,14 +94,24 @@ class BehaviorLossModule(nn.Module):
         examples = examples.to(self._device)
         token_table = self.model.token_table(self._table, self._ids, self._trie)
         history = build_canvas(examples.history, examples.times_ms, token_table, prior)
-        batch, length = examples.history.rows.shape
-        after = torch.full_like(examples.response, length)
-        canvas = history.followed_by(token_table.to_tokens(examples.response), after, torch.full_like(after, TO_COME))
-        infill = torch.rand(batch, 1, device=self._device) < self._infill_share
-        maskable = torch.cat([infill.expand(batch, length), torch.ones_like(after, dtype=torch.bool)], dim=1)
-        t = diffusion.draw_rates(canvas.tokens, maskable)
-        masked = diffusion.mask(canvas.tokens, t, maskable)
-        return diffusion.loss(self.model, canvas, masked, t, maskable, token_table)
+        return response_loss(self.model, history, examples.response, token_table, self._infill_share)
+
+
+def response_loss(
+    model: BehaviorModel, history: Canvas, response: Tensor, token_table: TokenTable, infill_share: float
+) -> Tensor:
+    """The diffusion loss of histories and their responses, rows (B, R), with new masks at every call.
+
+    In an `infill_share` of the histories, behaviors may be masked too.
+    """
+    batch, length, _ = history.tokens.shape
+    after = torch.full_like(response, length)
+    canvas = history.followed_by(token_table.to_tokens(response), after, torch.full_like(after, TO_COME))
+    infill = torch.rand(batch, 1, device=response.device) < infill_share
+    maskable = torch.cat([infill.expand(batch, length), torch.ones_like(after, dtype=torch.bool)], dim=1)
+    t = diffusion.draw_rates(canvas.tokens, maskable)
+    masked = diffusion.mask(canvas.tokens, t, maskable)
+    return diffusion.loss(model, canvas, masked, t, maskable, token_table)
 
 
 def train(
