@@ -1,6 +1,7 @@
 """Creates the topics, waits for them, and reads their ids."""
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 
 import structlog
@@ -26,8 +27,7 @@ def create_topics(settings: KafkaSettings) -> list[str]:
     Raises BrokerUnavailable.
     """
     with broker_errors(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
-        present = set(admin.list_topics())
-        missing = [topic for topic in TOPICS if topic.name not in present]
+        missing = _missing_topics(admin)
         try:
             if missing:
                 admin.create_topics([_new_topic(topic, settings) for topic in missing])
@@ -40,9 +40,9 @@ def create_topics(settings: KafkaSettings) -> list[str]:
 def _wait_until_known(admin: KafkaAdminClient) -> None:
     # The controller creates a topic; a broker that has not heard of it yet answers that there is none.
     deadline = time.monotonic() + KNOWN_WITHIN_S
-    while unknown := {topic.name for topic in TOPICS} - set(admin.list_topics()):
+    while unknown := _missing_topics(admin):
         if time.monotonic() > deadline:
-            raise BrokerUnavailable(f"topics {', '.join(sorted(unknown))} were created, but the brokers still do not know them")
+            raise BrokerUnavailable(f"topics {_names(unknown)} were created, but the brokers still do not know them")
         time.sleep(0.1)
 
 
@@ -63,10 +63,18 @@ def _find_missing(settings: KafkaSettings) -> str:
     """The names of missing topics, or the error of a broker that does not answer; empty if all topics exist."""
     try:
         with broker_errors(settings), closing(KafkaAdminClient(**client_options(settings))) as admin:
-            present = set(admin.list_topics())
+            return _names(_missing_topics(admin))
     except BrokerUnavailable as error:
         return str(error)
-    return ", ".join(topic.name for topic in TOPICS if topic.name not in present)
+
+
+def _missing_topics(admin: KafkaAdminClient) -> list[Topic]:
+    present = set(admin.list_topics())
+    return [topic for topic in TOPICS if topic.name not in present]
+
+
+def _names(topics: Sequence[Topic]) -> str:
+    return ", ".join(topic.name for topic in topics)
 
 
 def read_topic_id(settings: KafkaSettings, topic: Topic) -> str:
