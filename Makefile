@@ -5,7 +5,7 @@ TEST_PROCESSES ?= 3  # for two cores: while one process waits for a service, the
 export UV_LINK_MODE ?= copy
 unexport PYTHONDONTWRITEBYTECODE  # some images set it; every process would then compile all modules that it imports
 
-.PHONY: help demo demo-quick test test-unit faults bench evaluate docs lint format lock services containers clean
+.PHONY: help demo demo-quick test test-unit faults bench evaluate docs lint format lock services containers chart-live clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -73,6 +73,10 @@ services:  ## install Redis, Java, Prometheus and a browser (Debian, as root), a
 
 containers:  ## run docker-compose.yml for real: start, kill, restart, check, remove (root; half an hour the first time)
 	$(PYTHON) -m infra.containers check
+
+chart-live: .venv/runtime  ## install, change and remove the Helm chart in a Kubernetes of its own (Go; half an hour the first time)
+	@infra/install_go_tools.sh
+	$(BIN)/python -m infra.kubernetes $(if $(NODE),--node)
 
 clean:  ## remove the environment, all state and all output
 	rm -rf out var .venv

@@ -4,10 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from infra.containers.check import Report, check, prepare
-from infra.containers.engine import ContainerError, Docker
+from infra.containers.check import check, prepare
+from infra.containers.engine import Docker
 from infra.containers.passwords import write_passwords
 from infra.containers.stack import Stack
+from infra.report import Report
+from reaseq.errors import InfrastructureError
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -32,7 +34,7 @@ def main() -> int:
         docker.environment["COMPOSE_PROJECT_NAME"] = "reaseq-check"
     try:
         run(command, docker, report)
-    except ContainerError as error:
+    except InfrastructureError as error:
         print(error, file=sys.stderr)
         return 1
     finally:
@@ -42,7 +44,7 @@ def main() -> int:
 
 
 def run(command: str, docker: Docker, report: Report) -> None:
-    """Run a command. Raises ContainerError."""
+    """Run a command. Raises InfrastructureError."""
     if command == "passwords":
         print(f"new in .env: {', '.join(write_passwords(ROOT / '.env')) or 'nothing, all are there'}")
     elif command == "check":
@@ -57,6 +59,7 @@ def run(command: str, docker: Docker, report: Report) -> None:
             print("for docker commands: export", *(f"{name}={docker.environment.get(name, '')}" for name in names))
     else:
         docker.start()
+        docker.provide_compose()
         stack = Stack(docker)
         if command == "smoke":
             print(stack.smoke())

@@ -5,51 +5,25 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 
-from infra.containers.engine import ContainerError, Docker
+from infra.containers.engine import Docker
 from infra.containers.images import image_bytes, provide_base_images
 from infra.containers.passwords import write_passwords
 from infra.containers.stack import Container, Stack
+from infra.report import Report, require_none
+from reaseq.errors import InfrastructureError
 
 OURS = {"worker", "reasoner", "ranker"}  # the services that run the project's image
 WRITABLE_ROOT = {"kafka"}  # its image writes its configuration there
 POLL_S = 0.5
 RESTART_TIMEOUT_S = 300.0
-PROBLEMS_SHOWN = 5
-
-
-@dataclass
-class Report:
-    """What was done, how long it took, and with what result."""
-
-    rows: list[tuple[str, float, str]] = field(default_factory=list)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[list[str]]:
-        """Time a step and show its progress. The block appends its result to the list that it gets."""
-        print(f"{name} …", flush=True)
-        started, result = time.monotonic(), list[str]()
-        try:
-            yield result
-        except BaseException as error:
-            result.append(f"FAILED: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-            raise
-        finally:
-            self.rows.append((name, time.monotonic() - started, "; ".join(result) or "done"))
-            print(f"  {self.rows[-1][1]:.0f} s: {self.rows[-1][2]}", flush=True)
-
-    def table(self) -> str:
-        """The steps as a Markdown table."""
-        lines = ["| step | s | result |", "|---|---|---|"]
-        return "\n".join(lines + [f"| {name} | {seconds:.0f} | {result} |" for name, seconds, result in self.rows])
 
 
 def prepare(docker: Docker, report: Report) -> Stack:
     """Engine, base images, passwords, image and models. The system can start then."""
     with report.step("engine and Compose plugin") as result:
         docker.start()
+        docker.provide_compose()
         engine = docker.read("version", "-f", "{{.Server.Version}}")
         result.append(f"{'an own' if docker.own_engine else 'the running'} engine {engine}")
     with report.step("base images") as result:
@@ -68,7 +42,7 @@ def prepare(docker: Docker, report: Report) -> Stack:
 
 
 def check(docker: Docker, report: Report) -> None:
-    """The whole check. Raises ContainerError at the first thing that does not hold; removes everything in any case."""
+    """The whole check. Raises InfrastructureError at the first thing that does not hold; removes everything in any case."""
     try:
         stack = prepare(docker, report)
         try:
@@ -141,7 +115,7 @@ def kill_and_wait(stack: Stack, name: str) -> str:
     os.kill(container.pid, signal.SIGKILL)
     while (again := stack.find(name)).started_at == container.started_at or again.state != "healthy":
         if time.monotonic() - started > RESTART_TIMEOUT_S:
-            raise ContainerError(f"{name} is {again.state} {RESTART_TIMEOUT_S:.0f} s after it was killed")
+            raise InfrastructureError(f"{name} is {again.state} {RESTART_TIMEOUT_S:.0f} s after it was killed")
         time.sleep(POLL_S)
     healthy_s = time.monotonic() - started
     stack.wait_until_healthy()
@@ -155,9 +129,3 @@ def is_json(line: str) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
-
-
-def require_none(problems: Iterator[str] | list[str]) -> None:
-    """Raise ContainerError with the first problems, if there are any."""
-    if found := list(problems):
-        raise ContainerError("\n".join([f"{len(found)} problems: {found[0]}", *found[1:PROBLEMS_SHOWN]]))

@@ -5,7 +5,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from infra.containers.engine import ContainerError, Docker, require, run_checked
+from infra.containers.engine import PACKAGES, Docker
+from infra.programs import require, run
+from reaseq.errors import InfrastructureError
 
 REGISTRY = "https://registry-1.docker.io/v2/"
 REGISTRY_TIMEOUT_S = 10.0
@@ -60,14 +62,14 @@ def image_bytes(docker: Docker, image: str) -> int:
 
 def _import_debian(docker: Docker) -> None:
     """Make a minimal Debian with this machine's package sources and certificate authorities."""
-    require("mmdebstrap")
+    require("mmdebstrap", PACKAGES)
     archive = docker.folder / "debian.tar"
     sources = sorted(Path("/etc/apt/sources.list.d").glob("debian*.sources")) or [Path("/etc/apt/sources.list")]
     hooks = [f"copy-in {file} /usr/local/share/ca-certificates" for file in MACHINE_CERTIFICATES.glob("*.crt")]
     hooks += ['chroot "$1" update-ca-certificates', "printf '#!/bin/sh\\nexit 101\\n' >\"$1/usr/sbin/policy-rc.d\""]
     hooks += ['chmod 755 "$1/usr/sbin/policy-rc.d"']  # packages start no service
     arguments = ["--variant=minbase", "--include=ca-certificates", *(f"--customize-hook={hook}" for hook in hooks)]
-    run_checked(["mmdebstrap", "--quiet", *arguments, "bookworm", str(archive), *map(str, sources)], docker.folder)
+    run(["mmdebstrap", "--quiet", *arguments, "bookworm", str(archive), *map(str, sources)], docker.folder)
     docker.run("import", archive, DEBIAN)
     archive.unlink()
 
@@ -82,4 +84,4 @@ def _build_standin(docker: Docker, image: str) -> None:
     docker.run("build", "-t", image, context)
     shutil.rmtree(context)
     if not has_image(docker, image):
-        raise ContainerError(f"the stand-in for {image} was not built")
+        raise InfrastructureError(f"the stand-in for {image} was not built")

@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from infra.containers.engine import ContainerError, Docker
+from infra.containers.engine import Docker
+from reaseq.errors import InfrastructureError
 
 PROFILE = ("--profile", "core")
 START_TIMEOUT_S = 600
@@ -96,19 +97,19 @@ class Stack:
         return sorted(containers, key=lambda container: container.name)
 
     def wait_until_healthy(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Wait until all containers are healthy. Raises ContainerError with those that are not."""
+        """Wait until all containers are healthy. Raises InfrastructureError with those that are not."""
         deadline = time.monotonic() + timeout_s
         while sick := [f"{found.name} {found.state}" for found in self.containers() if found.state != "healthy"]:
             if time.monotonic() > deadline:
-                raise ContainerError(f"not healthy after {timeout_s:.0f} s: {', '.join(sick)}")
+                raise InfrastructureError(f"not healthy after {timeout_s:.0f} s: {', '.join(sick)}")
             time.sleep(1)
 
     def find(self, name: str) -> Container:
-        """A running container. Raises ContainerError if it does not run."""
+        """A running container. Raises InfrastructureError if it does not run."""
         for container in self.containers():
             if container.name == name:
                 return container
-        raise ContainerError(f"container {name} does not run")
+        raise InfrastructureError(f"container {name} does not run")
 
     def logs(self, container: str) -> list[str]:
         """All that a container has written."""

@@ -44,12 +44,14 @@ Schema = dict[str, Any]
 
 def main() -> None:
     """Write `schemas.json`."""
-    api: dict[str, Schema] = json.loads((_folder(KUBERNETES) / "api/openapi-spec/swagger.json").read_text())["definitions"]
+    api: dict[str, Schema] = json.loads((module_folder(KUBERNETES) / "api/openapi-spec/swagger.json").read_text())[
+        "definitions"
+    ]
     definition_names = {kind: f"io.k8s.api.{group}.{kind}" for kind, group in KINDS.items()}
     definitions = {name: LOOSE.get(name) or _strict(api[name]) for name in _reachable(api, list(definition_names.values()))}
     for module, files in CUSTOM.items():
         for file in files:
-            resource = yaml.safe_load((_folder(module) / file).read_text())["spec"]
+            resource = yaml.safe_load((module_folder(module) / file).read_text())["spec"]
             kind = definition_names[resource["names"]["kind"]] = f"{resource['group']}.{resource['names']['kind']}"
             definitions[kind] = _strict(resource["versions"][0]["schema"]["openAPIV3Schema"])
     chosen = [
@@ -61,7 +63,8 @@ def main() -> None:
     SCHEMAS.write_text(json.dumps(whole, sort_keys=True, separators=(",", ":")) + "\n")
 
 
-def _folder(module: str) -> Path:
+def module_folder(module: str) -> Path:
+    """The folder of a Go module, fetched if it is not there."""
     run = subprocess.run(["go", "mod", "download", "-json", module], check=True, capture_output=True, text=True)
     return Path(json.loads(run.stdout)["Dir"])
 

@@ -215,6 +215,29 @@ def test_only_a_ranking_service_on_a_gpu_takes_the_larger_image() -> None:
     assert set(images.values()) == {"reaseq-streaming:0.2.0"}
 
 
+@pytest.mark.parametrize("changed", ["image.tag=next", "settings.REASEQ_KAFKA__PARTITIONS=24", "existingSecret=others"])
+def test_a_changed_setup_job_has_another_name_even_at_the_same_revision(changed: str) -> None:
+    [(name, job)] = get_by_kind(render(KEYS), "Job")
+    [(changed_name, changed_job)] = get_by_kind(render([*KEYS, "--set", changed]), "Job")
+
+    assert name.startswith("shop-setup-1-") and changed_name.startswith("shop-setup-1-")
+    assert changed_job["spec"] != job["spec"] and changed_name != name
+
+
+def test_replicas_are_those_of_the_values_unless_the_autoscaler_sets_them() -> None:
+    def get_replicas(options: list[str]) -> dict[str, int | None]:
+        kinds = ("Deployment", "StatefulSet")
+        found = [pair for kind in kinds for pair in get_by_kind(render([*SIZES["bound"], *options]), kind)]
+        return {name: resource["spec"].get("replicas") for name, resource in found}
+
+    assert get_replicas([]) == {"shop-ranker": 2, "shop-worker": 2, "shop-reasoning": 1}
+    assert get_replicas(["--set", "autoscaling.enabled=true"]) == {
+        "shop-ranker": None,
+        "shop-worker": None,
+        "shop-reasoning": None,
+    }
+
+
 def test_rules_and_dashboards_are_those_of_the_repository() -> None:
     resources = render(SIZES["large"])
 

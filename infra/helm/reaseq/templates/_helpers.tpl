@@ -17,6 +17,21 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- if or .Values.vllm.enabled .Values.llm.baseUrl }}yes{{ end }}
 {{- end }}
 
+{{/*
+Replicas of a component. Takes a list: root context, kind, component. With autoscaling, an upgrade keeps those that there are: Helm
+removes what is gone from the manifest, and the API server would then take 1.
+*/}}
+{{- define "reaseq.replicas" -}}
+{{- $root := index . 0 -}}
+{{- if not $root.Values.autoscaling.enabled -}}
+replicas: {{ (index $root.Values (index . 2)).replicas }}
+{{- else -}}
+{{- with lookup "apps/v1" (index . 1) $root.Release.Namespace (printf "%s-%s" $root.Release.Name (index . 2)) -}}
+replicas: {{ .spec.replicas }}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "reaseq.state" -}}
 {{ .Values.state.existingClaim | default (printf "%s-state" .Release.Name) }}
 {{- end }}
