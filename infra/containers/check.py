@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 
 from infra.containers.engine import Docker
-from infra.containers.images import image_bytes, provide_base_images
+from infra.containers.images import build_image, image_bytes, provide_base_images
+from infra.containers.models import train_models
 from infra.containers.passwords import write_passwords
 from infra.containers.stack import Container, Stack
 from infra.report import Report, require_none
@@ -32,12 +33,12 @@ def prepare(docker: Docker, report: Report) -> Stack:
         result.append(f"new: {', '.join(write_passwords(docker.root / '.env')) or 'none'}")
     stack = Stack(docker)
     with report.step("image") as result:
-        stack.build_image()
+        build_image(docker, stack.image)
         base = image_bytes(docker, "python:3.11-slim")
         size = image_bytes(docker, stack.image)
         result.append(f"{size / 1e9:.2f} GB, of which {base / 1e9:.2f} GB the base image")
     with report.step("models") as result:
-        result.append(stack.train_models())
+        result.append(train_models(docker, stack.image, docker.root / "var"))
     return stack
 
 

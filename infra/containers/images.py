@@ -50,6 +50,11 @@ def provide_base_images(docker: Docker) -> str:
     return f"no registry, stand-ins: {', '.join(missing)}"
 
 
+def build_image(docker: Docker, image: str) -> None:
+    """Build the project's image for CPUs, which `docker compose up` then finds."""
+    docker.run("build", "-f", "infra/images/Dockerfile", "-t", image, ".")
+
+
 def has_image(docker: Docker, image: str) -> bool:
     """Whether the engine has an image."""
     return docker.run("image", "inspect", image, check=False).returncode == 0

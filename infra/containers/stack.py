@@ -1,7 +1,6 @@
 """The system of docker-compose.yml on an engine: image, models, start, stop."""
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -50,20 +49,6 @@ class Stack:
         self.docker = docker
         services = json.loads(docker.read("compose", *PROFILE, "config", "--format", "json"))["services"]
         self.image = str(services["ranker"]["image"])
-
-    def build_image(self) -> None:
-        """Build the CPU image, which `docker compose up` then finds."""
-        self.docker.run("build", "-f", "infra/images/Dockerfile", "-t", self.image, ".")
-
-    def train_models(self) -> str:
-        """Train models on a small part of the sample, unless `var/models` has some."""
-        state = self.docker.root / "var"
-        if (state / "models" / "ranker" / "current").exists():
-            return "those in var/models"
-        state.mkdir(exist_ok=True)
-        options = ["--rm", "--user", f"{os.getuid()}:{os.getgid()}", "-v", f"{state}:/state", "-e", "REASEQ_STATE_DIR=/state"]
-        self.docker.run("run", *options, self.image, "demo", "--quick", "--out", "/tmp/demo")  # noqa: S108  in the container
-        return "trained on a small part of the sample"
 
     def up(self) -> None:
         """Start everything and wait until it is healthy."""

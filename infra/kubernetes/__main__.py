@@ -5,9 +5,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from infra.containers.engine import Docker
 from infra.kubernetes.binaries import build
 from infra.kubernetes.check import check_values
+from infra.kubernetes.check_node import check_node
 from infra.kubernetes.control_plane import ControlPlane
+from infra.kubernetes.node import Node
 from infra.report import Report
 from reaseq.errors import InfrastructureError
 
@@ -31,19 +34,36 @@ def main() -> int:
     return 0
 
 
-def check(folder: Path, node: bool, report: Report) -> None:
+def check(folder: Path, with_node: bool, report: Report) -> None:
     """Check the chart. Raises InfrastructureError at the first thing that does not hold; removes everything in any case."""
-    with report.step("Kubernetes' programs") as result:
-        result.append(f"built: {', '.join(build(TOOLS / 'kubernetes', node)) or 'none, all are there'}")
     control_plane = ControlPlane(folder, TOOLS / "kubernetes" / "bin")
+    node = Node(control_plane) if with_node else None
+    if folder.exists():
+        raise InfrastructureError(
+            f"{folder} is left of an interrupted run: end the processes that it names in run/, and delete it"
+        )
+    folder.mkdir(parents=True)
+    with report.step("Kubernetes' programs") as result:
+        result.append(f"built: {', '.join(build(TOOLS / 'kubernetes', with_node)) or 'none, all are there'}")
     try:
         with report.step("control plane ready"):
             control_plane.start()
         check_values(control_plane, TOOLS / "helm", report)
+        if node:
+            check_on_node(node, report)
     finally:
         with report.step("control plane removed"):
             control_plane.stop()
             shutil.rmtree(folder)
+
+
+def check_on_node(node: Node, report: Report) -> None:
+    """Check the chart on a node, which is removed in any case."""
+    try:
+        check_node(node, TOOLS / "helm", Docker(node.folder / "engine", ROOT), report)
+    finally:
+        with report.step("node removed"):
+            node.stop()
 
 
 if __name__ == "__main__":

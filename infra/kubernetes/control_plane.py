@@ -71,6 +71,7 @@ class ControlPlane:
             f"--client-ca-file={self.keys / 'ca.crt'}",
             f"--kubelet-client-certificate={self.keys / 'kubelet-client.crt'}",
             f"--kubelet-client-key={self.keys / 'kubelet-client.key'}",
+            "--kubelet-preferred-address-types=InternalIP",
             f"--service-cluster-ip-range={SERVICE_ADDRESSES}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={self.keys / 'service-accounts.key'}",

@@ -179,6 +179,16 @@ def test_secrets_are_mounted_and_the_ranker_may_have_its_own() -> None:
     assert get_secrets(["--set", "ranker.allowAnonymous=true"])["shop-ranker"] == []
 
 
+@each_size
+def test_all_pods_see_the_same_state_so_that_workers_erase_from_what_the_ranking_service_logs(options: list[str]) -> None:
+    for name, pod in get_pods(render(options)).items():
+        if "vllm" in name:
+            continue
+        [container] = pod["containers"]
+        mounts = [mount for mount in container["volumeMounts"] if mount["name"] == "state"]
+        assert mounts == [{"name": "state", "mountPath": "/var/lib/reaseq"}], name
+
+
 def test_the_smoke_check_is_a_pod_that_stays_so_that_helm_can_show_its_logs() -> None:
     [(name, smoke)] = get_by_kind(render(KEYS), "Pod")
 

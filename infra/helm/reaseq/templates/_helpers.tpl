@@ -36,7 +36,7 @@ replicas: {{ .spec.replicas }}
 {{ .Values.state.existingClaim | default (printf "%s-state" .Release.Name) }}
 {{- end }}
 
-{{/* Pod spec of a `reaseq` command. Takes a dict: root, component, fields (of the container), secret, mounts (further ones), tag. */}}
+{{/* Pod spec of a `reaseq` command. Takes a dict: root, component, fields (of the container), secret, tag. */}}
 {{- define "reaseq.pod" -}}
 {{- $root := .root -}}
 {{- $secret := .secret | default $root.Values.existingSecret -}}
@@ -81,9 +81,6 @@ containers:
       - { name: tmp, mountPath: /tmp }
       {{- if eq (include "reaseq.hasModel" $root) "yes" }}
       - { name: ledger, mountPath: /var/lib/ledger }
-      {{- end }}
-      {{- range .mounts }}
-      - {{ toJson . }}
       {{- end }}
       {{- if $secret }}
       - { name: secrets, mountPath: /run/secrets/reaseq, readOnly: true }
