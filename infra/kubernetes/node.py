@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -32,8 +33,8 @@ KERNEL_SETTINGS = (
     "vm/panic_on_oom",
     "net/ipv4/conf/all/route_localnet",
 )
-# Folders that kubelet and the plugins make wherever their own are.
-FIXED_FOLDERS = tuple(map(Path, ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers")))
+# Folders that kubelet, the plugins and runc make wherever their own are.
+FIXED_FOLDERS = tuple(map(Path, ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/run/containerd/runc/k8s.io")))
 
 
 class Node:
@@ -90,6 +91,9 @@ class Node:
             group.rmdir()
         for fixed in FIXED_FOLDERS:
             shutil.rmtree(fixed, ignore_errors=True)
+        for empty in sorted(Path("/run/containerd").glob("**/"), reverse=True):
+            with suppress(OSError):  # of another containerd
+                empty.rmdir()
 
     def ctr(self, *arguments: str, check: bool = True) -> str:
         """What `ctr ARGUMENTS` prints of this containerd. Raises InfrastructureError if it fails and `check` is set."""
@@ -135,6 +139,9 @@ state = "{self.folder}/containerd/state"
 [{plugin}.cni]
   bin_dir = "{PLUGINS}"
   conf_dir = "{self.folder}/cni"
+[plugins."io.containerd.gc.v1.scheduler"]  # it collected what was being imported; nothing here lives long enough for it
+  startup_delay = "24h"
+  mutation_threshold = 1000000
 """
 
     def _network(self) -> Resource:
