@@ -37,13 +37,12 @@ def list_features(
     settings, console = load_settings(), open_console()
     with exit_on_error():
         declared = describe_item_attributes(settings, coverage)
-    columns = ("attribute of items", "kind", "values", "required", "default", "read by the ranker", "items that have it")
-    rows = [
-        (about.name, about.kind, about.details, "yes" if about.required else "", about.default, about.read, about.coverage)
-        for about in declared
-    ]
+    columns = ("attribute", "kind", "values", "if missing", "ranker reads it", "items with it")
+    rows = [(about.name, about.kind, about.details, about.if_missing, about.read, about.coverage) for about in declared]
+    kept = len(columns) if coverage else -1
     if declared:
-        console.print(build_table(f"declared in {settings.declaration_file}", columns, rows))
+        title = f"attributes of items, declared in {settings.declaration_file}"
+        console.print(build_table(title, columns[:kept], [row[:kept] for row in rows]))
     else:
         console.print("nothing is declared: `reaseq init` writes an example of a declaration")
     views = [(view.name, view.entities[0], ", ".join(field.name for field in view.features)) for view in VIEWS]

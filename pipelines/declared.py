@@ -20,8 +20,7 @@ class AttributeReport:
     name: str
     kind: str
     details: str
-    required: bool
-    default: str
+    if_missing: str  # what happens to an item without it
     read: str  # whether the current ranker reads it
     coverage: str  # share of the items that have it, if that was asked for
 
@@ -32,7 +31,7 @@ def describe_item_attributes(settings: Settings, coverage: bool) -> list[Attribu
     shares = _measure_coverage(settings, attributes) if coverage else [""] * len(attributes)
     trained = _read_by_ranker(settings)
     return [
-        AttributeReport(a.name, a.kind, a.details, a.required, a.default, _describe_reading(a.field, trained), share)
+        AttributeReport(a.name, a.kind, a.details, _describe_missing(a), _describe_reading(a.field, trained), share)
         for a, share in zip(attributes, shares, strict=True)
     ]
 
@@ -41,6 +40,10 @@ def _read_by_ranker(settings: Settings) -> tuple[Field, ...] | None:
     if not is_published(settings.models_dir, RANKER):
         return None
     return load_sizes(current(settings.models_dir, RANKER), RankerConfig).attributes
+
+
+def _describe_missing(attribute: Attribute) -> str:
+    return "dead letter" if attribute.required else f"{attribute.default!r}" if attribute.default else ""
 
 
 def _describe_reading(field: Field, trained: tuple[Field, ...] | None) -> str:

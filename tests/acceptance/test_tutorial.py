@@ -78,7 +78,7 @@ def test_tutorial_ends_in_a_served_ranking(settings: Settings, events: list[Even
     for name in re.findall(r"export (REASEQ_\w+)", variables + declare):
         assert name in local.environment(settings), "the test must set what the tutorial sets"
 
-    assert "categories" in run(settings, declare)
+    assert "brand" in run(settings, declare)
     assert "no ranking service" in run(settings, start)
     sent = run(settings, send)
     before = len([event for event in events if event.event_time_ms < events[EVENTS * 2 // 3].event_time_ms])

@@ -23,7 +23,7 @@ def test_init_writes_an_example_that_can_be_listed_and_overwrites_nothing(tmp_pa
     assert nowhere.returncode == 1 and "cannot be written: No such file or directory" in nowhere.stderr
 
     listed = run_command("features", "list", env=env).stdout
-    assert f"declared in {file}" in listed and "1024 buckets" in listed and "no ranker yet" in listed
+    assert str(file) in listed and "1024 buckets" in listed and "no ranker yet" in listed
     assert "item_representation" in listed
 
 
