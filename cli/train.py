@@ -182,7 +182,7 @@ def ranker(
             console.print(build_table("the latest tenth of the baskets", ("model", *columns), rows))
             if importance:
                 losses = [(name, f"{loss:+.4f}") for name, loss in sorted(importance.items(), key=lambda pair: -pair[1])]
-                console.print(build_table("GAUC lost if a declared attribute is shuffled", ("attribute", "loss"), losses))
+                console.print(build_table("declared attributes", ("attribute", "GAUC lost if shuffled"), losses))
             console.print(f"published: ranker {artifact.version}, curve in {folder}")
 
 

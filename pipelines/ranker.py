@@ -42,6 +42,7 @@ from reaseq.settings import Settings
 from reaseq.training_loop import Curve, Progress
 
 NEVER_MS = 2**62
+IMPORTANCE_BASKETS = 2000  # they are scored once for each attribute
 
 
 class RankerPipeline:
@@ -102,12 +103,13 @@ class RankerPipeline:
         }
 
     def measure_importance(self, model: Ranker, data: RankerTrainingData) -> dict[str, float]:
-        """By declared attribute, how much GAUC the held-out baskets lose if it is shuffled among the items."""
+        """By declared attribute, how much GAUC the latest held-out baskets lose if it is shuffled among the items."""
 
         def gauc(examples: RankerExamples, table: Snapshot) -> float:
             return _rank_figures(self._score(model, data, examples, table), examples)["gauc"]
 
-        return permutation_losses(gauc, data.held_out, self._table, data.config.attribute_columns)
+        latest = data.held_out[-IMPORTANCE_BASKETS:]
+        return permutation_losses(gauc, latest, self._table, data.config.attribute_columns)
 
     def catch_up(self, model: Ranker, data: RankerTrainingData, config: RankerTrainingConfig) -> None:
         """Train a measured ranker on the latest baskets, the held-out ones among them."""
