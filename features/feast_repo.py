@@ -3,8 +3,7 @@
 from features import definitions
 from reaseq.settings import Settings
 
-item, user = definitions.item, definitions.user
-views = item_representation, item_knowledge, user_history, user_inferred = definitions.build_views(
-    Settings().archive_dir.resolve()
-)
+item, user, item_part = definitions.item, definitions.user, definitions.item_part
+views = definitions.build_views(Settings().archive_dir.resolve())
+item_representation, item_knowledge, user_history, user_inferred, item_aggregates = views
 ranking = definitions.build_service(views)
