@@ -250,7 +250,7 @@ def _faust(settings: Settings, reports: Reports, group: str, archive: bool | Non
         meter.freshness_s.append(freshness_s)
 
     store = FeatureRepository(settings, require_complete=True)
-    batching = Batching.from_settings(settings.kafka)
+    batching = Batching.from_settings(settings)
     producer, locks = KafkaRecordProducer(settings.kafka), KeyLocks()
     stage = HistoryStage(store, AnyItem(), settings.behavior, batching.history)
     behavior = MeteredDelivery(stage, producer, store, 300.0, observe if archive else None, locks=locks)

@@ -11,6 +11,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from reaseq.settings.aggregates import AggregatesSettings
 from reaseq.settings.behavior import BehaviorSettings
 from reaseq.settings.encoder import EncoderSettings
 from reaseq.settings.group import Directory
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
     encoder: EncoderSettings = Field(default=EncoderSettings(), description="The text encoder.")
     knowledge: KnowledgeSettings = Field(default=KnowledgeSettings(), description="Explicit reasoning.")
     behavior: BehaviorSettings = Field(default=BehaviorSettings(), description="Latent reasoning.")
+    aggregates: AggregatesSettings = Field(default=AggregatesSettings(), description="Aggregates of items.")
     guard: GuardSettings = Field(default=GuardSettings(), description="Message guards.")
     http: HttpSettings = Field(default=HttpSettings(), description="HTTP servers.")
     service: ServiceSettings = Field(default=ServiceSettings(), description="The ranking service.")

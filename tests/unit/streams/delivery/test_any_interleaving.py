@@ -283,7 +283,7 @@ def _produce(world: World, records: Sequence[Item | Event | RawRecord]) -> None:
 
 
 def _entity(record: FeatureRecord) -> tuple[type, str]:
-    return type(record), record.item_id if isinstance(record, ItemFeatures) else record.user_id
+    return type(record), record.entity_id
 
 
 def _order(record: FeatureRecord) -> tuple[int, int, bytes]:
