@@ -12,6 +12,7 @@ import yaml
 from infra.grafana.dashboards import DASHBOARDS
 from infra.helm.schemas import SCHEMAS
 from infra.prometheus.server import RULES
+from streams.delivery.topics import DEAD_LETTERS, ITEM_FEATURES, TOPICS
 from tests.integration.go_tools import needs
 from tests.unit.infra.test_compose import is_setting
 
@@ -246,6 +247,17 @@ def test_replicas_are_those_of_the_values_unless_the_autoscaler_sets_them() -> N
         "shop-worker": None,
         "shop-reasoning": None,
     }
+
+
+def test_workers_scale_on_every_topic_that_they_read() -> None:
+    scalers = dict(get_by_kind(render(SIZES["large"]), "ScaledObject"))
+    topics = {
+        name: {trigger["metadata"]["topic"] for trigger in scalers[name]["spec"]["triggers"]}
+        for name in ("shop-worker", "shop-reasoning")
+    }
+
+    assert topics["shop-worker"] == {topic.name for topic in TOPICS} - {DEAD_LETTERS.name}
+    assert topics["shop-reasoning"] == {ITEM_FEATURES.name}
 
 
 def test_rules_and_dashboards_are_those_of_the_repository() -> None:
