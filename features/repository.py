@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from string import Template
-from typing import Any, Literal
+from typing import Literal
 
 import redis
 import structlog
@@ -31,6 +31,7 @@ from features.packed_store import (
 from features.plain_values import Plain
 from features.record_mapping import Row, item_record, to_rows, user_record
 from features.row_format import RowVersion, read_version
+from features.sharding import ShardMap, shard_of
 from reaseq.errors import CorruptRows, NewerRowFormat, StoreUnavailable
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
@@ -51,6 +52,7 @@ _ITEM_VIEWS = (views.item_representation, views.item_knowledge)
 _USER_VIEWS = (views.user_history, views.user_inferred)
 _FEATURES = {view.name: [feature.name for feature in view.features] for view in (*_ITEM_VIEWS, *_USER_VIEWS)}
 FIRST, LAST = 0, -1
+Found = dict[str, tuple[int, list[dict[str, Plain]]]]  # event time in ms and the values of both views, by entity id
 
 
 # SQLite raises these for a locked, full or damaged database; Redis for a lost connection, a timeout, or when out of memory.
@@ -109,7 +111,7 @@ class FeatureRepository:
     def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """The records that are not stale: the store has none that is newer. Keeps the order. Raises StoreUnavailable."""
         stored = self._read_versions(records, FIRST)
-        self._check_complete()
+        self._check_complete([record.entity_id for record in records])
         self._check_formats(stored)
         return [
             record
@@ -155,29 +157,51 @@ class FeatureRepository:
                 found[position] = version
         return found
 
-    def is_complete(self) -> bool:
-        """Whether the store has its completeness marker: it holds every record of the feature topics.
+    @property
+    def shards(self) -> range:
+        """The numbers of the shards that the entities are spread over."""
+        return range(self.online.count_shards(self.config))
 
-        A new or emptied store does not have it, nor one that has evicted rows. Raises StoreEvicts if it may evict rows.
+    def shard_of(self, entity_id: str) -> int:
+        """The shard that holds an entity."""
+        return shard_of(entity_id.encode(), len(self.shards))
+
+    def find_incomplete(self, shards: Iterable[int] | None = None) -> list[int]:
+        """Those of the shards, or of all, without a completeness marker: they may lack records of the feature topics.
+
+        A new or emptied shard does not have it, nor one that has evicted rows. Raises StoreEvicts if it may evict rows, and
+        ShardMapMismatch.
         """
         with self._translate_store_errors():
-            return self.online.is_complete(self.config)
+            return self.online.find_incomplete(self.config, self.shards if shards is None else shards)
 
-    def evicted_keys(self) -> int:
-        """The number of keys that the store has evicted since it started. Raises StoreUnavailable."""
+    def is_complete(self) -> bool:
+        """Whether all shards are complete."""
+        return not self.find_incomplete()
+
+    def evicted_keys(self, shard: int) -> int:
+        """The number of keys that a shard has evicted since it started. Raises StoreUnavailable."""
         with self._translate_store_errors():
-            return self.online.read_eviction(self.config).evicted_keys
+            return self.online.read_eviction(self.config, shard).evicted_keys
 
     @contextmanager
-    def rebuilding(self) -> Iterator[None]:
-        """Set the completeness marker when the block ends. Raises StoreUnavailable if rows were lost inside it."""
+    def rebuilding(self, shards: Iterable[int] | None = None) -> Iterator[None]:
+        """Set the completeness markers of the shards, or of all, when the block ends.
+
+        Raises StoreUnavailable if rows were lost inside it.
+        """
         with self._translate_store_errors():
-            token = self.online.begin_rebuild(self.config)
+            tokens = self.online.begin_rebuild(self.config, self.shards if shards is None else shards)
         yield
         with self._translate_store_errors():
-            complete = self.online.end_rebuild(self.config, token)
-        if not complete:
-            raise StoreUnavailable("the online store lost rows during the rebuild: run it again")
+            incomplete = self.online.end_rebuild(self.config, tokens)
+        if incomplete:
+            raise StoreUnavailable(f"the online store lost rows during the rebuild{self._name(incomplete)}: run it again")
+
+    def close_to_writers(self) -> None:
+        """Refuse writes from now on, because another store has replaced this one. Readers may go on."""
+        with self._translate_store_errors():
+            self.online.close(self.config)
 
     @contextmanager
     def _translate_store_errors(self) -> Iterator[None]:
@@ -188,12 +212,23 @@ class FeatureRepository:
             hint = "; run `reaseq up`, or `reaseq setup` on services of your own" if "no such table" in str(error) else ""
             raise StoreUnavailable(f"the {store} failed: {error}{hint}") from error
 
-    def _check_complete(self) -> None:
+    def _check_complete(self, entity_ids: Iterable[str]) -> None:
+        """Raise StoreUnavailable if completeness is required, and a shard of these entities lacks it."""
         # Checked after the read: rows read before the store was emptied are valid.
-        if self._require_complete and not self.is_complete():
+        if self._require_complete and (incomplete := self.find_incomplete(self._shards_of(entity_ids))):
             raise StoreUnavailable(
-                "the online store is incomplete (new, emptied, or rows evicted): run `reaseq features rebuild`"
+                f"the online store is incomplete (new, emptied, or rows evicted){self._name(incomplete)}: "
+                "run `reaseq features rebuild`"
             )
+
+    def _shards_of(self, entity_ids: Iterable[str]) -> set[int]:
+        count = len(self.shards)
+        return {shard_of(entity_id.encode(), count) for entity_id in entity_ids} if count > 1 else {0}
+
+    def _name(self, shards: Sequence[int]) -> str:
+        """The shards, for a message; nothing if the store has only one."""
+        count = len(self.shards)
+        return f": {', '.join(str(ShardMap(shard, count)) for shard in shards)}" if count > 1 else ""
 
     def _check_formats(self, versions: Iterable[RowVersion | None]) -> None:
         if self._require_complete and any(version and version.format > row_format.FORMAT for version in versions):
@@ -206,8 +241,17 @@ class FeatureRepository:
 
     def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
         """The stored records of the users, by id; unknown users are left out. Raises StoreUnavailable."""
-        found = self._read(_USER_VIEWS, user_ids)
-        return {user_id: user_record(user_id, time_ms, *values) for user_id, (time_ms, values) in found.items()}
+        return _user_records(self._read(_USER_VIEWS, user_ids))
+
+    def read_available_users(self, user_ids: Sequence[str]) -> tuple[dict[str, UserFeatures], set[int]]:
+        """As `read_users`, without the users of shards that do not answer, and the numbers of these shards."""
+        keys = [_entity_key(_USER_VIEWS[FIRST], user_id) for user_id in user_ids]
+        try:
+            with self._translate_store_errors():
+                packed, failed = self.online.get_available(self.config, [(view, keys) for view in _USER_VIEWS])
+        except StoreUnavailable:  # a store of one part
+            return {}, set(self.shards)
+        return _user_records(self._unpack(_USER_VIEWS, user_ids, keys, packed)), failed
 
     def scan_ids(self, view: FeatureView) -> Iterator[str]:
         """The ids of every entity that has a row in the view. Keys that no entity has are left out."""
@@ -226,12 +270,18 @@ class FeatureRepository:
         while page := list(islice(ids, SCAN_PAGE_ITEMS)):
             yield list(self.read_items(page).values())
 
-    def _read(self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str]) -> dict[str, tuple[int, list[dict[str, Any]]]]:
-        """Event time in ms and the values of both views, by id."""
+    def _read(self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str]) -> Found:
+        """What is stored of the entities; unknown ones are left out."""
         keys = [_entity_key(pair[0], entity_id) for entity_id in ids]
         with self._translate_store_errors():
             packed = self.online.get_all(self.config, [(view, keys) for view in pair])
-        self._check_complete()
+        self._check_complete(ids)
+        return self._unpack(pair, ids, keys, packed)
+
+    def _unpack(
+        self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str], keys: Sequence[bytes], packed: list[list[bytes | None]]
+    ) -> Found:
+        """What is in rows that were read."""
         ids, packed = self._leave_out_corrupt(pair, ids, keys, packed)
         self._check_formats(read_version(row) for rows in packed for row in rows if row)
         found = {}
@@ -309,6 +359,10 @@ def _pack_row(row: Row, key: bytes) -> bytes:
     values = {name: plain_values.encode(value) for name, value in row.values.items()}
     revision = row.values[row_format.REVISION]
     return row_format.pack_serialized(values, row.event_time_ms * 1000, int(revision), row_owner(row.view, key))
+
+
+def _user_records(found: Found) -> dict[str, UserFeatures]:
+    return {user_id: user_record(user_id, time_ms, *values) for user_id, (time_ms, values) in found.items()}
 
 
 def _unpack_row(view: FeatureView, row: bytes) -> dict[str, Plain]:
