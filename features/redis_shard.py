@@ -52,12 +52,12 @@ RENAME_IF_EXISTS = "return redis.call('EXISTS', KEYS[1]) == 1 and redis.call('RE
 
 
 class RedisShard:
-    """A client of one Redis. Every call that uses rows raises ShardMapMismatch if the Redis has recorded another place."""
+    """A client of one Redis. Every call that uses rows raises ShardMapMismatch if the Redis has recorded another map."""
 
-    def __init__(self, project: str, url: str, place: ShardMap, timeout_s: float, replicas: int) -> None:
+    def __init__(self, project: str, url: str, shard_map: ShardMap, timeout_s: float, replicas: int) -> None:
         """`timeout_s` is for a connection and for each command; `replicas` must confirm a write."""
         self._project = project
-        self._place = place
+        self._map = shard_map
         self._timeout_s = timeout_s
         self._replicas = replicas
         self._client = redis.Redis.from_url(
@@ -68,7 +68,7 @@ class RedisShard:
             # as long as the caller allows. Callers that can wait longer retry themselves.
             retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
         )
-        self._marker_key, self._place_key = self._system_key("whole"), self._system_key("shard")
+        self._marker_key, self._map_key = self._system_key("whole"), self._system_key("shard")
 
     def compare_and_set(self, records: Sequence[Sequence[KeyedRow]]) -> list[bool]:
         """As `PackedOnlineStore.compare_and_set`."""
@@ -89,8 +89,8 @@ class RedisShard:
         with self._client.pipeline(transaction=False) as pipe:
             for start in range(0, len(records), WRITE_CHUNK_RECORDS):
                 chunk = [keyed for record in records[start : start + WRITE_CHUNK_RECORDS] for keyed in record]
-                keys = [*(self._row_key(keyed) for keyed in chunk), self._place_key]
-                arguments: list[bytes | int] = [*(keyed.row for keyed in chunk), len(records[0]), self._place.entry]
+                keys = [*(self._row_key(keyed) for keyed in chunk), self._map_key]
+                arguments: list[bytes | int] = [*(keyed.row for keyed in chunk), len(records[0]), self._map.entry]
                 pipe.evalsha(COMPARE_AND_SET_SHA, len(keys), *keys, *arguments)
             if self._replicas:
                 # WAIT covers only writes of this connection. A retry after a failure may write nothing, because the rows are
@@ -104,7 +104,7 @@ class RedisShard:
                 raise redis.TimeoutError(f"{confirmed} of {self._replicas} replicas confirmed the write")
         for result in results:
             if isinstance(result, bytes):
-                self._check_place(result)
+                self._check_map(result)
         return [outcome for chunk_outcomes in results for outcome in chunk_outcomes]
 
     def replace(self, replacements: Sequence[tuple[KeyedRow, bytes]]) -> list[None]:
@@ -119,9 +119,9 @@ class RedisShard:
     def read_versions(self, owners: Sequence[bytes]) -> list[RowVersion | None]:
         """The versions of the rows of the owners, in order; None for a missing row."""
         script = self._client.register_script(READ_VERSIONS)
-        results: Any = script(keys=[*map(self._key, owners), self._place_key])
+        results: Any = script(keys=[*map(self._key, owners), self._map_key])
         *versions, recorded = results
-        self._check_place(recorded or None, closed_too=True)
+        self._check_map(recorded or None, closed_too=True)
         return [read_version(version) if version else None for version in versions]
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -158,15 +158,15 @@ class RedisShard:
         return marker is not None
 
     def begin_rebuild(self) -> str:
-        """Record the place, and set a marker of this rebuild, of which there may be several. Both are lost with the rows.
+        """Record the shard map, and set a marker of this rebuild, of which there may be several. Both are lost with the rows.
 
         Returns the rebuild's token.
         """
         (marker, recorded, server), token = self._read_state(), uuid4().hex
         _require_no_eviction(server.eviction)
-        if marker is not None and recorded is None and self._place.shards > 1:  # of a release without shards
-            raise ShardMapMismatch(self._place.refusal(ShardMap(0, 1).entry))
-        self._client.set(self._place_key, self._place.entry, nx=True)
+        if marker is not None and recorded is None and self._map.shards > 1:  # of a release without shards
+            raise ShardMapMismatch(self._map.refusal(ShardMap(0, 1).entry))
+        self._client.set(self._map_key, self._map.entry, nx=True)
         self._client.set(self._rebuild_key(token), server.to_marker())
         return token
 
@@ -178,29 +178,29 @@ class RedisShard:
     def close(self) -> None:
         """Refuse writes and whoever requires completeness from now on; readers may go on."""
         self._read_state(closed_too=True)
-        self._client.set(self._place_key, self._place.closed_entry)
+        self._client.set(self._map_key, self._map.closed_entry)
         self._client.delete(self._marker_key)  # for workers of a release that knows no map entries
 
     def _read_state(self, closed_too: bool = False) -> "_State":
         """The state of the Redis at one moment and in one round trip."""
-        marker, recorded, server = self._client.register_script(READ_STATE)(keys=[self._marker_key, self._place_key])
-        self._check_place(recorded, closed_too)
+        marker, recorded, server = self._client.register_script(READ_STATE)(keys=[self._marker_key, self._map_key])
+        self._check_map(recorded, closed_too)
         run_id, policy, evicted_keys = server
         return _State(marker, recorded, _Server(run_id.decode(), Eviction(policy.decode(), int(evicted_keys))))
 
     def _mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """The values of the keys, in order. The place is read with them, so that no row is read in a wrong one."""
+        """The values of the keys, in order. The recorded map is read with them, so that no row is missed for a wrong one."""
         if not keys:
             return []
-        values: list[bytes | None] = self._client.mget([*keys, self._place_key])  # type: ignore[assignment]
+        values: list[bytes | None] = self._client.mget([*keys, self._map_key])  # type: ignore[assignment]
         recorded = values.pop()
-        self._check_place(recorded, closed_too=True)
+        self._check_map(recorded, closed_too=True)
         return values
 
-    def _check_place(self, recorded: bytes | None, closed_too: bool = False) -> None:
-        """Raise ShardMapMismatch if the Redis has recorded another place, or, unless `closed_too`, that it is closed."""
-        if recorded not in (None, self._place.entry) and not (closed_too and recorded == self._place.closed_entry):
-            raise ShardMapMismatch(self._place.refusal(recorded))
+    def _check_map(self, recorded: bytes | None, closed_too: bool = False) -> None:
+        """Raise ShardMapMismatch if the Redis has recorded another map, or, unless `closed_too`, that it is closed."""
+        if recorded not in (None, self._map.entry) and not (closed_too and recorded == self._map.closed_entry):
+            raise ShardMapMismatch(self._map.refusal(recorded))
 
     def _row_key(self, keyed: KeyedRow) -> bytes:
         return self._key(row_owner(keyed.table, keyed.key))

@@ -166,11 +166,14 @@ class PackedRedisOnlineStore(PackedOnlineStore):
         return found, failures
 
     def _raise_first(self, failures: Failures) -> None:
-        """Raise one of the failures, if there are any, with the name of its shard if there are several shards."""
+        """Raise one of the failures, if there are any: one that says what to do, before one of a shard that does not answer."""
+        for error in failures.values():
+            if isinstance(error, StoreUnavailable):
+                raise error
         for shard, error in failures.items():
-            if len(self._shards) > 1 and not isinstance(error, StoreUnavailable):
-                raise redis.RedisError(f"{ShardMap(shard, len(self._shards))}: {error}") from error
-            raise error
+            if len(self._shards) == 1:
+                raise error
+            raise redis.RedisError(f"{ShardMap(shard, len(self._shards))}: {error}") from error
 
     def _connect(self, config: RepoConfig) -> list[RedisShard]:
         if not self._shards:

@@ -1,4 +1,4 @@
-"""Which shard of the online store holds an entity, and what a shard records about its place.
+"""The shard map of the online store: which shard holds an entity, and what a shard records of it.
 
 All rows of an entity are on one shard, chosen by its id alone: the id is also the key of its records in the topics, so a reader
 of a topic knows the shard of a record without decoding it.
@@ -31,7 +31,7 @@ def shard_of(entity_id: bytes, shards: int) -> int:
 
 
 class ShardMap(NamedTuple):
-    """The place of one Redis in the store: shard `number`, from 0, of `shards`. Each Redis records its own.
+    """What one Redis is in the store: shard `number`, from 0, of `shards`. Each Redis records it.
 
     A process whose settings say something else would look for entities where they are not.
     """
