@@ -38,12 +38,12 @@ def use_shards(settings: Settings, count: int) -> None:
 def start_shard(settings: Settings, number: int, data: str = "") -> None:
     """Start the Redis of a shard, on the data that it had, or on those of another name."""
     folder = settings.state_dir / (data or f"shard-{number}")
-    start_redis(settings.run_dir, folder, port_of(settings, number), name=_name(number))
+    start_redis(settings.run_dir, folder, port_of(settings, number), name=shard_name(number))
 
 
 def stop_shard(settings: Settings, number: int) -> None:
     """Kill the Redis of a shard."""
-    process.stop(settings.run_dir, _name(number), wait_s=0.0)
+    process.stop(settings.run_dir, shard_name(number), wait_s=0.0)
 
 
 def port_of(settings: Settings, number: int) -> int:
@@ -51,5 +51,6 @@ def port_of(settings: Settings, number: int) -> int:
     return urlsplit(settings.store.redis_urls[number]).port or 0
 
 
-def _name(number: int) -> str:
+def shard_name(number: int) -> str:
+    """The name of a shard's process."""
     return f"redis-{number + 1}" if number else "redis"

@@ -210,7 +210,7 @@ def test_batch_finishes_with_the_model_it_started_with(monkeypatch: pytest.Monke
     ranker = build_ranker(store)
     read_users = store.read_available_users
 
-    def replace_engine_and_read(user_ids: Sequence[str]) -> dict[str, UserFeatures]:
+    def replace_engine_and_read(user_ids: Sequence[str]) -> tuple[dict[str, UserFeatures], set[int]]:
         ranker.engine = engine(seed=1)
         return read_users(user_ids)
 
