@@ -76,7 +76,7 @@ services:  ## install Redis, Java, Prometheus and a browser (Debian, as root), a
 containers:  ## run docker-compose.yml for real: start, kill, restart, check, remove (root; half an hour the first time)
 	$(PYTHON) -m infra.containers check
 
-chart-live: .venv/runtime  ## install, change and remove the Helm chart in a Kubernetes of its own (Go; half an hour the first time)
+chart-live: .venv/runtime  ## install, change and remove the Helm chart in a Kubernetes of its own (Go); NODE=1 also runs it (root; half an hour)
 	@infra/install_go_tools.sh
 	$(BIN)/python -m infra.kubernetes $(if $(NODE),--node)
 
