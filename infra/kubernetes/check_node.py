@@ -98,7 +98,7 @@ def check_running(release: Release, node: Node, api_key: str, report: Report) ->
         job = f"{NAME}-parity-now"
         release.kubectl.run("create", "job", job, f"--from=cronjob/{NAME}-parity", "-n", release.namespace)
         release.kubectl.run("wait", "--for=condition=Complete", f"job/{job}", "-n", release.namespace, "--timeout=5m")
-        result.append(" ".join(release.kubectl.run("logs", f"job/{job}", "-n", release.namespace).stdout.split()))
+        result.append(release.kubectl.run("logs", f"job/{job}", "-n", release.namespace).stdout.splitlines()[0].strip())
         release.kubectl.run("delete", "job", job, "-n", release.namespace)
     with report.step("uninstall, and reinstall over the volume, until all pods are ready"):
         release.uninstall()
