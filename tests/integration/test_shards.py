@@ -8,6 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -40,6 +41,7 @@ USERS = [f"u{number}" for number in range(60)]
 ON_DEAD = [user_id for user_id in USERS if shard_of(user_id.encode(), SHARDS) == DEAD]
 ELSEWHERE = [user_id for user_id in USERS if user_id not in ON_DEAD]
 DEADLINE_S = 180.0
+ACTS_EVERY_S = 0.5
 
 
 def user(user_id: str, events_seen: int = 1) -> UserFeatures:
@@ -295,48 +297,52 @@ def readiness(worker: process.Process) -> str:
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2)])
 def test_store_moves_to_another_number_of_shards_while_stream_and_readers_go_on(shop: Shop, before: int, after: int) -> None:
-    """The shop moves on with each case, so each starts on a store of its own."""
-    kafka = shop.settings.kafka
-    old, new = (Settings(state_dir=shop.settings.state_dir / f"{before}-{after}-{name}") for name in ("old", "new"))
-    for settings in (old, new):
-        settings.kafka = kafka
+    kafka, state_dir = shop.settings.kafka, shop.settings.state_dir / f"{before}-{after}"
+    old, new = (Settings(state_dir=state_dir / name, kafka=kafka) for name in ("old", "new"))
     process.stop(shop.settings.run_dir, "worker-1")
-    stop = threading.Event()
-    with running_shards(old, before), running_shards(new, after):
-        FeatureRepository(old).apply()
+    with running_shards(old, before), running_shards(new, after), stopping(old, "worker-old"), stopping(new, "worker-new"):
         rebuild(old, FeatureRepository(old))
         worker = local.start_worker(old, "worker-old")
         local.wait_ready(worker)
-        acting = threading.Thread(target=lambda: act_until(stop, shop))
-        acting.start()
-        try:
-            new.store.replaced_redis_url = old.store.redis_url
-            reading = FeatureRepository(old)
-            FeatureRepository(new).apply()
-            reaseq(new, "features", "rebuild")
+        with acting(shop):
+            reaseq(new, "features", "rebuild", REASEQ_STORE__REPLACED_REDIS_URL=old.store.redis_url.get_secret_value())
 
-            assert FeatureRepository(new).is_complete()
+            reading = FeatureRepository(old)
             assert reading.read_users(USERS).keys() == set(USERS), "readers of the replaced store go on"
             with pytest.raises(ShardMapMismatch, match="replaced"):
                 reading.write([user("u1", events_seen=10_000)])
             wait_for(lambda: "another store has replaced this one" in readiness(worker), "the old worker is refused")
             process.stop(old.run_dir, "worker-old")
-            new.store.replaced_redis_url = None
             local.wait_ready(local.start_worker(new, "worker-new"))
-            time.sleep(1.0)
-        finally:
-            stop.set()
-            acting.join()
-        wait_for(lambda: shop.has_all(FeatureRepository(new)), "all events in the new store")
+        moved = FeatureRepository(new)
+        wait_for(lambda: shop.has_all(moved), "all events in the new store")
         wait_until_idle(new)
-        assert not DeadLetterQueue(kafka, 3).counts()
-        rows = sum(1 for _ in FeatureRepository(new).scan_user_ids())
-        assert rows == len(USERS), "each user is on one shard"
-        for settings in (old, new):
-            process.stop(settings.run_dir, f"worker-{'old' if settings is old else 'new'}")
+        assert moved.is_complete() and not DeadLetterQueue(kafka, 3).counts()
+        assert sorted(moved.scan_user_ids()) == sorted(USERS), "each user is on one shard"
 
 
-def act_until(stop: threading.Event, shop: Shop) -> None:
-    while not stop.is_set():
-        shop.act()
-        time.sleep(0.2)
+@contextmanager
+def stopping(settings: Settings, worker: str) -> Iterator[None]:
+    """Stop a worker at the end of the block, if it has been started."""
+    try:
+        yield
+    finally:
+        process.stop(settings.run_dir, worker)
+
+
+@contextmanager
+def acting(shop: Shop) -> Iterator[None]:
+    """Let some users act all the time."""
+    stop = threading.Event()
+
+    def act() -> None:
+        while not stop.wait(ACTS_EVERY_S):
+            shop.act(USERS[:20])
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
