@@ -38,7 +38,9 @@ from streams.delivery.topics import ITEM_FEATURES
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 
 AT_ONCE = BatchPolicy(limit_records=1024, wait_s=0.0)
-BATCHING = Batching(default=AT_ONCE, history=AT_ONCE, archive=BatchPolicy(limit_records=4000, wait_s=3600.0))
+BATCHING = Batching(
+    default=AT_ONCE, history=AT_ONCE, aggregates=AT_ONCE, archive=BatchPolicy(limit_records=4000, wait_s=3600.0)
+)
 ITEMS_CHUNK = 128
 ORDERS_CHUNK = 16
 SERVED_SHARE = 0.2  # of the live rankings are logged as served features: the user's row and one item's

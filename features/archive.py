@@ -15,7 +15,7 @@ from features.definitions import VIEWS
 from features.record_mapping import rows_by_view
 from reaseq.errors import ArchiveUnavailable
 from reaseq.knowledge.vocabulary import Vocabulary
-from reaseq.records import FeatureRecord, ItemFeatures
+from reaseq.records import FeatureRecord, UserFeatures
 
 COMPACT_FILES = 64  # a month with this many small files is compacted
 SETTLE_S = 600.0  # how long a replaced file is kept for readers that have already listed it
@@ -48,7 +48,7 @@ class Archive:
             kept = [
                 record
                 for record in records
-                if isinstance(record, ItemFeatures) or record.event_time_ms > erased_until_ms.get(record.user_id, -1)
+                if not isinstance(record, UserFeatures) or record.event_time_ms > erased_until_ms.get(record.user_id, -1)
             ]
             for name, rows in rows_by_view(kept, self._vocabulary).items():
                 for month, table in split_by_month(build_table(rows)):

@@ -23,9 +23,11 @@ class _HistoryColumns(msgspec.Struct, array_like=True, frozen=True):
     retracted_keys: tuple[int, ...] = ()
     erasure_offset: int = -1
     erasure_produced_ms: int = -1
+    values: tuple[int | None, ...] = ()
 
 
-_WITHOUT_REQUEST = 7  # columns of a history without an erasure request, whose row must not change with later columns
+# The columns of a history without values, and without an erasure request either: their rows must not change with later columns.
+_WITHOUT_VALUES, _WITHOUT_REQUEST = 9, 7
 
 
 class _InferredColumns(msgspec.Struct, array_like=True, frozen=True):
@@ -42,9 +44,11 @@ _inferred_decoder = msgspec.msgpack.Decoder(_InferredColumns)
 
 
 def pack_history(history: History) -> bytes:
-    """Pack a history: its behaviors, oldest first, the retracted events, and the last erasure request."""
+    """Pack a history: its behaviors, oldest first, the retracted events, the last erasure request, and values."""
     columns = _read_columns(history)
-    return _encoder.encode(columns if history.erasure_offset >= 0 else columns[:_WITHOUT_REQUEST])
+    if not history.values:
+        columns = columns[: _WITHOUT_VALUES if history.erasure_offset >= 0 else _WITHOUT_REQUEST]
+    return _encoder.encode(columns)
 
 
 def unpack_history(packed: bytes) -> History:

@@ -13,13 +13,20 @@ from feast.types import Bytes, Float64, Int64, PrimitiveFeastType, String
 
 ITEM_KEY = "item_id"
 USER_KEY = "user_id"
+ITEM_PART_KEY = "item_part_id"
 
 item = Entity(name="item", join_keys=[ITEM_KEY], value_type=ValueType.STRING, description="A product of the catalog")
 user = Entity(name="user", join_keys=[USER_KEY], value_type=ValueType.STRING, description="A person who acts on items")
+item_part = Entity(
+    name="item_part",
+    join_keys=[ITEM_PART_KEY],
+    value_type=ValueType.STRING,
+    description="A product and a partition of `events`, as in 3/product: what the events there say about it",
+)
 
 
-def build_views(archive_dir: Path) -> tuple[FeatureView, FeatureView, FeatureView, FeatureView]:
-    """Build the feature views over an archive: item representation, item knowledge, user history, user inferred behaviors."""
+def build_views(archive_dir: Path) -> tuple[FeatureView, FeatureView, FeatureView, FeatureView, FeatureView]:
+    """Build the feature views over an archive, in the order of VIEWS."""
     return (
         _view(
             archive_dir,
@@ -68,12 +75,26 @@ def build_views(archive_dir: Path) -> tuple[FeatureView, FeatureView, FeatureVie
             latent=Bytes,
             revision=Int64,
         ),
+        _view(
+            archive_dir,
+            "item_aggregates",
+            item_part,
+            "Counts of a product's events by tiles of time; add up the rows of all partitions",
+            item_id=String,
+            source_partition=Int64,
+            applied_offset=Int64,
+            applied_ms=Int64,
+            earlier_ms=Int64,
+            tiles=Bytes,
+            revision=Int64,
+        ),
     )
 
 
 def build_service(views: Sequence[FeatureView]) -> FeatureService:
-    """Build the feature service that the ranker reads: every view but the item knowledge."""
-    ranker_views = [view for view in views if view.name != item_knowledge.name]
+    """Build the feature service that the ranker reads."""
+    read = {view.name for view in (item_representation, user_history, user_inferred)}
+    ranker_views = [view for view in views if view.name in read]
     return FeatureService(name="ranking", features=ranker_views, description="The features that the ranker reads")
 
 
@@ -99,7 +120,7 @@ def _view(archive_dir: Path, name: str, entity: Entity, description: str, **sche
     )
 
 
-_JOIN_KEYS = {item.name: ITEM_KEY, user.name: USER_KEY}
+_JOIN_KEYS = {item.name: ITEM_KEY, user.name: USER_KEY, item_part.name: ITEM_PART_KEY}
 
 # For code that needs only names and schemas. `build_views` binds them to a real archive folder.
-VIEWS = item_representation, item_knowledge, user_history, user_inferred = build_views(Path("archive"))
+VIEWS = item_representation, item_knowledge, user_history, user_inferred, item_aggregates = build_views(Path("archive"))

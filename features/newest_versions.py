@@ -4,9 +4,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
+from reaseq.records import FeatureRecord, Version
 
-Kind = type[ItemFeatures] | type[UserFeatures]
+Kind = type[FeatureRecord]
 
 
 class NewestVersions:

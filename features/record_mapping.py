@@ -1,7 +1,7 @@
 """Maps feature records to rows of the feature views, and back."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from feast import FeatureView
@@ -10,7 +10,16 @@ from features import definitions as views
 from features.array_codec import pack_history, pack_inferred, unpack_history, unpack_inferred
 from features.plain_values import Plain
 from reaseq.knowledge.vocabulary import Vocabulary
-from reaseq.records import STATUS_RANK, FeatureRecord, Inferred, ItemFeatures, ProductKnowledge, UserFeatures, read_revision
+from reaseq.records import (
+    STATUS_RANK,
+    FeatureRecord,
+    Inferred,
+    ItemAggregates,
+    ItemFeatures,
+    ProductKnowledge,
+    UserFeatures,
+    read_revision,
+)
 
 
 class Row(NamedTuple):
@@ -24,7 +33,7 @@ class Row(NamedTuple):
 
 def to_rows(record: FeatureRecord, vocabulary: Vocabulary) -> list[Row]:
     """The rows of a feature record, one per view."""
-    return item_rows(record, vocabulary) if isinstance(record, ItemFeatures) else user_rows(record)
+    return KINDS[type(record)].to_rows(record, vocabulary)
 
 
 def rows_by_view(records: Sequence[FeatureRecord], vocabulary: Vocabulary) -> dict[str, list[Row]]:
@@ -126,3 +135,46 @@ def user_record(user_id: str, event_time_ms: int, history: Mapping[str, Plain], 
             unknown_items=unknown_items,
         ),
     )
+
+
+def aggregate_rows(record: ItemAggregates) -> list[Row]:
+    """The row of an item's aggregates."""
+    values: dict[str, Plain] = {
+        "item_id": record.item_id,
+        "source_partition": record.source_partition,
+        "applied_offset": record.applied_offset,
+        "applied_ms": record.applied_ms,
+        "earlier_ms": record.earlier_ms,
+        "tiles": record.tiles,
+        "revision": record.revision,
+    }
+    return [Row(views.item_aggregates, record.entity_id, record.event_time_ms, values)]
+
+
+def aggregate_record(part_id: str, event_time_ms: int, values: Mapping[str, Plain]) -> ItemAggregates:
+    """Build the record of an item's aggregates from its row: the inverse of `aggregate_rows`."""
+    return ItemAggregates(
+        item_id=values["item_id"],  # type: ignore[arg-type]
+        source_partition=values["source_partition"],  # type: ignore[arg-type]
+        event_time_ms=event_time_ms,
+        deltas=values["revision"],  # type: ignore[arg-type]
+        applied_offset=values["applied_offset"],  # type: ignore[arg-type]
+        applied_ms=values["applied_ms"],  # type: ignore[arg-type]
+        earlier_ms=values["earlier_ms"],  # type: ignore[arg-type]
+        tiles=values["tiles"],  # type: ignore[arg-type]
+    )
+
+
+class RecordKind(NamedTuple):
+    """How the records of one type are stored: the views of their rows, written and read together, and the mapping to rows."""
+
+    views: tuple[FeatureView, ...]
+    to_rows: Callable[[Any, Vocabulary], list[Row]]
+    from_rows: Callable[..., Any]  # of the entity id, the event time, and the values of each view
+
+
+KINDS: dict[type[FeatureRecord], RecordKind] = {
+    ItemFeatures: RecordKind((views.item_representation, views.item_knowledge), item_rows, item_record),
+    UserFeatures: RecordKind((views.user_history, views.user_inferred), lambda record, _: user_rows(record), user_record),
+    ItemAggregates: RecordKind((views.item_aggregates,), lambda record, _: aggregate_rows(record), aggregate_record),
+}

@@ -10,14 +10,15 @@ from typing import TypeVar
 import structlog
 
 from features.newest_versions import Kind, NewestVersions
+from features.record_mapping import KINDS
 from features.repository import FeatureRepository
 from reaseq.errors import CorruptRows, StoreUnavailable
-from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
+from reaseq.records import FeatureRecord, ItemAggregates, ItemFeatures, UserFeatures, Version
 from reaseq.settings import Settings
 
 log = structlog.get_logger()
 
-R = TypeVar("R", ItemFeatures, UserFeatures)
+R = TypeVar("R", ItemFeatures, UserFeatures, ItemAggregates)
 ReadLost = Callable[[Kind, Mapping[str, Version]], Iterable[list[FeatureRecord]]]
 
 
@@ -38,29 +39,23 @@ class RememberingRepository(FeatureRepository):
         self._written.add(records)
         return stale
 
-    def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
-        return self._read_restored(super().read_items, ItemFeatures, item_ids)
-
-    def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
-        return self._read_restored(super().read_users, UserFeatures, user_ids)
-
     def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         fresh = super().drop_stale(records)
         # A record that is older than what was written here is fresh only in a store that lost the newer one.
         restored = [
             self._restore(kind, {record.entity_id: record.version for record in fresh if type(record) is kind})
-            for kind in (ItemFeatures, UserFeatures)
+            for kind in KINDS
         ]
         return super().drop_stale(records) if any(restored) else fresh
 
-    def _read_restored(self, read: Callable[[Sequence[str]], dict[str, R]], kind: type[R], ids: Sequence[str]) -> dict[str, R]:
+    def read(self, kind: type[R], ids: Sequence[str]) -> dict[str, R]:
         try:
-            found = read(ids)
+            found = super().read(kind, ids)
         except CorruptRows as corrupt:
             self._replace_corrupt(kind, corrupt.ids)
-            found = read(ids)
+            found = super().read(kind, ids)
         versions = {entity_id: found[entity_id].version if entity_id in found else None for entity_id in ids}
-        return read(ids) if self._restore(kind, versions) else found
+        return super().read(kind, ids) if self._restore(kind, versions) else found
 
     def _restore(self, kind: Kind, versions: Mapping[str, Version | None]) -> bool:
         """Restore the entities of which newer versions than these were written. Returns whether there was any.

@@ -1,13 +1,14 @@
 """Typed reads and writes of feature records through Feast: the only access path from records to the online store."""
 
 import sqlite3
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import islice
+from itertools import compress, islice, repeat
 from pathlib import Path
 from string import Template
-from typing import Literal
+from typing import Literal, TypeVar
 
 import redis
 import structlog
@@ -19,6 +20,7 @@ from prometheus_client import Counter
 
 from features import definitions as views
 from features import plain_values, row_format
+from features.declared_view import build_attribute_views
 from features.packed_store import (
     KEY_VERSION,
     NEWER_ROW,
@@ -29,30 +31,29 @@ from features.packed_store import (
     row_owner,
 )
 from features.plain_values import Plain
-from features.record_mapping import Row, item_record, to_rows, user_record
+from features.record_mapping import KINDS, Row, to_rows
 from features.row_format import RowVersion, read_version
 from features.sharding import ShardMap, shard_of
+from reaseq.declaration import load_declaration
 from reaseq.errors import CorruptRows, NewerRowFormat, StoreUnavailable
 from reaseq.knowledge.vocabulary import load_vocabulary
-from reaseq.records import FeatureRecord, ItemFeatures, UserFeatures, Version
+from reaseq.records import FeatureRecord, ItemAggregates, ItemFeatures, UserFeatures, Version
 from reaseq.settings import Settings
 
 log = structlog.get_logger()
 
+R = TypeVar("R", ItemFeatures, UserFeatures, ItemAggregates)
+
 FOLDER = Path(__file__).parent
-SCAN_PAGE_ITEMS = 500
+SCAN_PAGE_ENTITIES = 500
 KEY_CACHE_SIZE = 65_536
 
 CORRUPT_ROWS = Counter("reaseq_corrupt_rows", "Entities read whose stored rows do not hold what was written", ["entity"])
 
 ReconcileResult = Literal["equal", "behind", "ahead", "different"]
 _PROFILES = {"embedded": "feature_store.yaml", "production": "feature_store.production.yaml"}
-# The views of a record, written and read together.
-_ITEM_VIEWS = (views.item_representation, views.item_knowledge)
-_USER_VIEWS = (views.user_history, views.user_inferred)
-_FEATURES = {view.name: [feature.name for feature in view.features] for view in (*_ITEM_VIEWS, *_USER_VIEWS)}
+_FEATURES = {view.name: [feature.name for feature in view.features] for view in views.VIEWS}
 FIRST, LAST = 0, -1
-Found = dict[str, tuple[int, list[dict[str, Plain]]]]  # event time in ms and the values of both views, by entity id
 
 
 # SQLite raises these for a locked, full or damaged database; Redis for a lost connection, a timeout, or when out of memory.
@@ -94,19 +95,29 @@ class FeatureRepository:
         self.online: PackedOnlineStore = self.feast._get_provider().online_store
 
     def apply(self) -> None:
-        """Register entities, views and services with Feast, and create the tables of the online store."""
+        """Register entities, views and services with Feast, and create the tables of the online store.
+
+        Raises InvalidDeclaration.
+        """
         in_archive = views.build_views(self.settings.archive_dir.resolve())
-        self.feast.apply([views.item, views.user, *in_archive, views.build_service(in_archive)])
+        declared = build_attribute_views(load_declaration(self.settings.declaration_file), in_archive)
+        entities = (views.item, views.user, views.item_part)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # views that are computed when they are read are "experimental"
+            self.feast.apply([*entities, *in_archive, *declared, views.build_service(in_archive)])
 
     def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """Make records servable. Returns those rejected as stale, because the store holds a newer one.
 
         Raises StoreUnavailable. Some of the records may have been written by then; writing them again is safe.
         """
-        keyed_rows = [self._to_keyed_rows(record) for record in records]
-        with self._translate_store_errors():
-            rejected = self.online.compare_and_set(self.config, keyed_rows)
-        return [record for record, stale in zip(records, rejected, strict=True) if stale]
+        stale: list[FeatureRecord] = []
+        for same_kind in _by_kind(records).values():
+            keyed_rows = [self._to_keyed_rows(record) for record in same_kind]
+            with self._translate_store_errors():
+                rejected = self.online.compare_and_set(self.config, keyed_rows)
+            stale += compress(same_kind, rejected)
+        return stale
 
     def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """The records that are not stale: the store has none that is newer. Keeps the order. Raises StoreUnavailable."""
@@ -121,9 +132,11 @@ class FeatureRepository:
 
     def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """The stored records of the same entities."""
-        items = self.read_items([record.item_id for record in records if isinstance(record, ItemFeatures)])
-        users = self.read_users([record.user_id for record in records if isinstance(record, UserFeatures)])
-        return [*items.values(), *users.values()]
+        return [
+            record
+            for kind, same_kind in _by_kind(records).items()
+            for record in self.read(kind, [record.entity_id for record in same_kind]).values()  # type: ignore[type-var]
+        ]
 
     def compare(self, records: Sequence[FeatureRecord]) -> list[ReconcileResult]:
         """Compare the store with each record.
@@ -135,21 +148,21 @@ class FeatureRepository:
 
     def stored_versions(self, kind: type[FeatureRecord], ids: Sequence[str]) -> dict[str, Version | None]:
         """The versions of the stored records, by id, without reading them; None for one of which a row is missing."""
-        pair = _ITEM_VIEWS if kind is ItemFeatures else _USER_VIEWS
-        keys = [_entity_key(pair[FIRST], entity_id) for entity_id in ids]
+        kind_views = KINDS[kind].views
+        keys = [_entity_key(kind_views[FIRST], entity_id) for entity_id in ids]
         with self._translate_store_errors():
-            first, last = (self.online.read_versions(self.config, view, keys) for view in pair)
+            versions = [self.online.read_versions(self.config, view, keys) for view in kind_views]
         return {
-            entity_id: min(rows[0].record_version, rows[1].record_version) if rows[0] and rows[1] else None
-            for entity_id, *rows in zip(ids, first, last, strict=True)
+            entity_id: min(row.record_version for row in rows if row) if all(rows) else None
+            for entity_id, *rows in zip(ids, *versions, strict=True)
         }
 
     def _read_versions(self, records: Sequence[FeatureRecord], view_index: int) -> list[RowVersion | None]:
         """The stored versions of the records' entities, in the first or the last of their views."""
         found: list[RowVersion | None] = [None] * len(records)
-        for pair in (_ITEM_VIEWS, _USER_VIEWS):
-            view = pair[view_index]
-            positions = [position for position, record in enumerate(records) if _views(record) is pair]
+        for kind, (kind_views, *_) in KINDS.items():
+            view = kind_views[view_index]
+            positions = [position for position, record in enumerate(records) if type(record) is kind]
             keys = [_entity_key(view, records[position].entity_id) for position in positions]
             with self._translate_store_errors():
                 versions = self.online.read_versions(self.config, view, keys) if keys else []
@@ -236,22 +249,26 @@ class FeatureRepository:
 
     def read_items(self, item_ids: Sequence[str]) -> dict[str, ItemFeatures]:
         """The stored records of the items, by id; unknown items are left out. Raises StoreUnavailable."""
-        found = self._read(_ITEM_VIEWS, item_ids)
-        return {item_id: item_record(item_id, time_ms, *values) for item_id, (time_ms, values) in found.items()}
+        return self.read(ItemFeatures, item_ids)
 
     def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
         """The stored records of the users, by id; unknown users are left out. Raises StoreUnavailable."""
-        return _user_records(self._read(_USER_VIEWS, user_ids))
+        return self.read(UserFeatures, user_ids)
 
     def read_available_users(self, user_ids: Sequence[str]) -> tuple[dict[str, UserFeatures], set[int]]:
         """As `read_users`, without the users of shards that do not answer, and the numbers of these shards."""
-        keys = [_entity_key(_USER_VIEWS[FIRST], user_id) for user_id in user_ids]
+        user_views = KINDS[UserFeatures].views
+        keys = [_entity_key(user_views[FIRST], user_id) for user_id in user_ids]
         try:
             with self._translate_store_errors():
-                packed, failed = self.online.get_available(self.config, [(view, keys) for view in _USER_VIEWS])
+                packed, failed = self.online.get_available(self.config, [(view, keys) for view in user_views])
         except StoreUnavailable:  # a store of one part
             return {}, set(self.shards)
-        return _user_records(self._unpack(_USER_VIEWS, user_ids, keys, packed)), failed
+        return self._unpack(UserFeatures, user_ids, keys, packed), failed
+
+    def read_aggregates(self, part_ids: Sequence[str]) -> dict[str, ItemAggregates]:
+        """The stored aggregates, by `to_part_id`; unknown ones are left out. Raises StoreUnavailable."""
+        return self.read(ItemAggregates, part_ids)
 
     def scan_ids(self, view: FeatureView) -> Iterator[str]:
         """The ids of every entity that has a row in the view. Keys that no entity has are left out."""
@@ -266,33 +283,43 @@ class FeatureRepository:
 
     def scan_items(self) -> Iterator[list[ItemFeatures]]:
         """Every stored item record, delisted ones included, in pages."""
-        ids = self.scan_ids(views.item_representation)
-        while page := list(islice(ids, SCAN_PAGE_ITEMS)):
-            yield list(self.read_items(page).values())
+        return self._scan(ItemFeatures)
 
-    def _read(self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str]) -> Found:
-        """What is stored of the entities; unknown ones are left out."""
-        keys = [_entity_key(pair[0], entity_id) for entity_id in ids]
+    def scan_aggregates(self) -> Iterator[list[ItemAggregates]]:
+        """Every stored record of aggregates, in pages."""
+        return self._scan(ItemAggregates)
+
+    def _scan(self, kind: type[R]) -> Iterator[list[R]]:
+        ids = self.scan_ids(KINDS[kind].views[FIRST])
+        while page := list(islice(ids, SCAN_PAGE_ENTITIES)):
+            yield list(self.read(kind, page).values())
+
+    def read(self, kind: type[R], ids: Sequence[str]) -> dict[str, R]:
+        """The stored records of a kind, by entity id; unknown entities are left out. Raises StoreUnavailable."""
+        kind_views = KINDS[kind].views
+        keys = [_entity_key(kind_views[FIRST], entity_id) for entity_id in ids]
         with self._translate_store_errors():
-            packed = self.online.get_all(self.config, [(view, keys) for view in pair])
+            packed = self.online.get_all(self.config, [(view, keys) for view in kind_views])
         self._check_complete(ids)
-        return self._unpack(pair, ids, keys, packed)
+        return self._unpack(kind, ids, keys, packed)
 
     def _unpack(
-        self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str], keys: Sequence[bytes], packed: list[list[bytes | None]]
-    ) -> Found:
-        """What is in rows that were read."""
-        ids, packed = self._leave_out_corrupt(pair, ids, keys, packed)
+        self, kind: type[R], ids: Sequence[str], keys: Sequence[bytes], packed: list[list[bytes | None]]
+    ) -> dict[str, R]:
+        """The records in rows that were read."""
+        kind_views, _, from_rows = KINDS[kind]
+        ids, packed = self._leave_out_corrupt(kind_views, ids, keys, packed)
         self._check_formats(read_version(row) for rows in packed for row in rows if row)
         found = {}
         for entity_id, *rows in zip(ids, *packed, strict=True):
             if rows[FIRST] is not None:
                 time_ms, _ = read_version(rows[FIRST]).record_version
-                found[entity_id] = (time_ms, [_unpack_row(view, row or b"") for view, row in zip(pair, rows, strict=True)])
+                values = [_unpack_row(view, row or b"") for view, row in zip(kind_views, rows, strict=True)]
+                found[entity_id] = from_rows(entity_id, time_ms, *values)
         return found
 
     def _leave_out_corrupt(
-        self, pair: tuple[FeatureView, FeatureView], ids: Sequence[str], keys: Sequence[bytes], packed: list[list[bytes | None]]
+        self, kind_views: Sequence[FeatureView], ids: Sequence[str], keys: Sequence[bytes], packed: list[list[bytes | None]]
     ) -> tuple[Sequence[str], list[list[bytes | None]]]:
         """The entities without corrupt rows, and their rows. Raises CorruptRows instead if records are built from them.
 
@@ -301,11 +328,11 @@ class FeatureRepository:
         corrupt = {
             entity_id
             for entity_id, key, *rows in zip(ids, keys, *packed, strict=True)
-            if any(row is not None for row in rows) and not all(map(_is_intact, pair, (key, key), rows))
+            if any(row is not None for row in rows) and not all(map(_is_intact, kind_views, repeat(key), rows))
         }
         if not corrupt:
             return ids, packed
-        entity = pair[FIRST].entities[0]
+        entity = kind_views[FIRST].entities[0]
         CORRUPT_ROWS.labels(entity).inc(len(corrupt))
         log.error("corrupt_rows", entity=entity, entities=len(corrupt))
         if self._require_complete:
@@ -327,7 +354,7 @@ class FeatureRepository:
         self.write(records)  # the entity's other rows may be older
 
     def _to_keyed_rows(self, record: FeatureRecord) -> list[KeyedRow]:
-        key = _entity_key(_views(record)[0], record.entity_id)
+        key = _entity_key(KINDS[type(record)].views[FIRST], record.entity_id)
         return [KeyedRow(row.view, key, _pack_row(row, key)) for row in to_rows(record, self.vocabulary)]
 
     def _compare(self, record: FeatureRecord, stored: Sequence[RowVersion | None]) -> ReconcileResult:
@@ -351,18 +378,17 @@ def _serialize_key(join_key: str, entity_id: str) -> bytes:
     return key
 
 
-def _views(record: FeatureRecord) -> tuple[FeatureView, FeatureView]:
-    return _ITEM_VIEWS if isinstance(record, ItemFeatures) else _USER_VIEWS
+def _by_kind(records: Sequence[FeatureRecord]) -> dict[type[FeatureRecord], list[FeatureRecord]]:
+    by_kind: dict[type[FeatureRecord], list[FeatureRecord]] = {}
+    for record in records:
+        by_kind.setdefault(type(record), []).append(record)
+    return by_kind
 
 
 def _pack_row(row: Row, key: bytes) -> bytes:
     values = {name: plain_values.encode(value) for name, value in row.values.items()}
     revision = row.values[row_format.REVISION]
     return row_format.pack_serialized(values, row.event_time_ms * 1000, int(revision), row_owner(row.view, key))
-
-
-def _user_records(found: Found) -> dict[str, UserFeatures]:
-    return {user_id: user_record(user_id, time_ms, *values) for user_id, (time_ms, values) in found.items()}
 
 
 def _unpack_row(view: FeatureView, row: bytes) -> dict[str, Plain]:

@@ -28,7 +28,7 @@ from features.plain_values import content_start
 from reaseq.records import Version
 
 REVISION = "revision"
-FORMAT = 2  # of the rows that this code writes; raise it when rows gain a feature, or a feature gains a field (at most 32)
+FORMAT = 3  # of the rows that this code writes; raise it when rows gain a feature, or a feature gains a field (at most 32)
 DIGEST_BITS = 48
 _VERSION = struct.Struct(">QQQ")
 VERSION_BYTES = _VERSION.size

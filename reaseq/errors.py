@@ -25,6 +25,12 @@ class InvalidSettings(ReaSeqError):
     reason = "invalid_settings"
 
 
+class InvalidDeclaration(ReaSeqError):
+    """The declaration of features cannot be used. The message says what to change."""
+
+    reason = "invalid_declaration"
+
+
 class Unavailable(ReaSeqError):
     """An external service does not respond. The same call may succeed later, so the caller waits and retries."""
 

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 from features.archive import Archive
 from features.repository import FeatureRepository
+from reaseq.aggregates import BUILT_IN
 from reaseq.artifacts import Artifact, is_published, load_newest
 from reaseq.behavior.inference import BehaviorInference
 from reaseq.behavior.text_diffusion import TextDiffusionBackend
+from reaseq.declaration import load_declaration
 from reaseq.knowledge.agents.reasoner import VllmReasoner, build_agent_pipeline
 from reaseq.knowledge.cascade import Cascade
 from reaseq.knowledge.llm.budget import TokenLimits
@@ -20,10 +22,11 @@ from reaseq.knowledge.vocabulary import Vocabulary, load_vocabulary
 from reaseq.knowledge.zero_shot import ZeroShotReasoner
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable
-from reaseq.settings import KafkaSettings, Settings
+from reaseq.settings import Settings
 from streams.delivery.stage import BatchPolicy, Stage
-from streams.delivery.topics import ITEM_FEATURES, USER_FEATURES
+from streams.delivery.topics import FEATURE_TOPICS
 from streams.item_table_feed import ItemTableFeed
+from streams.stages.aggregates import AggregatesStage
 from streams.stages.archive import ArchiveStage, OnErasure
 from streams.stages.behavior_inference import BehaviorInferenceStage
 from streams.stages.history import HistoryStage
@@ -33,21 +36,24 @@ from streams.stages.reasoning import ReasoningStage
 
 @dataclass(frozen=True)
 class Batching:
-    """How the stages batch their records. Histories and the archive have policies of their own.
+    """How the stages batch their records. Histories, aggregates and the archive have policies of their own.
 
     An event costs the history stage little and a batch much, so its batches are large; a user costs inference much.
     """
 
     default: BatchPolicy
     history: BatchPolicy
+    aggregates: BatchPolicy
     archive: BatchPolicy
 
     @classmethod
-    def from_settings(cls, kafka: KafkaSettings) -> "Batching":
+    def from_settings(cls, settings: Settings) -> "Batching":
         """The policies of a worker."""
+        kafka, aggregates = settings.kafka, settings.aggregates
         return cls(
             default=BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s),
             history=BatchPolicy(kafka.history_batch_limit_records, kafka.batch_wait_s),
+            aggregates=BatchPolicy(aggregates.batch_limit_records, aggregates.emit_interval_s),
             archive=BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s),
         )
 
@@ -97,12 +103,12 @@ def assemble(
     small = BatchPolicy(knowledge.items_per_batch, batching.default.wait_s, knowledge.batches_in_flight)
     reasoning_batch = small if knowledge.llm.base_url else batching.default
     stages: tuple[Stage, ...] = (
-        OnboardingStage(store, encoder, batching.default),
+        OnboardingStage(store, encoder, load_declaration(settings.declaration_file), batching.default),
         ReasoningStage(store, reasoner, encoder, vocabulary.version, reasoning_batch),
         HistoryStage(store, table, settings.behavior, batching.history),
         inference := BehaviorInferenceStage(store, table, None, settings.behavior, batching.default),
-        ArchiveStage(ITEM_FEATURES, archive, store, batching.archive, on_erasure),
-        ArchiveStage(USER_FEATURES, archive, store, batching.archive, on_erasure),
+        AggregatesStage(store, BUILT_IN, batching.aggregates),
+        *(ArchiveStage(topic, archive, store, batching.archive, on_erasure) for topic in FEATURE_TOPICS),
     )
     if settings.behavior.text_diffusion.llm.base_url:
         inference.model = build_text_diffusion(settings, encoder, store, table)

@@ -43,7 +43,7 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     store = RememberingRepository(settings, partial(read_lost, settings))
     store_watch = StoreWatch(store)
     store_watch.start()
-    system = assemble(settings, store, Batching.from_settings(kafka), build_erasure(settings))
+    system = assemble(settings, store, Batching.from_settings(settings), build_erasure(settings))
     stages = [stage for stage in system.stages if role == "all" or (stage.name == REASONING) == (role == "reasoning")]
     items = TopicTailer(kafka, ITEM_FEATURES, system.items.apply_records)
     if role != "reasoning":  # the reasoning stage needs only the items in its batch

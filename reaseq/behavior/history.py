@@ -1,10 +1,10 @@
 """A user's history: the latest behaviors in order of event time, whatever the order of arrival."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from reaseq.records import EVENT_TYPES, Event, History
 
@@ -22,6 +22,7 @@ class Behavior(NamedTuple):
     event_key: int
     item_id: str
     type_code: int
+    value: int | None = None  # in millionths
 
 
 class ErasureRequest(NamedTuple):
@@ -41,36 +42,52 @@ class HistoryFold:
 
     def __init__(self, history: History, limit: int) -> None:
         self._retracted = set(history.retracted_keys)
-        self._columns = _Columns(history.times_ms, history.event_keys, history.item_ids, history.types)
+        self._columns = _Columns(history.times_ms, history.event_keys, history.item_ids, history.types, history.values)
         for time_ms, key in zip(history.retracted_ms, history.retracted_keys, strict=True):
             self._columns.insert(Behavior(time_ms, key, "", RETRACTED))
         self._keys = set(self._columns.event_keys)
         self._forgotten_ms = history.forgotten_ms
         self._request = ErasureRequest(history.erasure_offset, history.erasure_produced_ms)
         self._limit = limit
+        self._changes: list[tuple[Literal[1, -1], Behavior]] = []
+
+    def take_changes(self) -> list[tuple[Literal[1, -1], Behavior]]:
+        """The behaviors that have come to count since the last call (1), and those that count no longer (-1), in order.
+
+        A behavior that is dropped because the history is full still counts.
+        """
+        changes, self._changes = self._changes, []
+        return changes
 
     def absorb(self, event: Event) -> str:
         """Fold in an event; returns the outcome: `accepted`, `retracted`, `duplicate`, `too_late` or `forgotten`."""
         key = event_key(event.event_id)
         if key in self._keys:
-            return self._retract(key) if event.retracted and key not in self._retracted else "duplicate"
+            if not event.retracted or key in self._retracted:
+                return "duplicate"
+            self._changes.append((-1, self._retract(key)))
+            return "retracted"
         if self._forgotten_ms and event.event_time_ms <= self._forgotten_ms:
             return "forgotten"
         columns = self._columns
         if len(columns) >= self._limit and (event.event_time_ms, key) < columns.oldest:
             return "too_late"
-        columns.insert(Behavior(event.event_time_ms, key, event.item_id, TYPE_CODES[event.type]))
+        behavior = Behavior(event.event_time_ms, key, event.item_id, TYPE_CODES[event.type], event.micro_value)
+        columns.insert(behavior)
         self._keys.add(key)
         if len(columns) > self._limit:
             dropped = columns.drop_oldest()
             self._keys.discard(dropped)
             self._retracted.discard(dropped)
-        return self._retract(key) if event.retracted else "accepted"
+        if event.retracted:
+            self._retract(key)
+            return "retracted"
+        self._changes.append((1, behavior))
+        return "accepted"
 
-    def _retract(self, key: int) -> str:
-        self._columns.retract(key)
+    def _retract(self, key: int) -> Behavior:
         self._retracted.add(key)
-        return "retracted"
+        return self._columns.retract(key)
 
     def erase(self, until_ms: int, request: ErasureRequest) -> bool:
         """Erase everything up to `until_ms` or the newest behavior, whichever is later; False if the request is redelivered.
@@ -82,6 +99,7 @@ class HistoryFold:
             return False
         self._request = ErasureRequest(*map(max, request, self._request))
         self._forgotten_ms = max(until_ms, self.newest_ms, self._forgotten_ms + 1)
+        self._changes += [(-1, behavior) for behavior in self._columns if behavior.type_code != RETRACTED]
         self._columns, self._keys, self._retracted = _Columns(), set(), set()
         return True
 
@@ -100,6 +118,7 @@ class HistoryFold:
             types=tuple(columns.types),
             times_ms=tuple(columns.times_ms),
             event_keys=tuple(columns.event_keys),
+            values=columns.known_values(),
             forgotten_ms=self._forgotten_ms,
             retracted_ms=tuple(retracted.times_ms),
             retracted_keys=tuple(retracted.event_keys),
@@ -117,8 +136,15 @@ class _Columns:
         event_keys: Iterable[int] = (),
         item_ids: Iterable[str] = (),
         types: Iterable[int] = (),
+        values: Iterable[int | None] = (),
     ) -> None:
         self.times_ms, self.event_keys, self.item_ids, self.types = [*times_ms], [*event_keys], [*item_ids], [*types]
+        self.values = [*values] or [None] * len(self.times_ms)
+
+    def __iter__(self) -> Iterator[Behavior]:
+        """The behaviors in order."""
+        columns = (self.times_ms, self.event_keys, self.item_ids, self.types, self.values)
+        return map(Behavior._make, zip(*columns, strict=True))
 
     def __len__(self) -> int:
         return len(self.times_ms)
@@ -137,22 +163,29 @@ class _Columns:
         self.event_keys.insert(index, behavior.event_key)
         self.item_ids.insert(index, behavior.item_id)
         self.types.insert(index, behavior.type_code)
+        self.values.insert(index, behavior.value)
 
     def drop_oldest(self) -> int:
         """Drop the first behavior; returns its key."""
-        del self.times_ms[0], self.item_ids[0], self.types[0]
+        del self.times_ms[0], self.item_ids[0], self.types[0], self.values[0]
         return self.event_keys.pop(0)
 
-    def retract(self, key: int) -> None:
-        """Take the item from the behavior with that key."""
+    def retract(self, key: int) -> Behavior:
+        """Take the item from the behavior with that key; returns the behavior as it was."""
         index = self.event_keys.index(key)
-        self.item_ids[index], self.types[index] = "", RETRACTED
+        behavior = Behavior(self.times_ms[index], key, self.item_ids[index], self.types[index], self.values[index])
+        self.item_ids[index], self.types[index], self.values[index] = "", RETRACTED, None
+        return behavior
 
     def split_retracted(self) -> tuple["_Columns", "_Columns"]:
         """The behaviors that are not retracted, and those that are."""
-        rows = list(zip(self.times_ms, self.event_keys, self.item_ids, self.types, strict=True))
-        kept, retracted = ([row for row in rows if (row[3] == RETRACTED) is value] for value in (False, True))
+        rows = list(self)
+        kept, retracted = ([row for row in rows if (row.type_code == RETRACTED) is value] for value in (False, True))
         return _Columns(*zip(*kept, strict=True)), _Columns(*zip(*retracted, strict=True))
+
+    def known_values(self) -> tuple[int | None, ...]:
+        """The values, or none at all if no behavior has one."""
+        return tuple(self.values) if any(value is not None for value in self.values) else ()
 
 
 @dataclass(frozen=True)
@@ -166,8 +199,8 @@ class InferenceRequest:
 
 def build_history(behaviors: Iterable[Behavior], forgotten_ms: int = 0) -> History:
     """The record of behaviors in order, oldest first."""
-    columns = list(zip(*behaviors, strict=True)) or [(), (), (), ()]
-    times_ms, event_keys, item_ids, types = columns
+    columns = list(zip(*behaviors, strict=True)) or [()] * len(Behavior._fields)
+    times_ms, event_keys, item_ids, types, _ = columns
     return History(item_ids=item_ids, types=types, times_ms=times_ms, event_keys=event_keys, forgotten_ms=forgotten_ms)
 
 

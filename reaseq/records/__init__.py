@@ -4,10 +4,12 @@ Records are frozen and validated once, when they are decoded. The `schema` tag h
 keeps the version, any other change needs a new one. Times are milliseconds since the epoch, UTC.
 """
 
-from reaseq.records.event import EVENT_TYPES, Event, EventType
+from reaseq.records.event import EVENT_TYPES, VALUE_UNITS, Event, EventType, MicroValue
+from reaseq.records.event_deltas import EventDelta, EventDeltas
 from reaseq.records.fields import (
     EARLIEST_TIME_MS,
     ID_LIMIT_CHARS,
+    PARTITIONS_LIMIT,
     TIME_LIMIT_MS,
     TIME_UNITS_MS,
     TITLE_LIMIT_CHARS,
@@ -16,10 +18,11 @@ from reaseq.records.fields import (
     find_time_unit,
 )
 from reaseq.records.item import ATTRIBUTES_LIMIT, Item
+from reaseq.records.item_aggregates import ItemAggregates, to_part_id
 from reaseq.records.item_features import STATUS_RANK, Claim, ItemFeatures, ProductKnowledge, Status
 from reaseq.records.user_features import LEVELS, History, Inferred, UserFeatures, read_revision
 
-FeatureRecord = ItemFeatures | UserFeatures
+FeatureRecord = ItemFeatures | UserFeatures | ItemAggregates
 
 __all__ = [
     "ATTRIBUTES_LIMIT",
@@ -27,18 +30,24 @@ __all__ = [
     "EVENT_TYPES",
     "ID_LIMIT_CHARS",
     "LEVELS",
+    "PARTITIONS_LIMIT",
     "STATUS_RANK",
     "TIME_LIMIT_MS",
     "TIME_UNITS_MS",
     "TITLE_LIMIT_CHARS",
+    "VALUE_UNITS",
     "Claim",
     "Event",
+    "EventDelta",
+    "EventDeltas",
     "EventType",
     "FeatureRecord",
     "History",
     "Inferred",
     "Item",
+    "ItemAggregates",
     "ItemFeatures",
+    "MicroValue",
     "ProductKnowledge",
     "Status",
     "UserFeatures",
@@ -46,4 +55,5 @@ __all__ = [
     "describe_wrong_time",
     "find_time_unit",
     "read_revision",
+    "to_part_id",
 ]

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 ID_LIMIT_CHARS = 128
 TITLE_LIMIT_CHARS = 1000
+PARTITIONS_LIMIT = 100_000  # of a topic
 EARLIEST_TIME_MS = 631_152_000_000  # 1990-01-01; an earlier time of an item, event or request is in the wrong unit
 TIME_LIMIT_MS = 4_102_444_800_000  # 2100-01-01; a later time is in the wrong unit
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from reaseq.records.event import EVENT_TYPES
+from reaseq.records.event import EVENT_TYPES, MicroValue
 from reaseq.records.fields import Count, Id, Int64, TimeMs, Version, require_equal_lengths
 
 TypeCode = Annotated[int, Meta(ge=1, le=len(EVENT_TYPES))]
@@ -16,7 +16,8 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
     `forgotten_ms` is the time up to which the user's last erasure request reached: events up to it are ignored. A redelivery of
     the request is recognized by `erasure_offset` and `erasure_produced_ms`, its offset and timestamp, -1 without a request.
-    Retracted events keep their times and keys, so that a redelivery does not bring them back.
+    Retracted events keep their times and keys, so that a redelivery does not bring them back. `values` are the events' values
+    in millionths, so that an erasure request takes them from the sums they are in; it is empty if no event has a value.
     """
 
     item_ids: tuple[Id, ...] = ()
@@ -28,9 +29,10 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     retracted_keys: tuple[Int64, ...] = ()
     erasure_offset: Int64 = -1
     erasure_produced_ms: Int64 = -1
+    values: tuple[MicroValue | None, ...] = ()
 
     def __post_init__(self) -> None:
-        require_equal_lengths(self.item_ids, self.types, self.times_ms, self.event_keys)
+        require_equal_lengths(self.item_ids, self.types, self.times_ms, self.event_keys, self.values or self.types)
         require_equal_lengths(self.retracted_ms, self.retracted_keys)
 
 

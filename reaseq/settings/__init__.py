@@ -5,6 +5,7 @@ directory REASEQ_SECRETS_DIR, what `reaseq up` recorded of the system that it st
 read when `Settings()` is constructed; empty variables do not count. `load_settings` does the same with errors for people.
 """
 
+from reaseq.settings.aggregates import AggregatesSettings
 from reaseq.settings.behavior import BehaviorSettings, SamplerSettings, TextDiffusionSettings
 from reaseq.settings.encoder import EncoderSettings
 from reaseq.settings.guard import GuardSettings
@@ -19,6 +20,7 @@ from reaseq.settings.store import StoreSettings
 from reaseq.settings.worker import WorkerSettings
 
 __all__ = [
+    "AggregatesSettings",
     "BehaviorSettings",
     "EncoderSettings",
     "GuardSettings",

@@ -11,6 +11,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from reaseq.settings.aggregates import AggregatesSettings
 from reaseq.settings.behavior import BehaviorSettings
 from reaseq.settings.encoder import EncoderSettings
 from reaseq.settings.group import Directory
@@ -38,11 +39,16 @@ class Settings(BaseSettings):
     )
 
     state_dir: Directory = Field(default=Path("var"), description="Directory of everything that the system writes.")
+    declaration_file: Path | None = Field(
+        default=None,
+        description="Python module that declares the shop's own features; none if empty. `reaseq init` writes one.",
+    )
     kafka: KafkaSettings = Field(default=KafkaSettings(), description="Kafka.")
     store: StoreSettings = Field(default=StoreSettings(), description="The online feature store.")
     encoder: EncoderSettings = Field(default=EncoderSettings(), description="The text encoder.")
     knowledge: KnowledgeSettings = Field(default=KnowledgeSettings(), description="Explicit reasoning.")
     behavior: BehaviorSettings = Field(default=BehaviorSettings(), description="Latent reasoning.")
+    aggregates: AggregatesSettings = Field(default=AggregatesSettings(), description="Aggregates of items.")
     guard: GuardSettings = Field(default=GuardSettings(), description="Message guards.")
     http: HttpSettings = Field(default=HttpSettings(), description="HTTP servers.")
     service: ServiceSettings = Field(default=ServiceSettings(), description="The ranking service.")

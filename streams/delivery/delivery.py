@@ -2,8 +2,8 @@
 
     1. Decode    A record that violates its schema becomes a dead letter.
     2. Compute   The stage turns the messages into effects. A message that makes it fail becomes a dead letter.
-    3. Produce   Drop feature records that are older than the store's. Produce the others and the dead letters; the brokers
-                 confirm every record. If a feature record is too large for them, its messages become dead letters.
+    3. Produce   Drop feature records that are older than the store's. Produce the others, the deltas and the dead letters; the
+                 brokers confirm every record. If a feature record is too large for them, its messages become dead letters.
     4. Serve     Write the feature records to the store, where an older record never replaces a newer one.
     5. Commit    The runtime commits the offsets, and only after `handle` has returned.
 
@@ -24,6 +24,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from itertools import compress
 from typing import Protocol, TypeVar
 
 import structlog
@@ -33,6 +34,7 @@ from reaseq.errors import InvalidRecord, ReaSeqError, Unavailable
 from reaseq.records import FeatureRecord
 from streams.delivery import metrics
 from streams.delivery.dead_letters import size_bytes, to_dead_letter
+from streams.delivery.event_deltas import encode_deltas
 from streams.delivery.key_locks import KeyLocks
 from streams.delivery.messages import Decoder, Message, RawRecord, encode
 from streams.delivery.stage import Effects, Repeats, Stage
@@ -135,12 +137,13 @@ class Delivery:
                 await self._drop_stale(effects)
             features = [_encode(record, origins_ms, spans) for record in effects.records]
             features = self._drop_too_large(features, effects, decoded, dead_letters)
-            await self._producer.produce([*features, *dead_letters])
+            deltas = encode_deltas(effects.deltas, self._producer.max_message_bytes)
+            await self._producer.produce([*deltas, *features, *dead_letters])
             # 4. Serve
             if effects.records:
                 await self._serve(effects)
         await self._produce_newer(effects.superseded)
-        servable = {_entity_id(record) for record in effects.records}
+        servable = {_source_key(record) for record in effects.records}
         spans.end(servable)
         self._count(effects, len(decoded), len(dead_letters), time.perf_counter() - started)
         self._measure_freshness(servable, decoded, origins_ms)
@@ -174,10 +177,7 @@ class Delivery:
             log.warning("batch_failed", stage=self.stage.name, records=len(decoded), error=fault)
         total = Effects()
         for key in dict.fromkeys(message.key for _, message in decoded):
-            effects = await self._compute_key([pair for pair in decoded if pair[1].key == key], dead_letters)
-            total.records += effects.records
-            total.counts += effects.counts
-            total.superseded += effects.superseded
+            total.add(await self._compute_key([pair for pair in decoded if pair[1].key == key], dead_letters))
         return total
 
     async def _compute_key(self, decoded: list[Decoded], dead_letters: list[RawRecord]) -> Effects:
@@ -214,15 +214,22 @@ class Delivery:
         self, features: list[RawRecord], effects: Effects, decoded: list[Decoded], dead_letters: list[RawRecord]
     ) -> list[RawRecord]:
         limit = self._producer.max_message_bytes
-        too_large = {feature.key: size for feature in features if (size := size_bytes(feature)) > limit}
-        if not too_large:
+        sizes = {
+            _source_key(record): size
+            for record, feature in zip(effects.records, features, strict=True)
+            if (size := size_bytes(feature)) > limit
+        }
+        if not sizes:
             return features
-        for raw, message in decoded:
-            if size_of_result := too_large.get(message.key.encode()):
-                error = f"the feature record that it leads to has {size_of_result} bytes; the limit is {limit}"
-                dead_letters.append(self._to_dead_letter(raw, "result_too_large", error))
-        effects.records = [record for record in effects.records if _entity_id(record).encode() not in too_large]
-        return [feature for feature in features if feature.key not in too_large]
+        failed = [(raw, message) for raw, message in decoded if message.key in sizes]
+        for raw, message in failed:
+            error = f"the feature record that it leads to has {sizes[message.key]} bytes; the limit is {limit}"
+            dead_letters.append(self._to_dead_letter(raw, "result_too_large", error))
+        positions = {(raw.partition, raw.offset) for raw, _ in failed}
+        effects.deltas = [delta for delta in effects.deltas if (delta.partition, delta.offset) not in positions]
+        kept = [_source_key(record) not in sizes for record in effects.records]
+        effects.records = list(compress(effects.records, kept))
+        return list(compress(features, kept))
 
     # 4. Serve
 
@@ -305,13 +312,16 @@ def _oldest_origins_ms(decoded: list[Decoded]) -> dict[str, int]:
 
 
 def _encode(record: FeatureRecord, origins_ms: Mapping[str, int], spans: Spans) -> RawRecord:
-    entity_id = _entity_id(record)
-    return encode(record, origins_ms[entity_id], spans.headers(entity_id))
+    key = _source_key(record)
+    return encode(record, origins_ms[key], spans.headers(key))
 
 
-def _entity_id(record: FeatureRecord) -> str:
-    return TOPIC_BY_MESSAGE[type(record)].key(record)
+def _source_key(record: FeatureRecord) -> str:
+    """The key of the messages that the record was made from."""
+    topic = TOPIC_BY_MESSAGE[type(record)]
+    return (topic.source_key or topic.key)(record)
 
 
 def _lock_key(record: FeatureRecord) -> str:
-    return f"{TOPIC_BY_MESSAGE[type(record)].name}/{_entity_id(record)}"
+    topic = TOPIC_BY_MESSAGE[type(record)]
+    return f"{topic.name}/{topic.key(record)}"

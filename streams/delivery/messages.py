@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from reaseq.errors import InvalidRecord
-from reaseq.records import ID_LIMIT_CHARS, Event, Item, describe_wrong_time
+from reaseq.records import Event, Item, describe_wrong_time
 from streams.delivery.topics import TOPIC_BY_MESSAGE, Topic
 
 ORIGIN_HEADER = "reaseq-origin-ms"
@@ -57,6 +57,7 @@ class Message(NamedTuple):
     origin_ms: int  # when the input that led to this record was produced
     offset: int = 0  # of the record in its partition
     produced_ms: int = 0  # the record's timestamp
+    partition: int = 0
 
 
 class _Head(msgspec.Struct):
@@ -92,20 +93,20 @@ class Decoder:
         """The message in `raw`. Raises InvalidRecord with a reason code and the path of the invalid field."""
         if raw.broker_time:
             now_ms = raw.timestamp_ms
-        key = _decode_key(raw)
+        key = _decode_key(raw, self._topic.key_limit_chars)
         origin_ms = _read_origin_ms(raw, now_ms)
         if raw.value is None:
             if not self._topic.null_meaning:
                 raise InvalidRecord(
                     "empty_value", f"{raw.topic} does not allow null values, but the value of key {key!r} is null"
                 )
-            return Message(key, None, origin_ms, raw.offset, raw.timestamp_ms)
+            return Message(key, None, origin_ms, raw.offset, raw.timestamp_ms, raw.partition)
         body = self._parse(raw.value)
         if (body_key := self._topic.key(body)) != key:
             raise InvalidRecord("key_mismatch", f"the record's key is {key!r}, but its body belongs to {body_key!r}")
         if self._is_input:
             self._check_time(body.event_time_ms, now_ms)
-        return Message(key, body, origin_ms, raw.offset, raw.timestamp_ms)
+        return Message(key, body, origin_ms, raw.offset, raw.timestamp_ms, raw.partition)
 
     def _check_time(self, time_ms: int, now_ms: int) -> None:
         if time_ms > now_ms + self._future_limit_ms:
@@ -175,15 +176,15 @@ def get_int_header(headers: Sequence[tuple[str, bytes]], name: str) -> int | Non
     return int(digits) if digits.isdigit() and len(digits) <= INTEGER_LIMIT_DIGITS else None
 
 
-def _decode_key(raw: RawRecord) -> str:
+def _decode_key(raw: RawRecord, limit_chars: int) -> str:
     if not raw.key:
         raise InvalidRecord("missing_key", f"the record has no key; the key of a record of {raw.topic} must be the entity's id")
     try:
         key = raw.key.decode()
     except UnicodeDecodeError as error:
         raise InvalidRecord("invalid_key", f"the key is not UTF-8: {error}") from error
-    if len(key) > ID_LIMIT_CHARS:  # the body's id has this limit as well, but a tombstone has no body
-        raise InvalidRecord("invalid_key", f"the key has {len(key)} characters; the limit is {ID_LIMIT_CHARS}")
+    if len(key) > limit_chars:  # the body's id has a limit as well, but a tombstone has no body
+        raise InvalidRecord("invalid_key", f"the key has {len(key)} characters; the limit is {limit_chars}")
     return key
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from reaseq.records import Event, Item, ItemFeatures, UserFeatures
+from reaseq.records import Event, EventDeltas, Item, ItemAggregates, ItemFeatures, UserFeatures
 
 FOLDER = Path(__file__).with_name("published_schemas")
-MESSAGES: tuple[type[msgspec.Struct], ...] = (Item, Event, ItemFeatures, UserFeatures)
+MESSAGES: tuple[type[msgspec.Struct], ...] = (Item, Event, EventDeltas, ItemFeatures, UserFeatures, ItemAggregates)
 
 
 def schema_file(message: type[msgspec.Struct]) -> Path:

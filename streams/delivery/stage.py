@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from reaseq.records import FeatureRecord
+from reaseq.records import EventDelta, FeatureRecord
 from streams.delivery.messages import Message
 from streams.delivery.topics import Topic
 
@@ -23,12 +23,24 @@ class BatchPolicy:
 class Effects:
     """The result of a batch: feature records to produce and make servable, and outcomes to count.
 
+    `deltas` are produced with the feature records, before any of these is servable: a stage finds them by comparing a message
+    with what is stored, so a redelivery after the write would not find them again. It may find them again before the write, so
+    whoever consumes them must recognize them by their position in the source.
+
     `superseded` has records after which the newer stored record of their entity must stand in the topic: it is produced again.
     """
 
     records: list[FeatureRecord] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     superseded: list[FeatureRecord] = field(default_factory=list)
+    deltas: list[EventDelta] = field(default_factory=list)
+
+    def add(self, other: "Effects") -> None:
+        """Add the effects of other messages of the batch."""
+        self.records += other.records
+        self.counts += other.counts
+        self.superseded += other.superseded
+        self.deltas += other.deltas
 
 
 class Stage(Protocol):

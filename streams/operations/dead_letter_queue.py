@@ -8,20 +8,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 import msgspec
 
 from reaseq.errors import BrokerUnavailable, DeliveryError, ReaSeqError
-from reaseq.readers import FeatureReader
-from reaseq.records import ItemFeatures, UserFeatures
+from reaseq.records import FeatureRecord
 from reaseq.settings import KafkaSettings
 from streams.delivery.dead_letters import DeadLetter
 from streams.delivery.messages import RawRecord, encode
-from streams.delivery.topics import DEAD_LETTERS, ITEM_FEATURES, USER_FEATURES
+from streams.delivery.topics import DEAD_LETTERS, FEATURE_TOPICS
 from streams.runtime.kafka.producer import Producer
 from streams.runtime.kafka.reader import read_all
 
 REPLAY_PAGE = 500  # dead letters
+
+
+class RecordReader(Protocol):
+    """The store."""
+
+    def newest(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
+        """The stored records of the same entities."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ class DeadLetterQueue:
     def replay(
         self,
         matching: Filter,
-        store: FeatureReader,
+        store: RecordReader,
         quarantined: bool = False,
         progress: Callable[[int], None] = lambda dead_letters: None,
     ) -> ReplayResult:
@@ -143,29 +151,22 @@ class DeadLetterQueue:
             producer.close()
 
 
-def _build_replay(dead_letter: DeadLetter, store: FeatureReader) -> RawRecord:
+def _build_replay(dead_letter: DeadLetter, store: RecordReader) -> RawRecord:
     """The record to produce for a dead letter. A feature record is replaced by a newer one of its entity if the store has one.
 
     A compacted topic must not end with an older record.
     """
     replay = dead_letter.to_replay(int(time.time() * 1000))
-    key = (dead_letter.record.key or b"").decode(errors="replace")
-    stored: dict[str, ItemFeatures] | dict[str, UserFeatures]
-    record_type: type[ItemFeatures] | type[UserFeatures]
-    match dead_letter.record.topic:
-        case ITEM_FEATURES.name:
-            record_type, stored = ItemFeatures, store.read_items([key])
-        case USER_FEATURES.name:
-            record_type, stored = UserFeatures, store.read_users([key])
-        case _:
-            return replay
+    topic = next((topic for topic in FEATURE_TOPICS if topic.name == dead_letter.record.topic), None)
+    if topic is None:
+        return replay
     try:
-        failed = msgspec.json.decode(dead_letter.record.value or b"", type=record_type)
+        failed: FeatureRecord = msgspec.json.decode(dead_letter.record.value or b"", type=topic.message)
     except msgspec.DecodeError as error:
         raise ReaSeqError(
             f"{dead_letter.id} is not a valid feature record and cannot be replayed, only discarded: {error}"
         ) from error
-    for record in stored.values():
+    for record in store.newest([failed]):
         if record.version > failed.version:
             return replay._replace(value=encode(record, replay.timestamp_ms).value)
     return replay

@@ -13,12 +13,11 @@ from reaseq.records import FeatureRecord, Version
 from reaseq.settings import Settings
 from streams.delivery import metrics
 from streams.delivery.tolerant_decoder import TolerantDecoder
-from streams.delivery.topics import ITEM_FEATURES, TOPIC_BY_MESSAGE, USER_FEATURES, Topic
+from streams.delivery.topics import FEATURE_TOPICS, TOPIC_BY_MESSAGE, Topic
 from streams.operations.replay import at_rate
 from streams.runtime.kafka.lag import lags
 from streams.runtime.kafka.reader import Ends, read_all, read_ends
 
-FEATURE_TOPICS = (ITEM_FEATURES, USER_FEATURES)
 LOST = "lost"  # a result of reconciliation: the store lost a record that this process wrote
 TAILS_RECORDS = (1_000, 30_000, None)  # of each partition; None is all of it
 

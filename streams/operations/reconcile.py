@@ -15,8 +15,8 @@ from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
 from streams.delivery import metrics
 from streams.delivery.tolerant_decoder import TolerantDecoder
-from streams.delivery.topics import Topic
-from streams.operations.rebuild import FEATURE_TOPICS, LOST
+from streams.delivery.topics import FEATURE_TOPICS, Topic
+from streams.operations.rebuild import LOST
 from streams.runtime.kafka.reader import read_sample
 
 log = structlog.get_logger()

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from prometheus_client.parser import text_string_to_metric_families
 
 from reaseq.settings import Settings
-from streams.delivery.topics import EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES
+from streams.delivery.topics import EVENT_DELTAS, EVENTS, FEATURE_TOPICS, ITEM_FEATURES, ITEMS
 from streams.runtime.kafka.lag import Lag, lags
 from streams.runtime.roles import consumer_group
 
-SOURCES = (ITEMS, EVENTS, ITEM_FEATURES, USER_FEATURES)
+SOURCES = (ITEMS, EVENTS, EVENT_DELTAS, *FEATURE_TOPICS)
 RATE_WINDOW_S = 1.0
 FRESHNESS = "reaseq_freshness_seconds"
 

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Literal
 
 from msgspec.structs import replace
 
-from reaseq.behavior.history import ErasureRequest, HistoryFold
+from reaseq.behavior.history import Behavior, ErasureRequest, HistoryFold
 from reaseq.readers import ItemLookup, UserReader
-from reaseq.records import History, Inferred, UserFeatures
+from reaseq.records import EVENT_TYPES, EventDelta, History, Inferred, UserFeatures
 from reaseq.settings import BehaviorSettings
 from streams.delivery.messages import Message
 from streams.delivery.stage import BatchPolicy, Effects
@@ -19,6 +20,9 @@ class HistoryStage:
 
     A message without a body is an erasure request. The record keeps the time of the request, so that earlier events, whenever
     they arrive, bring nothing back.
+
+    What comes to count and what no longer does becomes deltas. Events that are duplicates, too late for the history or from
+    before an erasure request make none. A retraction or an erasure request takes back only what the history still holds.
     """
 
     name = "history"
@@ -53,12 +57,13 @@ class HistoryStage:
                 if fold.erase(message.origin_ms, ErasureRequest(message.offset, message.produced_ms)):
                     effects.counts["users_forgotten"] += 1
                     inferred, accepted = Inferred(), accepted + 1
-                continue
-            if not self._catalog.knows(message.body.item_id):
-                effects.counts["unknown_item"] += 1
-            outcome = fold.absorb(message.body)
-            effects.counts[outcome] += 1
-            accepted += outcome in ("accepted", "retracted")
+            else:
+                if not self._catalog.knows(message.body.item_id):
+                    effects.counts["unknown_item"] += 1
+                outcome = fold.absorb(message.body)
+                effects.counts[outcome] += 1
+                accepted += outcome in ("accepted", "retracted")
+            effects.deltas += _to_deltas(message, fold.take_changes())
         if not accepted:
             return None
         history = fold.history()
@@ -71,3 +76,19 @@ class HistoryStage:
             # an earlier answer lacked does not matter any more: the new events make another one due.
             inferred=replace(inferred, unknown_items=0) if history.item_ids else Inferred(),
         )
+
+
+def _to_deltas(message: Message, changes: Sequence[tuple[Literal[1, -1], Behavior]]) -> list[EventDelta]:
+    return [
+        EventDelta(
+            message.partition,
+            message.offset,
+            message.produced_ms,
+            sign,
+            behavior.item_id,
+            EVENT_TYPES[behavior.type_code - 1],
+            behavior.time_ms,
+            behavior.value,
+        )
+        for sign, behavior in changes
+    ]

@@ -9,7 +9,7 @@ from features.row_format import read_version, unpack
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
 from streams.delivery.tolerant_decoder import TolerantDecoder
-from streams.operations.rebuild import FEATURE_TOPICS
+from streams.delivery.topics import FEATURE_TOPICS
 from streams.runtime.kafka.reader import read_all
 from tests.faults.reference import Rows
 

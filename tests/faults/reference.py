@@ -34,7 +34,7 @@ class Reference:
         store = FeatureRepository(own)
         store.apply()
         batch = BatchPolicy(256, 0.0)
-        self._system = assemble(own, store, Batching(batch, batch, BatchPolicy(5000, 3600.0)))
+        self._system = assemble(own, store, Batching(batch, batch, batch, BatchPolicy(5000, 3600.0)))
         self._broker = InProcessBroker()
         self._broker.subscribe(ITEM_FEATURES.name, self._system.items.apply_records)
         self._runtime = InProcessRuntime(

@@ -195,7 +195,7 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Ref
     store = FeatureRepository(settings)
     store.apply()
     batch = BatchPolicy(256, 0.0)
-    system = assemble(settings, store, Batching(batch, batch, BatchPolicy(5000, 3600.0)))
+    system = assemble(settings, store, Batching(batch, batch, batch, BatchPolicy(5000, 3600.0)))
     system.use_behavior(current(running.settings.models_dir, "behavior"))
     broker = InProcessBroker()
     broker.subscribe(ITEM_FEATURES.name, system.items.apply_records)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from features import archive_compaction
 from features.archive import Archive
 from features.archive_erasure import REMEMBER_S, Erasure
+from features.definitions import VIEWS
 from reaseq.errors import ArchiveUnavailable
 from reaseq.records import History, Inferred, UserFeatures
 from tests.fakes.catalog import VOCABULARY
@@ -112,7 +113,7 @@ def test_workers_create_the_same_archive_at_the_same_time(tmp_path: Path, monkey
     with ThreadPoolExecutor(3) as workers:
         list(workers.map(lambda _: Archive(tmp_path, VOCABULARY).create(), range(3)))
 
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["empty.parquet"] * 4
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["empty.parquet"] * len(VIEWS)
 
 
 def test_append_to_a_full_disk_raises_and_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +124,7 @@ def test_append_to_a_full_disk_raises_and_leaves_no_partial_file(tmp_path: Path,
         patch.setattr(pq, "write_table", write_to_full_disk)
         with pytest.raises(ArchiveUnavailable, match="No space left"):
             archive.append([user("u", 1000)])
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["empty.parquet"] * 4
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["empty.parquet"] * len(VIEWS)
 
     archive.append([user("u", 1000)])
     archive.append([user("u", 1000)])

@@ -132,7 +132,7 @@ def test_newest_records_of_items_and_users_are_read(stored: FeatureRepository) -
 
 
 def test_every_item_is_scanned_once(stored: FeatureRepository, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SCAN_PAGE_ITEMS", 2)
+    monkeypatch.setattr(module, "SCAN_PAGE_ENTITIES", 2)
     stored.write([item(f"i{number}") for number in range(5)])
 
     assert sorted(record.item_id for page in stored.scan_items() for record in page) == [f"i{number}" for number in range(5)]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from reaseq.declaration import Declaration
 from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.records import EARLIEST_TIME_MS, Event, FeatureRecord, Item, ItemFeatures, ProductKnowledge, UserFeatures
 from reaseq.settings import BehaviorSettings
@@ -145,7 +146,7 @@ class Worker:
         self.world = world
         policy = BehaviorSettings(history_limit_events=HISTORY_LIMIT)
         stages: tuple[Stage, ...] = (
-            OnboardingStage(world, LetterCountEncoder(), BATCH),
+            OnboardingStage(world, LetterCountEncoder(), Declaration(), BATCH),
             ReasoningStage(world, EchoReasoner(), LetterCountEncoder(), "v", BATCH),
             HistoryStage(world, FakeItemTable(), policy, BATCH),
             BehaviorInferenceStage(world, FakeItemTable(), Echo(), policy, BATCH),
@@ -213,7 +214,7 @@ steps = st.lists(
     steps=steps,
     data=st.data(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_store_ends_as_if_every_record_had_arrived_once_and_in_order(
     listings: list[tuple[str, str]],
     before: list[Event],
@@ -282,7 +283,7 @@ def _produce(world: World, records: Sequence[Item | Event | RawRecord]) -> None:
 
 
 def _entity(record: FeatureRecord) -> tuple[type, str]:
-    return type(record), record.item_id if isinstance(record, ItemFeatures) else record.user_id
+    return type(record), record.entity_id
 
 
 def _order(record: FeatureRecord) -> tuple[int, int, bytes]:

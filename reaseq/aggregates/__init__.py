@@ -1,0 +1,24 @@
+"""Aggregates of items: counts, sums, means and ratios of events, which the stream keeps in tiles of time.
+
+Pure code: which tiles an aggregate needs, how a change of an event updates them, and what they say at a point in time.
+"""
+
+from reaseq.aggregates.aggregate import Aggregate
+from reaseq.aggregates.built_in import BUILT_IN, POPULARITY
+from reaseq.aggregates.evaluation import evaluate, merge_tiles
+from reaseq.aggregates.fold import PartialRow
+from reaseq.aggregates.tiles import Series, Tiles, kept_series, pack_tiles, unpack_tiles
+
+__all__ = [
+    "BUILT_IN",
+    "POPULARITY",
+    "Aggregate",
+    "PartialRow",
+    "Series",
+    "Tiles",
+    "evaluate",
+    "kept_series",
+    "merge_tiles",
+    "pack_tiles",
+    "unpack_tiles",
+]
