@@ -24,7 +24,7 @@ from infra.process import LOOPBACK
 from infra.redis import start_redis
 from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.errors import ShardMapMismatch, StoreUnavailable
-from reaseq.records import Event, History, UserFeatures
+from reaseq.records import Event, History, Item, UserFeatures
 from reaseq.settings import Settings
 from serving.user_cache import UserCache
 from streams.operations.dead_letter_queue import DeadLetterQueue
@@ -40,6 +40,7 @@ SHARDS, DEAD = 3, 1
 USERS = [f"u{number}" for number in range(60)]
 ON_DEAD = [user_id for user_id in USERS if shard_of(user_id.encode(), SHARDS) == DEAD]
 ELSEWHERE = [user_id for user_id in USERS if user_id not in ON_DEAD]
+ITEMS_PER_ROUND = 12
 DEADLINE_S = 180.0
 ACTS_EVERY_S = 0.5
 
@@ -186,6 +187,7 @@ class Shop:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.sent: dict[str, list[str]] = defaultdict(list)  # the items of each user, in order
+        self.listed: list[str] = []
         self._producer = Producer(settings.kafka)
 
     def act(self, user_ids: Sequence[str] = USERS) -> None:
@@ -197,6 +199,17 @@ class Shop:
             events.append(Event(event_id=event_id, user_id=user_id, item_id=item, type="view", event_time_ms=now_ms))
             self.sent[user_id].append(item)
         self._producer.send(events)
+
+    def list_items(self) -> None:
+        """List some items more."""
+        new = [f"item-{len(self.listed) + number}" for number in range(ITEMS_PER_ROUND)]
+        self._producer.send([Item(item_id=item_id, event_time_ms=int(time.time() * 1000), title="A mug") for item_id in new])
+        self.listed += new
+
+    def has_items(self, store: FeatureRepository, dead: int | None = None) -> bool:
+        """Whether the items are onboarded, apart from those of a dead shard."""
+        wanted = [item_id for item_id in self.listed if store.shard_of(item_id) != dead]
+        return len(store.read_items(wanted)) == len(wanted)
 
     def has_all(self, store: FeatureRepository, user_ids: Sequence[str] = USERS) -> bool:
         """Whether the histories have every event of these users, and each once."""
@@ -246,7 +259,7 @@ def reaseq(settings: Settings, *command: str, **variables: str) -> subprocess.Co
 
 
 @pytest.mark.parametrize("recover", [restart_on_its_data, replace_by_an_empty_one])
-def test_killed_shard_stops_its_own_users_alone_and_loses_nothing(shop: Shop, recover: Callable[[Settings], None]) -> None:
+def test_killed_shard_stops_its_own_items_and_users_and_loses_nothing(shop: Shop, recover: Callable[[Settings], None]) -> None:
     settings, store = shop.settings, FeatureRepository(shop.settings)
     shop.act()
     wait_for(lambda: shop.has_all(store), "events before the fault")
@@ -254,17 +267,18 @@ def test_killed_shard_stops_its_own_users_alone_and_loses_nothing(shop: Shop, re
     stop_shard(settings, DEAD)
     for _ in range(3):
         shop.act()
-        wait_for(lambda: shop.has_all(store, ELSEWHERE), "events of users elsewhere while the shard is dead")
+        shop.list_items()
+        wait_for(lambda: shop.has_items(store, DEAD), "items elsewhere while the shard is dead")
     cache = UserCache(FeatureRepository(settings), limit_users=1000, pause_s=1.0)
     assert [known.fresh for known in cache.read(USERS)] == [user_id in ELSEWHERE for user_id in USERS]
     process.stop(settings.run_dir, "worker-1", wait_s=0.0)  # with records of the dead shard in its memory
     local.wait_ready(local.start_worker(settings, "worker-1"))
-    shop.act()
-    wait_for(lambda: shop.has_all(store, ELSEWHERE), "events after a restart of the worker")
+    shop.list_items()
+    wait_for(lambda: shop.has_items(store, DEAD), "items after a restart of the worker")
     recover(settings)
     shop.act()
 
-    wait_for(lambda: shop.has_all(store), "events of all users after the fault")
+    wait_for(lambda: shop.has_all(store) and shop.has_items(store), "all events and items after the fault")
     wait_until_idle(settings)
     assert FeatureRepository(settings).is_complete()
     assert not DeadLetterQueue(settings.kafka, 3).counts()
@@ -277,7 +291,8 @@ def test_emptied_shard_is_filled_again_and_loses_nothing(shop: Shop) -> None:
 
     redis.Redis(port=port_of(settings, DEAD)).flushall()
     shop.act()
-    wait_for(lambda: shop.has_all(store, ELSEWHERE), "events of users elsewhere while the shard is empty")
+    shop.list_items()
+    wait_for(lambda: shop.has_items(store, DEAD), "items elsewhere while the shard is empty")
     assert not store.read_users(ON_DEAD), "nothing is built on the loss"
     reaseq(settings, "setup")
 
