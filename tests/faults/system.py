@@ -85,7 +85,7 @@ class FaultySystem:
     """Brokers, Redis behind a proxy, workers, and the reference. `state` is an empty directory.
 
     Knowledge comes from recorded answers, or from a language model behind a proxy; then the reference uses the same answers.
-    With `redis_replicas`, Redis has a replica, and writes wait for it. With several `shards`, only the first one has a proxy and
+    With `redis_replicas`, Redis has a replica, and writes wait for it. With several `shards`, only the first has a proxy and
     faults.
     """
 
