@@ -319,6 +319,8 @@ def test_store_moves_to_another_number_of_shards_while_stream_and_readers_go_on(
         rebuild(old, FeatureRepository(old))
         worker = local.start_worker(old, "worker-old")
         local.wait_ready(worker)
+        shop.act()
+        wait_for(lambda: shop.has_all(FeatureRepository(old)), "events before the move")
         with acting(shop):
             reaseq(new, "features", "rebuild", REASEQ_STORE__REPLACED_REDIS_URL=old.store.redis_url.get_secret_value())
 
