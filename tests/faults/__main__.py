@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from rich.console import Console
 
-from tests.faults.faults import CLUSTER_FAULTS, LANGUAGE_MODEL_FAULTS, REPLICA_FAULTS, Fault, faults
+from tests.faults.faults import CLUSTER_FAULTS, LANGUAGE_MODEL_FAULTS, REPLICA_FAULTS, SHARD_FAULTS, Fault, faults
 from tests.faults.outcome import Outcome
 from tests.faults.system import FaultySystem
 
@@ -41,6 +41,7 @@ def main() -> None:
     for start, system_faults in (
         (FaultySystem, single_broker),
         (partial(FaultySystem, redis_replicas=1), REPLICA_FAULTS),
+        (partial(FaultySystem, shards=3), SHARD_FAULTS),
         (partial(FaultySystem, brokers=3), CLUSTER_FAULTS),
         (partial(FaultySystem, language_model=True), LANGUAGE_MODEL_FAULTS),
     ):

@@ -11,6 +11,7 @@ from tests.faults.redis_faults import (
     redis_evicting,
     redis_failover,
     redis_full,
+    redis_replaced,
     redis_restart,
     redis_slow,
 )
@@ -20,6 +21,12 @@ from tests.faults.worker_faults import archive_full, clock_skew, kills, rebalanc
 Fault = Callable[[FaultySystem], int]
 
 REPLICA_FAULTS: dict[str, Fault] = {"Redis fails over, writes wait for its replica": redis_failover}
+SHARD_FAULTS: dict[str, Fault] = {
+    "one of three shards killed and restarted": redis_restart,
+    "one of three shards emptied, then rebuilt": redis_emptied,
+    "one of three shards replaced by an empty one, then rebuilt": redis_replaced,
+    "one of three shards out of memory": redis_full,
+}
 CLUSTER_FAULTS: dict[str, Fault] = {"one of three brokers lost": broker_lost}
 LANGUAGE_MODEL_FAULTS: dict[str, Fault] = {
     "workers killed while the language model answers": partial(kills, times=4),

@@ -24,6 +24,17 @@ def redis_restart(system: FaultySystem) -> int:
     return 1
 
 
+def redis_replaced(system: FaultySystem) -> int:
+    """Kill Redis, start an empty one at its address, and rebuild what it lacks."""
+    time.sleep(1.0)
+    process.stop(system.settings.run_dir, "redis", wait_s=0.0)
+    time.sleep(REDIS_AWAY_S)
+    system.restart_redis(data="another redis")
+    store = FeatureRepository(system.settings)
+    rebuild(system.settings, store, shards=store.find_incomplete())
+    return 1
+
+
 def redis_emptied(system: FaultySystem) -> int:
     """Empty Redis (FLUSHALL), then rebuild it."""
     time.sleep(1.0)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import psutil
@@ -43,6 +42,7 @@ from tests.faults.load import Load, Record, build_raw, mix_records
 from tests.faults.outcome import Outcome
 from tests.faults.proxy import FaultyProxy
 from tests.faults.reference import Reference, to_rows
+from tests.shards import port_of, use_shards
 
 LEAST_LOAD_S = 5.0
 FAULT_S = 10.0  # how long a fault lasts, if it does
@@ -85,19 +85,30 @@ class FaultySystem:
     """Brokers, Redis behind a proxy, workers, and the reference. `state` is an empty directory.
 
     Knowledge comes from recorded answers, or from a language model behind a proxy; then the reference uses the same answers.
-    With `redis_replicas`, Redis has a replica, and writes wait for it.
+    With `redis_replicas`, Redis has a replica, and writes wait for it. With several `shards`, only the first has a proxy and
+    faults.
     """
 
-    def __init__(self, state: Path, seed: int, brokers: int = 1, language_model: bool = False, redis_replicas: int = 0) -> None:
+    def __init__(
+        self,
+        state: Path,
+        seed: int,
+        brokers: int = 1,
+        language_model: bool = False,
+        redis_replicas: int = 0,
+        shards: int = 1,
+    ) -> None:
         self.random = random.Random(seed)
         self.settings = settings = settings_on_free_ports(state / "system", brokers)
         settings.kafka.session_timeout_s = SESSION_TIMEOUT_S
         settings.kafka.archive_batch_wait_s = 1.0
         settings.store.redis_timeout_s = 1.0
-        self.redis_port = urlsplit(settings.store.redis_url.get_secret_value()).port or 0
+        use_shards(settings, shards)
+        self.redis_port = port_of(settings, 0)
         self.proxy = FaultyProxy(self.redis_port)
         start_empty(settings)
-        settings.store.redis_url = type(settings.store.redis_url)(f"redis://{LOOPBACK}:{self.proxy.port}/0")
+        urls = [f"redis://{LOOPBACK}:{self.proxy.port}/0", *settings.store.redis_urls[1:]]
+        settings.store.redis_url = type(settings.store.redis_url)(",".join(urls))
         self.store = FeatureRepository(settings)
         self._replica_dir = state / "replica"
         if redis_replicas:
@@ -179,9 +190,9 @@ class FaultySystem:
             assert worker.alive and time.monotonic() < deadline, (worker, log.read_text()[-3000:])
             time.sleep(0.1)
 
-    def restart_redis(self) -> None:
-        """Start Redis again, on its data and port."""
-        start_redis(self.settings.run_dir, self.settings.state_dir / "redis", self.redis_port)
+    def restart_redis(self, data: str = "redis") -> None:
+        """Start Redis again, on its port, and on its data or those of another name."""
+        start_redis(self.settings.run_dir, self.settings.state_dir / data, self.redis_port)
 
     def redis_client(self) -> redis.Redis:
         """A connection to Redis that bypasses the proxy."""

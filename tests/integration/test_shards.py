@@ -8,6 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -23,7 +24,7 @@ from infra.process import LOOPBACK
 from infra.redis import start_redis
 from infra.scratch import settings_on_free_ports, start_empty
 from reaseq.errors import ShardMapMismatch, StoreUnavailable
-from reaseq.records import Event, History, UserFeatures
+from reaseq.records import Event, History, Item, UserFeatures
 from reaseq.settings import Settings
 from serving.user_cache import UserCache
 from streams.operations.dead_letter_queue import DeadLetterQueue
@@ -39,7 +40,9 @@ SHARDS, DEAD = 3, 1
 USERS = [f"u{number}" for number in range(60)]
 ON_DEAD = [user_id for user_id in USERS if shard_of(user_id.encode(), SHARDS) == DEAD]
 ELSEWHERE = [user_id for user_id in USERS if user_id not in ON_DEAD]
+ITEMS_PER_ROUND = 12
 DEADLINE_S = 180.0
+ACTS_EVERY_S = 0.5
 
 
 def user(user_id: str, events_seen: int = 1) -> UserFeatures:
@@ -184,6 +187,7 @@ class Shop:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.sent: dict[str, list[str]] = defaultdict(list)  # the items of each user, in order
+        self.listed: list[str] = []
         self._producer = Producer(settings.kafka)
 
     def act(self, user_ids: Sequence[str] = USERS) -> None:
@@ -195,6 +199,17 @@ class Shop:
             events.append(Event(event_id=event_id, user_id=user_id, item_id=item, type="view", event_time_ms=now_ms))
             self.sent[user_id].append(item)
         self._producer.send(events)
+
+    def list_items(self) -> None:
+        """List some items more."""
+        new = [f"item-{len(self.listed) + number}" for number in range(ITEMS_PER_ROUND)]
+        self._producer.send([Item(item_id=item_id, event_time_ms=int(time.time() * 1000), title="A mug") for item_id in new])
+        self.listed += new
+
+    def has_items(self, store: FeatureRepository, dead: int | None = None) -> bool:
+        """Whether the items are onboarded, apart from those of a dead shard."""
+        wanted = [item_id for item_id in self.listed if store.shard_of(item_id) != dead]
+        return len(store.read_items(wanted)) == len(wanted)
 
     def has_all(self, store: FeatureRepository, user_ids: Sequence[str] = USERS) -> bool:
         """Whether the histories have every event of these users, and each once."""
@@ -244,7 +259,7 @@ def reaseq(settings: Settings, *command: str, **variables: str) -> subprocess.Co
 
 
 @pytest.mark.parametrize("recover", [restart_on_its_data, replace_by_an_empty_one])
-def test_killed_shard_stops_its_own_users_alone_and_loses_nothing(shop: Shop, recover: Callable[[Settings], None]) -> None:
+def test_killed_shard_stops_its_own_items_and_users_and_loses_nothing(shop: Shop, recover: Callable[[Settings], None]) -> None:
     settings, store = shop.settings, FeatureRepository(shop.settings)
     shop.act()
     wait_for(lambda: shop.has_all(store), "events before the fault")
@@ -252,17 +267,18 @@ def test_killed_shard_stops_its_own_users_alone_and_loses_nothing(shop: Shop, re
     stop_shard(settings, DEAD)
     for _ in range(3):
         shop.act()
-        wait_for(lambda: shop.has_all(store, ELSEWHERE), "events of users elsewhere while the shard is dead")
+        shop.list_items()
+        wait_for(lambda: shop.has_items(store, DEAD), "items elsewhere while the shard is dead")
     cache = UserCache(FeatureRepository(settings), limit_users=1000, pause_s=1.0)
     assert [known.fresh for known in cache.read(USERS)] == [user_id in ELSEWHERE for user_id in USERS]
     process.stop(settings.run_dir, "worker-1", wait_s=0.0)  # with records of the dead shard in its memory
     local.wait_ready(local.start_worker(settings, "worker-1"))
-    shop.act()
-    wait_for(lambda: shop.has_all(store, ELSEWHERE), "events after a restart of the worker")
+    shop.list_items()
+    wait_for(lambda: shop.has_items(store, DEAD), "items after a restart of the worker")
     recover(settings)
     shop.act()
 
-    wait_for(lambda: shop.has_all(store), "events of all users after the fault")
+    wait_for(lambda: shop.has_all(store) and shop.has_items(store), "all events and items after the fault")
     wait_until_idle(settings)
     assert FeatureRepository(settings).is_complete()
     assert not DeadLetterQueue(settings.kafka, 3).counts()
@@ -275,7 +291,8 @@ def test_emptied_shard_is_filled_again_and_loses_nothing(shop: Shop) -> None:
 
     redis.Redis(port=port_of(settings, DEAD)).flushall()
     shop.act()
-    wait_for(lambda: shop.has_all(store, ELSEWHERE), "events of users elsewhere while the shard is empty")
+    shop.list_items()
+    wait_for(lambda: shop.has_items(store, DEAD), "items elsewhere while the shard is empty")
     assert not store.read_users(ON_DEAD), "nothing is built on the loss"
     reaseq(settings, "setup")
 
@@ -295,48 +312,54 @@ def readiness(worker: process.Process) -> str:
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2)])
 def test_store_moves_to_another_number_of_shards_while_stream_and_readers_go_on(shop: Shop, before: int, after: int) -> None:
-    """The shop moves on with each case, so each starts on a store of its own."""
-    kafka = shop.settings.kafka
-    old, new = (Settings(state_dir=shop.settings.state_dir / f"{before}-{after}-{name}") for name in ("old", "new"))
-    for settings in (old, new):
-        settings.kafka = kafka
+    kafka, state_dir = shop.settings.kafka, shop.settings.state_dir / f"{before}-{after}"
+    old, new = (Settings(state_dir=state_dir / name, kafka=kafka) for name in ("old", "new"))
     process.stop(shop.settings.run_dir, "worker-1")
-    stop = threading.Event()
-    with running_shards(old, before), running_shards(new, after):
-        FeatureRepository(old).apply()
+    with running_shards(old, before), running_shards(new, after), stopping(old, "worker-old"), stopping(new, "worker-new"):
         rebuild(old, FeatureRepository(old))
         worker = local.start_worker(old, "worker-old")
         local.wait_ready(worker)
-        acting = threading.Thread(target=lambda: act_until(stop, shop))
-        acting.start()
-        try:
-            new.store.replaced_redis_url = old.store.redis_url
-            reading = FeatureRepository(old)
-            FeatureRepository(new).apply()
-            reaseq(new, "features", "rebuild")
+        shop.act()
+        wait_for(lambda: shop.has_all(FeatureRepository(old)), "events before the move")
+        with acting(shop):
+            reaseq(new, "features", "rebuild", REASEQ_STORE__REPLACED_REDIS_URL=old.store.redis_url.get_secret_value())
 
-            assert FeatureRepository(new).is_complete()
+            reading = FeatureRepository(old)
             assert reading.read_users(USERS).keys() == set(USERS), "readers of the replaced store go on"
             with pytest.raises(ShardMapMismatch, match="replaced"):
                 reading.write([user("u1", events_seen=10_000)])
             wait_for(lambda: "another store has replaced this one" in readiness(worker), "the old worker is refused")
             process.stop(old.run_dir, "worker-old")
-            new.store.replaced_redis_url = None
             local.wait_ready(local.start_worker(new, "worker-new"))
-            time.sleep(1.0)
-        finally:
-            stop.set()
-            acting.join()
-        wait_for(lambda: shop.has_all(FeatureRepository(new)), "all events in the new store")
+        moved = FeatureRepository(new)
+        wait_for(lambda: shop.has_all(moved), "all events in the new store")
         wait_until_idle(new)
-        assert not DeadLetterQueue(kafka, 3).counts()
-        rows = sum(1 for _ in FeatureRepository(new).scan_user_ids())
-        assert rows == len(USERS), "each user is on one shard"
-        for settings in (old, new):
-            process.stop(settings.run_dir, f"worker-{'old' if settings is old else 'new'}")
+        assert moved.is_complete() and not DeadLetterQueue(kafka, 3).counts()
+        assert sorted(moved.scan_user_ids()) == sorted(USERS), "each user is on one shard"
 
 
-def act_until(stop: threading.Event, shop: Shop) -> None:
-    while not stop.is_set():
-        shop.act()
-        time.sleep(0.2)
+@contextmanager
+def stopping(settings: Settings, worker: str) -> Iterator[None]:
+    """Stop a worker at the end of the block, if it has been started."""
+    try:
+        yield
+    finally:
+        process.stop(settings.run_dir, worker)
+
+
+@contextmanager
+def acting(shop: Shop) -> Iterator[None]:
+    """Let some users act all the time."""
+    stop = threading.Event()
+
+    def act() -> None:
+        while not stop.wait(ACTS_EVERY_S):
+            shop.act(USERS[:20])
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from faust.types import TP
 
+from features.sharding import shard_of
+from reaseq.errors import StoreUnavailable
 from reaseq.settings import Settings
 from streams.delivery.messages import Message
 from streams.delivery.stage import BatchPolicy, Effects
@@ -56,12 +58,14 @@ class ClosingJournal(Journal):
 class Worker:
     """A running application, and what Faust and the brokers do to it. It is its own fake consumer."""
 
-    def __init__(self, folder: Path, *stages: CountEvents, drain_s: float = 60.0, produce_fails: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *stages: CountEvents, drain_s: float = 60.0, produce_fails: bool = False, shards: int = 1
+    ) -> None:
         settings = Settings()
         settings.worker.drain_s = drain_s
         self.journal = ClosingJournal(produce_fails)
         deliveries = [build_delivery(stage, self.journal) for stage in stages]
-        self._app = build_app(settings, "group", deliveries, self.journal, folder)  # type: ignore[arg-type]
+        self._app = build_app(settings, "group", deliveries, self.journal, folder, shards)  # type: ignore[arg-type]
         self._app.consumer = self
         self.receiver = self._app.transport.Consumer.receiver
         self.committed: dict[TP, int] = {}
@@ -229,3 +233,42 @@ def test_worker_writes_no_cursor_codes_among_the_logs() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout + done.stderr == ""
+
+
+class OneShardAway(CountEvents):
+    """Reads a store of three shards, one of which does not answer until it is back."""
+
+    def __init__(self, ordered: bool) -> None:
+        super().__init__()
+        self.batch = BatchPolicy(limit_records=4, wait_s=0, ordered=ordered)
+        self.away = True
+        self.handled: list[str] = []
+
+    async def process(self, batch: Sequence[Message]) -> Effects:
+        if self.away and any(shard_of(message.key.encode(), 3) == 0 for message in batch):
+            raise StoreUnavailable("connection refused")
+        self.handled += [message.body.event_id for message in batch]
+        return await super().process(batch)
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+async def test_shard_that_is_away_holds_up_its_own_records_and_the_commit(tmp_path: Path, ordered: bool) -> None:
+    stage = OneShardAway(ordered)
+    worker = await Worker(tmp_path, stage, shards=3).start()
+    events = [f"e{number}" for number in range(40)]
+    waiting = [event for event in events if shard_of(f"user of {event}".encode(), 3) == 0]
+    others = [event for event in events if event not in waiting]
+
+    for start in range(0, len(events), 10):
+        worker.fetch(*events[start : start + 10], offset=start)
+    if ordered:
+        await some_turns_of_the_loop()
+        assert set(stage.handled) <= set(events[: events.index(waiting[0])]), "nothing passes the first record that waits"
+    else:
+        await until(lambda: set(stage.handled) == set(others))
+    await asyncio.sleep(0.1)
+    assert worker.committed.get(HERE, 0) <= events.index(waiting[0])
+
+    stage.away = False
+    await until(lambda: worker.committed.get(HERE) == len(events))
+    assert sorted(stage.handled) == sorted(events)
