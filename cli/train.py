@@ -172,13 +172,17 @@ def ranker(
             advance = partial(_advance, progress, task)
             model, curve = pipeline.train(data, config, folder / "checkpoint.safetensors", advance)
         measured = pipeline.measure(model, data)
+        importance = pipeline.measure_importance(model, data)
         pipeline.catch_up(model, data, config)
         if leads:
             save_curve(curve, folder)
-            artifact = pipeline.publish(model, data, measured)
+            artifact = pipeline.publish(model, data, measured, importance)
             columns = list(measured["ranker"])
             rows = [(name, *(str(figures.get(column, "")) for column in columns)) for name, figures in measured.items()]
             console.print(build_table("the latest tenth of the baskets", ("model", *columns), rows))
+            if importance:
+                losses = [(name, f"{loss:+.4f}") for name, loss in sorted(importance.items(), key=lambda pair: -pair[1])]
+                console.print(build_table("declared attributes", ("attribute", "GAUC lost if shuffled"), losses))
             console.print(f"published: ranker {artifact.version}, curve in {folder}")
 
 

@@ -52,7 +52,9 @@ def build_item_labels(labels: Labels, vectors: Tensor) -> ItemLabels:
         if pairs:
             ids[row, : len(pairs)], confidences[row, : len(pairs)] = zip(*pairs, strict=True)
     with_unknown = torch.cat([torch.zeros(1, vectors.shape[1]), vectors])
-    return ItemLabels(Contents(with_unknown, torch.from_numpy(ids), torch.from_numpy(confidences)), len(label_ids) + 1)
+    return ItemLabels(
+        Contents.without_attributes(with_unknown, torch.from_numpy(ids), torch.from_numpy(confidences)), len(label_ids) + 1
+    )
 
 
 def combine_labels(*parts: Labels) -> Labels:

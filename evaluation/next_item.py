@@ -48,7 +48,7 @@ def build_table(vectors: NDArray[np.float32], labels: Sequence[Rows]) -> Snapsho
     items = len(with_unknown)
     return build_snapshot(
         [str(row) if row else "" for row in range(items)],
-        Contents(with_unknown, ids, (ids > 0).float()),
+        Contents.without_attributes(with_unknown, ids, (ids > 0).float()),
         prices=torch.full((items,), NO_PRICE),
         listed_ms=torch.zeros(items, dtype=torch.long),
         live=torch.arange(items) > 0,

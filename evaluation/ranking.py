@@ -50,6 +50,7 @@ class Variant:
     labels: ItemLabels | None = None
     vectors: bool = False
     price: bool = True
+    declared: bool = False  # whether it reads the declared attributes in the table
     scorers: tuple[str, ...] = ()  # other models whose scores of each candidate it reads
     history: int = 48  # behaviors
     search: int = 0  # how many of the behaviors to attend to; 0 for all
@@ -143,8 +144,9 @@ class RankingEvaluation:
             scores=examples.batch.numbers.shape[-1] - NUMBERS,
             search=variant.search,
             price=variant.price,
+            attributes=experiment.table.contents.attributes.fields if variant.declared else (),
         )
-        table = replace(experiment.table, contents=variant.labels.contents) if variant.labels else experiment.table
+        table = _with_labels(experiment.table, variant.labels) if variant.labels else experiment.table
         seeded = replace(experiment.training_config, seed=seed)
         model, _ = training.train(examples, held_out, table, experiment.trained_ids, config, seeded)
         return RankerLossModule(model, examples, table, experiment.trained_ids, torch.device("cpu"))
@@ -207,6 +209,10 @@ class ScorerOutputs:
             factory = self._experiment.scorers(self._seed)[name]
             self._scorers[name] = [factory(cut_ms) for cut_ms in self._experiment.cuts_ms]
         return self._scorers[name]
+
+
+def _with_labels(table: Snapshot, labels: ItemLabels) -> Snapshot:
+    return replace(table, contents=replace(labels.contents, attributes=table.contents.attributes))
 
 
 def judge_candidates(

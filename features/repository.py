@@ -1,6 +1,7 @@
 """Typed reads and writes of feature records through Feast: the only access path from records to the online store."""
 
 import sqlite3
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,6 +20,7 @@ from prometheus_client import Counter
 
 from features import definitions as views
 from features import plain_values, row_format
+from features.declared_view import build_attribute_views
 from features.packed_store import (
     KEY_VERSION,
     NEWER_ROW,
@@ -31,6 +33,7 @@ from features.packed_store import (
 from features.plain_values import Plain
 from features.record_mapping import KINDS, Row, to_rows
 from features.row_format import RowVersion, read_version
+from reaseq.declaration import load_declaration
 from reaseq.errors import CorruptRows, NewerRowFormat, StoreUnavailable
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.records import FeatureRecord, ItemAggregates, ItemFeatures, UserFeatures, Version
@@ -91,9 +94,16 @@ class FeatureRepository:
         self.online: PackedOnlineStore = self.feast._get_provider().online_store
 
     def apply(self) -> None:
-        """Register entities, views and services with Feast, and create the tables of the online store."""
+        """Register entities, views and services with Feast, and create the tables of the online store.
+
+        Raises InvalidDeclaration.
+        """
         in_archive = views.build_views(self.settings.archive_dir.resolve())
-        self.feast.apply([views.item, views.user, views.item_part, *in_archive, views.build_service(in_archive)])
+        declared = build_attribute_views(load_declaration(self.settings.declaration_file), in_archive)
+        entities = (views.item, views.user, views.item_part)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # views that are computed when they are read are "experimental"
+            self.feast.apply([*entities, *in_archive, *declared, views.build_service(in_archive)])
 
     def write(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """Make records servable. Returns those rejected as stale, because the store holds a newer one.

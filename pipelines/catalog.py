@@ -7,6 +7,7 @@ import structlog
 
 from features.repository import FeatureRepository
 from reaseq import float16
+from reaseq.declaration import load_declaration
 from reaseq.errors import CatalogError
 from reaseq.records import ItemFeatures
 from reaseq.representation.item_table import ItemTable
@@ -30,7 +31,9 @@ def load_item_table(repository: FeatureRepository) -> ItemTable:
         )
     [(layout, _)] = Counter((record.space_id, len(record.vector)) for record in records).most_common(1)
     space_id, vector_bytes = layout
-    table = ItemTable(repository.vocabulary, space_id, vector_bytes // float16.FLOAT16.itemsize)
+    declaration = load_declaration(repository.settings.declaration_file)
+    dim = vector_bytes // float16.FLOAT16.itemsize
+    table = ItemTable(repository.vocabulary, space_id, dim, declaration=declaration)
     for rejection in table.apply(records):
         log.warning("item_skipped", item_id=rejection.record.item_id, error=str(rejection.error))
     return table

@@ -1,6 +1,8 @@
 """The ranker: archived features → point-in-time join → train → measure on the latest baskets → train on these → publish."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
+from reaseq.ranker.importance import permutation_losses
 from reaseq.ranker.item_statistics import save_statistics
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
@@ -34,11 +37,12 @@ from reaseq.ranker.training import (
 )
 from reaseq.ranker.training_data import RankerLog, RankerTrainingData, build_training_data
 from reaseq.records import Inferred
-from reaseq.representation.item_table import ItemTable
+from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.settings import Settings
 from reaseq.training_loop import Curve, Progress
 
 NEVER_MS = 2**62
+IMPORTANCE_BASKETS = 2000  # they are scored once for each attribute
 
 
 class RankerPipeline:
@@ -49,7 +53,12 @@ class RankerPipeline:
         self._models_dir = models_dir
         self._space_id = items.space_id
         self._table = items.snapshot.by_id()
-        self.config = RankerConfig(vector_dim=self._table.vectors.shape[1], claims=repository.vocabulary.size, scores=SCORES)
+        self.config = RankerConfig(
+            vector_dim=self._table.vectors.shape[1],
+            claims=repository.vocabulary.size,
+            scores=SCORES,
+            attributes=self._table.contents.attributes.fields,
+        )
 
     def load_log(self, until_ms: int) -> tuple[RankerLog, int]:
         """The archived baskets before `until_ms` with the inferences before each, and how many inferences were dropped.
@@ -84,7 +93,7 @@ class RankerPipeline:
     def measure(self, model: Ranker, data: RankerTrainingData) -> dict[str, dict[str, float]]:
         """Metrics of the ranker and of recent popularity on the held-out baskets, among uniformly drawn negatives."""
         held_out = data.held_out
-        scores = score(RankerLossModule(model, held_out, self._table, data.ids, torch.device("cpu")), held_out)
+        scores = self._score(model, data, held_out, self._table)
         kept = held_out.weights > 0
         probabilities, labels = model.probability(scores)[kept], held_out.labels[kept]
         calibration_error = round(expected_error(probabilities, labels, held_out.weights[kept]), 6)
@@ -93,12 +102,30 @@ class RankerPipeline:
             "recent popularity": _rank_figures(held_out.batch.numbers[..., POPULARITY][..., -1], held_out),
         }
 
+    def measure_importance(self, model: Ranker, data: RankerTrainingData) -> dict[str, float]:
+        """By declared attribute, how much GAUC the latest held-out baskets lose if it is shuffled among the items."""
+
+        def gauc(examples: RankerExamples, table: Snapshot) -> float:
+            return _rank_figures(self._score(model, data, examples, table), examples)["gauc"]
+
+        latest = data.held_out[-IMPORTANCE_BASKETS:]
+        return permutation_losses(gauc, latest, self._table, data.config.attribute_columns)
+
     def catch_up(self, model: Ranker, data: RankerTrainingData, config: RankerTrainingConfig) -> None:
         """Train a measured ranker on the latest baskets, the held-out ones among them."""
         catch_up(model, data.latest, self._table, data.ids, config)
 
-    def publish(self, model: Ranker, data: RankerTrainingData, measured: dict[str, dict[str, float]]) -> Artifact:
-        """Publish a trained ranker with its measured metrics."""
+    def _score(self, model: Ranker, data: RankerTrainingData, examples: RankerExamples, table: Snapshot) -> torch.Tensor:
+        return score(RankerLossModule(model, examples, table, data.ids, torch.device("cpu")), examples)
+
+    def publish(
+        self,
+        model: Ranker,
+        data: RankerTrainingData,
+        measured: dict[str, dict[str, float]],
+        importance: Mapping[str, float] = MappingProxyType({}),
+    ) -> Artifact:
+        """Publish a trained ranker with its measured metrics and the importance of the declared attributes."""
         facts = {
             "space_id": self._space_id,
             "vector_dim": model.config.vector_dim,
@@ -107,6 +134,7 @@ class RankerPipeline:
             "trained_until_ms": data.until_ms,
             "behavior_models": data.behavior_models,
             "held_out": measured,
+            "importance": dict(importance),
         }
         assert data.statistics  # noqa: S101  there are samples
         files = save_statistics(data.statistics)

@@ -26,7 +26,7 @@ class InvalidSettings(ReaSeqError):
 
 
 class InvalidDeclaration(ReaSeqError):
-    """A feature that a user declares cannot be kept. The message names it and says what to change."""
+    """The declaration of features cannot be used. The message says what to change."""
 
     reason = "invalid_declaration"
 

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from features.repository import FeatureRepository
 from reaseq.artifacts import Artifact, load_newest, load_version
 from reaseq.days import DAY_MS
+from reaseq.declaration import load_declaration
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
@@ -53,6 +54,7 @@ class RankingService:
         torch.set_num_threads(service.threads)
         self.settings = settings
         self.vocabulary = load_vocabulary(settings.knowledge.vocabulary)
+        self.declaration = load_declaration(settings.declaration_file)
         self.popularity = Popularity()
         latents = LatentModels(settings.models_dir)
         engine = load_newest(settings.models_dir, RANKER, partial(self._load_first_engine, latents))
@@ -118,7 +120,7 @@ class RankingService:
         """A ranker on a new item table of the space that it was trained on, which skips items of any other."""
         with artifact.reading():
             space_id, dim = artifact.facts["space_id"], artifact.facts["vector_dim"]
-            table = ItemTable(self.vocabulary, space_id, dim, self.settings.service.device)
+            table = ItemTable(self.vocabulary, space_id, dim, self.settings.service.device, self.declaration)
         return self._load_engine(table, latents, artifact)
 
     def _load_engine(self, table: ItemTable, latents: LatentModels, artifact: Artifact) -> Engine:

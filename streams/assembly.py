@@ -8,6 +8,7 @@ from reaseq.aggregates import BUILT_IN
 from reaseq.artifacts import Artifact, is_published, load_newest
 from reaseq.behavior.inference import BehaviorInference
 from reaseq.behavior.text_diffusion import TextDiffusionBackend
+from reaseq.declaration import load_declaration
 from reaseq.knowledge.agents.reasoner import VllmReasoner, build_agent_pipeline
 from reaseq.knowledge.cascade import Cascade
 from reaseq.knowledge.llm.budget import TokenLimits
@@ -102,7 +103,7 @@ def assemble(
     small = BatchPolicy(knowledge.items_per_batch, batching.default.wait_s, knowledge.batches_in_flight)
     reasoning_batch = small if knowledge.llm.base_url else batching.default
     stages: tuple[Stage, ...] = (
-        OnboardingStage(store, encoder, batching.default),
+        OnboardingStage(store, encoder, load_declaration(settings.declaration_file), batching.default),
         ReasoningStage(store, reasoner, encoder, vocabulary.version, reasoning_batch),
         HistoryStage(store, table, settings.behavior, batching.history),
         inference := BehaviorInferenceStage(store, table, None, settings.behavior, batching.default),

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq.behavior.sequence import to_month, to_weekday
-from reaseq.ranker.matching import claim_lifts, cosines, similarity_tiers
+from reaseq.ranker.matching import cosines, lifts, similarity_tiers
 from reaseq.ranker.model import RankerBatch
 from reaseq.ranker.training import RankerExamples
 from reaseq.representation.item_table import Snapshot
@@ -63,10 +63,11 @@ class LambdaRank:
         """Features (B, C, F): the numbers, lifts of claims, similarity to the history, month and day of the week."""
         slots, history_slots = self._table.slots[batch.candidates], self._table.slots[batch.history.rows]
         contents = self._table.contents
-        lifts = claim_lifts(batch.history, contents, slots, history_slots, self._rates)  # (B, C, K)
+        claims, history_claims = contents.claims[slots], contents.claims[history_slots]
+        claim_lifts = lifts(batch.history, claims, history_claims, self._rates)  # (B, C, K)
         tiers, summary = similarity_tiers(cosines(contents, slots, history_slots), (batch.history.rows > 0).float())
         when = torch.stack([to_month(batch.now_ms), to_weekday(batch.now_ms)], dim=-1)  # (B, 2)
         calendar = when.unsqueeze(1).expand(-1, slots.shape[1], -1)
-        of_claims = torch.stack([lifts.sum(-1), lifts.amax(-1)], dim=-1)
+        of_claims = torch.stack([claim_lifts.sum(-1), claim_lifts.amax(-1)], dim=-1)
         features: NDArray[np.float32] = torch.cat([batch.numbers, of_claims, tiers, summary, calendar], dim=-1).numpy()
         return features

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from evaluation.datasets.online_retail import Order, Retail
 from reaseq.behavior.examples import Basket
 from reaseq.behavior.history import TYPE_CODES, Behavior, build_history
+from reaseq.declaration import Declaration
+from reaseq.declaration.declaration import NOTHING_DECLARED
 from reaseq.knowledge.content import digest
 from reaseq.records import Item, ProductKnowledge
+from reaseq.representation.attributes import build_attributes
 from reaseq.representation.contents import Contents
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import NO_PRICE, Snapshot, build_snapshot
@@ -56,8 +59,13 @@ def encode_cached(texts: Sequence[str], encoder: Encoder, cache: Path) -> NDArra
     return vectors
 
 
-def build_table(items: Sequence[Item], contents: Contents) -> Snapshot:
-    """An item table of `items`, after a first row for the unknown item, which `contents` must have too."""
+def build_table(items: Sequence[Item], contents: Contents, declaration: Declaration = NOTHING_DECLARED) -> Snapshot:
+    """An item table of `items` with their declared attributes, after a first row for the unknown item.
+
+    `contents` must have that row too.
+    """
+    values = [declaration.read_item(attributes) for attributes in ({}, *(item.attributes for item in items))]
+    contents = replace(contents, attributes=build_attributes(declaration.item_fields, values))
     prices = [NO_PRICE if item.price is None else item.price for item in items]
     return build_snapshot(
         ["", *(item.item_id for item in items)],

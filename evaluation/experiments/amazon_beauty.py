@@ -9,15 +9,17 @@ from pathlib import Path
 
 import torch
 
-from evaluation.datasets.amazon_beauty import read_beauty
+from evaluation.datasets.amazon_beauty import CATEGORY_LEVELS, read_beauty
 from evaluation.datasets.interaction_log import InteractionLog, build_baskets, build_table, encode_cached, sort_by_id
 from evaluation.experiments.experiment import (
     ALL,
+    DECLARED,
     DIFFUSION,
     IDS,
     KNN,
     SIDE,
     TEXT,
+    TEXT_DECLARED,
     WORDS,
     ZERO_SHOT,
     Experiment,
@@ -29,6 +31,7 @@ from evaluation.ranking import RankingExperiment, Variant
 from reaseq.behavior.model import BehaviorConfig
 from reaseq.behavior.training import BehaviorTrainingConfig
 from reaseq.days import time_ms
+from reaseq.declaration import Category, Declaration
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.representation.encoder import Encoder
@@ -38,10 +41,18 @@ CUT_DAYS = ("2013-09-01", "2013-12-15", "2014-03-15")
 END_DAY = "2014-07-24"
 LOG_START_DAY = "2009-01-01"
 SIDE_ATTRIBUTES = ("brand", "category")
+DECLARATION = Declaration(
+    item_attributes=[
+        Category("brand", buckets=4096),
+        *(Category(f"category {level}") for level in range(1, CATEGORY_LEVELS + 1)),
+    ]
+)
 HISTORY = 48
 GAINS = (
     (SIDE, IDS),
+    (DECLARED, IDS),
     (TEXT, SIDE),
+    (TEXT_DECLARED, TEXT),
     (WORDS, TEXT),
     (ZERO_SHOT, TEXT),
     (ZERO_SHOT, WORDS),
@@ -77,7 +88,9 @@ def build_ranking(experiment: Experiment, encoder: Encoder) -> RankingExperiment
     variants = (
         Variant(IDS, price=False),
         Variant(SIDE, labels),
+        Variant(DECLARED, declared=True),
         Variant(TEXT, labels, vectors=True),
+        Variant(TEXT_DECLARED, labels, vectors=True, declared=True),
         Variant(WORDS, build_item_labels(combine_labels(side, title_words(log.items)), text), vectors=True),
         Variant(ZERO_SHOT, build_item_labels(combine_labels(side, by_zero_shot), text), vectors=True),
         *build_scorer_variants(labels),
@@ -93,4 +106,6 @@ def load_log(folder: Path, encoder: Encoder, cache: Path) -> InteractionLog:
     labels = build_item_labels(attribute_labels(items, SIDE_ATTRIBUTES), torch.from_numpy(text))
     since_ms = time_ms(LOG_START_DAY)
     baskets = tuple(basket for basket in build_baskets(beauty, HISTORY) if basket.time_ms >= since_ms)
-    return InteractionLog("amazon-beauty", build_table(items, labels.contents), labels.claims, baskets, items, text)
+    return InteractionLog(
+        "amazon-beauty", build_table(items, labels.contents, DECLARATION), labels.claims, baskets, items, text
+    )

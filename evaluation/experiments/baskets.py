@@ -22,7 +22,7 @@ from reaseq.days import time_ms
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.ranker.batch import RankedUser, build_batch
 from reaseq.ranker.model import RankerBatch, RankerConfig
-from reaseq.ranker.training import RankerSample, RankerTrainingConfig, catch_up, claim_rates, embedded, train
+from reaseq.ranker.training import RankerSample, RankerTrainingConfig, catch_up, embedded, label_rates, train
 from reaseq.ranker.training_data import RankerLog, RankerTrainingData, build_training_data
 from reaseq.records import History, Inferred
 from reaseq.representation.encoder import Encoder
@@ -71,7 +71,9 @@ def run(experiment: BasketExperiment, seed: int, report: Callable[[str], None]) 
     report("training the ranker")
     learned = {RANKER: _train_ranker(table, data, training)}
     report("training LightGBM")
-    learned[LAMBDARANK] = LambdaRank(data.examples, table, claim_rates(table, data.config.claims), seed).score
+    learned[LAMBDARANK] = LambdaRank(
+        data.examples, table, label_rates(table, table.contents.claims, data.config.claims), seed
+    ).score
     report("ranking")
     trained = {item_id for basket in earlier for item_id in basket.item_ids}
     judge = Judge((*learned, *baselines), trained, earlier)

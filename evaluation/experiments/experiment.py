@@ -23,6 +23,7 @@ REPEATS_LIMIT = 2000  # training instances with repeats
 
 IDS, SIDE, TEXT, WORDS = "ids", "+ side", "+ text", "+ text + words"
 ZERO_SHOT, STUDENT, LLM, PROFILE = "+ text + zero-shot", "+ text + student", "+ text + LLM", "+ text + LLM + profile"
+DECLARED, TEXT_DECLARED = "+ declared", "+ text + declared"
 KNN, DIFFUSION, ALL = "+ item-kNN", "+ diffusion", "all"
 KNN_SCORER, DIFFUSION_SCORER = "item-kNN", "diffusion"
 

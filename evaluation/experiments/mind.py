@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evaluation.candidate_sets import SHOWN, TARGETS_LIMIT, CandidateSets
 from evaluation.datasets.interaction_log import build_table, encode_cached
 from evaluation.datasets.mind import Impression, Mind, read_mind
-from evaluation.experiments.experiment import IDS, SIDE, TEXT, WORDS, ZERO_SHOT
+from evaluation.experiments.experiment import DECLARED, IDS, SIDE, TEXT, TEXT_DECLARED, WORDS, ZERO_SHOT
 from evaluation.instances import RankingInstance
 from evaluation.item_labels import (
     Labels,
@@ -23,6 +23,7 @@ from evaluation.item_labels import (
 )
 from evaluation.negative_sampling import TRAINING_NEGATIVES
 from evaluation.ranking import EvaluationSplit, RankingExperiment, Variant
+from reaseq.declaration import Category, Declaration
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.representation.encoder import Encoder
@@ -31,7 +32,17 @@ from reaseq.representation.trained_ids import TrainedIds
 
 VOCABULARY = "content-1"
 SIDE_ATTRIBUTES = ("category", "subcategory")
-GAINS = ((SIDE, IDS), (TEXT, SIDE), (WORDS, TEXT), (ZERO_SHOT, TEXT), (ZERO_SHOT, WORDS), (TEXT, IDS))
+DECLARATION = Declaration(item_attributes=[Category(name) for name in SIDE_ATTRIBUTES])
+GAINS = (
+    (SIDE, IDS),
+    (DECLARED, IDS),
+    (TEXT, SIDE),
+    (TEXT_DECLARED, TEXT),
+    (WORDS, TEXT),
+    (ZERO_SHOT, TEXT),
+    (ZERO_SHOT, WORDS),
+    (TEXT, IDS),
+)
 
 
 def build_ranking(folder: Path, encoder: Encoder, cache: Path) -> RankingExperiment:
@@ -42,7 +53,7 @@ def build_ranking(folder: Path, encoder: Encoder, cache: Path) -> RankingExperim
     labels = build_item_labels(side, text)
     with_words = build_item_labels(combine_labels(side, title_words(mind.items)), text)
     with_zero_shot = build_item_labels(combine_labels(side, by_zero_shot), text)
-    table = build_table(mind.items, labels.contents)
+    table = build_table(mind.items, labels.contents, DECLARATION)
     clicks = [(i.basket.time_ms, item_id) for i in mind.train for item_id in i.basket.item_ids]
     seen = sorted({item_id for i in mind.train for item_id in (*i.basket.item_ids, *i.basket.history.item_ids)})
     return RankingExperiment(
@@ -55,7 +66,9 @@ def build_ranking(folder: Path, encoder: Encoder, cache: Path) -> RankingExperim
         variants=(
             Variant(IDS, price=False),
             Variant(SIDE, labels, price=False),
+            Variant(DECLARED, price=False, declared=True),
             Variant(TEXT, labels, vectors=True, price=False),
+            Variant(TEXT_DECLARED, labels, vectors=True, price=False, declared=True),
             Variant(WORDS, with_words, vectors=True, price=False),
             Variant(ZERO_SHOT, with_zero_shot, vectors=True, price=False),
         ),

@@ -127,7 +127,7 @@ def load_log(
     )
     ids = _build_claim_ids(knowledge, vocabulary)
     with_unknown = torch.from_numpy(np.concatenate([np.zeros_like(vectors[:1]), vectors]))
-    table = build_table(items, Contents(with_unknown, ids, (ids > 0).float()))
+    table = build_table(items, Contents.without_attributes(with_unknown, ids, (ids > 0).float()))
     baskets = build_baskets(retail, history)
     return InteractionLog("online-retail", table, vocabulary.size, baskets, items, text, knowledge)
 

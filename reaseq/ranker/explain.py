@@ -4,16 +4,19 @@ Leave-one-out: each behavior, real or inferred, is removed on its own and the re
 loss is in log-odds of the probability. Losses do not add up to the score, since similar behaviors substitute for each other.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from msgspec.structs import replace as replace_struct
 
+from reaseq.declaration import Field
 from reaseq.ranker.engine import Engine, ScoringQuery
-from reaseq.ranker.model import RankerBatch
-from reaseq.ranker.numbers import POPULARITY, SCORES
+from reaseq.ranker.model import RankerBatch, RankerConfig
+from reaseq.ranker.numbers import POPULARITY
 from reaseq.records import History, Inferred, UserFeatures
+from reaseq.representation.attributes import code_fields, number_fields
 from reaseq.representation.item_table import Snapshot
 
 EXPLAINED_BEHAVIORS = 128  # the latest of a history; each costs a forward pass
@@ -53,7 +56,8 @@ def explain(engine: Engine, user: UserFeatures | None, item_ids: Sequence[str], 
     log_odds = _log_odds(engine, batch, table)  # (variants, C)
     losses = (log_odds[0] - log_odds[1:]).T.tolist()  # (C, variants − 1)
     context = {
-        name: (log_odds[0] - _log_odds(engine, ablated, table)[0]).tolist() for name, ablated in _ablations(batch).items()
+        name: (log_odds[0] - _log_odds(engine, ablated, table, hidden)[0]).tolist()
+        for name, ablated, hidden in _ablations(batch, engine.config)
     }
     explanations = []
     for index, (item_id, item_losses) in enumerate(zip(item_ids, losses, strict=True)):
@@ -98,20 +102,25 @@ def _variants(user: UserFeatures) -> list[UserFeatures]:
     ]
 
 
-def _ablations(batch: RankerBatch) -> dict[str, RankerBatch]:
-    """The user's own batch, without one kind of non-behavior features at a time."""
+def _ablations(batch: RankerBatch, config: RankerConfig) -> Iterator[tuple[str, RankerBatch, Field | None]]:
+    """The user's own batch without one kind of non-behavior features at a time: its name, the batch, a category to hide."""
     first = batch[torch.tensor([0])]
-    return {"latent state": _without_numbers(first, SCORES), "recent popularity": _without_numbers(first, POPULARITY)}
+    yield "latent state", _with_numbers(first, config.score_columns, 0), None
+    yield "recent popularity", _with_numbers(first, POPULARITY, 0), None
+    for column, field in enumerate(number_fields(config.attributes), config.attribute_columns.start):
+        yield f"attribute {field.name}", _with_numbers(first, slice(column, column + 1), math.nan), None
+    for field in code_fields(config.attributes):
+        yield f"attribute {field.name}", first, field
 
 
-def _without_numbers(batch: RankerBatch, columns: slice) -> RankerBatch:
+def _with_numbers(batch: RankerBatch, columns: slice, value: float) -> RankerBatch:
     numbers = batch.numbers.clone()
-    numbers[..., columns] = 0
+    numbers[..., columns] = value
     return replace(batch, numbers=numbers)
 
 
-def _log_odds(engine: Engine, batch: RankerBatch, table: Snapshot) -> torch.Tensor:
-    return torch.logit(engine.score_batch(batch, table).double().clamp(1e-12, 1 - 1e-12))
+def _log_odds(engine: Engine, batch: RankerBatch, table: Snapshot, hidden: Field | None = None) -> torch.Tensor:
+    return torch.logit(engine.score_batch(batch, table, hidden).double().clamp(1e-12, 1 - 1e-12))
 
 
 def _without_behavior(user: UserFeatures, index: int) -> UserFeatures:

@@ -1,4 +1,4 @@
-"""How well candidates match a history by content, without anything learned: cosines, their histogram, and lifts of claims."""
+"""How well candidates match a history by content, without anything learned: cosines, their histogram, and lifts of labels."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from reaseq.behavior.sequence import Sequences
 from reaseq.representation.contents import Contents
 
 TIERS = 8  # bins of cosine similarity, from 0 to 1
-CLAIM_FLOOR = 0.01  # ε, added to both shares in the lift of a claim
+SHARE_FLOOR = 0.01  # ε, added to both shares in a lift
 
 
 def cosines(contents: Contents, slots: Tensor, others: Tensor) -> Tensor:
@@ -26,17 +26,15 @@ def similarity_tiers(cosine: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     return counts, torch.cat([mean, (cosine * (weights > 0)).amax(-1, keepdim=True)], dim=-1)
 
 
-def claim_lifts(history: Sequences, contents: Contents, slots: Tensor, history_slots: Tensor, rates: Tensor) -> Tensor:
-    """Lifts (B, C, K) of the claims of candidates' slots (B, C) for histories with slots (B, H); 0 for padding.
+def lifts(history: Sequences, labels: Tensor, history_labels: Tensor, rates: Tensor) -> Tensor:
+    """Lifts (B, C, K) of the candidates' labels (B, C, K) for histories of items with labels (B, H, K); 0 for padding.
 
-    The lift of claim v is log( (p_v + ε) / (rate_v + ε) ), with p_v its share of the history, recent behaviors counting more,
-    and rates (V,) its share of the catalog. Without a history, every lift is 0.
+    Labels are claims or codes of categories. The lift of label v is log( (p_v + ε) / (rate_v + ε) ), with p_v its share of the
+    history, recent behaviors counting more, and rates (V,) its share of the catalog. Without a history, every lift is 0.
     """
     recent = (history.rows > 0) / (1.0 + history.gaps)  # (B, H)
     recent = recent / recent.sum(-1, keepdim=True).clamp(min=1e-6)
-    history_claim_ids = contents.claims[history_slots]  # (B, H, K)
-    weights = (recent.unsqueeze(-1) * (history_claim_ids > 0)).flatten(1)
-    share = weights.new_zeros(len(recent), len(rates)).scatter_add(1, history_claim_ids.flatten(1), weights)  # (B, V)
-    lift = torch.log((share + CLAIM_FLOOR) / (rates + CLAIM_FLOOR)) * (recent.sum(-1, keepdim=True) > 0)
-    claim_ids = contents.claims[slots]  # (B, C, K)
-    return lift.gather(1, claim_ids.flatten(1)).view(claim_ids.shape) * (claim_ids > 0)
+    weights = (recent.unsqueeze(-1) * (history_labels > 0)).flatten(1)
+    share = weights.new_zeros(len(recent), len(rates)).scatter_add(1, history_labels.flatten(1), weights)  # (B, V)
+    lift = torch.log((share + SHARE_FLOOR) / (rates + SHARE_FLOOR)) * (recent.sum(-1, keepdim=True) > 0)
+    return lift.gather(1, labels.flatten(1)).view(labels.shape) * (labels > 0)

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reaseq.behavior.sequence import GAP_BUCKETS, TYPES, Sequences, to_month, to_weekday
-from reaseq.ranker.matching import TIERS, claim_lifts, cosines, similarity_tiers
+from reaseq.declaration import Field
+from reaseq.ranker.matching import TIERS, cosines, lifts, similarity_tiers
 from reaseq.ranker.number_encoding import NumberEncoding
 from reaseq.ranker.numbers import NUMBERS, OWN_ITEMS, PRICE
+from reaseq.representation.attributes import code_fields, field_columns, number_fields
 from reaseq.representation.contents import Contents
 
 NUMBER_BINS = 12  # quantile bins of each number
@@ -38,6 +40,27 @@ class RankerConfig:
     own_items: bool = True
     price: bool = True
     id_dropout: float = 0.2  # share of items trained without their id, so that items without a trained id are embedded sensibly
+    attributes: tuple[Field, ...] = ()  # the declared attributes of items that it reads
+
+    @property
+    def score_columns(self) -> slice:
+        """Where the scores by other models are among the numbers."""
+        return slice(NUMBERS, NUMBERS + self.scores)
+
+    @property
+    def attribute_columns(self) -> slice:
+        """Where the declared numbers are among the numbers."""
+        return slice(NUMBERS + self.scores, self.numbers)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it reads of each candidate."""
+        return NUMBERS + self.scores + len(number_fields(self.attributes))
+
+    @property
+    def codes(self) -> int:
+        """How many codes all declared categories have, and 0 for none."""
+        return 1 + sum(field.size for field in self.attributes)
 
 
 @dataclass(frozen=True)
@@ -48,7 +71,7 @@ class RankerBatch:
     inferred: Tensor  # (B, K) rows of inferred behaviors, 0 is padding
     confidences: Tensor  # (B, K) of the inferred behaviors, 0 where padded or unknown
     candidates: Tensor  # (B, C) rows
-    numbers: Tensor  # (B, C, NUMBERS + config.scores), NaN where unknown
+    numbers: Tensor  # (B, C, config.numbers), NaN where unknown
     now_ms: Tensor  # (B,)
 
     def __getitem__(self, users: Tensor | slice) -> "RankerBatch":
@@ -82,6 +105,7 @@ class Embedded:
     contents: Contents  # (S, …)
     ids: Tensor  # (S, d) id embeddings
     content_embeddings: Tensor  # (S, d)
+    codes: Tensor  # (S, K) codes of the declared categories, each category with a range of its own; 0 is missing
 
 
 class Ranker(nn.Module):
@@ -89,6 +113,7 @@ class Ranker(nn.Module):
 
     calibration: Tensor
     claim_rates: Tensor
+    code_rates: Tensor
 
     def __init__(self, config: RankerConfig) -> None:
         super().__init__()
@@ -101,7 +126,7 @@ class Ranker(nn.Module):
         self.months = nn.Embedding(12, width)
         self.weekdays = nn.Embedding(7, width)
         self.id_attention = TargetAttention(width)
-        self.number_encoding = NumberEncoding(NUMBERS + config.scores, NUMBER_BINS)
+        self.number_encoding = NumberEncoding(config.numbers, NUMBER_BINS)
         features = 2 * width + self.number_encoding.width + 1
         if config.vector_dim:
             self.content = nn.Linear(config.vector_dim, width)
@@ -112,6 +137,11 @@ class Ranker(nn.Module):
             self.claim_weights = nn.Embedding(config.claims, 1, padding_idx=0)
             nn.init.zeros_(self.claim_weights.weight)
             features += 3
+        if config.codes > 1:
+            self.codes = nn.Embedding(config.codes, width, padding_idx=0)
+            nn.init.normal_(self.codes.weight[1:], std=0.05)
+            self.register_buffer("code_rates", torch.zeros(config.codes))  # share of the items on sale with each code
+            features += len(code_fields(config.attributes))
         if self._has_content:
             self.content_attention = TargetAttention(width)
             features += 2 * width
@@ -134,18 +164,19 @@ class Ranker(nn.Module):
 
     @property
     def _has_content(self) -> bool:
-        return self.config.vector_dim > 0 or self.config.claims > 1
+        return self.config.vector_dim > 0 or self.config.claims > 1 or self.config.codes > 1
 
-    def embed(self, contents: Contents, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Id embeddings and content embeddings of slots, (S, d) each; `numbers` (S,) are trained ids, 0 if untrained.
+    def embed(self, contents: Contents, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Id embeddings (S, d), content embeddings (S, d) and codes (S, K) of slots, whose trained ids are `numbers` (S,).
 
-        Without content vectors and claims, the id embedding is returned as both.
+        Without content, the id embedding is returned as both.
         """
         if self.training:
             numbers = numbers * (torch.rand(numbers.shape, device=numbers.device) >= self.config.id_dropout)
         ids = torch.where((numbers > 0).unsqueeze(-1), self.ids(numbers), self.unknown)
+        codes = self.codes_of(contents)
         if not self._has_content:
-            return ids, ids
+            return ids, ids, codes
         content_embeddings = torch.zeros_like(ids)
         if self.config.vector_dim:
             content_embeddings = content_embeddings + self.content(contents.vectors)
@@ -153,10 +184,21 @@ class Ranker(nn.Module):
             content_embeddings = content_embeddings + self.claims(
                 contents.claims, per_sample_weights=F.normalize(contents.confidences, dim=-1)
             )
-        return ids, content_embeddings
+        if self.config.codes > 1:
+            content_embeddings = content_embeddings + self.codes(codes).sum(-2)
+        return ids, content_embeddings, codes
 
-    def forward(self, batch: RankerBatch, items: Embedded) -> Tensor:
-        """Scores (B, C) of the candidates."""
+    def codes_of(self, contents: Contents) -> Tensor:
+        """The codes (S, K) of slots, each category with a range of its own."""
+        codes, shift = contents.attributes.select(self.config.attributes).codes, 0
+        shifts = []
+        for field in code_fields(self.config.attributes):
+            shifts += [shift] * field.slots
+            shift += field.size
+        return torch.where(codes > 0, codes + torch.tensor(shifts, dtype=torch.long, device=codes.device), 0)
+
+    def forward(self, batch: RankerBatch, items: Embedded, hidden: Field | None = None) -> Tensor:
+        """Scores (B, C) of the candidates, with the category `hidden` missing from them."""
         history = batch.history
         known = (history.rows > 0).float()  # (B, H)
         slots, history_slots = items.slots[batch.candidates], items.slots[history.rows]  # (B, C), (B, H)
@@ -164,6 +206,12 @@ class Ranker(nn.Module):
         cosine = cosines(items.contents, slots, history_slots) if self.config.vector_dim else None  # (B, C, H)
         nearest = self._search(cosine, known)
         ids, content_embeddings = F.embedding(slots, items.ids), F.embedding(slots, items.content_embeddings)  # (B, C, d)
+        codes = items.codes[slots]  # (B, C, K)
+        if hidden:
+            removed = torch.zeros_like(codes)
+            columns = field_columns(self.config.attributes, hidden)
+            removed[..., columns] = codes[..., columns]
+            content_embeddings, codes = content_embeddings - self.codes(removed).sum(-2), codes - removed
         features = [ids, self.id_attention(ids, F.embedding(history_slots, items.ids) + when, known, nearest)]
         features += [self.number_encoding(self._select(batch.numbers)), self._calendar(batch.now_ms, content_embeddings)]
         if self._has_content:
@@ -171,6 +219,8 @@ class Ranker(nn.Module):
             features += [content_embeddings, self.content_attention(content_embeddings, sequence, known, nearest)]
         if self.config.claims > 1:
             features.append(self._claim_features(history, items, slots, history_slots))
+        if self.config.codes > 1:
+            features.append(self._category_features(history, codes, items.codes[history_slots]))
         if cosine is not None:
             tiers, summary = similarity_tiers(cosine, known)
             features += [torch.log1p(tiers), summary]
@@ -210,11 +260,17 @@ class Ranker(nn.Module):
         The features are the sum of the lifts with a learned weight per claim, their mean weighted by the candidate's
         confidences, and their maximum.
         """
-        lifts = claim_lifts(history, items.contents, slots, history_slots, self.claim_rates)
         claim_ids, confidence = items.contents.claims[slots], items.contents.confidences[slots]  # (B, C, K)
-        weighted = (lifts * self.claim_weights(claim_ids).squeeze(-1)).sum(-1)
-        mean = (lifts * confidence).sum(-1) / confidence.sum(-1).clamp(min=1e-6)
-        return torch.stack([weighted, mean, lifts.amax(-1)], dim=-1)
+        claim_lifts = lifts(history, claim_ids, items.contents.claims[history_slots], self.claim_rates)
+        weighted = (claim_lifts * self.claim_weights(claim_ids).squeeze(-1)).sum(-1)
+        mean = (claim_lifts * confidence).sum(-1) / confidence.sum(-1).clamp(min=1e-6)
+        return torch.stack([weighted, mean, claim_lifts.amax(-1)], dim=-1)
+
+    def _category_features(self, history: Sequences, codes: Tensor, history_codes: Tensor) -> Tensor:
+        """How much more frequent each category of the candidate is in the history than in the catalog (B, C, categories)."""
+        code_lifts = lifts(history, codes, history_codes, self.code_rates)  # (B, C, K)
+        fields = self.config.attributes
+        return torch.stack([code_lifts[..., field_columns(fields, field)].amax(-1) for field in code_fields(fields)], dim=-1)
 
     def _inferred_features(
         self, batch: RankerBatch, items: Embedded, slots: Tensor, content_embeddings: Tensor

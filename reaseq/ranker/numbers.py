@@ -1,4 +1,4 @@
-"""The numbers that the ranker reads of each candidate, in one tensor: columns and their order."""
+"""The numbers that every ranker reads of each candidate: columns and their order. Scores and declared numbers follow them."""
 
 from reaseq.ranker.item_statistics import ITEM_NUMBERS
 from reaseq.ranker.own_items import OWN_FEATURES
@@ -9,4 +9,3 @@ OWN_ITEMS = slice(POPULARITY.stop, POPULARITY.stop + OWN_FEATURES)  # see `rease
 STATISTICS = slice(OWN_ITEMS.stop, OWN_ITEMS.stop + ITEM_NUMBERS)  # see `reaseq.ranker.item_statistics`
 PRICE, AGE_DAYS, TREND_DAY, TREND_WEEK = range(STATISTICS.stop, STATISTICS.stop + 4)
 NUMBERS = TREND_WEEK + 1
-SCORES = slice(NUMBERS, None)  # by other models

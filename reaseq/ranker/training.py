@@ -232,8 +232,7 @@ class RankerLossModule(nn.Module):
 
 def embedded(model: Ranker, table: Snapshot, numbers: Tensor) -> Embedded:
     """A whole table, embedded by a model; `numbers` (S,) are the trained ids of its slots."""
-    ids, content_embeddings = model.embed(table.contents, numbers)
-    return Embedded(table.slots, table.prices, table.contents, ids, content_embeddings)
+    return Embedded(table.slots, table.prices, table.contents, *model.embed(table.contents, numbers))
 
 
 def train(
@@ -253,7 +252,9 @@ def train(
     """
     torch.manual_seed(config.seed)
     model = Ranker(sizes)
-    model.claim_rates.copy_(claim_rates(table, sizes.claims))
+    model.claim_rates.copy_(label_rates(table, table.contents.claims, sizes.claims))
+    if sizes.codes > 1:
+        model.code_rates.copy_(label_rates(table, model.codes_of(table.contents), sizes.codes))
     model.number_encoding.fit(_sample_numbers(examples))
     loss_module = RankerLossModule(model, examples, table, ids, training_device())
     held_out_loss = partial(_held_out_loss, loss_module, held_out)
@@ -298,12 +299,12 @@ def sampled_softmax(scores: Tensor, examples: RankerExamples) -> Tensor:
     return (losses * examples.positives).sum() / examples.positives.sum().clamp(min=1)
 
 
-def claim_rates(table: Snapshot, claims: int) -> Tensor:
-    """Share of the items on sale with each claim (claims,)."""
-    claim_ids = table.contents.claims[table.slots[table.live]].flatten()
-    rates = torch.bincount(claim_ids, minlength=claims)[:claims].float() / max(1, int(table.live.sum()))
+def label_rates(table: Snapshot, labels: Tensor, count: int) -> Tensor:
+    """Share of the items on sale with each label (count,), for the labels of slots (S, K)."""
+    on_sale = labels[table.slots[table.live]].flatten()
+    rates = torch.bincount(on_sale, minlength=count)[:count].float() / max(1, int(table.live.sum()))
     rates[0] = 0  # padding
-    return rates if claims > 1 else rates.new_zeros(claims)
+    return rates if count > 1 else rates.new_zeros(count)
 
 
 def _sample_numbers(examples: RankerExamples) -> Tensor:

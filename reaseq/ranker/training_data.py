@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from reaseq.days import DAY_MS
 from reaseq.errors import CatalogError
 from reaseq.ranker.item_statistics import ItemStatistics, fit
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.numbers import NUMBERS
 from reaseq.ranker.training import RankerExamples, RankerSample, RankerTrainingConfig, build_examples
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -46,7 +47,8 @@ class RankerTrainingData:
 
     def restricted_to(self, config: RankerConfig) -> "RankerTrainingData":
         """The same baskets and candidates for a ranker that reads fewer scores, which saves building them again."""
-        numbers = self.examples.batch.numbers[..., : NUMBERS + config.scores]
+        every = self.examples.batch.numbers
+        numbers = torch.cat([every[..., : config.score_columns.stop], every[..., self.config.attribute_columns]], dim=-1)
         examples = replace(self.examples, batch=replace(self.examples.batch, numbers=numbers))
         return replace(self, examples=examples, config=replace(config, items=self.config.items))
 

@@ -1,21 +1,29 @@
-"""The contents of items as tensors (content vectors and claims), and buffers that such tensors are appended to."""
+"""The contents of items as tensors (vectors, claims, attributes), and buffers that such tensors are appended to."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from reaseq.representation.attributes import Attributes, no_attributes
+
 
 @dataclass(frozen=True)
 class Contents:
-    """Content vectors and claims of S items."""
+    """Content vectors, claims and declared attributes of S items."""
 
     vectors: Tensor  # (S, D) float32, unit length
     claims: Tensor  # (S, C) int64 claim ids, 0 is padding
     confidences: Tensor  # (S, C) float32 of the claims
+    attributes: Attributes
+
+    @staticmethod
+    def without_attributes(vectors: Tensor, claims: Tensor, confidences: Tensor) -> "Contents":
+        """Contents where no attribute is declared."""
+        return Contents(vectors, claims, confidences, no_attributes(len(vectors)))
 
     def __getitem__(self, index: Tensor | slice) -> "Contents":
-        return Contents(self.vectors[index], self.claims[index], self.confidences[index])
+        return Contents(self.vectors[index], self.claims[index], self.confidences[index], self.attributes[index])
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -27,7 +35,8 @@ class Contents:
 
     def to(self, device: torch.device) -> "Contents":
         """A copy on a device."""
-        return Contents(self.vectors.to(device), self.claims.to(device), self.confidences.to(device))
+        parts = self.vectors.to(device), self.claims.to(device), self.confidences.to(device), self.attributes.to(device)
+        return Contents(*parts)
 
 
 class GrowableTensors:

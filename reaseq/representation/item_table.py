@@ -20,9 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq import float16
+from reaseq.declaration import Declaration
+from reaseq.declaration.attributes import Value
+from reaseq.declaration.declaration import NOTHING_DECLARED
 from reaseq.errors import InvalidRecord, ReaSeqError, SpaceMismatch
 from reaseq.knowledge.vocabulary import CLAIMS_LIMIT, Vocabulary
 from reaseq.records import ItemFeatures, Version
+from reaseq.representation.attributes import Attributes, build_attributes
 from reaseq.representation.contents import Contents, GrowableTensors
 
 NO_PRICE = -1.0
@@ -113,21 +117,33 @@ class _Content(NamedTuple):
     vector: NDArray[np.float32]  # (D,)
     claims: NDArray[np.int32]  # (C,)
     confidences: NDArray[np.float16]  # (C,)
+    attributes: list[Value | None]
 
 
 class ItemTable:
     """Applies feature records, newest wins, and provides snapshots. Safe to use from several threads."""
 
-    def __init__(self, vocabulary: Vocabulary, space_id: str, dim: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        space_id: str,
+        dim: int,
+        device: str = "cpu",
+        declaration: Declaration = NOTHING_DECLARED,
+    ) -> None:
         self._vocabulary = vocabulary
+        self._declaration = declaration
         self.space_id = space_id
         self._dim = dim
         self._lock = threading.Lock()
         self._versions: dict[str, Version] = {}
+        unknown = build_attributes(declaration.item_fields, [[None] * len(declaration.item_attributes)])
         self._slots = GrowableTensors(
             torch.zeros(1, dim, device=device),
             torch.zeros(1, CLAIMS_LIMIT, dtype=torch.long, device=device),
             torch.zeros(1, CLAIMS_LIMIT, device=device),
+            unknown.numbers.to(device),
+            unknown.codes.to(device),
             torch.zeros(1, dtype=torch.long, device=device),
         )
         contents, rows_of_slots = self._contents()
@@ -204,7 +220,8 @@ class ItemTable:
         vector = float16.unpack(record.vector)
         if not np.isfinite(vector).all():
             raise InvalidRecord("invalid_vector", "the vector has numbers that are not finite")
-        return _Content(vector, *self._vocabulary.claim_ids(record.knowledge))
+        claims, confidences = self._vocabulary.claim_ids(record.knowledge)
+        return _Content(vector, claims, confidences, self._declaration.read_item(record.attributes))
 
     def _updated(self, records: Sequence[ItemFeatures], contents: Sequence[_Content | None]) -> Snapshot:
         old = self._snapshot
@@ -220,7 +237,7 @@ class ItemTable:
         is_listed = torch.tensor([record.status != "delisted" for record in records], device=old.live.device)
         slots[rows[is_listed]] = torch.arange(len(self._slots), len(self._slots) + len(listed), device=slots.device)
         if listed:
-            self._slots.append(*_stack([content for content in contents if content]), rows[is_listed])
+            self._slots.append(*self._stack([content for content in contents if content]), rows[is_listed])
         prices, listed_ms, live = (_enlarged(column, len(old.ids)) for column in (old.prices, old.listed_ms, old.live))
         new_prices = [NO_PRICE if record.price is None else record.price for record in listed]
         prices[rows[is_listed]] = torch.tensor(new_prices, device=prices.device)
@@ -235,8 +252,13 @@ class ItemTable:
         return torch.arange(len(slots), device=slots.device)
 
     def _contents(self) -> tuple[Contents, Tensor]:
-        vectors, claims, confidences, rows = self._slots.view()
-        return Contents(vectors, claims, confidences), rows
+        vectors, claims, confidences, numbers, codes, rows = self._slots.view()
+        attributes = Attributes(self._declaration.item_fields, numbers, codes)
+        return Contents(vectors, claims, confidences, attributes), rows
+
+    def _stack(self, contents: Sequence[_Content]) -> tuple[Tensor, ...]:
+        attributes = build_attributes(self._declaration.item_fields, [content.attributes for content in contents])
+        return *_stack(contents), attributes.numbers, attributes.codes
 
 
 def _stack(contents: Sequence[_Content]) -> tuple[Tensor, Tensor, Tensor]:

@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     )
 
     state_dir: Directory = Field(default=Path("var"), description="Directory of everything that the system writes.")
+    declaration_file: Path | None = Field(
+        default=None,
+        description="Python module that declares the shop's own features; none if empty. `reaseq init` writes one.",
+    )
     kafka: KafkaSettings = Field(default=KafkaSettings(), description="Kafka.")
     store: StoreSettings = Field(default=StoreSettings(), description="The online feature store.")
     encoder: EncoderSettings = Field(default=EncoderSettings(), description="The text encoder.")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from reaseq import float16
+from reaseq.declaration import Declaration
 from reaseq.knowledge.content import Content
 from reaseq.readers import ItemReader, TextEncoder
 from reaseq.records import Item, ItemFeatures
@@ -15,13 +16,17 @@ from streams.delivery.topics import ITEMS
 
 
 class OnboardingStage:
-    """Turns items into feature records. New content gets status `text`; unchanged content keeps its vector and knowledge."""
+    """Turns items into feature records. New content gets status `text`; unchanged content keeps its vector and knowledge.
+
+    An item without a required attribute of the declaration is not onboarded.
+    """
 
     name = "onboarding"
     source = ITEMS
 
-    def __init__(self, store: ItemReader, encoder: TextEncoder, batch: BatchPolicy) -> None:
+    def __init__(self, store: ItemReader, encoder: TextEncoder, declaration: Declaration, batch: BatchPolicy) -> None:
         self.batch = batch
+        self._declaration = declaration
         self._store = store
         self._encoder = encoder
 
@@ -46,6 +51,7 @@ class OnboardingStage:
         if before and item.event_time_ms <= before.event_time_ms:
             return None
         content = Content.from_listing(item.title, item.attributes)
+        self._declaration.check_item(dict(content.attributes))
         record = ItemFeatures(
             item_id=item.item_id,
             event_time_ms=item.event_time_ms,

@@ -12,7 +12,6 @@ from pipelines.catalog import load_item_table
 from pipelines.ranker import RankerPipeline
 from reaseq.artifacts import current
 from reaseq.ranker.batch import FEATURES_VERSION
-from reaseq.ranker.numbers import SCORES
 from reaseq.ranker.training import RankerTrainingConfig
 from reaseq.ranker.training_data import RankerTrainingData
 from reaseq.settings import Settings
@@ -66,7 +65,7 @@ def test_inferences_by_a_model_trained_on_later_data_are_dropped(state: Path) ->
     for manifest, text in zip(manifests, kept, strict=True):
         manifest.write_text(text)
     confidences = [bool(data.train.batch.confidences.any()) for data in (before, after)]
-    scores = [bool(data.train.batch.numbers[..., SCORES].any()) for data in (before, after)]
+    scores = [bool(data.train.batch.numbers[..., data.config.score_columns].any()) for data in (before, after)]
     assert dropped_before == 0 < dropped_after
     assert confidences == scores == [True, False]
     assert after.behavior_models == []

@@ -29,6 +29,7 @@ EVENTS, SPLIT = 4000, datetime(2014, 1, 1, tzinfo=UTC)
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     settings = settings_with_patient_service(tmp_path_factory.mktemp("tutorial") / "var" / "beauty")
     settings.knowledge.vocabulary = "beauty-2"
+    settings.declaration_file = settings.state_dir.parents[1] / "declaration.py"
     try:
         yield settings
     finally:
@@ -45,7 +46,11 @@ def events(settings: Settings) -> list[Event]:
     bought = sorted({event.item_id for event in events})
     folder = settings.state_dir.parents[1]
     write_parquet(
-        folder / "items.parquet", asin=bought, title=[titles[item_id] for item_id in bought], brand=["a shop"] * len(bought)
+        folder / "items.parquet",
+        asin=bought,
+        title=[titles[item_id] for item_id in bought],
+        brand=[f"brand {len(titles[item_id]) % 7}" for item_id in bought],
+        categories=[["Gifts", f"Aisle {len(titles[item_id]) % 5}"] for item_id in bought],
     )
     by_user = sorted(events, key=lambda event: event.user_id)  # the usual order of such files
     write_parquet(
@@ -69,10 +74,11 @@ def run(settings: Settings, block: str, **replacements: str) -> str:
 
 
 def test_tutorial_ends_in_a_served_ranking(settings: Settings, events: list[Event]) -> None:
-    variables, start, send, train_behavior, train_ranker, rank, request = BLOCKS
-    for name in re.findall(r"export (REASEQ_\w+)", variables):
+    variables, declare, start, send, train_behavior, train_ranker, rank, request = BLOCKS
+    for name in re.findall(r"export (REASEQ_\w+)", variables + declare):
         assert name in local.environment(settings), "the test must set what the tutorial sets"
 
+    assert "brand" in run(settings, declare)
     assert "no ranking service" in run(settings, start)
     sent = run(settings, send)
     before = len([event for event in events if event.event_time_ms < events[EVENTS * 2 // 3].event_time_ms])
@@ -80,9 +86,11 @@ def test_tutorial_ends_in_a_served_ranking(settings: Settings, events: list[Even
     assert "published: behavior" in run(settings, train_behavior)
     output = run(settings, train_ranker)
     assert re.search(r"published: ranker \S+", output) and "ranking uses both" in output
+    assert "GAUC lost if shuffled" in output
 
     user, items = events[-1].user_id, [event.item_id for event in events[-2:]]
-    assert f"user {user} at" in run(settings, rank, A2CG5Y82ZZNY6W=user)
+    explained = run(settings, rank, A2CG5Y82ZZNY6W=user)
+    assert f"user {user} at" in explained and "attribute brand" in explained and "attribute categories" in explained
     names = {"A2CG5Y82ZZNY6W": user, "B00LG63DOM": items[0], "B00KFM16OW": items[1]}
     ranking = json.loads(run(settings, request, **names, **{":8080": f":{settings.service.port}"}))
     assert ranking["fallback_level"] == "fresh" and ranking["model"] and not ranking["degraded"]

@@ -13,7 +13,7 @@ from evaluation.judge import ALL, NEW, REPEATS, Judge
 from evaluation.tally import ListResult
 from reaseq.days import DAY_MS
 from reaseq.ranker.model import RankerConfig
-from reaseq.ranker.training import RankerSample, RankerTrainingConfig, claim_rates
+from reaseq.ranker.training import RankerSample, RankerTrainingConfig, label_rates
 from reaseq.ranker.training_data import RankerLog, build_training_data
 from reaseq.records import Inferred
 from tests.fakes.catalog import NOW_MS
@@ -61,7 +61,7 @@ def test_lambdarank_learns_to_order_candidates() -> None:
     samples = RankerLog([RankerSample(basket, Inferred()) for basket in LOG.baskets])
     config = RankerConfig(vector_dim=TABLE.vectors.shape[1], claims=LOG.claims, inferred=0)
     data = build_training_data(samples, TABLE, None, config, RankerTrainingConfig(positives=4, popular_negatives=8))
-    rates = claim_rates(TABLE, config.claims)
+    rates = label_rates(TABLE, TABLE.contents.claims, config.claims)
 
     trees = LambdaRank(data.train, TABLE, rates, seed=0)
 

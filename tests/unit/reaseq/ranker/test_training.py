@@ -15,7 +15,6 @@ from reaseq.errors import CatalogError
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.ranker.numbers import POPULARITY
-from reaseq.ranker.numbers import SCORES as SCORE_COLUMNS
 from reaseq.ranker.training import (
     RankerExamples,
     RankerLossModule,
@@ -118,11 +117,11 @@ def test_latent_state_is_read_by_the_model_that_produced_it(tmp_path: Path) -> N
         for number, sample in enumerate(samples(5))
     ]
 
-    scores = examples(log, tmp_path, sizes).batch.numbers[..., SCORE_COLUMNS]
+    scores = examples(log, tmp_path, sizes).batch.numbers[..., sizes.score_columns]
     same = [RankerSample(samples(5)[0].basket, Inferred(model=version, latent=state)) for version in versions]
 
     assert (scores[0] == 0).all() and all((scores[number] != 0).any() for number in range(1, 5))
-    one, other = examples(same, tmp_path, sizes).batch.numbers[..., SCORE_COLUMNS]
+    one, other = examples(same, tmp_path, sizes).batch.numbers[..., sizes.score_columns]
     assert not torch.allclose(one, other)
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from reaseq.declaration import Declaration
 from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.records import EARLIEST_TIME_MS, Event, FeatureRecord, Item, ItemFeatures, ProductKnowledge, UserFeatures
 from reaseq.settings import BehaviorSettings
@@ -145,7 +146,7 @@ class Worker:
         self.world = world
         policy = BehaviorSettings(history_limit_events=HISTORY_LIMIT)
         stages: tuple[Stage, ...] = (
-            OnboardingStage(world, LetterCountEncoder(), BATCH),
+            OnboardingStage(world, LetterCountEncoder(), Declaration(), BATCH),
             ReasoningStage(world, EchoReasoner(), LetterCountEncoder(), "v", BATCH),
             HistoryStage(world, FakeItemTable(), policy, BATCH),
             BehaviorInferenceStage(world, FakeItemTable(), Echo(), policy, BATCH),

@@ -17,6 +17,7 @@ import pytest
 import structlog
 
 from features.repository import FeatureRepository
+from reaseq.declaration import Declaration
 from reaseq.records import EARLIEST_TIME_MS
 from reaseq.settings import Settings
 from streams.delivery.dead_letters import DeadLetter
@@ -174,7 +175,7 @@ def test_records_that_pass_the_schema_pass_stages_and_store(tmp_path: Path) -> N
     generator, broker, batch = random.Random(1), InProcessBroker(), BatchPolicy(BATCH_RECORDS, 0)
     users, items = (
         HistoryStage(store, FakeItemTable(), Settings().behavior, batch),
-        OnboardingStage(store, LetterCountEncoder(), batch),
+        OnboardingStage(store, LetterCountEncoder(), Declaration(), batch),
     )
     for stage, key in ((items, "item_id"), (users, "user_id")):
         broker.dead_letters.clear()

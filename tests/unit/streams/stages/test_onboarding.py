@@ -5,8 +5,11 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
+from reaseq.declaration import Declaration, Number
+from reaseq.errors import InvalidRecord
 from reaseq.knowledge.reasoner import ReasoningItem
 from reaseq.records import Claim, Item, ItemFeatures, ProductKnowledge
 from streams.delivery.messages import Message
@@ -66,7 +69,7 @@ TOMBSTONE = Message("i", None, 0)
 
 
 def onboard(store: MemoryItemStore, *messages: Message, encoder: HashEncoder | None = None) -> list[ItemFeatures]:
-    stage = OnboardingStage(store, encoder or HashEncoder(), BATCH)
+    stage = OnboardingStage(store, encoder or HashEncoder(), Declaration(), BATCH)
     records = [record for record in asyncio.run(stage.process(messages)).records if isinstance(record, ItemFeatures)]
     store.items |= {record.item_id: record for record in records}
     return records
@@ -149,7 +152,7 @@ def test_item_listed_and_delisted_in_one_batch_is_delisted() -> None:
 
 
 def test_delisting_an_unknown_item_is_counted() -> None:
-    effects = asyncio.run(OnboardingStage(MemoryItemStore(), HashEncoder(), BATCH).process([TOMBSTONE]))
+    effects = asyncio.run(OnboardingStage(MemoryItemStore(), HashEncoder(), Declaration(), BATCH).process([TOMBSTONE]))
 
     assert effects.records == []
     assert effects.counts["unknown_item_delisted"] == 1
@@ -208,3 +211,18 @@ def test_record_superseded_during_reasoning_is_dropped() -> None:
             return await super().reason(items, vectors)
 
     assert reason(store, text, reasoner=Slow()) == []
+
+
+def test_item_without_a_required_attribute_is_not_onboarded() -> None:
+    declaration = Declaration(item_attributes=[Number("weight g", required=True)])
+    stage = OnboardingStage(MemoryItemStore(), HashEncoder(), declaration, BATCH)
+
+    def process(**attributes: str) -> None:
+        item = Item(item_id="i", title="a lantern", event_time_ms=10, attributes=attributes)
+        asyncio.run(stage.process([Message("i", item, 0)]))
+
+    process(**{" weight  g": "250"})  # names are cleaned like all text
+    for wrong in ({}, {"weight g": "heavy"}):
+        with pytest.raises(InvalidRecord) as raised:
+            process(**wrong)
+        assert raised.value.reason == "invalid_attribute"

@@ -1,0 +1,66 @@
+"""A declaration as a whole, and how it is loaded from the shop's module."""
+
+import runpy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from reaseq.declaration.attributes import Attribute, Value
+from reaseq.declaration.fields import Field
+from reaseq.errors import InvalidDeclaration
+
+NAME = "DECLARATION"
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The features that a shop declares."""
+
+    item_attributes: Sequence[Attribute] = ()
+
+    def __post_init__(self) -> None:
+        for attribute in self.item_attributes:
+            if not isinstance(attribute, Attribute):
+                raise InvalidDeclaration(f"item_attributes has {attribute!r}, which is no Number, Flag, Category or Tags")
+        if twice := [name for name, count in Counter(self._names).items() if count > 1]:
+            raise InvalidDeclaration(f"item_attributes has {twice[0]!r} twice")
+
+    @property
+    def item_fields(self) -> tuple[Field, ...]:
+        """How the items' attributes are encoded."""
+        return tuple(attribute.field for attribute in self.item_attributes)
+
+    def read_item(self, attributes: Mapping[str, str]) -> list[Value | None]:
+        """The value of each declared attribute, None where it is missing."""
+        return [attribute.value(attributes.get(attribute.name, "")) for attribute in self.item_attributes]
+
+    def check_item(self, attributes: Mapping[str, str]) -> None:
+        """Raise InvalidRecord if a required attribute is missing or cannot be read."""
+        for attribute in self.item_attributes:
+            attribute.check(attributes.get(attribute.name, ""))
+
+    @property
+    def _names(self) -> list[str]:
+        return [attribute.name for attribute in self.item_attributes]
+
+
+NOTHING_DECLARED = Declaration()
+
+
+def load_declaration(file: Path | None) -> Declaration:
+    """The declaration in a module of the shop's; an empty one without a file. The module runs, as any import does.
+
+    Raises InvalidDeclaration, whose message names the file.
+    """
+    if file is None:
+        return NOTHING_DECLARED
+    try:
+        found = runpy.run_path(str(file)).get(NAME)
+    except InvalidDeclaration as error:
+        raise InvalidDeclaration(f"{file}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the shop's code raises
+        raise InvalidDeclaration(f"{file} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(found, Declaration):
+        raise InvalidDeclaration(f"{file} has no {NAME} = Declaration(…)")
+    return found
