@@ -12,11 +12,12 @@ from feast import FeatureView
 from feast.repo_config import RepoConfig
 
 from features import repository as module
+from features.aggregate_values import read_aggregate_values
 from features.definitions import VIEWS
 from features.repository import FeatureRepository
 from features.row_format import RowVersion
 from features.sqlite_store import PackedSqliteOnlineStore
-from reaseq.aggregates import Series, pack_tiles
+from reaseq.aggregates import Aggregate, Series, pack_tiles
 from reaseq.errors import StoreUnavailable
 from reaseq.records import FeatureRecord, History, ItemAggregates, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
@@ -150,6 +151,15 @@ def test_aggregates_of_an_item_have_a_row_for_each_partition(stored: FeatureRepo
 
     assert stored.read_aggregates(["0/i", "1/i", "2/i", "1/3/i"]) == {"0/i": rows[0], "1/i": rows[1], "1/3/i": rows[2]}
     assert [record for page in stored.scan_aggregates() for record in page if record.item_id == "3/i"] == [rows[2]]
+
+
+def test_values_of_an_item_add_up_its_rows_of_all_partitions(stored: FeatureRepository) -> None:
+    views = Aggregate("views", "count", ["view"], windows=["1h"])
+    stored.write([aggregates(0, 2), aggregates(1, 3), aggregates(1, 7, item_id="1/i")])
+
+    values = read_aggregate_values(stored, [views], ["i", "1/i", "none"], now_ms=3 * 300_000)
+
+    assert values == {"i": {"views_1h": 5}, "1/i": {"views_1h": 7}, "none": {"views_1h": 0}}
 
 
 def test_records_of_several_kinds_are_written_together_and_each_keeps_the_newest(stored: FeatureRepository) -> None:

@@ -28,8 +28,8 @@ def views(**more: object) -> Aggregate:
         ({"windows": ("750m",)}, "the window 750m is not a multiple of its tiles of 60m: round it"),
         ({"windows": (), "half_lives": ("101d",)}, "the half-life 101d is not between 1h and 100d"),
         ({"windows": ()}, "it needs windows or half_lives"),
-        ({"windows": "24h"}, "windows must be a tuple of different texts"),
-        ({"windows": ("24h", "24h")}, "windows must be a tuple of different texts"),
+        ({"windows": "24h"}, "windows must be a list of different texts"),
+        ({"windows": ("24h", "24h")}, "windows must be a list of different texts"),
         ({"over": ("view",)}, "a ratio, and nothing else, has event types in `over`"),
         ({"by": "shop"}, "by must be 'item', not 'shop'"),
     ],
@@ -45,6 +45,7 @@ def test_error_says_what_to_change(wrong: dict[str, object], message: str) -> No
         (("Views!", "count", ("view",)), "its name must be"),
         (("views", "median", ("view",)), "its function must be one of count, sum, mean, ratio, not 'median'"),
         (("views", "count", ()), "event_types is empty"),
+        (("likes", "count", ("view", "like")), "there is no event type 'like': choose among view, click, cart, purchase"),
         (("share", "ratio", ("view",)), "a ratio, and nothing else"),
     ],
 )
