@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,7 +115,10 @@ def parity(
 def rebuild(
     rate: Annotated[float, typer.Option("--rate", min=1, help="Maximum number of records per second.")] = float("inf"),
 ) -> None:
-    """Fill the online store from the topics. Readers and workers may keep running; newer rows are not overwritten."""
+    """Fill the online store from the topics. Readers and workers may keep running; newer rows are not overwritten.
+
+    With REASEQ_STORE__REPLACED_REDIS_URL, move to this store from that one: it is closed to writers before the end.
+    """
     from features.repository import FeatureRepository
 
     settings = load_production_settings()
@@ -153,13 +157,18 @@ def compact() -> None:
     typer.echo(f"{replaced} files replaced; a later compaction deletes them, once no reader can still use them")
 
 
-def fill_store(settings: "Settings", store: "FeatureRepository", rate_records_per_s: float = float("inf")) -> None:
-    """Rebuild the store, with a progress bar."""
+def fill_store(
+    settings: "Settings",
+    store: "FeatureRepository",
+    rate_records_per_s: float = float("inf"),
+    shards: Collection[int] | None = None,
+) -> None:
+    """Rebuild the store, or some of its shards, with a progress bar."""
     from streams.operations.rebuild import rebuild as fill
     from streams.operations.rebuild import records_to_read
 
     with open_progress() as progress:
         task = progress.add_task("rebuilding the store", total=records_to_read(settings))
-        counts = fill(settings, store, rate_records_per_s, lambda written: progress.advance(task, written))
+        counts = fill(settings, store, rate_records_per_s, lambda read: progress.advance(task, read), shards)
     rejected = f"; {counts['rejected']} rejected, see the log" if counts["rejected"] else ""
     typer.echo(f"{counts['written']} records written to the store{rejected}")

@@ -98,7 +98,7 @@ def down() -> None:
 
 @app.command()
 def setup() -> None:
-    """Create missing topics, apply the Feast repository, and rebuild the online store if it is new or was emptied."""
+    """Create missing topics, apply the Feast repository, and rebuild what is new or was emptied of the online store."""
     from cli.features import fill_store
     from features.repository import FeatureRepository
     from streams.runtime.kafka.admin import create_topics
@@ -109,8 +109,8 @@ def setup() -> None:
         store.apply()
         created = create_topics(settings.kafka)  # after the Feast repository: workers start once there are topics
         typer.echo(f"topics created: {', '.join(created) or 'none, all exist'}; Feast repository applied")
-        if not store.is_complete():
-            fill_store(settings, store)
+        if incomplete := store.find_incomplete():
+            fill_store(settings, store, shards=incomplete)
 
 
 @app.command()

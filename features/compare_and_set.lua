@@ -1,6 +1,7 @@
--- Compare-and-set of whole records. Each record is a run of `rows_per_record` keys (the last of ARGV), one packed row per key.
+-- Compare-and-set of whole records. Each record is a run of `rows_per_record` keys, one packed row per key; the last key is that of
+-- the shard's map entry. After the rows, ARGV has `rows_per_record` and the map entry that the writer expects.
 -- A record is written if its version is greater than the stored one; the first key whose versions differ decides.
--- Returns, for each record, 1 if it was rejected as stale (the stored version is greater), 2 if it is newer than stored rows of a
+-- Returns what the shard has recorded instead if it is another entry. Otherwise, for each record, 1 if it was rejected as stale (the stored version is greater), 2 if it is newer than stored rows of a
 -- newer format, which it must not replace, else 0.
 -- A version is the first 24 bytes of a row: three big-endian 64-bit integers, each below 2^53. The format is in the third, above
 -- 48 bits.
@@ -39,8 +40,10 @@ local function compare_and_set(first, last)
   return 0
 end
 
-local rows_per_record, stale = tonumber(ARGV[#ARGV]), {}
-for first = 1, #KEYS, rows_per_record do
+local recorded = redis.pcall('GET', KEYS[#KEYS])
+if type(recorded) == 'string' and recorded ~= ARGV[#ARGV] then return recorded end
+local rows_per_record, stale = tonumber(ARGV[#ARGV - 1]), {}
+for first = 1, #KEYS - 1, rows_per_record do
   table.insert(stale, compare_and_set(first, first + rows_per_record - 1))
 end
 return stale

@@ -5,7 +5,7 @@ implements Feast's interface; a subclass implements how packed rows are written,
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -30,13 +30,18 @@ def entity_key(join_key: str, entity_id: str) -> EntityKey:
     return EntityKey(join_keys=[join_key], entity_values=[Value(string_val=entity_id)])
 
 
-def parse_entity_id(key: bytes) -> str:
-    """Read the string id from a serialized entity key. The id comes last; the four bytes before it are its length.
+def entity_id_bytes(key: bytes) -> bytes:
+    """The encoded id in a serialized entity key. The id comes last; the four bytes before it are its length.
 
-    Other bytes give some text, whose key they are not.
+    Other bytes give some bytes, whose key they are not.
     """
     length_position = 4 + 4 + 4 + int.from_bytes(key[8:12], "little") + 4
-    return key[length_position + 4 :].decode(errors="replace")
+    return key[length_position + 4 :]
+
+
+def parse_entity_id(key: bytes) -> str:
+    """The string id in a serialized entity key."""
+    return entity_id_bytes(key).decode(errors="replace")
 
 
 def row_owner(table: FeatureView, key: bytes) -> bytes:
@@ -67,6 +72,10 @@ class Eviction(NamedTuple):
     evicted_keys: int  # deleted since the server started
 
 
+Request = tuple[FeatureView, Sequence[bytes]]  # a view, and the serialized keys of the entities to read
+Tokens = Mapping[int, str]  # of a rebuild, by shard
+
+
 class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no types
     """Feast's online-store interface over packed rows."""
 
@@ -89,8 +98,15 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
         """The packed rows of `keys`, in order; None for a missing row."""
 
     @abstractmethod
-    def get_all(self, config: RepoConfig, requests: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
-        """The packed rows of several (view, keys) requests, read from one consistent state."""
+    def get_all(self, config: RepoConfig, requests: Sequence[Request]) -> list[list[bytes | None]]:
+        """The packed rows of several (view, keys) requests; the rows of an entity are read from one consistent state."""
+
+    def get_available(self, config: RepoConfig, requests: Sequence[Request]) -> tuple[list[list[bytes | None]], set[int]]:
+        """As `get_all`, with the rows on shards that do not answer as missing, and the numbers of these shards.
+
+        A store of one part answers as a whole or raises.
+        """
+        return self.get_all(config, requests), set()
 
     @abstractmethod
     def read_versions(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[RowVersion | None]:
@@ -100,24 +116,34 @@ class PackedOnlineStore(OnlineStore):  # type: ignore[misc]  # Feast ships no ty
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
         """Every (entity key, packed row) of the view, in any order. Rows written during the scan may or may not be seen."""
 
-    def read_eviction(self, config: RepoConfig) -> Eviction:
-        """What the store evicts. Nothing by default."""
+    # The defaults below are of a store of one part, shard 0, that nothing empties from outside, such as a file.
+
+    def count_shards(self, config: RepoConfig) -> int:
+        """The number of shards that the entities are spread over."""
+        return 1
+
+    def read_eviction(self, config: RepoConfig, shard: int) -> Eviction:
+        """What a shard evicts."""
         return Eviction(NO_EVICTION, 0)
 
-    def is_complete(self, config: RepoConfig) -> bool:
-        """Whether the completeness marker is set and no row was evicted since. Raises StoreEvicts if rows may be evicted.
+    def find_incomplete(self, config: RepoConfig, shards: Iterable[int]) -> list[int]:
+        """Those of the shards whose completeness marker is missing, or that have evicted rows since it was set.
 
-        True by default: a file is not emptied from outside.
+        Raises StoreEvicts if one of them may evict rows, and ShardMapMismatch.
         """
-        return True
+        return []
 
-    def begin_rebuild(self, config: RepoConfig) -> str:
-        """Start a rebuild; returns its token. Raises StoreEvicts if rows may be evicted."""
-        return ""
+    def begin_rebuild(self, config: RepoConfig, shards: Iterable[int]) -> Tokens:
+        """Start a rebuild of these shards. Raises StoreEvicts if one may evict rows, and ShardMapMismatch."""
+        return {}
 
-    def end_rebuild(self, config: RepoConfig, token: str) -> bool:
-        """Set the completeness marker, unless rows were lost since `begin_rebuild` gave the token. Returns `is_complete`."""
-        return True
+    def end_rebuild(self, config: RepoConfig, tokens: Tokens) -> list[int]:
+        """Set the completeness markers, except of shards that lost rows since `begin_rebuild`. Returns those."""
+        return []
+
+    def close(self, config: RepoConfig) -> None:
+        """Refuse writes from now on, because another store has replaced this one. Readers may go on."""
+        raise NotImplementedError
 
     def online_write_batch(
         self,

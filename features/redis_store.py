@@ -1,160 +1,102 @@
-"""The packed online store on Redis (production profile): one string per row, compare-and-set of a record in Lua."""
+"""The packed online store on Redis (production profile): on one Redis, or with its entities spread over several."""
 
-import re
-from collections.abc import Iterator, Sequence
-from hashlib import sha1
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from uuid import uuid4
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import Literal, TypeVar
 
 import redis
 from feast import Entity, FeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from pydantic import SecretStr
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from features.packed_store import NEWER_ROW, NO_EVICTION, Eviction, KeyedRow, PackedOnlineStore, row_owner
-from features.row_format import VERSION_BYTES, RowVersion, read_version
-from reaseq.errors import NewerRowFormat, StoreEvicts
+from features.packed_store import Eviction, KeyedRow, PackedOnlineStore, Request, Tokens, entity_id_bytes, row_owner
+from features.redis_shard import RedisShard
+from features.row_format import RowVersion
+from features.sharding import ShardMap, shard_of
+from reaseq.errors import StoreUnavailable
+from reaseq.settings.store import split_redis_urls
 
-SCAN_PAGE_KEYS = 1000
-WRITE_CHUNK_RECORDS = 64  # Redis blocks while a script runs: about a third of a millisecond
-WAIT_SHARE = 0.8  # of the timeout, so that WAIT answers before the socket times out
-COMPARE_AND_SET = Path(__file__).with_name("compare_and_set.lua").read_text()
-COMPARE_AND_SET_SHA = sha1(COMPARE_AND_SET.encode(), usedforsecurity=False).hexdigest()  # Redis's name of the script
-STALE, NEWER_FORMAT = 1, 2  # what the script returns for a record
-# The scripts take a key of another type than a string for a missing one, as MGET does: otherwise it would stop every batch.
-READ_VERSIONS = f"""
-local versions = {{}}
-for index, key in ipairs(KEYS) do
-  local version = redis.pcall('GETRANGE', key, 0, {VERSION_BYTES - 1})
-  versions[index] = type(version) == 'string' and version or ''
-end
-return versions
-"""
-# A stage calls this after every read, so it must be cheap: the client would take a millisecond to parse all of INFO.
-READ_STATE = """
-local function field(section, name) return string.match(redis.call('INFO', section), name .. ':([^\\r\\n]*)') end
-local server = {field('server', 'run_id'), field('memory', 'maxmemory_policy'), field('stats', 'evicted_keys')}
-local marker = redis.pcall('GET', KEYS[1])
-return {type(marker) == 'string' and marker, server}
-"""
-DELETE_IF_EQUAL = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
-REPLACE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('SET', KEYS[1], ARGV[2]) end"
-MARKER = re.compile(rb"([0-9a-f]{40}) ([0-9]+)")  # the server's run id, and its count of evicted keys
-RENAME_IF_EXISTS = "return redis.call('EXISTS', KEYS[1]) == 1 and redis.call('RENAME', KEYS[1], KEYS[2])"
+CALLS_PER_SHARD = 4  # at once; a shard that hangs holds up only calls to itself
+FAILURES = (redis.RedisError, OSError, StoreUnavailable)
+
+T = TypeVar("T")
+R = TypeVar("R")
+Failures = Mapping[int, Exception]  # by shard
 
 
 class PackedRedisOnlineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
     """The `online_store` section of `feature_store.production.yaml`."""
 
     type: Literal["features.redis_store.PackedRedisOnlineStore"] = "features.redis_store.PackedRedisOnlineStore"
-    url: SecretStr
+    url: SecretStr  # or the URLs of the shards, in order, with commas between
     timeout_s: float = 2.0  # for a connection and for each command
-    replicas: int = 0  # replicas that must confirm a write
+    replicas: int = 0  # replicas of each Redis that must confirm a write
 
 
 class PackedRedisOnlineStore(PackedOnlineStore):
-    """One key per row. Scripts and reads span many keys, so the store needs a single Redis, not a Redis Cluster."""
+    """One key per row. Several Redis servers are shards: each holds all rows of its entities, and knows nothing of the others.
+
+    A call goes to the shards of its keys at the same time. If some fail, it is completed on the others before it raises.
+    """
 
     def __init__(self) -> None:
-        self._client: redis.Redis | None = None
+        self._shards: list[RedisShard] = []
+        self._threads: list[ThreadPoolExecutor] = []
 
     def compare_and_set(self, config: RepoConfig, records: Sequence[Sequence[KeyedRow]]) -> list[bool]:
-        try:
-            outcomes = self._compare_and_set(config, records)
-        except redis.exceptions.NoScriptError:  # a new Redis, or one that has restarted
-            self._connect(config).script_load(COMPARE_AND_SET)
-            outcomes = self._compare_and_set(config, records)
-        if NEWER_FORMAT in outcomes:
-            raise NewerRowFormat(NEWER_ROW)
-        return [outcome == STALE for outcome in outcomes]
-
-    def _compare_and_set(self, config: RepoConfig, records: Sequence[Sequence[KeyedRow]]) -> list[int]:
-        """What the script returns for each record. Raises NoScriptError if Redis does not know the script.
-
-        The script is called by its digest alone: to ask Redis first whether it knows it would take a second round trip.
-        """
-        client, settings = self._connect(config), config.online_store
-        with client.pipeline(transaction=False) as pipe:
-            for start in range(0, len(records), WRITE_CHUNK_RECORDS):
-                chunk = [keyed for record in records[start : start + WRITE_CHUNK_RECORDS] for keyed in record]
-                keys = [_row_key(config, keyed.table, keyed.key) for keyed in chunk]
-                pipe.evalsha(COMPARE_AND_SET_SHA, len(keys), *keys, *(keyed.row for keyed in chunk), len(records[0]))
-            if settings.replicas:
-                # WAIT covers only writes of this connection. A retry after a failure may write nothing, because the rows are
-                # equal; the barrier key makes sure that there is a write to wait for.
-                pipe.set(_system_key(config, "barrier"), b"")
-                pipe.wait(settings.replicas, round(settings.timeout_s * 1000 * WAIT_SHARE))
-            results = pipe.execute()
-        if settings.replicas:
-            *results, _, confirmed = results
-            if confirmed < settings.replicas:
-                raise redis.TimeoutError(f"{confirmed} of {settings.replicas} replicas confirmed the write")
-        return [outcome for chunk_outcomes in results for outcome in chunk_outcomes]
+        return self._map(config, records, lambda record: record[0].key, RedisShard.compare_and_set)
 
     def replace(self, config: RepoConfig, replacements: Sequence[tuple[KeyedRow, bytes]]) -> None:
-        script = self._connect(config).register_script(REPLACE)
-        for keyed, stored in replacements:
-            script(keys=[_row_key(config, keyed.table, keyed.key)], args=[stored, keyed.row])
+        self._map(config, replacements, lambda pair: pair[0].key, RedisShard.replace)
 
     def get(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[bytes | None]:
         return self.get_all(config, [(table, keys)])[0]
 
-    def read_versions(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[RowVersion | None]:
-        script = self._connect(config).register_script(READ_VERSIONS)
-        versions: Any = script(keys=[_row_key(config, table, key) for key in keys]) if keys else []
-        return [read_version(version) if version else None for version in versions]
+    def get_all(self, config: RepoConfig, requests: Sequence[Request]) -> list[list[bytes | None]]:
+        """Read the rows of all requests in one MGET per shard."""
+        return _split(requests, self._map(config, _wanted(requests), _key, _read))
 
-    def get_all(self, config: RepoConfig, requests: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
-        """Read the rows of all requests in one MGET."""
-        keys = [_row_key(config, table, key) for table, table_keys in requests for key in table_keys]
-        found = iter(self._connect(config).mget(keys) if keys else ())  # type: ignore[arg-type]
-        return [[next(found) for _ in table_keys] for _, table_keys in requests]
+    def get_available(self, config: RepoConfig, requests: Sequence[Request]) -> tuple[list[list[bytes | None]], set[int]]:
+        found = self._fan_out(config, _wanted(requests), _key, _read)
+        return _split(requests, found[0]), set(found[1])
+
+    def read_versions(self, config: RepoConfig, table: FeatureView, keys: Sequence[bytes]) -> list[RowVersion | None]:
+        def read(shard: RedisShard, own_keys: Sequence[bytes]) -> list[RowVersion | None]:
+            return shard.read_versions([row_owner(table, key) for key in own_keys])
+
+        return self._map(config, keys, lambda key: key, read)
 
     def scan(self, config: RepoConfig, table: FeatureView) -> Iterator[tuple[bytes, bytes]]:
-        prefix = _prefix(config, table)
-        client = self._connect(config)
-        cursor = 0
-        while True:
-            cursor, page = client.scan(cursor, match=prefix + b"*", count=SCAN_PAGE_KEYS)  # type: ignore[misc]
-            if page:
-                found: list[bytes | None] = client.mget(page)  # type: ignore[assignment]
-                keys = [key[len(prefix) :] for key in page]
-                yield from ((key, row) for key, row in zip(keys, found, strict=True) if row)
-            if not cursor:
-                return
+        """Scan one shard after the other. If some fail, the others are scanned before it raises."""
+        failures: dict[int, Exception] = {}
+        for number, shard in enumerate(self._connect(config)):
+            try:
+                yield from shard.scan(row_owner(table, b""))
+            except FAILURES as error:
+                failures[number] = error
+        self._raise_first(failures)
 
-    def read_eviction(self, config: RepoConfig) -> Eviction:
-        return self._read_state(config)[1].eviction
+    def count_shards(self, config: RepoConfig) -> int:
+        return len(self._connect(config))
 
-    def is_complete(self, config: RepoConfig) -> bool:
-        """Whether the completeness marker is set and valid. A new or emptied Redis lacks it.
+    def read_eviction(self, config: RepoConfig, shard: int) -> Eviction:
+        return self._each(config, [shard], RedisShard.read_eviction)[shard]
 
-        The marker holds the state of the server when its rebuild began. It is invalid, and is deleted, if keys were evicted
-        since, or if it holds anything else. Raises StoreEvicts if Redis may evict keys.
-        """
-        marker, server = self._read_state(config)
-        _require_no_eviction(server.eviction)
-        if marker is not None and not server.holds_since(marker):
-            # The counter of evicted keys does not survive a restart of Redis, so the marker must not either.
-            self._connect(config).register_script(DELETE_IF_EQUAL)(keys=[_system_key(config, "whole")], args=[marker])
-            return False
-        return marker is not None
+    def find_incomplete(self, config: RepoConfig, shards: Iterable[int]) -> list[int]:
+        complete = self._each(config, shards, RedisShard.is_complete)
+        return [shard for shard, is_complete in complete.items() if not is_complete]
 
-    def begin_rebuild(self, config: RepoConfig) -> str:
-        """Set a marker of this rebuild, of which there may be several at once. It is lost if Redis is emptied."""
-        (_, server), token = self._read_state(config), uuid4().hex
-        _require_no_eviction(server.eviction)
-        self._connect(config).set(_rebuild_key(config, token), server.to_marker())
-        return token
+    def begin_rebuild(self, config: RepoConfig, shards: Iterable[int]) -> Tokens:
+        return self._each(config, shards, RedisShard.begin_rebuild)
 
-    def end_rebuild(self, config: RepoConfig, token: str) -> bool:
-        """Rename the marker of this rebuild, which is missing if Redis was emptied since `begin_rebuild`."""
-        keys = [_rebuild_key(config, token), _system_key(config, "whole")]
-        renamed = self._connect(config).register_script(RENAME_IF_EXISTS)(keys=keys)
-        return bool(renamed) and self.is_complete(config)
+    def end_rebuild(self, config: RepoConfig, tokens: Tokens) -> list[int]:
+        shards = self._connect(config)
+        return [number for number, token in tokens.items() if not shards[number].end_rebuild(token)]
+
+    def close(self, config: RepoConfig) -> None:
+        self._each(config, range(self.count_shards(config)), RedisShard.close)
 
     def update(
         self,
@@ -167,65 +109,100 @@ class PackedRedisOnlineStore(PackedOnlineStore):
     ) -> None:
         """Delete the rows of `tables_to_delete`. Redis needs no tables to be created."""
         for table in tables_to_delete:
-            keys = [_row_key(config, table, key) for key, _ in self.scan(config, table)]
-            for start in range(0, len(keys), SCAN_PAGE_KEYS):
-                self._connect(config).unlink(*keys[start : start + SCAN_PAGE_KEYS])
+            for shard in self._connect(config):
+                shard.delete([row_owner(table, key) for key, _ in shard.scan(row_owner(table, b""))])
 
-    def _read_state(self, config: RepoConfig) -> tuple[bytes | None, "_Server"]:
-        """The completeness marker, and the server, at one moment and in one round trip."""
-        marker, server = self._connect(config).register_script(READ_STATE)(keys=[_system_key(config, "whole")])
-        run_id, policy, evicted_keys = server
-        return marker, _Server(run_id.decode(), Eviction(policy.decode(), int(evicted_keys)))
+    def _map(
+        self,
+        config: RepoConfig,
+        items: Sequence[T],
+        key: Callable[[T], bytes],
+        call: Callable[[RedisShard, Sequence[T]], Sequence[R]],
+    ) -> list[R]:
+        """As `_fan_out`, but raises the failure of a shard once all have been called."""
+        shards = self._connect(config)
+        if len(shards) == 1:
+            return list(call(shards[0], items)) if items else []
+        results, failures = self._fan_out(config, items, key, call)
+        self._raise_first(failures)
+        return results  # type: ignore[return-value]  # nothing is missing
 
-    def _connect(self, config: RepoConfig) -> redis.Redis:
-        if self._client is None:
+    def _fan_out(
+        self,
+        config: RepoConfig,
+        items: Sequence[T],
+        key: Callable[[T], bytes],
+        call: Callable[[RedisShard, Sequence[T]], Sequence[R]],
+    ) -> tuple[list[R | None], Failures]:
+        """The results of `call` for the items, in order, each from the shard of its key; None where it failed."""
+        shards = len(self._connect(config))
+        positions: dict[int, list[int]] = {}
+        for position, item in enumerate(items):
+            positions.setdefault(shard_of(entity_id_bytes(key(item)), shards), []).append(position)
+        calls = {shard: partial(call, self._shards[shard], [items[i] for i in own]) for shard, own in positions.items()}
+        found, failures = self._call(calls)
+        results: list[R | None] = [None] * len(items)
+        for shard, values in found.items():
+            for position, value in zip(positions[shard], values, strict=True):
+                results[position] = value
+        return results, failures
+
+    def _each(self, config: RepoConfig, shards: Iterable[int], call: Callable[[RedisShard], R]) -> dict[int, R]:
+        """The result of `call` for each shard. Raises the failure of a shard once all have been called."""
+        connected = self._connect(config)
+        found, failures = self._call({shard: partial(call, connected[shard]) for shard in shards})
+        self._raise_first(failures)
+        return found
+
+    def _call(self, calls: Mapping[int, Callable[[], R]]) -> tuple[dict[int, R], Failures]:
+        """Call all shards at the same time, the first one in this thread. The results and the failures, by shard."""
+        found, failures = dict[int, R](), dict[int, Exception]()
+        waiting = {shard: self._threads[shard].submit(call) for shard, call in islice(calls.items(), 1, None)}
+        for shard, call in calls.items():
+            try:
+                found[shard] = waiting[shard].result() if shard in waiting else call()
+            except FAILURES as error:
+                failures[shard] = error
+        return found, failures
+
+    def _raise_first(self, failures: Failures) -> None:
+        """Raise one of the failures, if there are any: one that says what to do, before one of a shard that does not answer."""
+        for error in failures.values():
+            if isinstance(error, StoreUnavailable):
+                raise error
+        for shard, error in failures.items():
+            if len(self._shards) == 1:
+                raise error
+            raise redis.RedisError(f"{ShardMap(shard, len(self._shards))}: {error}") from error
+
+    def _connect(self, config: RepoConfig) -> list[RedisShard]:
+        if not self._shards:
             settings = config.online_store
-            self._client = redis.Redis.from_url(
-                settings.url.get_secret_value(),
-                socket_timeout=settings.timeout_s,
-                socket_connect_timeout=settings.timeout_s,
-                # Retry once, without waiting, if a pooled connection has been closed. Do not retry a timeout: that would take
-                # twice as long as the caller allows. Callers that can wait longer retry themselves.
-                retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),
-            )
-        return self._client
+            urls = split_redis_urls(settings.url)
+            self._threads = [ThreadPoolExecutor(CALLS_PER_SHARD, f"shard-{number + 1}") for number in range(len(urls))]
+            self._shards = [
+                RedisShard(config.project, url, ShardMap(number, len(urls)), settings.timeout_s, settings.replicas)
+                for number, url in enumerate(urls)
+            ]
+        return self._shards
 
 
-class _Server(NamedTuple):
-    """A run of a Redis server, and what it has evicted so far."""
-
-    run_id: str
-    eviction: Eviction
-
-    def to_marker(self) -> bytes:
-        """The content of a marker that is set now."""
-        return f"{self.run_id} {self.eviction.evicted_keys}".encode()
-
-    def holds_since(self, marker: bytes) -> bool:
-        """Whether this server has evicted nothing since the marker was set. A server counts from its own start."""
-        if not (match := MARKER.fullmatch(marker)):
-            return False
-        run_id, evicted_keys = match[1].decode(), int(match[2])
-        return self.eviction.evicted_keys == (evicted_keys if run_id == self.run_id else 0)
+Wanted = tuple[bytes, bytes]  # the serialized key of an entity, and the owner of one of its rows
 
 
-def _require_no_eviction(eviction: Eviction) -> None:
-    if eviction.policy != NO_EVICTION:
-        raise StoreEvicts(f"Redis would evict rows when its memory is full: set maxmemory-policy to {NO_EVICTION}")
+def _wanted(requests: Sequence[Request]) -> list[Wanted]:
+    return [(key, row_owner(table, key)) for table, keys in requests for key in keys]
 
 
-def _row_key(config: RepoConfig, table: FeatureView, entity_key: bytes) -> bytes:
-    return f"{config.project}:".encode() + row_owner(table, entity_key)
+def _key(wanted: Wanted) -> bytes:
+    return wanted[0]
 
 
-def _prefix(config: RepoConfig, table: FeatureView) -> bytes:
-    return _row_key(config, table, b"")
+def _read(shard: RedisShard, wanted: Sequence[Wanted]) -> list[bytes | None]:
+    return shard.read([owner for _, owner in wanted])
 
 
-def _system_key(config: RepoConfig, name: str) -> bytes:
-    """A key that belongs to no view."""
-    return f"{config.project}::{name}".encode()
-
-
-def _rebuild_key(config: RepoConfig, token: str) -> bytes:
-    return _system_key(config, f"rebuilding-{token}")
+def _split(requests: Sequence[Request], rows: Sequence[bytes | None]) -> list[list[bytes | None]]:
+    """The rows of each request."""
+    left = iter(rows)
+    return [list(islice(left, len(keys))) for _, keys in requests]

@@ -68,8 +68,10 @@ class RememberingRepository(FeatureRepository):
         if not lost:
             return False
         log.warning("store_lost_records", kind=kind.__name__, entities=len(lost), example=next(iter(lost)))
+        shards = {self.shard_of(entity_id) for entity_id in lost}
         for records in self._read_lost(kind, lost):
-            super().write(records)
+            # The shards may have lost other records as well. The other shards have not, and may be unavailable.
+            super().write([record for record in records if self.shard_of(record.entity_id) in shards])
         if self._lost(kind, list(lost)):
             raise StoreUnavailable(f"the online store lost records of {len(lost)} entities, and they could not be restored")
         return True

@@ -33,6 +33,7 @@ from features.packed_store import (
 from features.plain_values import Plain
 from features.record_mapping import KINDS, Row, to_rows
 from features.row_format import RowVersion, read_version
+from features.sharding import ShardMap, shard_of
 from reaseq.declaration import load_declaration
 from reaseq.errors import CorruptRows, NewerRowFormat, StoreUnavailable
 from reaseq.knowledge.vocabulary import load_vocabulary
@@ -121,7 +122,7 @@ class FeatureRepository:
     def drop_stale(self, records: Sequence[FeatureRecord]) -> list[FeatureRecord]:
         """The records that are not stale: the store has none that is newer. Keeps the order. Raises StoreUnavailable."""
         stored = self._read_versions(records, FIRST)
-        self._check_complete()
+        self._check_complete([record.entity_id for record in records])
         self._check_formats(stored)
         return [
             record
@@ -169,29 +170,51 @@ class FeatureRepository:
                 found[position] = version
         return found
 
-    def is_complete(self) -> bool:
-        """Whether the store has its completeness marker: it holds every record of the feature topics.
+    @property
+    def shards(self) -> range:
+        """The numbers of the shards that the entities are spread over."""
+        return range(self.online.count_shards(self.config))
 
-        A new or emptied store does not have it, nor one that has evicted rows. Raises StoreEvicts if it may evict rows.
+    def shard_of(self, entity_id: str) -> int:
+        """The shard that holds an entity."""
+        return shard_of(entity_id.encode(), len(self.shards))
+
+    def find_incomplete(self, shards: Iterable[int] | None = None) -> list[int]:
+        """Those of the shards, or of all, without a completeness marker: they may lack records of the feature topics.
+
+        A new or emptied shard does not have it, nor one that has evicted rows. Raises StoreEvicts if it may evict rows, and
+        ShardMapMismatch.
         """
         with self._translate_store_errors():
-            return self.online.is_complete(self.config)
+            return self.online.find_incomplete(self.config, self.shards if shards is None else shards)
 
-    def evicted_keys(self) -> int:
-        """The number of keys that the store has evicted since it started. Raises StoreUnavailable."""
+    def is_complete(self) -> bool:
+        """Whether all shards are complete."""
+        return not self.find_incomplete()
+
+    def evicted_keys(self, shard: int) -> int:
+        """The number of keys that a shard has evicted since it started. Raises StoreUnavailable."""
         with self._translate_store_errors():
-            return self.online.read_eviction(self.config).evicted_keys
+            return self.online.read_eviction(self.config, shard).evicted_keys
 
     @contextmanager
-    def rebuilding(self) -> Iterator[None]:
-        """Set the completeness marker when the block ends. Raises StoreUnavailable if rows were lost inside it."""
+    def rebuilding(self, shards: Iterable[int] | None = None) -> Iterator[None]:
+        """Set the completeness markers of the shards, or of all, when the block ends.
+
+        Raises StoreUnavailable if rows were lost inside it.
+        """
         with self._translate_store_errors():
-            token = self.online.begin_rebuild(self.config)
+            tokens = self.online.begin_rebuild(self.config, self.shards if shards is None else shards)
         yield
         with self._translate_store_errors():
-            complete = self.online.end_rebuild(self.config, token)
-        if not complete:
-            raise StoreUnavailable("the online store lost rows during the rebuild: run it again")
+            incomplete = self.online.end_rebuild(self.config, tokens)
+        if incomplete:
+            raise StoreUnavailable(f"the online store lost rows during the rebuild{self._name(incomplete)}: run it again")
+
+    def close_to_writers(self) -> None:
+        """Refuse writes from now on, because another store has replaced this one. Readers may go on."""
+        with self._translate_store_errors():
+            self.online.close(self.config)
 
     @contextmanager
     def _translate_store_errors(self) -> Iterator[None]:
@@ -202,12 +225,23 @@ class FeatureRepository:
             hint = "; run `reaseq up`, or `reaseq setup` on services of your own" if "no such table" in str(error) else ""
             raise StoreUnavailable(f"the {store} failed: {error}{hint}") from error
 
-    def _check_complete(self) -> None:
+    def _check_complete(self, entity_ids: Iterable[str]) -> None:
+        """Raise StoreUnavailable if completeness is required, and a shard of these entities lacks it."""
         # Checked after the read: rows read before the store was emptied are valid.
-        if self._require_complete and not self.is_complete():
+        if self._require_complete and (incomplete := self.find_incomplete(self._shards_of(entity_ids))):
             raise StoreUnavailable(
-                "the online store is incomplete (new, emptied, or rows evicted): run `reaseq features rebuild`"
+                f"the online store is incomplete (new, emptied, or rows evicted){self._name(incomplete)}: "
+                "run `reaseq features rebuild`"
             )
+
+    def _shards_of(self, entity_ids: Iterable[str]) -> set[int]:
+        count = len(self.shards)
+        return {shard_of(entity_id.encode(), count) for entity_id in entity_ids} if count > 1 else {0}
+
+    def _name(self, shards: Sequence[int]) -> str:
+        """The shards, for a message; nothing if the store has only one."""
+        count = len(self.shards)
+        return f": {', '.join(str(ShardMap(shard, count)) for shard in shards)}" if count > 1 else ""
 
     def _check_formats(self, versions: Iterable[RowVersion | None]) -> None:
         if self._require_complete and any(version and version.format > row_format.FORMAT for version in versions):
@@ -220,6 +254,17 @@ class FeatureRepository:
     def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
         """The stored records of the users, by id; unknown users are left out. Raises StoreUnavailable."""
         return self.read(UserFeatures, user_ids)
+
+    def read_available_users(self, user_ids: Sequence[str]) -> tuple[dict[str, UserFeatures], set[int]]:
+        """As `read_users`, without the users of shards that do not answer, and the numbers of these shards."""
+        user_views = KINDS[UserFeatures].views
+        keys = [_entity_key(user_views[FIRST], user_id) for user_id in user_ids]
+        try:
+            with self._translate_store_errors():
+                packed, failed = self.online.get_available(self.config, [(view, keys) for view in user_views])
+        except StoreUnavailable:  # a store of one part
+            return {}, set(self.shards)
+        return self._unpack(UserFeatures, user_ids, keys, packed), failed
 
     def read_aggregates(self, part_ids: Sequence[str]) -> dict[str, ItemAggregates]:
         """The stored aggregates, by `to_part_id`; unknown ones are left out. Raises StoreUnavailable."""
@@ -251,11 +296,18 @@ class FeatureRepository:
 
     def read(self, kind: type[R], ids: Sequence[str]) -> dict[str, R]:
         """The stored records of a kind, by entity id; unknown entities are left out. Raises StoreUnavailable."""
-        kind_views, _, from_rows = KINDS[kind]
+        kind_views = KINDS[kind].views
         keys = [_entity_key(kind_views[FIRST], entity_id) for entity_id in ids]
         with self._translate_store_errors():
             packed = self.online.get_all(self.config, [(view, keys) for view in kind_views])
-        self._check_complete()
+        self._check_complete(ids)
+        return self._unpack(kind, ids, keys, packed)
+
+    def _unpack(
+        self, kind: type[R], ids: Sequence[str], keys: Sequence[bytes], packed: list[list[bytes | None]]
+    ) -> dict[str, R]:
+        """The records in rows that were read."""
+        kind_views, _, from_rows = KINDS[kind]
         ids, packed = self._leave_out_corrupt(kind_views, ids, keys, packed)
         self._check_formats(read_version(row) for rows in packed for row in rows if row)
         found = {}

@@ -32,7 +32,9 @@ def start_services(settings: Settings) -> None:
         start_broker(run_dir, data, libs, ports[0], max_message_bytes=limit_bytes)
     else:
         start_cluster(run_dir, data, libs, ports, max_message_bytes=limit_bytes)
-    start_redis(run_dir, state / "redis", _port(settings.store.redis_url.get_secret_value()))
+    for number, url in enumerate(settings.store.redis_urls):
+        name = f"redis-{number + 1}" if number else "redis"
+        start_redis(run_dir, state / name, _port(url), name=name)
     recorded.record(settings, state)
 
 

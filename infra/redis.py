@@ -10,8 +10,8 @@ from infra.process import LOOPBACK, Process, require_program, start, wait_until
 REDIS_PACKAGE = "redis-server"
 
 
-def start_redis(run_dir: Path, data_dir: Path, port: int, *, timeout_s: float = 30.0) -> Process:
-    """Start Redis on loopback `port` as process `redis`. Returns once it has loaded `data_dir` and answers PING."""
+def start_redis(run_dir: Path, data_dir: Path, port: int, *, name: str = "redis", timeout_s: float = 30.0) -> Process:
+    """Start Redis on loopback `port` as process `name`. Returns once it has loaded `data_dir` and answers PING."""
     server = require_program("redis-server", REDIS_PACKAGE)
     data_dir.mkdir(parents=True, exist_ok=True)
     options = {
@@ -24,7 +24,7 @@ def start_redis(run_dir: Path, data_dir: Path, port: int, *, timeout_s: float = 
         "--daemonize": "no",
     }
     command = [server, *(word for option in options.items() for word in option)]
-    process = start(run_dir, "redis", command, ports=(port,))
+    process = start(run_dir, name, command, ports=(port,))
     wait_until(lambda: _answers(port), timeout_s, f"Redis on port {port}", process)
     return process
 

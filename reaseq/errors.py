@@ -49,6 +49,12 @@ class StoreEvicts(StoreUnavailable):
     reason = "store_evicts"
 
 
+class ShardMapMismatch(StoreUnavailable):
+    """The settings name the shards of the store otherwise than the shards do, or another store has replaced this one."""
+
+    reason = "shard_map_mismatch"
+
+
 class NewerRowFormat(StoreUnavailable):
     """A stored row needs a newer writer than this one, which would drop what it does not know. Wait for the upgrade."""
 

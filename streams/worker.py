@@ -52,7 +52,8 @@ def run_worker(settings: Settings, name: str, role: Role) -> None:
     producer, locks, group = KafkaRecordProducer(kafka), KeyLocks(), consumer_group(kafka, role)
     future_s = settings.guard.future_limit_s
     deliveries = [Delivery(stage, producer, system.store, future_s, locks=locks) for stage in stages]
-    app = build_app(settings, group, deliveries, producer, data_dir=settings.run_dir / f"faust-{name}")
+    data_dir, shards = settings.run_dir / f"faust-{name}", len(store.shards)
+    app = build_app(settings, group, deliveries, producer, data_dir, shards)
     watchdog = Watchdog(settings, group, deliveries, partial(assigned_partitions, app))
     host, port = settings.worker.metrics_host, settings.worker.metrics_port
     port = serve_probe(host, port, settings.http, lambda: [*watchdog.stalls(), *store_watch.faults()], lambda: items.failure)

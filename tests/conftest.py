@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 from filelock import FileLock
@@ -26,6 +27,10 @@ os.environ.setdefault("REASEQ_KAFKA_LIBS", str(Path(__file__).parents[1] / "var"
 os.environ.setdefault("REASEQ_VLLM_ENVS", str(Path(__file__).parents[1] / "var" / "vllm"))
 
 os.environ["PATH"] += os.pathsep + str(Path(__file__).parents[1] / "var" / "tools")
+
+# Unit tests measure no time: on a busy machine any example may take long.
+hypothesis.settings.register_profile("reaseq", deadline=None)
+hypothesis.settings.load_profile("reaseq")
 
 NEEDED = {program: program for program in ("redis-server", "prometheus", "chromium")}
 NEEDED |= {"java": "openjdk-17-jre-headless", "mvn": "maven"}

@@ -28,6 +28,10 @@ class WorkerSettings(SettingsGroup):
         default=50_000,
         description="Items and users whose last written version is remembered, to notice when the store has lost it.",
     )
+    held_limit_records: PositiveInt = Field(
+        default=10_000,
+        description="Records that a stage holds in memory for shards of the store that do not answer, while others go on.",
+    )
     drain_s: NonNegativeFloat = Field(
         default=5.0,
         description="Time for batches in flight to finish and commit at shutdown and before partitions are revoked.",

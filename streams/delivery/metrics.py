@@ -30,7 +30,9 @@ CONNECTIONS_CLOSED = Counter(
 )
 TAILED = Gauge("reaseq_tailed_records", "Position of a tailer in its topic, summed over all partitions", ["topic"])
 STORE_EVICTS = Gauge("reaseq_store_evicts", "1 if the store may evict rows when its memory is full, else 0")
-STORE_EVICTED_KEYS = Gauge("reaseq_store_evicted_keys", "Keys that the store has evicted since it started")
+STORE_EVICTED_KEYS = Gauge(
+    "reaseq_store_evicted_keys", "Keys that a shard of the store has evicted since it started", ["shard"]
+)
 RECONCILED = Counter(
     "reaseq_reconciled_records",
     "Sampled records of a topic, by how the store compares with them; `lost` if a worker found its own write missing",

@@ -4,12 +4,13 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, get_args
 
 import structlog
 
 from features.repository import ReconcileResult
+from reaseq.errors import StoreUnavailable
 from reaseq.records import FeatureRecord
 from reaseq.settings import Settings
 from streams.delivery import metrics
@@ -30,6 +31,8 @@ GRACE_S = 2.0  # a record is confirmed by its topic before it is written to the 
 class ReconciledStore(Protocol):
     """The store that is compared with the topics."""
 
+    def shard_of(self, entity_id: str) -> int: ...
+
     def compare(self, records: Sequence[FeatureRecord]) -> list[ReconcileResult]: ...
 
     def write(self, records: Sequence[FeatureRecord]) -> object: ...
@@ -39,7 +42,7 @@ def reconcile(settings: Settings, store: ReconciledStore, records: int, generato
     """Compare a sample of about `records` records of each topic with the store. Returns the counts of each result by topic.
 
     The store is right if it has the same record (`equal`) or a newer one (`ahead`). If it is `behind`, a write was lost, and
-    the record is written again. Raises StoreUnavailable.
+    the record is written again. Raises StoreUnavailable, after it has compared the shards that answer.
     """
     return {topic.name: _reconcile(settings, store, topic, records, generator) for topic in FEATURE_TOPICS}
 
@@ -49,6 +52,22 @@ def _reconcile(
 ) -> Counter[str]:
     sample: list[FeatureRecord] = TolerantDecoder(topic).decode_bodies(read_sample(settings.kafka, topic, records, generator))
     newest = {record.entity_id: record for record in sample}  # the last record of each entity
+    by_shard: dict[int, dict[str, FeatureRecord]] = {}
+    for entity_id, record in newest.items():
+        by_shard.setdefault(store.shard_of(entity_id), {})[entity_id] = record
+    counts, unavailable = Counter[str](), None
+    for shard in sorted(by_shard):
+        try:
+            counts += _reconcile_shard(store, topic, by_shard[shard])
+        except StoreUnavailable as error:
+            unavailable = error
+    if unavailable:
+        raise unavailable
+    return counts
+
+
+def _reconcile_shard(store: ReconciledStore, topic: Topic, newest: Mapping[str, FeatureRecord]) -> Counter[str]:
+    """Compare the newest records of the entities, which are on one shard, with the store."""
     results = dict(zip(newest, store.compare(list(newest.values())), strict=True))
     if behind := [key for key, result in results.items() if result == "behind"]:
         time.sleep(GRACE_S)

@@ -22,6 +22,9 @@ class BatchBuffer:
         """Whether less than a full batch is waiting; otherwise no more records should be fetched."""
         return len(self._waiting) < self._policy.limit_records
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def put(self, records: Sequence[RawRecord]) -> None:
         """Append records."""
         self._waiting.extend(records)

@@ -10,7 +10,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import faust
@@ -18,15 +17,14 @@ import structlog
 from faust.types import TP
 from faust.types.auth import CredentialsT
 
-from reaseq.settings import KafkaSettings, Settings
+from reaseq.settings import KafkaSettings, Settings, WorkerSettings
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord
 from streams.delivery.stage import Repeats
-from streams.runtime.batch_buffer import BatchBuffer
 from streams.runtime.faust_consumer import install_consumer
-from streams.runtime.in_flight import InFlight
 from streams.runtime.kafka.connection import tls_context
 from streams.runtime.kafka.record_producer import KafkaRecordProducer
+from streams.runtime.lanes import Lane, Lanes
 from streams.runtime.offset_tracker import OffsetTracker, StartOffsets
 
 log = structlog.get_logger()
@@ -40,9 +38,17 @@ NEVER_S = 1e6
 
 
 def build_app(
-    settings: Settings, group_id: str, deliveries: Sequence[Delivery], producer: KafkaRecordProducer, data_dir: Path
+    settings: Settings,
+    group_id: str,
+    deliveries: Sequence[Delivery],
+    producer: KafkaRecordProducer,
+    data_dir: Path,
+    shards: int = 1,
 ) -> faust.App:
-    """A Faust application that runs each stage in its own task. It closes `producer` when it stops."""
+    """A Faust application that runs each stage in tasks of its own, one for each shard of the store.
+
+    It closes `producer` when it stops.
+    """
     data_dir.mkdir(parents=True, exist_ok=True)  # Faust creates only the last folder of the path
     logging.getLogger("aiokafka").setLevel(logging.INFO)  # at DEBUG, aiokafka formats a line per record
     kafka = settings.kafka
@@ -60,7 +66,7 @@ def build_app(
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=kafka.record_limit_bytes,
     )
-    runtime = _Runtime(app, deliveries, settings.worker.drain_s)
+    runtime = _Runtime(app, deliveries, settings.worker, shards)
 
     @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
     async def drain(_: object, revoked: object, **__: object) -> None:
@@ -101,29 +107,31 @@ def _credentials(settings: KafkaSettings) -> CredentialsT | None:
 class _Runtime:
     """The stages of an application: their buffered, running and finished batches."""
 
-    def __init__(self, app: faust.App, deliveries: Sequence[Delivery], drain_s: float) -> None:
+    def __init__(self, app: faust.App, deliveries: Sequence[Delivery], settings: WorkerSettings, shards: int) -> None:
         self._app = app
-        self._drain_s = drain_s
+        self._drain_s = settings.drain_s
         self._ended = False
-        self._buffers: dict[str, list[BatchBuffer]] = {}
+        self._lanes: dict[str, list[Lanes]] = {}  # of each stage, by topic
         self._readers: dict[str, list[str]] = {}
-        self._in_flight: list[InFlight] = []
         for delivery in deliveries:
-            self._add(delivery)
+            stage = delivery.stage
+            self._add(delivery, Lanes(stage.name, stage.batch, shards, settings.held_limit_records))
         self._offsets = OffsetTracker(self._readers)
         install_consumer(app, self, self._readers)
 
     def has_room(self, topic: str) -> bool:
         """Whether every stage that reads the topic has room for more records."""
-        return all(buffer.has_room for buffer in self._buffers[topic])
+        return all(lanes.has_room for lanes in self._lanes[topic])
 
     def put(self, fetched: Mapping[TP, list[RawRecord]], positions: Mapping[TP, int]) -> None:
         """Buffer fetched records for every stage that reads their topic, and note up to which offsets the consumer has read."""
         if self._ended:
             return
         for tp, records in fetched.items():
-            for buffer in self._buffers[tp.topic]:
-                buffer.put(records)
+            for lanes in self._lanes[tp.topic]:
+                for lane, own in lanes.split(records).items():
+                    lane.buffer.put(own)
+                    self._offsets.put(lane.name, own)
         self._offsets.fetch({tp: records[-1].offset + 1 for tp, records in fetched.items()}, positions)
 
     async def commit(self) -> None:
@@ -136,9 +144,10 @@ class _Runtime:
         The next assignment starts from the committed offsets with a new tracker. Buffered batches are dropped.
         """
         finishing, self._offsets = self._offsets, OffsetTracker(self._readers)
-        for buffer in chain.from_iterable(self._buffers.values()):
-            buffer.clear()
-        cancelled = sum(await asyncio.gather(*(in_flight.finish(self._drain_s) for in_flight in self._in_flight)))
+        lanes = [lane for of_topic in self._lanes.values() for of_stage in of_topic for lane in of_stage]
+        for lane in lanes:
+            lane.buffer.clear()
+        cancelled = sum(await asyncio.gather(*(lane.in_flight.finish(self._drain_s) for lane in lanes)))
         if cancelled:
             log.warning("batches_cancelled", batches=cancelled, consequence="they are redelivered, with the same result")
         await self._commit(finishing)
@@ -153,33 +162,36 @@ class _Runtime:
             if await self._app.consumer._commit({TP(*partition): offset for partition, offset in offsets.items()}):
                 tracker.mark_committed(offsets)
 
-    def _add(self, delivery: Delivery) -> None:
-        stage = delivery.stage
-        buffer, in_flight = BatchBuffer(stage.batch), InFlight(stage.batch.in_flight)
-        self._buffers.setdefault(stage.source.name, []).append(buffer)
-        self._readers.setdefault(stage.source.name, []).append(stage.name)
-        self._in_flight.append(in_flight)
-
-        async def work(batch: Sequence[RawRecord], tracker: OffsetTracker, starts: StartOffsets) -> None:
-            if tracker is self._offsets:  # otherwise the group was rebalanced while the batch waited to start
-                await _handle(delivery, batch)
-                tracker.finish(stage.name, starts)
-
-        async def run() -> None:
-            while True:
-                batch = await buffer.take()
-                starts = self._offsets.start(stage.name, batch)
-                await in_flight.start(batch, partial(work, batch, self._offsets, starts))
+    def _add(self, delivery: Delivery, lanes: Lanes) -> None:
+        topic = delivery.stage.source.name
+        self._lanes.setdefault(topic, []).append(lanes)
+        for lane in lanes:
+            self._readers.setdefault(topic, []).append(lane.name)
+            self._add_lane(delivery, lane)
 
         async def repeat() -> None:
             while True:
                 await asyncio.sleep(REPEAT_INTERVAL_S)
-                if batch := await delivery.due_again():
-                    await in_flight.start(batch, partial(_handle, delivery, batch))
+                if due := await delivery.due_again():
+                    for lane, batch in lanes.split(due).items():
+                        await lane.in_flight.start(batch, partial(_handle, delivery, batch))
+
+        if isinstance(delivery.stage, Repeats):
+            self._app.task(repeat)
+
+    def _add_lane(self, delivery: Delivery, lane: Lane) -> None:
+        async def work(batch: Sequence[RawRecord], tracker: OffsetTracker, starts: StartOffsets) -> None:
+            if tracker is self._offsets:  # otherwise the group was rebalanced while the batch waited to start
+                await _handle(delivery, batch)
+                tracker.finish(lane.name, starts)
+
+        async def run() -> None:
+            while True:
+                batch = await lane.buffer.take()
+                starts = self._offsets.start(lane.name, batch)
+                await lane.in_flight.start(batch, partial(work, batch, self._offsets, starts))
 
         self._app.task(run)
-        if isinstance(stage, Repeats):
-            self._app.task(repeat)
 
 
 async def _handle(delivery: Delivery, batch: Sequence[RawRecord]) -> None:

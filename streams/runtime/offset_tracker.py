@@ -14,13 +14,16 @@ StartOffsets = dict[Partition, int]  # the first offset of a batch in each of it
 
 
 class OffsetTracker:
-    """Tracks one assignment. Several stages may read one topic; each starts the records of a partition in order."""
+    """Tracks one assignment. Several readers may read one topic, all of it or a part; each starts its records of a partition in
+    order. A stage is a reader, or several: one for each shard of the store.
+    """
 
     def __init__(self, readers: Mapping[str, Iterable[str]]) -> None:
-        """`readers`: the stages that read each topic."""
+        """`readers`: the readers of each topic."""
         self._readers = readers
         self._running: dict[tuple[str, Partition], Counter[int]] = {}  # number of running batches, by start offset
         self._next: dict[tuple[str, Partition], int] = {}  # offset after the last started record
+        self._put: dict[tuple[str, Partition], int] = {}  # offset after the last record that the reader has to start
         self._fetched: dict[Partition, int] = {}  # offset after the last fetched record
         self._reached: dict[Partition, int] = {}  # offset up to which the consumer has read
         self._committed: dict[Partition, int] = {}
@@ -28,32 +31,37 @@ class OffsetTracker:
     def fetch(self, ends: Mapping[Partition, int], positions: Mapping[Partition, int]) -> None:
         """Record the offset after the last fetched record, and the position that the consumer has reached.
 
-        Between them are only offsets without a record, such as transaction markers. Every reader will start every record.
+        Between them are only offsets without a record, such as transaction markers.
         """
         self._fetched |= ends
         self._reached |= positions
 
-    def start(self, stage: str, batch: Sequence[RawRecord]) -> StartOffsets:
-        """Record that a stage starts a batch; returns the argument for `finish`."""
+    def put(self, reader: str, records: Sequence[RawRecord]) -> None:
+        """Record that a reader has to start these of the fetched records, which are of one partition, and no others."""
+        last = records[-1]
+        self._put[reader, (last.topic, last.partition)] = last.offset + 1
+
+    def start(self, reader: str, batch: Sequence[RawRecord]) -> StartOffsets:
+        """Record that a reader starts a batch; returns the argument for `finish`."""
         starts: StartOffsets = {}
         for record in batch:
             partition = (record.topic, record.partition)
             starts.setdefault(partition, record.offset)
-            self._next[stage, partition] = max(record.offset + 1, self._next.get((stage, partition), 0))
+            self._next[reader, partition] = max(record.offset + 1, self._next.get((reader, partition), 0))
         for partition, offset in starts.items():
-            self._running.setdefault((stage, partition), Counter())[offset] += 1
+            self._running.setdefault((reader, partition), Counter())[offset] += 1
         return starts
 
-    def finish(self, stage: str, starts: StartOffsets) -> None:
-        """Record that a stage has finished a batch. Batches may finish in any order."""
+    def finish(self, reader: str, starts: StartOffsets) -> None:
+        """Record that a reader has finished a batch. Batches may finish in any order."""
         for partition, offset in starts.items():
-            self._running[stage, partition] -= Counter([offset])
+            self._running[reader, partition] -= Counter([offset])
 
     def to_commit(self) -> dict[Partition, int]:
         """The offsets to commit, for partitions where they have advanced: all readers have finished all records before."""
         offsets = {}
         for partition in {partition for _, partition in self._next} | self._reached.keys():
-            finished = min(self._finished(stage, partition) for stage in self._readers[partition[0]])
+            finished = min(self._finished(reader, partition) for reader in self._readers[partition[0]])
             if finished >= self._fetched.get(partition, 0):
                 finished = max(finished, self._reached.get(partition, 0))
             if finished > self._committed.get(partition, 0):
@@ -64,5 +72,9 @@ class OffsetTracker:
         """Record that the broker has committed these offsets."""
         self._committed.update(offsets)
 
-    def _finished(self, stage: str, partition: Partition) -> int:
-        return min(self._running.get((stage, partition), ()), default=self._next.get((stage, partition), 0))
+    def _finished(self, reader: str, partition: Partition) -> int:
+        """The offset before which the reader has finished all its records."""
+        started = self._next.get((reader, partition), 0)
+        all_started = started == self._put.get((reader, partition), 0)
+        idle = self._fetched.get(partition, started) if all_started else started
+        return min(self._running.get((reader, partition), ()), default=idle)

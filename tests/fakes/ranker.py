@@ -10,7 +10,6 @@ from reaseq.behavior.backbone import BackboneConfig
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
-from reaseq.errors import StoreUnavailable
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
@@ -77,16 +76,22 @@ def publish_behavior(models: Path, seed: int = 0) -> str:
 
 
 class Store:
-    """A fake feature store: a dictionary that can be switched off and counts its reads."""
+    """A fake feature store: a dictionary whose shards can be switched off. Counts its reads."""
 
-    def __init__(self, *users: UserFeatures) -> None:
+    def __init__(self, *users: UserFeatures, shards: int = 1) -> None:
         self.users = {user.user_id: user for user in users}
-        self.off = False
+        self.shards = shards
+        self.off: set[int] = set()
         self.reads = 0
 
-    def read_users(self, user_ids: Sequence[str]) -> dict[str, UserFeatures]:
-        """The known users. Raises StoreUnavailable while switched off."""
+    def shard_of(self, entity_id: str) -> int:
+        """The shard by the last digit of the id."""
+        return int(entity_id[-1]) % self.shards if self.shards > 1 else 0
+
+    def read_available_users(self, user_ids: Sequence[str]) -> tuple[dict[str, UserFeatures], set[int]]:
+        """The known users whose shards are not switched off, and the shards that are."""
         self.reads += 1
-        if self.off:
-            raise StoreUnavailable("switched off")
-        return {user_id: self.users[user_id] for user_id in user_ids if user_id in self.users}
+        on = [user_id for user_id in user_ids if self.shard_of(user_id) not in self.off]
+        return {user_id: self.users[user_id] for user_id in on if user_id in self.users}, {
+            self.shard_of(user_id) for user_id in user_ids
+        } & self.off

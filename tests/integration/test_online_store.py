@@ -1,4 +1,4 @@
-"""One contract for both online stores: SQLite (embedded profile) and Redis (production profile)."""
+"""One contract for all online stores: SQLite (embedded profile), one Redis, and three of them (production profile)."""
 
 import multiprocessing
 import os
@@ -21,7 +21,7 @@ from features import definitions as views
 from features import row_format
 from features.archive import Archive
 from features.packed_store import entity_key, parse_entity_id
-from features.redis_store import WRITE_CHUNK_RECORDS
+from features.redis_shard import WRITE_CHUNK_RECORDS
 from features.repository import FeatureRepository, feast_variables, profile_file
 from features.row_format import REVISION, is_intact, pack, read_version, unpack, unpack_bytes
 from infra import process
@@ -29,6 +29,7 @@ from infra.redis import start_redis
 from reaseq.errors import CorruptRows, NewerRowFormat, StoreUnavailable
 from reaseq.records import History, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
+from tests.shards import running_shards
 
 pytestmark = pytest.mark.integration
 
@@ -36,20 +37,17 @@ WRITERS, ROUNDS, KEYS = 4, 40, 12
 ROW_WITHOUT_FORMAT = "00059b08c1fa400000000000000000030000c7f790b380a8e8b7be43000000031201786d6315cc000000022003"
 
 
-@pytest.fixture(scope="module", params=["embedded", "production"])
+SHARDS = {"SQLite": 0, "one Redis": 1, "three shards": 3}
+
+
+@pytest.fixture(scope="module", params=SHARDS)
 def repository(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FeatureRepository]:
     """A repository on a real store, applied to Feast."""
-    state = tmp_path_factory.mktemp(request.param)
-    settings = Settings(state_dir=state)
-    settings.store.profile = request.param
-    if request.param == "production":
-        port = process.free_port()
-        settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{port}/0")
-        start_redis(settings.run_dir, state / "redis", port)
-    repository = FeatureRepository(settings)
-    repository.apply()
-    yield repository
-    process.stop(settings.run_dir, "redis")
+    settings = Settings(state_dir=tmp_path_factory.mktemp("store"))
+    with running_shards(settings, SHARDS[request.param]):
+        repository = FeatureRepository(settings)
+        repository.apply()
+        yield repository
 
 
 @pytest.fixture(autouse=True)
@@ -205,7 +203,8 @@ def test_corrupt_row_affects_its_entity_alone_and_no_worker_builds_on_it(
     repository.write(users)
     damage(repository, users[1], change)
     worker = FeatureRepository(repository.settings, require_complete=True)
-    worker.online.end_rebuild(worker.config, worker.online.begin_rebuild(worker.config))
+    with worker.rebuilding():
+        pass
 
     assert repository.read_users(["u0", "u1", "u2"]) == {"u0": users[0], "u2": users[2]}
     with pytest.raises(CorruptRows) as raised:
@@ -222,7 +221,8 @@ def test_row_of_another_entity_or_view_is_corrupt(repository: FeatureRepository)
     users = [user(f"u{number}", events_seen=3) for number in range(2)]
     (history, inferred), (other_history, _) = rows = [repository._to_keyed_rows(record) for record in users]
     worker = FeatureRepository(repository.settings, require_complete=True)
-    worker.online.end_rebuild(worker.config, worker.online.begin_rebuild(worker.config))
+    with worker.rebuilding():
+        pass
 
     for moved in (other_history, inferred):
         clear(repository)
@@ -241,7 +241,8 @@ def test_row_without_its_other_half_is_corrupt_and_not_a_new_entity(repository: 
     kept = [row for index, row in enumerate(repository._to_keyed_rows(record)) if index != missing]
     repository.online.compare_and_set(repository.config, [kept])
     worker = FeatureRepository(repository.settings, require_complete=True)
-    worker.online.end_rebuild(worker.config, worker.online.begin_rebuild(worker.config))
+    with worker.rebuilding():
+        pass
 
     assert repository.read_users(["u"]) == {}
     with pytest.raises(CorruptRows):
@@ -268,7 +269,8 @@ def release(row_format_number: int) -> Iterator[None]:
 
 def test_writer_waits_for_rows_of_a_newer_release_and_leaves_them_as_they_are(repository: FeatureRepository) -> None:
     worker = FeatureRepository(repository.settings, require_complete=True)
-    worker.online.end_rebuild(worker.config, worker.online.begin_rebuild(worker.config))
+    with worker.rebuilding():
+        pass
     with release(row_format.FORMAT + 1):
         repository.write([user("u", events_seen=3), item("a")])
     rows = dict(repository.online.scan(repository.config, views.user_history))
@@ -431,7 +433,8 @@ def redis_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Feat
     settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{port}/0")
     start_redis(settings.run_dir, state / "redis", port)
     repository = FeatureRepository(settings, require_complete=True)
-    repository.online.end_rebuild(repository.config, repository.online.begin_rebuild(repository.config))
+    with repository.rebuilding():
+        pass
     with Redis(port=port) as client:
         yield repository, client
     process.stop(settings.run_dir, "redis")
@@ -473,8 +476,8 @@ def test_key_of_another_type_is_a_missing_row(redis_store: tuple[FeatureReposito
 def test_marker_that_no_rebuild_has_set_is_none(redis_store: tuple[FeatureRepository, Redis], marker: bytes | None) -> None:
     store, client = redis_store
     assert store.is_complete()
-    (key,) = client.scan_iter("reaseq::*")
-    client.delete(key)
+    key = "reaseq::whole"
+    assert client.delete(key)
     if marker is None:
         client.rpush(key, "of another type")
     else:

@@ -1,4 +1,4 @@
-"""The ranking service under load, on a real Redis that stops or hangs and comes back."""
+"""The ranking service under load, on a real Redis, or on three, one of which stops or hangs and comes back."""
 
 import os
 import signal
@@ -15,8 +15,8 @@ import uvicorn
 
 from features import definitions as views
 from features.repository import FeatureRepository
+from features.sharding import shard_of
 from infra import process
-from infra.redis import start_redis
 from reaseq.records import UserFeatures
 from reaseq.settings import Settings
 from serving import degradation as levels
@@ -27,6 +27,7 @@ from serving.degradation import DegradingRanker
 from serving.user_cache import UserCache
 from tests.fakes.catalog import ITEMS, NOW_MS, build_table, item, request
 from tests.fakes.ranker import engine
+from tests.shards import running_shards, shard_name, start_shard, stop_shard
 
 pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
@@ -64,14 +65,16 @@ class System:
         return [response for arrived_s, response in self.responses if start_s <= arrived_s < end_s]
 
 
-@pytest.fixture
-def system(tmp_path: Path) -> Iterator[System]:
+@pytest.fixture(params=[1, 3])
+def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
     settings = Settings(state_dir=tmp_path)
-    settings.store.profile = "production"
-    port = process.free_port()
-    settings.store.redis_url = type(settings.store.redis_url)(f"redis://127.0.0.1:{port}/0")
     settings.service.store_pause_s = 0.2
-    start_redis(settings.run_dir, tmp_path / "redis", port)
+    with running_shards(settings, request.param):
+        yield from serve(settings)
+
+
+def serve(settings: Settings) -> Iterator[System]:
+    """A service on the store of the settings, under load."""
     repository = FeatureRepository(settings)
     repository.apply()
     repository.write([item(number) for number in range(ITEMS)])
@@ -96,23 +99,23 @@ def system(tmp_path: Path) -> Iterator[System]:
         caller.join()
     server.should_exit = True
     thread.join()
-    process.stop(settings.run_dir, "redis")
 
 
 @pytest.mark.parametrize("fault", ["stopped", "hanging"])
-def test_no_request_fails_while_redis_is_down(system: System, fault: str, tmp_path: Path) -> None:
-    port = int(system.settings.store.redis_url.get_secret_value().split(":")[2].split("/")[0])
-    redis = process.find(system.settings.run_dir, "redis")
+def test_no_request_fails_while_a_redis_is_down_and_only_its_users_are_degraded(system: System, fault: str) -> None:
+    shards = len(system.settings.store.redis_urls)
+    dead = shard_of(b"u1", shards)
+    redis = process.find(system.settings.run_dir, shard_name(dead))
     assert redis
     time.sleep(2.0)
     failed_s = time.monotonic()
     if fault == "stopped":
-        process.stop(system.settings.run_dir, "redis")
+        stop_shard(system.settings, dead)
     else:
         os.killpg(redis.pid, signal.SIGSTOP)
     time.sleep(2.0)
     if fault == "stopped":
-        start_redis(system.settings.run_dir, tmp_path / "redis", port)
+        start_shard(system.settings, dead)
     else:
         os.killpg(redis.pid, signal.SIGCONT)
     back_s = time.monotonic()
@@ -121,14 +124,19 @@ def test_no_request_fails_while_redis_is_down(system: System, fault: str, tmp_pa
 
     before = Counter(response.fallback_level for response in system.between(0, failed_s))
     meanwhile = system.between(failed_s + 0.5, failed_s + 1.9)
+    its_own = [response for response in meanwhile if shard_of(response.user_id.encode(), shards) == dead]
+    others = [response for response in meanwhile if shard_of(response.user_id.encode(), shards) != dead]
     after = Counter(response.fallback_level for response in system.between(back_s + 1.0, back_s + 9))
     assert not system.failures
     assert before["fresh"] > MIN_RESPONSES and before["fresh"] >= MIN_FRESH_SHARE * before.total()
-    assert len(meanwhile) > MIN_RESPONSES
-    assert {response.fallback_level for response in meanwhile} <= {"last_known", "popularity"}
-    assert all(levels.NO_STORE in response.degraded for response in meanwhile)
-    known = {response.fallback_level for response in meanwhile if response.user_id == "u1"}  # read before the fault
+    assert len(its_own) > MIN_RESPONSES
+    assert {response.fallback_level for response in its_own} <= {"last_known", "popularity"}
+    assert all(levels.NO_STORE in response.degraded for response in its_own)
+    known = {response.fallback_level for response in its_own if response.user_id == "u1"}  # read before the fault
     assert known == {"last_known"}
+    if shards > 1:
+        fresh = [response for response in others if levels.NO_STORE not in response.degraded]
+        assert len(others) > MIN_RESPONSES and len(fresh) >= MIN_FRESH_SHARE * len(others)
     assert after["fresh"] > MIN_RESPONSES and after["fresh"] >= MIN_FRESH_SHARE * after.total()  # it recovers on its own
     took_ms = [response.took_ms for _, response in system.responses]
     assert np.percentile(took_ms, 99) <= P99_LIMIT_MS

@@ -2,7 +2,9 @@
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+from kafka import TopicPartition
 
 from reaseq.errors import BrokerUnavailable
 from reaseq.settings import KafkaSettings
@@ -13,14 +15,31 @@ from streams.runtime.kafka.consumer import POLL_MS, list_partitions, query_consu
 SILENCE_LIMIT_S = 30.0
 
 
-def read_all(settings: KafkaSettings, topic: Topic, last_records: int | None = None) -> Iterator[RawRecord]:
-    """Every record that the topic holds now, or the last ones of each partition. Raises BrokerUnavailable."""
+Ends = dict[TopicPartition, int]  # the offset after the last record, by partition
+
+
+def read_ends(settings: KafkaSettings, topics: Sequence[Topic]) -> Ends:
+    """Where the topics end now. Raises BrokerUnavailable."""
+    with query_consumer(settings) as consumer:
+        partitions = [partition for topic in topics for partition in list_partitions(consumer, topic.name)]
+        ends: Ends = consumer.end_offsets(partitions)
+        return ends
+
+
+def read_all(
+    settings: KafkaSettings, topic: Topic, last_records: int | None = None, since: Ends | None = None
+) -> Iterator[RawRecord]:
+    """Every record that the topic holds now, or the last ones of each partition, or those behind earlier ends.
+
+    Raises BrokerUnavailable.
+    """
     with query_consumer(settings) as consumer:
         partitions = list_partitions(consumer, topic.name)
         consumer.assign(partitions)
         starts, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
         for tp in partitions:
-            consumer.seek(tp, starts[tp] if last_records is None else max(starts[tp], ends[tp] - last_records))
+            first = since.get(tp, 0) if since else 0 if last_records is None else ends[tp] - last_records
+            consumer.seek(tp, max(starts[tp], first))
         reached, advanced_s = 0, time.monotonic()
         while any(consumer.position(tp) < end for tp, end in ends.items()):
             for batch in consumer.poll(timeout_ms=POLL_MS).values():

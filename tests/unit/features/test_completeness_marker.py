@@ -3,7 +3,7 @@
 import pytest
 
 from features.packed_store import NO_EVICTION, Eviction
-from features.redis_store import _Server
+from features.redis_shard import _Server
 
 THIS_RUN, EARLIER_RUN = "a" * 40, "b" * 40
 

@@ -1,6 +1,6 @@
 """The repository: how records compare with the store, what an emptied or failing store means, and paging."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +14,7 @@ from feast.repo_config import RepoConfig
 from features import repository as module
 from features.aggregate_values import read_aggregate_values
 from features.definitions import VIEWS
+from features.packed_store import Tokens
 from features.repository import FeatureRepository
 from features.row_format import RowVersion
 from features.sqlite_store import PackedSqliteOnlineStore
@@ -29,12 +30,12 @@ class EmptiedStore(PackedSqliteOnlineStore):
     complete = True
     rebuilt = False
 
-    def is_complete(self, config: RepoConfig) -> bool:
-        return self.complete
+    def find_incomplete(self, config: RepoConfig, shards: Iterable[int]) -> list[int]:
+        return [] if self.complete else [0]
 
-    def end_rebuild(self, config: RepoConfig, token: str) -> bool:
+    def end_rebuild(self, config: RepoConfig, tokens: Tokens) -> list[int]:
         self.rebuilt = True
-        return True
+        return []
 
     def get_all(self, config: RepoConfig, requests: Sequence[tuple[FeatureView, Sequence[bytes]]]) -> list[list[bytes | None]]:
         self.complete = False

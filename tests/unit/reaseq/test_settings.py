@@ -24,6 +24,13 @@ def test_secret_files_are_read_and_the_environment_takes_precedence(tmp_path: Pa
     assert "hush" not in str(settings) and "from the environment" not in str(settings)
 
 
+def test_shards_are_urls_with_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REASEQ_STORE__REDIS_URL", "redis://:a,b@one/0, rediss://two:7000/1")
+
+    assert Settings().store.redis_urls == ["redis://:a,b@one/0", "rediss://two:7000/1"]
+    assert Settings(store={"redis_url": "redis://:a,b@one/0"}).store.redis_urls == ["redis://:a,b@one/0"]  # type: ignore[arg-type]
+
+
 def test_missing_secrets_directory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REASEQ_SECRETS_DIR", str(tmp_path / "nowhere"))
 
@@ -55,6 +62,12 @@ def test_every_setting_has_a_description() -> None:
         ({"REASEQ_SERVICE": '{"api_keys": ["s3cret"]}'}, "REASEQ_SERVICE__API_KEYS: a key has fewer than 16 characters"),
         ({"REASEQ_STORE__REDIS_URL": "host/s3cret"}, "REASEQ_STORE__REDIS_URL: is not of the form redis://"),
         ({"REASEQ_STORE__REDIS_URL": "redis://:s3cret@host:port"}, "REASEQ_STORE__REDIS_URL: is not of the form redis://"),
+        ({"REASEQ_STORE__REDIS_URL": "redis://h:1,redis://:s3cret@"}, "REASEQ_STORE__REDIS_URL: is not of the form redis://"),
+        ({"REASEQ_STORE__REDIS_URL": "redis://:s3cret@h:1/0,redis://h:1/0"}, "REASEQ_STORE__REDIS_URL: names a database twice"),
+        (
+            {"REASEQ_STORE__REDIS_URL": "redis://h:1,redis://h:2", "REASEQ_STORE__REPLACED_REDIS_URL": "redis://:s3cret@h:2"},
+            "REASEQ_STORE__REPLACED_REDIS_URL: names a database of REASEQ_STORE__REDIS_URL",
+        ),
         *(
             ({"REASEQ_KAFKA__BOOTSTRAP_SERVERS": servers}, "REASEQ_KAFKA__BOOTSTRAP_SERVERS: is not of the form host:port")
             for servers in ("kafka", "http://kafka:9092", ",", "kafka:99999", "kafka:9092,", "kafka:9092/x", "a:1 b:2")

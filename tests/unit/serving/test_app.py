@@ -61,7 +61,7 @@ def test_batch_is_answered_in_order(start_service: Callable[..., WebServer]) -> 
 def test_unavailable_store_fails_no_request_and_is_counted(start_service: Callable[..., WebServer]) -> None:
     store = Store(USER)
     server = start_service(store)
-    store.off = True
+    store.off = {0}
     before = REGISTRY.get_sample_value("reaseq_rank_requests_total", {"fallback_level": "popularity"}) or 0
 
     response = server.post("/v1/rank", request_body())

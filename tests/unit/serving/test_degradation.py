@@ -55,13 +55,13 @@ def test_unavailable_store_falls_back_to_last_known_features_and_recovers() -> N
     store, clock = Store(USER), Clock()
     ranker = build_ranker(store, clock)
     (before,) = ranker.rank([build_task()])
-    store.off = True
+    store.off = {0}
 
     cached, uncached = ranker.rank([build_task(), build_task("somebody else")])
     reads = store.reads
     ranker.rank([build_task()])
     assert store.reads == reads  # the store is paused
-    store.off = False
+    store.off = set()
     clock.now += 6
     (after,) = ranker.rank([build_task()])
 
@@ -84,13 +84,33 @@ def test_cached_user_that_an_emptied_store_lost_is_last_known() -> None:
     assert (uncached.fallback_level, uncached.reasons) == ("fresh", (levels.UNKNOWN_USER,))
 
 
+def test_dead_shard_degrades_its_own_users_alone_and_is_left_alone() -> None:
+    users = [type(USER)(user_id=f"u{n}", event_time_ms=1, events_seen=1, history=USER.history) for n in range(6)]
+    store, clock = Store(*users, shards=3), Clock()
+    ranker = build_ranker(store, clock)
+    ranker.rank([build_task("u4")])
+    store.off = {1}
+
+    results = ranker.rank([build_task(user_id) for user_id in ("u0", "u1", "u4")])
+
+    assert [result.fallback_level for result in results] == ["fresh", "popularity", "last_known"]
+    assert [result.reasons for result in results] == [(), (levels.NO_STORE,), (levels.NO_STORE,)]
+    reads = store.reads
+    ranker.rank([build_task("u1"), build_task("u4")])
+    assert store.reads == reads, "the shard is paused"
+    assert ranker.rank([build_task("u2")])[0].fallback_level == "fresh"
+    store.off = set()
+    clock.now += 6
+    assert [result.fallback_level for result in ranker.rank([build_task("u1"), build_task("u4")])] == ["fresh"] * 2
+
+
 def test_user_cache_keeps_the_most_recently_requested_users() -> None:
     users = [type(USER)(user_id=f"u{n}", event_time_ms=1, events_seen=1, history=USER.history) for n in range(3)]
     store = Store(*users)
     cache = UserCache(store, limit_users=2, pause_s=5.0, clock=Clock())
     for user in users:
         cache.read([user.user_id])
-    store.off = True
+    store.off = {0}
 
     assert [cached.features for cached in cache.read(["u0", "u1", "u2"])] == [None, users[1], users[2]]
 

@@ -208,13 +208,13 @@ def test_every_result_under_load_comes_from_one_model_during_reloads(tmp_path: P
 def test_batch_finishes_with_the_model_it_started_with(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(USER)
     ranker = build_ranker(store)
-    read_users = store.read_users
+    read_users = store.read_available_users
 
-    def replace_engine_and_read(user_ids: Sequence[str]) -> dict[str, UserFeatures]:
+    def replace_engine_and_read(user_ids: Sequence[str]) -> tuple[dict[str, UserFeatures], set[int]]:
         ranker.engine = engine(seed=1)
         return read_users(user_ids)
 
-    monkeypatch.setattr(store, "read_users", replace_engine_and_read)
+    monkeypatch.setattr(store, "read_available_users", replace_engine_and_read)
     (result,) = ranker.rank([build_task()])
 
     assert result.model == "v0"

@@ -149,7 +149,7 @@ def test_expected_loss_does_not_depend_on_t() -> None:
     st.integers(1, 4),
     st.sets(st.integers(1, ITEMS), max_size=30),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_denoise_infers_allowed_items_at_most_once(
     seeds: list[int], behaviors: int, steps: int, allowed_rows: set[int]
 ) -> None:

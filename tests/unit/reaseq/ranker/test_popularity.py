@@ -17,7 +17,7 @@ BATCHES = 300
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(900, 2500), st.integers(0, 30)), max_size=60))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_counts_equal_a_recount_with_late_and_repeated_events(seen: list[tuple[int, int, int]]) -> None:
     popularity = Popularity()
     for row, day, key in seen:

@@ -53,7 +53,7 @@ def test_snapshot_is_immutable() -> None:
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5), st.booleans()), min_size=1, max_size=8), max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_table_always_equals_the_newest_records(
     batches: list[list[tuple[int, int, bool]]],
 ) -> None:

@@ -214,7 +214,7 @@ steps = st.lists(
     steps=steps,
     data=st.data(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_store_ends_as_if_every_record_had_arrived_once_and_in_order(
     listings: list[tuple[str, str]],
     before: list[Event],

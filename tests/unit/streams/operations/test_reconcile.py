@@ -2,10 +2,12 @@
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
+from kafka import TopicPartition
+from pydantic import SecretStr
 
 from features.repository import ReconcileResult
 from reaseq.errors import StoreUnavailable
@@ -27,16 +29,24 @@ ITEM = ItemFeatures(item_id="i", event_time_ms=1, listed_ms=1, status="text", ti
 
 
 class Store:
-    """A fake store: gives each entity its scripted results in order, and keeps what is written."""
+    """A fake store: gives each entity its scripted results in order, and keeps what is written.
+
+    Its shards are by the last digit of the id; entities without one are on the first.
+    """
+
+    shards = range(3)
 
     def __init__(self, **results: list[ReconcileResult]) -> None:
         self.steps: list[str] = []
         self.written: list[FeatureRecord] = []
         self.compared: list[FeatureRecord] = []
         self.fails = False
+        self.dead: int | None = None  # a shard
         self._results = results
 
     def compare(self, records: Sequence[FeatureRecord]) -> list[ReconcileResult]:
+        if any(self.shard_of(record.entity_id) == self.dead for record in records):
+            raise StoreUnavailable("connection lost")
         self.compared += records
         return [self._results[record.entity_id].pop(0) for record in records]
 
@@ -45,8 +55,12 @@ class Store:
             raise StoreUnavailable("connection lost")
         self.written += records
 
+    def shard_of(self, entity_id: str) -> int:
+        return int(entity_id[-1]) % 3 if entity_id[-1].isdigit() else 0
+
     @contextmanager
-    def rebuilding(self) -> Iterator[None]:
+    def rebuilding(self, shards: Collection[int]) -> Iterator[None]:
+        self.filled = list(shards)
         self.steps.append("begin")
         yield
         self.steps.append("end")
@@ -61,6 +75,7 @@ def topics_hold(monkeypatch: pytest.MonkeyPatch, *records: RawRecord | FeatureRe
 
     monkeypatch.setattr(reconcile_module, "read_sample", read)
     monkeypatch.setattr(rebuild_module, "read_all", read)
+    monkeypatch.setattr(rebuild_module, "read_ends", lambda settings, topics: {})
     monkeypatch.setattr(reconcile_module, "GRACE_S", 0.0)
 
 
@@ -76,6 +91,17 @@ def test_only_records_that_stay_behind_are_written_again(monkeypatch: pytest.Mon
     assert user("lost", 1) not in store.compared  # its topic has a newer record
     assert results["user-features"] == {"behind": 1, "equal": 1, "ahead": 1, "different": 1}
     assert results["item-features"] == {"behind": 1}
+
+
+def test_shards_that_answer_are_reconciled_while_another_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    topics_hold(monkeypatch, user("u0"), user("u1"), user("u2"))
+    store = Store(u0=["behind", "behind"], u2=["behind", "behind"])
+    store.dead = 1
+
+    with pytest.raises(StoreUnavailable):
+        reconcile(Settings(), store, 100, random.Random(0))
+
+    assert store.written == [user("u0"), user("u2")]
 
 
 def test_failed_reconciliation_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,3 +143,43 @@ def test_rebuild_that_cannot_write_leaves_the_store_incomplete(monkeypatch: pyte
         rebuild(Settings(), store)
 
     assert store.steps == ["begin"]
+
+
+def test_rebuild_of_one_shard_writes_its_records_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    topics_hold(monkeypatch, user("u0"), user("u1"), ITEM, user("u4"))
+    store = Store()
+
+    assert rebuild(Settings(), store, shards=[1])["written"] == 2
+
+    assert store.written == [user("u1"), user("u4")] and store.filled == [1]
+
+
+def test_replaced_store_is_closed_before_the_last_records_are_written_and_the_new_one_is_complete(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store, settings = Store(), Settings()
+    settings.store.replaced_redis_url = SecretStr("redis://old/0")
+    topic: list[UserFeatures] = []
+    partition = TopicPartition(USER_FEATURES.name, 0)
+
+    class Replaced:
+        """A fake of the store that is replaced, to which one more worker has written when it is closed."""
+
+        def close_to_writers(self) -> None:
+            topic.append(user("last"))
+            store.steps.append("close")
+
+    def read(settings: KafkaSettings, of: Topic, last_records: int | None, since: dict[TopicPartition, int] | None) -> object:
+        if of is not USER_FEATURES:
+            return []
+        topic.append(user(f"meanwhile-{len(topic)}"))  # the stream goes on while the topic is read
+        return [encode(record, 1) for record in topic[since[partition] if since else 0 : -1]]
+
+    monkeypatch.setattr(rebuild_module, "read_all", read)
+    monkeypatch.setattr(rebuild_module, "read_ends", lambda settings, topics: {partition: len(topic)})
+    monkeypatch.setattr(rebuild_module, "_open_store", lambda settings, url: Replaced())
+
+    rebuild(settings, store)
+
+    assert store.steps == ["begin", "close", "end"]
+    assert user("last") in store.written and len({record.entity_id for record in store.written}) == len(topic) - 1

@@ -68,6 +68,8 @@ def test_commit_passes_offsets_without_a_record_once_all_records_before_are_fini
     tracker.fetch({}, {ONE: 4})  # only transaction markers so far
     assert tracker.to_commit() == {ONE: 4}
 
+    for stage in "ab":
+        tracker.put(stage, batch(4, 5))
     tracker.fetch({ONE: 6}, {ONE: 7})
     assert tracker.to_commit() == {}  # neither reader has started the records
     for stage in "ab":
@@ -75,6 +77,8 @@ def test_commit_passes_offsets_without_a_record_once_all_records_before_are_fini
     assert tracker.to_commit() == {ONE: 7}
 
     tracker.mark_committed({ONE: 7})
+    for stage in "ab":
+        tracker.put(stage, batch(7))
     tracker.fetch({ONE: 8}, {ONE: 9})
     tracker.finish("a", tracker.start("a", batch(7)))
     assert tracker.to_commit() == {}
@@ -96,3 +100,27 @@ def test_commit_never_passes_an_unfinished_record(sizes: list[int], data: st.Dat
         unfinished -= {(stage, offset) for offset in numbers}
         least = min((offset for _, offset in unfinished), default=start)
         assert tracker.to_commit().get(ONE, 0) == least
+
+
+@given(lanes=st.lists(st.integers(0, 2), min_size=1, max_size=20), data=st.data())
+def test_commit_never_passes_a_record_that_waits_for_its_reader(lanes: list[int], data: st.DataObject) -> None:
+    """Three readers share the records; each starts its own in order, at any time, and finishes them in any order."""
+    tracker, end = new_tracker("0", "1", "2"), len(lanes)
+    waiting = {str(lane): [offset for offset, of in enumerate(lanes) if of == lane] for lane in range(3)}
+    for lane, offsets in waiting.items():
+        if offsets:
+            tracker.put(lane, batch(*offsets))
+    tracker.fetch({ONE: end}, {ONE: end})
+    running: list[tuple[str, int, dict[tuple[str, int], int]]] = []
+    while any(waiting.values()) or running:
+        startable = [lane for lane, offsets in waiting.items() if offsets]
+        if running and (not startable or data.draw(st.booleans())):
+            lane, _, starts = running.pop(data.draw(st.integers(0, len(running) - 1)))
+            tracker.finish(lane, starts)
+        else:
+            lane = data.draw(st.sampled_from(startable))
+            offset = waiting[lane].pop(0)
+            running.append((lane, offset, tracker.start(lane, batch(offset))))
+        unfinished = [offset for offsets in waiting.values() for offset in offsets] + [offset for _, offset, _ in running]
+        assert tracker.to_commit().get(ONE, 0) <= min(unfinished, default=end)
+    assert tracker.to_commit() == {ONE: end}

@@ -208,7 +208,7 @@ steps = st.lists(
     later_ms=st.integers(0, 3 * DAY_MS),
     data=st.data(),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_aggregates_equal_a_batch_computation_over_the_distinct_events(
     store: FeatureRepository,
     numbers: Iterator[int],

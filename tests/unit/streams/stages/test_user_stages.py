@@ -138,7 +138,7 @@ arrivals_of_three = st.lists(
 
 
 @given(arrivals=arrivals_of_three, batches=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), max_size=12))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_result_depends_on_neither_the_batches_nor_the_order_of_the_stages(
     arrivals: list[Event], batches: list[tuple[int, int]]
 ) -> None:
@@ -354,7 +354,7 @@ def test_users_from_before_the_first_model_get_behaviors_without_a_new_event() -
     items=st.permutations(range(31)),
     steps=st.lists(st.sampled_from(["absorb", "onboard", "infer", "repeat", "restart"]), max_size=30),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_order_of_events_and_items_ends_as_if_the_items_had_come_first(
     arrivals: list[Event], items: list[int], steps: list[str]
 ) -> None:
