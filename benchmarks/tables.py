@@ -162,6 +162,8 @@ def _delivery(results: Results) -> str:
         "in_process": "in process",
         "hand_written": "written by hand",
         "bare_loop": "bare loop",
+        "quix": "Quix Streams",
+        "bytewax": "Bytewax",
     }
     rows = []
     for workload in ("as_logged", "interleaved"):

@@ -43,7 +43,7 @@ LOG_START_DAY = "2009-01-01"
 SIDE_ATTRIBUTES = ("brand", "category")
 DECLARATION = Declaration(
     item_attributes=[
-        Category("brand", buckets=4096),
+        Category("brand", buckets=32_768),
         *(Category(f"category {level}") for level in range(1, CATEGORY_LEVELS + 1)),
     ]
 )

@@ -140,8 +140,10 @@ class Ranker(nn.Module):
         if config.codes > 1:
             self.codes = nn.Embedding(config.codes, width, padding_idx=0)
             nn.init.normal_(self.codes.weight[1:], std=0.05)
+            self.code_weights = nn.Embedding(config.codes, 1, padding_idx=0)
+            nn.init.zeros_(self.code_weights.weight)
             self.register_buffer("code_rates", torch.zeros(config.codes))  # share of the items on sale with each code
-            features += len(code_fields(config.attributes))
+            features += 2 * len(code_fields(config.attributes))
         if self._has_content:
             self.content_attention = TargetAttention(width)
             features += 2 * width
@@ -267,10 +269,16 @@ class Ranker(nn.Module):
         return torch.stack([weighted, mean, claim_lifts.amax(-1)], dim=-1)
 
     def _category_features(self, history: Sequences, codes: Tensor, history_codes: Tensor) -> Tensor:
-        """How much more frequent each category of the candidate is in the history than in the catalog (B, C, categories)."""
+        """How much more frequent the candidate's categories are in the history than in the catalog (B, C, 2 · categories).
+
+        The features of a category are the maximum of its lifts, and their sum with a learned weight per code.
+        """
         code_lifts = lifts(history, codes, history_codes, self.code_rates)  # (B, C, K)
+        weighted = code_lifts * self.code_weights(codes).squeeze(-1)
         fields = self.config.attributes
-        return torch.stack([code_lifts[..., field_columns(fields, field)].amax(-1) for field in code_fields(fields)], dim=-1)
+        columns = [field_columns(fields, field) for field in code_fields(fields)]
+        greatest, sums = [code_lifts[..., own].amax(-1) for own in columns], [weighted[..., own].sum(-1) for own in columns]
+        return torch.stack([*greatest, *sums], dim=-1)
 
     def _inferred_features(
         self, batch: RankerBatch, items: Embedded, slots: Tensor, content_embeddings: Tensor
