@@ -1,6 +1,7 @@
 """Commands that list the features, rebuild the online store and audit what is in it."""
 
 import random
+import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,10 +35,12 @@ def list_features(
     """List the declared features, and whether the current ranker reads them; then the views that every system has."""
     from features.definitions import VIEWS
     from pipelines.declared import describe_item_attributes
+    from reaseq.declaration import load_declaration
 
     settings, console = load_settings(), open_console()
     with exit_on_error():
         declared = describe_item_attributes(settings, coverage)
+        aggregates = load_declaration(settings.declaration_file).kept_aggregates
     columns = ("attribute", "kind", "values", "if missing", "ranker reads it", "items with it")
     rows = [(about.name, about.kind, about.details, about.if_missing, about.read, about.coverage) for about in declared]
     kept = len(columns) if coverage else -1
@@ -45,9 +48,36 @@ def list_features(
         title = f"attributes of items, declared in {settings.declaration_file}"
         console.print(build_table(title, columns[:kept], [row[:kept] for row in rows]))
     else:
-        console.print("nothing is declared: `reaseq init` writes an example of a declaration")
+        console.print("no attributes are declared: `reaseq init` writes an example of a declaration")
+    kept_by_item = [
+        (
+            about.name,
+            about.function,
+            " / ".join(", ".join(types) for types in (about.event_types, about.over) if types),
+            span.feature,
+        )
+        for about in aggregates
+        for span in about.spans
+    ]
+    console.print(build_table("aggregates of items", ("aggregate", "function", "events", "feature"), kept_by_item))
     views = [(view.name, view.entities[0], ", ".join(field.name for field in view.features)) for view in VIEWS]
     console.print(build_table("stored for every item and user", ("view", "entity", "features"), views))
+
+
+@app.command("aggregates")
+def show_aggregates(item_ids: Annotated[list[str], typer.Argument(metavar="ITEM...", show_default=False)]) -> None:
+    """Show the aggregates of items as of now."""
+    from features.aggregate_values import read_aggregate_values
+    from features.repository import FeatureRepository
+    from reaseq.declaration import load_declaration
+
+    settings, console = load_settings(), open_console()
+    with exit_on_error():
+        kept = load_declaration(settings.declaration_file).kept_aggregates
+        values = read_aggregate_values(FeatureRepository(settings), kept, item_ids, int(time.time() * 1000))
+    features = list(dict.fromkeys(name for of_item in values.values() for name in of_item))
+    rows = [(name, *(f"{values[item_id][name]:g}" for item_id in values)) for name in features]
+    console.print(build_table("aggregates of items", ("feature", *(plain(item_id) for item_id in values)), rows))
 
 
 @app.command()

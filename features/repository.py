@@ -362,7 +362,8 @@ class FeatureRepository:
             return "behind"
         if any(version and version.record_version > record.version for version in stored):
             return "ahead"
-        expected = [read_version(keyed.row) for keyed in self._to_keyed_rows(record)]
+        rows = self._to_keyed_rows(record)
+        expected = [read_version(rows[index].row) for index in (FIRST, LAST)]
         # Rows of another format are of another release, which writes the same record differently.
         differ = any(row and row.format == own.format and row != own for row, own in zip(stored, expected, strict=True))
         return "different" if differ else "equal"

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from features.archive import Archive
 from features.repository import FeatureRepository
-from reaseq.aggregates import BUILT_IN
 from reaseq.artifacts import Artifact, is_published, load_newest
 from reaseq.behavior.inference import BehaviorInference
 from reaseq.behavior.text_diffusion import TextDiffusionBackend
@@ -97,6 +96,7 @@ def assemble(
     encoder = Encoder(settings.encoder)
     archive = Archive(settings.archive_dir, vocabulary)
     archive.create()
+    declaration = load_declaration(settings.declaration_file)
     table = ItemTable(vocabulary, encoder.space_id, encoder.dim)
     reasoner = FirstAnswer(*build_reasoners(settings, vocabulary, encoder))
     knowledge = settings.knowledge
@@ -104,11 +104,11 @@ def assemble(
     small = BatchPolicy(knowledge.items_per_batch, batching.default.wait_s, knowledge.batches_in_flight)
     reasoning_batch = small if knowledge.llm.base_url else batching.default
     stages: tuple[Stage, ...] = (
-        OnboardingStage(store, encoder, load_declaration(settings.declaration_file), batching.default),
+        OnboardingStage(store, encoder, declaration, batching.default),
         ReasoningStage(store, reasoner, encoder, vocabulary.version, reasoning_batch),
         HistoryStage(store, table, settings.behavior, batching.history),
         inference := BehaviorInferenceStage(store, table, None, settings.behavior, batching.default),
-        AggregatesStage(store, BUILT_IN, batching.aggregates),
+        AggregatesStage(store, declaration.kept_aggregates, batching.aggregates),
         *(ArchiveStage(topic, archive, store, batching.archive, on_erasure) for topic in FEATURE_TOPICS),
     )
     if settings.behavior.text_diffusion.llm.base_url:

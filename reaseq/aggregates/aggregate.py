@@ -1,11 +1,13 @@
 """What an aggregate is: a function of the events of an item over windows of time, or with counts that decay."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from reaseq.days import DAY_MS
 from reaseq.errors import InvalidDeclaration
+from reaseq.records import EVENT_TYPES
 
 Function = Literal["count", "sum", "mean", "ratio"]
 
@@ -35,10 +37,10 @@ class Aggregate:
 
     name: str
     function: Function
-    event_types: tuple[str, ...]
-    over: tuple[str, ...] = ()
-    windows: tuple[str, ...] = ()
-    half_lives: tuple[str, ...] = ()
+    event_types: Sequence[str]
+    over: Sequence[str] = ()
+    windows: Sequence[str] = ()
+    half_lives: Sequence[str] = ()
     by: Literal["item"] = "item"
 
     def __post_init__(self) -> None:
@@ -49,12 +51,19 @@ class Aggregate:
         if self.by != "item":
             raise self._error(f"by must be 'item', not {self.by!r}")
         for field in ("event_types", "over", "windows", "half_lives"):
-            if isinstance(getattr(self, field), str) or len({*getattr(self, field)}) < len(getattr(self, field)):
-                raise self._error(f"{field} must be a tuple of different texts")
+            given = getattr(self, field)
+            if (
+                not isinstance(given, list | tuple)
+                or not all(isinstance(text, str) for text in given)
+                or len({*given}) < len(given)
+            ):
+                raise self._error(f"{field} must be a list of different texts")
         if not self.event_types:
             raise self._error("event_types is empty")
         if bool(self.over) != (self.function == "ratio"):
             raise self._error("a ratio, and nothing else, has event types in `over`")
+        if unknown := [name for name in (*self.event_types, *self.over) if name not in EVENT_TYPES]:
+            raise self._error(f"there is no event type {unknown[0]!r}: choose among {', '.join(EVENT_TYPES)}")
         if not self.windows and not self.half_lives:
             raise self._error("it needs windows or half_lives")
         for window in self.windows:
@@ -81,7 +90,7 @@ class Aggregate:
             raise self._error(f"the window {window} is not a multiple of its tiles of {tile_ms // MINUTE_MS}m: round it")
 
     def _to_ms(self, duration: str) -> int:
-        if not isinstance(duration, str) or not _DURATION.fullmatch(duration):
+        if not _DURATION.fullmatch(duration):
             raise self._error(f"{duration!r} is no duration: write 90m, 24h or 7d")
         return to_ms(duration)
 

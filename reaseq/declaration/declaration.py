@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reaseq.aggregates import BUILT_IN, Aggregate
 from reaseq.declaration.attributes import Attribute, Value
 from reaseq.declaration.fields import Field
 from reaseq.errors import InvalidDeclaration
@@ -18,6 +19,7 @@ class Declaration:
     """The features that a shop declares."""
 
     item_attributes: Sequence[Attribute] = ()
+    aggregates: Sequence[Aggregate] = ()
 
     def __post_init__(self) -> None:
         for attribute in self.item_attributes:
@@ -25,11 +27,22 @@ class Declaration:
                 raise InvalidDeclaration(f"item_attributes has {attribute!r}, which is no Number, Flag, Category or Tags")
         if twice := [name for name, count in Counter(self._names).items() if count > 1]:
             raise InvalidDeclaration(f"item_attributes has {twice[0]!r} twice")
+        for aggregate in self.aggregates:
+            if not isinstance(aggregate, Aggregate):
+                raise InvalidDeclaration(f"aggregates has {aggregate!r}, which is no Aggregate")
+        features = Counter(span.feature for aggregate in self.kept_aggregates for span in aggregate.spans)
+        if twice := [name for name, count in features.items() if count > 1]:
+            raise InvalidDeclaration(f"two aggregates have the feature {twice[0]!r}: rename one")
 
     @property
     def item_fields(self) -> tuple[Field, ...]:
         """How the items' attributes are encoded."""
         return tuple(attribute.field for attribute in self.item_attributes)
+
+    @property
+    def kept_aggregates(self) -> tuple[Aggregate, ...]:
+        """The aggregates that the stream keeps: the built-in ones, then the declared ones."""
+        return (*BUILT_IN, *self.aggregates)
 
     def read_item(self, attributes: Mapping[str, str]) -> list[Value | None]:
         """The value of each declared attribute, None where it is missing."""

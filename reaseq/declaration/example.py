@@ -8,7 +8,7 @@ Tell the system where this file is, for workers, training and serving alike:
 training on; until then it does without.
 """
 
-from reaseq.declaration import Category, Declaration, Flag, Number, Tags
+from reaseq.declaration import Aggregate, Category, Declaration, Flag, Number, Tags
 
 DECLARATION = Declaration(
     item_attributes=[
@@ -23,5 +23,11 @@ DECLARATION = Declaration(
         Number("weight_g"),
         # An item without a required attribute becomes a dead letter. A default stands for what is missing.
         Flag("organic", default="no"),
+    ],
+    aggregates=[
+        # The stream keeps them for each item, from the events since a worker has known them. Events may have a `value`.
+        Aggregate("views", "count", ["view"], windows=["1h", "24h", "7d"]),
+        Aggregate("turnover", "sum", ["purchase"], windows=["24h", "30d"]),
+        Aggregate("conversion", "ratio", ["purchase"], over=["view"], windows=["7d"]),
     ],
 )

@@ -46,7 +46,7 @@ EVENTS = Topic(
 )
 ITEM_FEATURES = Topic("item-features", ItemFeatures, attrgetter("item_id"), "compact", null_meaning=NO_RECORD)
 USER_FEATURES = Topic("user-features", UserFeatures, attrgetter("user_id"), "compact", null_meaning=NO_RECORD, personal=True)
-# Which worker owns a partition of `events` owns what comes from it: the deltas, and rows of aggregates that no other writes.
+# Deltas of one partition of `events` stay in order, and one worker at a time writes the rows that come from them.
 EVENT_DELTAS = Topic("event-deltas", EventDeltas, lambda record: str(record.source_partition), "delete", WEEK_MS)
 ITEM_AGGREGATES = Topic(
     "item-aggregates",

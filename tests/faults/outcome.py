@@ -11,7 +11,7 @@ from reaseq.settings import Settings
 from streams.delivery.tolerant_decoder import TolerantDecoder
 from streams.delivery.topics import FEATURE_TOPICS
 from streams.runtime.kafka.reader import read_all
-from tests.faults.reference import Rows
+from tests.faults.reference import Aggregates, Rows
 
 
 @dataclass
@@ -51,6 +51,18 @@ class Outcome:
                     self.stale_over_fresh += version < right
                     self.doubled += version > right
                     self.different += version == right
+
+    def compare_aggregates(self, found: Aggregates, reference: Aggregates) -> None:
+        """Compare what was counted: an event that does not count is lost, one that counts twice is doubled."""
+        for item_id in found.keys() | reference.keys():
+            tiles, expected = found.get(item_id, {}), reference.get(item_id, {})
+            for series in tiles.keys() | expected.keys():
+                number, right = (sum(side.get(series, {}).values()) for side in (tiles, expected))
+                self.lost += number < right
+                self.doubled += number > right
+                self.different += number == right and tiles[series] != expected[series]
+                if tiles.get(series) != expected.get(series):
+                    self.differences.append(f"item_aggregates: {item_id} has {number} of {series}, not {right}")
 
     def compare_topics(self, settings: Settings, store: FeatureRepository) -> None:
         """Count the entities whose last record in a compacted topic is stale."""

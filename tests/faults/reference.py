@@ -3,12 +3,15 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 
 import torch
 
-from features.definitions import VIEWS
+from features.definitions import VIEWS, item_aggregates
 from features.repository import FeatureRepository
+from reaseq.aggregates import BUILT_IN, Tiles, kept_series, merge_tiles, unpack_tiles
+from reaseq.aggregates.tiles import drop_expired
 from reaseq.artifacts import current
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.knowledge.llm.ledger import Ledger
@@ -22,6 +25,7 @@ from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 from tests.faults.load import Record, build_raw
 
 Rows = dict[str, dict[bytes, bytes]]
+Aggregates = dict[str, Tiles]  # by item
 
 
 class Reference:
@@ -75,7 +79,24 @@ class Reference:
         """The rows of the reference's store."""
         return to_rows(self._system.store)
 
+    def aggregates(self) -> Aggregates:
+        """The aggregates of the reference's store."""
+        return to_aggregates(self._system.store)
+
 
 def to_rows(store: FeatureRepository) -> Rows:
-    """All packed rows, by view."""
-    return {view.name: dict(store.online.scan(store.config, view)) for view in VIEWS}
+    """All packed rows, by view, except the aggregates, which say where in which partition their events were."""
+    return {view.name: dict(store.online.scan(store.config, view)) for view in VIEWS if view is not item_aggregates}
+
+
+def to_aggregates(store: FeatureRepository) -> Aggregates:
+    """The tiles of each item, added up over the partitions."""
+    parts: dict[str, list[Tiles]] = {}
+    for page in store.scan_aggregates():
+        for record in page:
+            parts.setdefault(record.item_id, []).append(unpack_tiles(record.tiles))
+    newest_ms = max(
+        (tile * series.tile_ms for part in chain(*parts.values()) for series in part for tile in part[series]), default=0
+    )
+    kept = kept_series(BUILT_IN)
+    return {item_id: drop_expired(merge_tiles(part), kept, newest_ms) for item_id, part in parts.items()}

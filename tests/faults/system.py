@@ -41,7 +41,7 @@ from streams.runtime.kafka.producer import Producer
 from tests.faults.load import Load, Record, build_raw, mix_records
 from tests.faults.outcome import Outcome
 from tests.faults.proxy import FaultyProxy
-from tests.faults.reference import Reference, to_rows
+from tests.faults.reference import Reference, to_aggregates, to_rows
 from tests.shards import port_of, use_shards
 
 LEAST_LOAD_S = 5.0
@@ -236,6 +236,7 @@ class FaultySystem:
         outcome.dead_letters = self._reference.process(load.produced, last_events)
         self._dead_letters += outcome.dead_letters
         outcome.compare_rows(to_rows(self.store), self._reference.rows())
+        outcome.compare_aggregates(to_aggregates(self.store), self._reference.aggregates())
         outcome.compare_topics(self.settings, self.store)
         found = sum(DeadLetterQueue(self.settings.kafka, 3).counts().values())
         outcome.compare_dead_letters(found, self._dead_letters)

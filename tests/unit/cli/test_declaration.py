@@ -42,7 +42,7 @@ def test_list_counts_the_items_that_have_an_attribute(tmp_path: Path) -> None:
     env = {"REASEQ_STATE_DIR": str(tmp_path), "REASEQ_DECLARATION_FILE": str(file)}
 
     assert "25.0% of 4" in run_command("features", "list", "--coverage", env=env).stdout
-    assert "nothing is declared" in run_command("features", "list", env={"REASEQ_STATE_DIR": str(tmp_path)}).stdout
+    assert "no attributes are declared" in run_command("features", "list", env={"REASEQ_STATE_DIR": str(tmp_path)}).stdout
 
 
 def test_declaration_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:

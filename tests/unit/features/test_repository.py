@@ -12,13 +12,15 @@ from feast import FeatureView
 from feast.repo_config import RepoConfig
 
 from features import repository as module
+from features.aggregate_values import read_aggregate_values
 from features.definitions import VIEWS
 from features.packed_store import Tokens
 from features.repository import FeatureRepository
 from features.row_format import RowVersion
 from features.sqlite_store import PackedSqliteOnlineStore
+from reaseq.aggregates import Aggregate, Series, pack_tiles
 from reaseq.errors import StoreUnavailable
-from reaseq.records import FeatureRecord, History, ItemFeatures, UserFeatures
+from reaseq.records import FeatureRecord, History, ItemAggregates, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
 
 
@@ -50,6 +52,19 @@ def user(user_id: str = "u", events_seen: int = 1, time_ms: int = 1001) -> UserF
 
 def item(item_id: str = "u", title: str = "thing", time_ms: int = 1001) -> ItemFeatures:
     return ItemFeatures(item_id=item_id, event_time_ms=time_ms, listed_ms=1, status="text", title=title, vector=b"")
+
+
+def aggregates(partition: int = 0, deltas: int = 1, item_id: str = "i") -> ItemAggregates:
+    return ItemAggregates(
+        item_id=item_id,
+        source_partition=partition,
+        event_time_ms=1001,
+        deltas=deltas,
+        applied_offset=7,
+        applied_ms=8,
+        earlier_ms=-1,
+        tiles=pack_tiles({Series("view", "events", 300_000): {3: deltas}}),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +144,34 @@ def test_newest_records_of_items_and_users_are_read(stored: FeatureRepository) -
 
     assert stored.newest([item(), user()]) == newest
     assert stored.write([item(), user("v"), user()]) == [item(), user()]
+
+
+def test_aggregates_of_an_item_have_a_row_for_each_partition(stored: FeatureRepository) -> None:
+    rows = [aggregates(), aggregates(1), aggregates(1, item_id="3/i")]
+    stored.write(rows)
+
+    assert stored.read_aggregates(["0/i", "1/i", "2/i", "1/3/i"]) == {"0/i": rows[0], "1/i": rows[1], "1/3/i": rows[2]}
+    assert [record for page in stored.scan_aggregates() for record in page if record.item_id == "3/i"] == [rows[2]]
+
+
+def test_values_of_an_item_add_up_its_rows_of_all_partitions(stored: FeatureRepository) -> None:
+    views = Aggregate("views", "count", ["view"], windows=["1h"])
+    stored.write([aggregates(0, 2), aggregates(1, 3), aggregates(1, 7, item_id="1/i")])
+
+    values = read_aggregate_values(stored, [views], ["i", "1/i", "none"], now_ms=3 * 300_000)
+
+    assert values == {"i": {"views_1h": 5}, "1/i": {"views_1h": 7}, "none": {"views_1h": 0}}
+
+
+def test_records_of_several_kinds_are_written_together_and_each_keeps_the_newest(stored: FeatureRepository) -> None:
+    stored.write([user(), aggregates(deltas=5), item(), aggregates(1)])
+
+    older = aggregates(deltas=4)
+    assert stored.write([user(events_seen=2), older, aggregates(1, deltas=2)]) == [older]
+    assert stored.drop_stale([older, user(events_seen=3), aggregates(deltas=6)]) == [user(events_seen=3), aggregates(deltas=6)]
+    assert stored.compare([aggregates(deltas=5), older, aggregates(2)]) == ["equal", "ahead", "behind"]
+    assert stored.stored_versions(ItemAggregates, ["0/i", "2/i"]) == {"0/i": (1001, 5), "2/i": None}
+    assert stored.newest([older, item()]) == [aggregates(deltas=5), item()]
 
 
 def test_every_item_is_scanned_once(stored: FeatureRepository, monkeypatch: pytest.MonkeyPatch) -> None:

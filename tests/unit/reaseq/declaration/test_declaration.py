@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from reaseq.declaration import Attribute, Category, Declaration, Flag, Number, Tags, load_declaration
+from reaseq.declaration import Aggregate, Attribute, Category, Declaration, Flag, Number, Tags, load_declaration
 from reaseq.declaration import example as example_module
 from reaseq.errors import InvalidDeclaration, InvalidRecord
 
 EXAMPLE = Path(example_module.__file__)
+VIEWS = Aggregate("views", "count", ["view"], windows=["24h"])
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,12 @@ def test_hashed_category_has_one_code_in_range_for_a_value_however_it_is_written
         (lambda: Tags("t", separator=""), "attribute 't': the separator is empty"),
         (lambda: Tags("t", limit=0), "attribute 't': the limit can be 1 to 32, not 0"),
         (lambda: Declaration(item_attributes=[Number("n"), Flag("n")]), "item_attributes has 'n' twice"),
+        (lambda: Declaration(aggregates=["views"]), "aggregates has 'views', which is no Aggregate"),  # type: ignore[list-item]
+        (lambda: Declaration(aggregates=[VIEWS, VIEWS]), "two aggregates have the feature 'views_24h': rename one"),
+        (
+            lambda: Declaration(aggregates=[Aggregate("popularity", "count", ["view"], half_lives=["7d"])]),
+            "two aggregates have the feature 'popularity_half_life_7d': rename one",
+        ),
         (lambda: Declaration(item_attributes=["brand"]), "item_attributes has 'brand', which is no Number"),  # type: ignore[list-item]
     ],
 )

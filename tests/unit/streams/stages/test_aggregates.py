@@ -20,10 +20,10 @@ from msgspec.structs import replace
 from features.repository import FeatureRepository
 from reaseq.aggregates import Aggregate, evaluate, merge_tiles, unpack_tiles
 from reaseq.days import DAY_MS
-from reaseq.records import EARLIEST_TIME_MS, Event, FeatureRecord
+from reaseq.records import EARLIEST_TIME_MS, Event, EventDelta, EventDeltas, FeatureRecord, ItemAggregates
 from reaseq.settings import BehaviorSettings, Settings
 from streams.delivery.delivery import Delivery
-from streams.delivery.messages import RawRecord, encode
+from streams.delivery.messages import Message, RawRecord, encode
 from streams.delivery.stage import BatchPolicy, Stage
 from streams.delivery.topics import DEAD_LETTERS, EVENT_DELTAS, EVENTS
 from streams.stages.aggregates import AggregatesStage
@@ -261,6 +261,40 @@ def test_aggregates_equal_a_batch_computation_over_the_distinct_events(
         )
     dead_letters = [record.key or b"" for (topic, _), log in world.logs.items() if topic == DEAD_LETTERS.name for record in log]
     assert all(key.startswith(b"events/") for key in dead_letters)
+
+
+async def test_row_of_a_hot_item_is_written_once_in_a_batch_and_a_repeated_record_changes_nothing(
+    store: FeatureRepository,
+) -> None:
+    stage = AggregatesStage(store, AGGREGATES_KEPT, BATCH)
+    messages = [build_deltas(offset, f"item {number}") for offset, number in enumerate([0, 0, 1, 0])]
+
+    effects = await stage.process([*messages, messages[1]])
+
+    assert [
+        (record.entity_id, record.deltas, record.applied_offset)
+        for record in effects.records
+        if isinstance(record, ItemAggregates)
+    ] == [
+        ("1/item 0", 3, 3),
+        ("1/item 1", 1, 2),
+    ]
+    assert effects.counts == {"applied": 4, "redelivered": 1}
+    store.write(effects.records)
+    assert (await stage.process(messages)).records == []
+
+
+async def test_item_is_on_its_own_in_each_partition(store: FeatureRepository) -> None:
+    effects = await AggregatesStage(store, AGGREGATES_KEPT, BATCH).process(
+        [build_deltas(5, "shared", partition) for partition in (0, 1)]
+    )
+
+    assert [record.entity_id for record in effects.records] == ["0/shared", "1/shared"]
+
+
+def build_deltas(offset: int, item_id: str, partition: int = 1) -> Message:
+    delta = EventDelta(partition, offset, PRODUCED_MS, 1, item_id, "view", PRODUCED_MS, None)
+    return Message(f"{partition}", EventDeltas.from_deltas([delta]), PRODUCED_MS)
 
 
 def read_features(store: FeatureRepository, item_id: str, now_ms: int) -> dict[str, float]:
