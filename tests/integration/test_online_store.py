@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import permutations
+from itertools import count, permutations
+from multiprocessing.synchronize import Event as EventType
 from pathlib import Path
 
 import numpy as np
@@ -149,17 +150,19 @@ def test_concurrent_writers_leave_the_newest_record(repository: FeatureRepositor
 def test_record_is_visible_in_all_views_or_in_none(repository: FeatureRepository) -> None:
     """If only one view were written, an item could have status `reasoned` without its knowledge, and would never get it."""
     context = multiprocessing.get_context("fork")
-    writer = context.Process(target=_write_rounds, args=(_build_settings(repository), 0))
+    stop = context.Event()
+    writer = context.Process(target=_write_until, args=(_build_settings(repository), stop))
     writer.start()
     item_views = [views.item_representation, views.item_knowledge]
     keys = [repository._to_keyed_rows(item(f"k{key}"))[0].key for key in range(KEYS)]
-    seen = set()
-    while writer.is_alive():
+    seen: set[tuple[object, ...]] = set()
+    while len(seen) <= 3 and writer.is_alive():
         both = repository.online.get_all(repository.config, [(view, keys) for view in item_views])
         seen |= {tuple(row and read_version(row)[:2] for row in pair) for pair in zip(*both, strict=True)}
+    stop.set()
     writer.join()
 
-    assert len(seen) > 3
+    assert len(seen) > 3 and writer.exitcode == 0
     assert all(representation == knowledge for representation, knowledge in seen)
 
 
@@ -324,6 +327,15 @@ def _build_settings(repository: FeatureRepository) -> Settings:
         settings.store.profile = "production"
         settings.store.redis_url = repository.config.online_store.url
     return settings
+
+
+def _write_until(settings: Settings, stop: EventType) -> None:
+    repository = FeatureRepository(settings)
+    for time_ms in count(1):
+        if stop.is_set():
+            break
+        repository.write([item(f"k{key}", time_ms) for key in range(KEYS)])
+    os._exit(0)
 
 
 def _write_rounds(settings: Settings, writer: int) -> None:
