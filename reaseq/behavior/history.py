@@ -185,7 +185,7 @@ class _Columns:
 
     def known_values(self) -> tuple[int | None, ...]:
         """The values, or none at all if no behavior has one."""
-        return tuple(self.values) if any(value is not None for value in self.values) else ()
+        return tuple(self.values) if self.values.count(None) < len(self.values) else ()
 
 
 @dataclass(frozen=True)
