@@ -208,16 +208,16 @@ def _throughput(bench: DeliveryBench, events: Sequence[Event], console: Console)
     producer.send(events)
     producer.close()
     sides: dict[str, list[DeliverySide]] = {}
-    work: Any  # a function of ours, None for an engine
+    works: tuple[tuple[str, int, Callable[..., None] | None], ...] = (
+        ("faust", 1, _faust),
+        ("bare_loop", 1, _bare_loop),  # writes the rows left by the previous side
+        ("hand_written", 1, _hand_written),
+        ("in_process", 1, _in_process),
+        ("faust_two_workers", 2, _faust),
+        *((engine, 1, None) for engine in peer_engines.ENGINES),
+    )
     for turn in range(TURNS):
-        for name, count, work in (
-            ("faust", 1, _faust),
-            ("bare_loop", 1, _bare_loop),  # writes the rows left by the previous side
-            ("hand_written", 1, _hand_written),
-            ("in_process", 1, _in_process),
-            ("faust_two_workers", 2, _faust),
-            *((engine, 1, None) for engine in peer_engines.ENGINES),
-        ):
+        for name, count, work in works:
             rows = {key: bench.client.get(key) for key in bench.client.scan_iter(b"*:user_*", count=1000)}
             bench.empty()
             before = bench.received_bytes()

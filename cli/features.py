@@ -34,13 +34,13 @@ def list_features(
 ) -> None:
     """List the declared features, and whether the current ranker reads them; then the views that every system has."""
     from features.definitions import VIEWS
-    from pipelines.declared import describe_item_attributes
+    from pipelines.declared import describe_attributes
     from reaseq.declaration import load_declaration
 
     settings, console = load_settings(), open_console()
     with exit_on_error():
-        declared = describe_item_attributes(settings, coverage)
-        aggregates = load_declaration(settings.declaration_file).kept_aggregates
+        declaration = load_declaration(settings.declaration_file)
+        declared = describe_attributes(declaration.item_attributes, settings, coverage)
     columns = ("attribute", "kind", "values", "if missing", "ranker reads it", "items with it")
     rows = [(about.name, about.kind, about.details, about.if_missing, about.read, about.coverage) for about in declared]
     kept = len(columns) if coverage else -1
@@ -56,7 +56,7 @@ def list_features(
             " / ".join(", ".join(types) for types in (about.event_types, about.over) if types),
             span.feature,
         )
-        for about in aggregates
+        for about in declaration.kept_aggregates
         for span in about.spans
     ]
     console.print(build_table("aggregates of items", ("aggregate", "function", "events", "feature"), kept_by_item))

@@ -42,21 +42,17 @@ def to_feature_name(attribute_name: str) -> str:
 
 
 def _build_reader(attributes: Sequence[Attribute]) -> Callable[[Mapping[str, Sequence[str | None]]], dict[str, list[Any]]]:
-    """A function with a name, which Feast wants, that reads the attributes."""
+    """The function that reads the attributes; Feast wants one with a name."""
+    example = {attribute.name: "1" for attribute in attributes}  # every kind reads it
 
     def read_attributes(inputs: Mapping[str, Sequence[str | None]]) -> dict[str, list[Any]]:
-        return _read(attributes, inputs)
+        items = [_decode(text, example) for text in inputs["attributes"]]
+        return {
+            to_feature_name(attribute.name): [attribute.plain(item.get(attribute.name, "")) for item in items]
+            for attribute in attributes
+        }
 
     return read_attributes
-
-
-def _read(attributes: Sequence[Attribute], inputs: Mapping[str, Sequence[str | None]]) -> dict[str, list[Any]]:
-    example = {attribute.name: "1" for attribute in attributes}  # every kind reads it
-    items = [_decode(text, example) for text in inputs["attributes"]]
-    return {
-        to_feature_name(attribute.name): [attribute.plain(item.get(attribute.name, "")) for item in items]
-        for attribute in attributes
-    }
 
 
 def _decode(text: str | None, example: dict[str, str]) -> dict[str, str]:

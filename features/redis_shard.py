@@ -176,7 +176,7 @@ class RedisShard:
         return bool(renamed) and self.is_complete()
 
     def close(self) -> None:
-        """Refuse writes and whoever requires completeness from now on; readers may go on."""
+        """From now on, refuse writes, and reads that require completeness. Other reads go on."""
         self._read_state(closed_too=True)
         self._client.set(self._map_key, self._map.closed_entry)
         self._client.delete(self._marker_key)  # for workers of a release that knows no map entries

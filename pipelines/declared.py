@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from features.repository import FeatureRepository
 from pipelines.catalog import scan_listed_items
 from reaseq.artifacts import current, is_published
-from reaseq.declaration import Attribute, Field, load_declaration
+from reaseq.declaration import Attribute, Field
 from reaseq.model_artifacts import load_sizes
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.model import RankerConfig
@@ -25,9 +25,8 @@ class AttributeReport:
     coverage: str  # share of the items that have it, if that was asked for
 
 
-def describe_item_attributes(settings: Settings, coverage: bool) -> list[AttributeReport]:
-    """The declared attributes of items; with `coverage`, every item of the feature store is read."""
-    attributes = load_declaration(settings.declaration_file).item_attributes
+def describe_attributes(attributes: Sequence[Attribute], settings: Settings, coverage: bool) -> list[AttributeReport]:
+    """Declared attributes of items; with `coverage`, every item of the feature store is read."""
     shares = _measure_coverage(settings, attributes) if coverage else [""] * len(attributes)
     trained = _read_by_ranker(settings)
     return [

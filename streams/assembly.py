@@ -51,8 +51,7 @@ class Batching:
         kafka, aggregates = settings.kafka, settings.aggregates
         return cls(
             default=BatchPolicy(kafka.batch_limit_records, kafka.batch_wait_s),
-            # A delta that is produced after one of a later offset is taken for redelivered: see `encode_deltas`.
-            history=BatchPolicy(kafka.history_batch_limit_records, kafka.batch_wait_s, ordered=True),
+            history=BatchPolicy(kafka.history_batch_limit_records, kafka.batch_wait_s),
             aggregates=BatchPolicy(aggregates.batch_limit_records, aggregates.emit_interval_s),
             archive=BatchPolicy(kafka.archive_batch_limit_records, kafka.archive_batch_wait_s),
         )

@@ -13,6 +13,7 @@ from evaluation.datasets.amazon_beauty import CATEGORY_LEVELS, read_beauty
 from evaluation.datasets.interaction_log import InteractionLog, build_baskets, build_table, encode_cached, sort_by_id
 from evaluation.experiments.experiment import (
     ALL,
+    CONTENT_GAINS,
     DECLARED,
     DIFFUSION,
     IDS,
@@ -49,13 +50,7 @@ DECLARATION = Declaration(
 )
 HISTORY = 48
 GAINS = (
-    (SIDE, IDS),
-    (DECLARED, IDS),
-    (TEXT, SIDE),
-    (TEXT_DECLARED, TEXT),
-    (WORDS, TEXT),
-    (ZERO_SHOT, TEXT),
-    (ZERO_SHOT, WORDS),
+    *CONTENT_GAINS,
     (KNN, TEXT),
     (DIFFUSION, TEXT),
     (DIFFUSION, KNN),

@@ -25,6 +25,16 @@ IDS, SIDE, TEXT, WORDS = "ids", "+ side", "+ text", "+ text + words"
 ZERO_SHOT, STUDENT, LLM, PROFILE = "+ text + zero-shot", "+ text + student", "+ text + LLM", "+ text + LLM + profile"
 DECLARED, TEXT_DECLARED = "+ declared", "+ text + declared"
 KNN, DIFFUSION, ALL = "+ item-kNN", "+ diffusion", "all"
+# What content adds, on data sets without recorded answers of a language model.
+CONTENT_GAINS = (
+    (SIDE, IDS),
+    (DECLARED, IDS),
+    (TEXT, SIDE),
+    (TEXT_DECLARED, TEXT),
+    (WORDS, TEXT),
+    (ZERO_SHOT, TEXT),
+    (ZERO_SHOT, WORDS),
+)
 KNN_SCORER, DIFFUSION_SCORER = "item-kNN", "diffusion"
 
 

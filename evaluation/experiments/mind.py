@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from evaluation.candidate_sets import SHOWN, TARGETS_LIMIT, CandidateSets
 from evaluation.datasets.interaction_log import build_table, encode_cached
 from evaluation.datasets.mind import Impression, Mind, read_mind
-from evaluation.experiments.experiment import DECLARED, IDS, SIDE, TEXT, TEXT_DECLARED, WORDS, ZERO_SHOT
+from evaluation.experiments.experiment import CONTENT_GAINS, DECLARED, IDS, SIDE, TEXT, TEXT_DECLARED, WORDS, ZERO_SHOT
 from evaluation.instances import RankingInstance
 from evaluation.item_labels import (
     Labels,
@@ -33,16 +33,7 @@ from reaseq.representation.trained_ids import TrainedIds
 VOCABULARY = "content-1"
 SIDE_ATTRIBUTES = ("category", "subcategory")
 DECLARATION = Declaration(item_attributes=[Category(name) for name in SIDE_ATTRIBUTES])
-GAINS = (
-    (SIDE, IDS),
-    (DECLARED, IDS),
-    (TEXT, SIDE),
-    (TEXT_DECLARED, TEXT),
-    (WORDS, TEXT),
-    (ZERO_SHOT, TEXT),
-    (ZERO_SHOT, WORDS),
-    (TEXT, IDS),
-)
+GAINS = (*CONTENT_GAINS, (TEXT, IDS))
 
 
 def build_ranking(folder: Path, encoder: Encoder, cache: Path) -> RankingExperiment:

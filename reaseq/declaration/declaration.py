@@ -2,7 +2,7 @@
 
 import runpy
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +25,13 @@ class Declaration:
         for attribute in self.item_attributes:
             if not isinstance(attribute, Attribute):
                 raise InvalidDeclaration(f"item_attributes has {attribute!r}, which is no Number, Flag, Category or Tags")
-        if twice := [name for name, count in Counter(self._names).items() if count > 1]:
-            raise InvalidDeclaration(f"item_attributes has {twice[0]!r} twice")
+        if twice := _find_twice(attribute.name for attribute in self.item_attributes):
+            raise InvalidDeclaration(f"item_attributes has {twice!r} twice")
         for aggregate in self.aggregates:
             if not isinstance(aggregate, Aggregate):
                 raise InvalidDeclaration(f"aggregates has {aggregate!r}, which is no Aggregate")
-        features = Counter(span.feature for aggregate in self.kept_aggregates for span in aggregate.spans)
-        if twice := [name for name, count in features.items() if count > 1]:
-            raise InvalidDeclaration(f"two aggregates have the feature {twice[0]!r}: rename one")
+        if twice := _find_twice(span.feature for aggregate in self.kept_aggregates for span in aggregate.spans):
+            raise InvalidDeclaration(f"two aggregates have the feature {twice!r}: rename one")
 
     @property
     def item_fields(self) -> tuple[Field, ...]:
@@ -53,9 +52,10 @@ class Declaration:
         for attribute in self.item_attributes:
             attribute.check(attributes.get(attribute.name, ""))
 
-    @property
-    def _names(self) -> list[str]:
-        return [attribute.name for attribute in self.item_attributes]
+
+def _find_twice(names: Iterable[str]) -> str:
+    """The first name that is there more than once; empty if all differ."""
+    return next((name for name, count in Counter(names).items() if count > 1), "")
 
 
 NOTHING_DECLARED = Declaration()

@@ -47,14 +47,13 @@ def build_attributes(fields: tuple[Field, ...], items: Sequence[Sequence[Value |
     """The attributes of items, each with its values in order of the fields."""
     numbers = torch.full((len(items), len(number_fields(fields))), torch.nan)
     codes = torch.zeros(len(items), sum(field.slots for field in code_fields(fields)), dtype=torch.long)
+    starts = [field_columns(fields, field).start for field in fields]
     for row, values in enumerate(items):
-        number, slot = 0, 0
-        for field, value in zip(fields, values, strict=True):
+        for start, value in zip(starts, values, strict=True):
             if isinstance(value, tuple):
-                codes[row, slot : slot + len(value)] = torch.tensor(value)
+                codes[row, start : start + len(value)] = torch.tensor(value)
             elif value is not None:
-                numbers[row, number] = value
-            number, slot = (number, slot + field.slots) if field.size else (number + 1, slot)
+                numbers[row, start] = value
     return Attributes(fields, numbers, codes)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reaseq import float16
-from reaseq.declaration import Declaration
+from reaseq.declaration import Declaration, Field
 from reaseq.declaration.attributes import Value
 from reaseq.declaration.declaration import NOTHING_DECLARED
 from reaseq.errors import InvalidRecord, ReaSeqError, SpaceMismatch
@@ -237,7 +237,8 @@ class ItemTable:
         is_listed = torch.tensor([record.status != "delisted" for record in records], device=old.live.device)
         slots[rows[is_listed]] = torch.arange(len(self._slots), len(self._slots) + len(listed), device=slots.device)
         if listed:
-            self._slots.append(*self._stack([content for content in contents if content]), rows[is_listed])
+            stacked = _stack([content for content in contents if content], self._declaration.item_fields)
+            self._slots.append(*stacked, rows[is_listed])
         prices, listed_ms, live = (_enlarged(column, len(old.ids)) for column in (old.prices, old.listed_ms, old.live))
         new_prices = [NO_PRICE if record.price is None else record.price for record in listed]
         prices[rows[is_listed]] = torch.tensor(new_prices, device=prices.device)
@@ -256,20 +257,18 @@ class ItemTable:
         attributes = Attributes(self._declaration.item_fields, numbers, codes)
         return Contents(vectors, claims, confidences, attributes), rows
 
-    def _stack(self, contents: Sequence[_Content]) -> tuple[Tensor, ...]:
-        attributes = build_attributes(self._declaration.item_fields, [content.attributes for content in contents])
-        return *_stack(contents), attributes.numbers, attributes.codes
 
-
-def _stack(contents: Sequence[_Content]) -> tuple[Tensor, Tensor, Tensor]:
-    """Vectors (n, D), claims (n, CLAIMS_LIMIT), and confidences (n, CLAIMS_LIMIT)."""
+def _stack(contents: Sequence[_Content], fields: tuple[Field, ...]) -> tuple[Tensor, ...]:
+    """Vectors (n, D), claims (n, CLAIMS_LIMIT), confidences (n, CLAIMS_LIMIT), and the numbers and codes of attributes."""
     claims = np.zeros((len(contents), CLAIMS_LIMIT), np.int64)
     confidences = np.zeros((len(contents), CLAIMS_LIMIT), np.float32)
     for index, content in enumerate(contents):
         count = min(len(content.claims), CLAIMS_LIMIT)
         claims[index, :count], confidences[index, :count] = content.claims[:count], content.confidences[:count]
     vectors = np.stack([content.vector for content in contents])
-    return torch.from_numpy(vectors), torch.from_numpy(claims), torch.from_numpy(confidences)
+    attributes = build_attributes(fields, [content.attributes for content in contents])
+    arrays = (torch.from_numpy(array) for array in (vectors, claims, confidences))
+    return *arrays, attributes.numbers, attributes.codes
 
 
 def _enlarged(tensor: Tensor, rows: int) -> Tensor:

@@ -26,7 +26,7 @@ class Effects:
 
     `deltas` are produced with the feature records, before any of these is servable: a stage finds them by comparing a message
     with what is stored, so a redelivery after the write would not find them again. It may find them again before the write, so
-    whoever consumes them must recognize them by their position in the source.
+    their consumer must recognize them by their position in the source.
 
     `superseded` has records after which the newer stored record of their entity must stand in the topic: it is produced again.
     """

@@ -1,6 +1,7 @@
 """The history stage: folds events into user histories."""
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
@@ -29,7 +30,8 @@ class HistoryStage:
     source = EVENTS
 
     def __init__(self, store: UserReader, catalog: ItemLookup, settings: BehaviorSettings, batch: BatchPolicy) -> None:
-        self.batch = batch
+        # A delta that is produced after one of a later offset is taken for redelivered: see `encode_deltas`.
+        self.batch = dataclasses.replace(batch, ordered=True)
         self._store = store
         self._catalog = catalog
         self._limit = settings.history_limit_events

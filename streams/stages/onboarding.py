@@ -51,14 +51,15 @@ class OnboardingStage:
         if before and item.event_time_ms <= before.event_time_ms:
             return None
         content = Content.from_listing(item.title, item.attributes)
-        self._declaration.check_item(dict(content.attributes))
+        attributes = dict(content.attributes)
+        self._declaration.check_item(attributes)
         record = ItemFeatures(
             item_id=item.item_id,
             event_time_ms=item.event_time_ms,
             listed_ms=before.listed_ms if before else item.event_time_ms,
             status="text",
             title=content.title,
-            attributes=dict(content.attributes),
+            attributes=attributes,
             price=item.price,
             seller_id=item.seller_id,
             space_id=self._encoder.space_id,

@@ -6,8 +6,6 @@ The newer release is this one, with a higher row format and one more column in t
 import sys
 import time
 from collections.abc import Callable
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import pytest
 
@@ -22,6 +20,7 @@ from streams.operations.dead_letter_queue import DeadLetterQueue
 from streams.operations.rebuild import rebuild
 from streams.runtime.kafka.producer import Producer
 from tests.newer_release import NEWER_FORMAT
+from tests.probe import readiness
 
 pytestmark = pytest.mark.integration
 
@@ -48,15 +47,6 @@ def start_newer_worker(settings: Settings, name: str) -> process.Process:
     port = process.free_port()
     env = local.environment(settings) | {"REASEQ_WORKER__METRICS_PORT": str(port)}
     return process.start(settings.run_dir, name, [sys.executable, "-c", NEWER_WORKER, name], env=env, ports=(port,))
-
-
-def readiness(worker: process.Process) -> str:
-    try:
-        with urlopen(f"http://127.0.0.1:{worker.ports[0]}/readyz") as response:
-            return str(response.read().decode())
-    except HTTPError as error:
-        with error:
-            return error.read().decode()
 
 
 class Shop:

@@ -10,8 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import pytest
 import redis
@@ -32,6 +30,7 @@ from streams.operations.rebuild import rebuild
 from streams.operations.status import wait_until_idle
 from streams.runtime.kafka.producer import Producer
 from streams.runtime.store_watch import StoreWatch
+from tests.probe import readiness
 from tests.shards import port_of, running_shards, start_shard, stop_shard, use_shards
 
 pytestmark = pytest.mark.integration
@@ -299,15 +298,6 @@ def test_emptied_shard_is_filled_again_and_loses_nothing(shop: Shop) -> None:
     wait_for(lambda: shop.has_all(store), "events of all users after the fault")
     wait_until_idle(settings)
     assert not DeadLetterQueue(settings.kafka, 3).counts()
-
-
-def readiness(worker: process.Process) -> str:
-    try:
-        with urlopen(f"http://127.0.0.1:{worker.ports[0]}/readyz") as response:
-            return str(response.read().decode())
-    except HTTPError as error:
-        with error:
-            return error.read().decode()
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2)])

@@ -1,4 +1,4 @@
-"""The declaration: what each kind of attribute reads, and what a shop is told that declares something impossible."""
+"""The declaration: what each kind of attribute reads, and the errors of a declaration that cannot be used."""
 
 from collections.abc import Callable
 from pathlib import Path

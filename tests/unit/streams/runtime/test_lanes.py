@@ -7,6 +7,8 @@ from streams.assembly import Batching
 from streams.delivery.messages import RawRecord
 from streams.delivery.stage import BatchPolicy
 from streams.runtime.lanes import Lanes
+from streams.stages.history import HistoryStage
+from tests.unit.streams.stages.test_user_stages import FakeItemTable, MemoryUserStore
 
 USERS = [f"u{number}".encode() for number in range(90)]
 
@@ -83,4 +85,7 @@ def test_stage_whose_effects_must_stay_in_order_has_one_lane() -> None:
 
 def test_history_makes_its_deltas_in_the_order_of_the_events() -> None:
     """The aggregates take a delta that comes after one of a later offset for redelivered, and drop it."""
-    assert Batching.from_settings(Settings()).history.ordered
+    settings = Settings()
+    stage = HistoryStage(MemoryUserStore(), FakeItemTable(), settings.behavior, Batching.from_settings(settings).history)
+
+    assert stage.batch.ordered
