@@ -289,7 +289,7 @@ UNBALANCED = 'item_id,title,price\n1,"Rose soap,3.5\n2,Lily,4\n3,"Oak",5\n'
         (b"\x89PNG\r\n\x1a\n" + bytes(9), "no text file"),
         (b"Obj\x01" + bytes(30), "an Avro file: export the data as parquet"),
         ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        (gzip.compress(gzip.compress(b"item_id,title\n1,A\n")), "compressed twice"),
+        (gzip.compress(gzip.compress(b"item_id,title\n1,A\n", mtime=0), mtime=0), "compressed twice"),
         (f"item_id,{'x' * 200_000}\n1,A\n", "the header is not valid CSV"),
         ('{\n "items": [\n', "row 1 is not valid JSON: write an object per line"),
         ('{"item_id": "1"}{"item_id": "2"}\n', "row 1 is not valid JSON: write an object per line"),
