@@ -326,7 +326,7 @@ def _measure_long_history(log: InteractionLog, history: int, search: int) -> dic
     )
     with torch.inference_mode():
         embedded = model.embed(log.table.contents, torch.zeros(len(log.table), dtype=torch.long))
-        items = Embedded(log.table.slots, log.table.prices, log.table.contents, *embedded)
+        items = Embedded(log.table.slots, log.table.contents, *embedded)
         times = _call_concurrently(lambda number: model(batch, items), 1, 20)
     return {"history": history, "search": search, "forward_p50_ms": round(float(np.median(times)) * 1000, 2)}
 
