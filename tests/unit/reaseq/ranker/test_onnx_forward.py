@@ -13,6 +13,7 @@ from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.ranker.onnx_forward import OnnxForward, export
 from reaseq.records import History, Inferred, ItemFeatures, UserFeatures
 from reaseq.representation.item_table import ItemTable
+from reaseq.representation.trained_ids import TrainedIds
 from tests.fakes.catalog import DIM, NOW_MS, VOCABULARY, item, request
 from tests.fakes.ranker import IDS, STATISTICS, popularity
 
@@ -39,7 +40,7 @@ def random_model(config: RankerConfig) -> Ranker:
     model = Ranker(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(0, 0.1, generator=generator)
+            parameter.normal_(0, 0.2, generator=generator)
         for rates in (model.claim_rates, *([model.code_rates] if config.codes > 1 else [])):
             rates.uniform_(0, 0.2, generator=generator)
         model.number_encoding.edges.uniform_(-2, 5, generator=generator).copy_(model.number_encoding.edges.sort(-1).values)
@@ -65,9 +66,9 @@ def user(seed: int) -> UserFeatures:
 
 def engines(config: RankerConfig, table: ItemTable, latents: LatentModels) -> tuple[Engine, Engine]:
     """The same ranker, eager and exported."""
-    model = random_model(config)
+    model, ids = random_model(config), IDS if config.items > 1 else TrainedIds([])
     eager, exported = (
-        Engine(model, IDS, "v", table, popularity(), latents, STATISTICS, onnx) for onnx in (None, OnnxForward(export(model)))
+        Engine(model, ids, "v", table, popularity(), latents, STATISTICS, onnx) for onnx in (None, OnnxForward(export(model)))
     )
     return eager, exported
 
@@ -78,12 +79,24 @@ def test_exported_model_gives_the_probabilities_of_the_eager_one(config: RankerC
     everyone = [None, without_history, *(user(seed) for seed in range(1, 30, 7))]
     table = build_table(120)
     eager, exported = engines(config, table, LatentModels(Path()))
-    snapshot = table.snapshot
-    generator = torch.Generator().manual_seed(1)
+    snapshot, generator = table.snapshot, torch.Generator().manual_seed(1)
+    first = 1 if config.search else 0  # an unknown item is equally similar to all behaviors: any of them may be searched
     for users in (everyone, *([one] for one in everyone)):
-        for candidates in (1, 2, 57):
-            rows = [torch.randint(len(snapshot), (max(1, candidates - at),), generator=generator) for at in range(len(users))]
+        for count in (1, 2, 57):
+            rows = [torch.randint(first, len(snapshot), (max(1, count - at),), generator=generator) for at in range(len(users))]
             queries = [ScoringQuery(one, of, NOW_MS) for one, of in zip(users, rows, strict=True)]
             for expected, result in zip(eager.score_all(queries, snapshot), exported.score_all(queries, snapshot), strict=True):
-                assert np.allclose(result.probabilities, expected.probabilities, rtol=0, atol=1e-5)
-                assert len(expected.probabilities) < 10 or np.ptp(expected.probabilities) > 1e-3
+                assert np.allclose(result.probabilities, expected.probabilities, rtol=0, atol=1e-6)
+                assert count < 57 or np.ptp(expected.probabilities) > 1e-3
+
+
+def test_exported_model_reads_a_table_that_has_grown() -> None:
+    table = build_table(10)
+    eager, exported = engines(CONFIGS["everything"], table, LatentModels(Path()))
+    exported.score(user(8), ["i1"], NOW_MS)
+
+    assert not table.apply([random_item(number) for number in range(10, 40)])
+
+    scores = exported.score(user(8), ["i1", "i35"], NOW_MS)
+    assert np.allclose(scores, eager.score(user(8), ["i1", "i35"], NOW_MS), rtol=0, atol=1e-6)
+    assert scores[1] != exported.score(user(8), ["nobody"], NOW_MS)[0]
