@@ -232,7 +232,9 @@ def _ranking(results: Results) -> str:
             for row in results["item_table"]
         ],
     )
-    return f"{_lone_caller(results['lone_caller'])}\n\n{grid}\n\nThe bare forward pass on long histories, and the item table under updates:\n\n{long}\n\n{table}"
+    alone = _lone_caller(results["lone_caller"])
+    rest = "The bare forward pass on long histories, and the item table under updates:"
+    return "\n\n".join([alone, grid, rest, long, table])
 
 
 def _lone_caller(rows: list[Results]) -> str:
