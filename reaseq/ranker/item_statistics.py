@@ -77,8 +77,8 @@ class ItemStatistics:
         neighbors, weights = self.neighbors[items], self.weights[items]
         latest = times_ms == times_ms.max()
 
-        def total(targets: NDArray[np.int32], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.bincount(targets.ravel(), weights.ravel(), len(self.neighbors))
+        def total(targets: NDArray[np.int32], weights: NDArray[np.floating]) -> NDArray[np.float64]:
+            return np.asarray(np.bincount(targets.ravel(), weights.ravel(), len(self.neighbors)), np.float64)
 
         return [
             total(neighbors, weights),

@@ -47,8 +47,8 @@ def own_items(history: History, now_ms: int, candidates: NDArray[np.int64], tabl
     """The features (C, OWN_FEATURES) of candidates' rows (C,) for a user with a history."""
     rows = table.rows(history.item_ids).cpu().numpy()
     ages = np.maximum(now_ms - np.array(history.times_ms, np.int64), 0) / DAY_MS  # (H,) oldest first
-    moment = np.cumsum(np.append(True, ages[1:] != ages[:-1]))  # of each behavior, from 1
-    moments = int(moment[-1])
+    moment = np.cumsum(np.append(False, ages[1:] != ages[:-1]))  # of each behavior
+    moments = int(moment[-1]) + 1
     own, first, item, count = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
     last = np.zeros_like(first)  # index of the last behavior with each item
     last[item] = np.arange(len(rows))
