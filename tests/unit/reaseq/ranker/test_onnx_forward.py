@@ -8,6 +8,7 @@ import torch
 
 from reaseq.declaration import Category, Declaration, Flag, Number, Tags
 from reaseq.ranker.engine import Engine, ScoringQuery
+from reaseq.ranker.explain import explain
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.ranker.onnx_forward import OnnxForward, export
@@ -100,3 +101,12 @@ def test_exported_model_reads_a_table_that_has_grown() -> None:
     scores = exported.score(user(8), ["i1", "i35"], NOW_MS)
     assert np.allclose(scores, eager.score(user(8), ["i1", "i35"], NOW_MS), rtol=0, atol=1e-6)
     assert scores[1] != exported.score(user(8), ["nobody"], NOW_MS)[0]
+
+
+def test_explanations_are_those_of_the_eager_model_hidden_categories_among_them() -> None:
+    eager, exported = engines(CONFIGS["everything"], build_table(40), LatentModels(Path()))
+
+    (expected,), (explained,) = (explain(engine, user(8), ["i7"], NOW_MS) for engine in (eager, exported))
+
+    assert explained.groups == pytest.approx(expected.groups, abs=1e-5)
+    assert all(explained.groups[f"attribute {name}"] for name in ("brand", "tags", "new"))
