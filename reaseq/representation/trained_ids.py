@@ -16,6 +16,7 @@ class TrainedIds:
     def __init__(self, item_ids: Sequence[str]) -> None:
         self.item_ids = list(item_ids)
         self._numbers = {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
+        self._by_row: tuple[list[str], NDArray[np.int64]] = ([], np.zeros(0, np.int64))  # ids of a table, and their numbers
 
     def __len__(self) -> int:
         return len(self.item_ids) + 1
@@ -30,4 +31,14 @@ class TrainedIds:
 
     def number_rows(self, table: Snapshot, rows: Tensor) -> Tensor:
         """The numbers of the given rows (M,)."""
-        return torch.from_numpy(self.number_ids([table.ids[row] for row in rows.tolist()])).to(rows.device)
+        return torch.from_numpy(self._number_table(table)[rows.cpu().numpy()]).to(rows.device)
+
+    def _number_table(self, table: Snapshot) -> NDArray[np.int64]:
+        """The numbers of at least the table's rows. A table only grows, so each of its ids is looked up once."""
+        ids, numbers = self._by_row
+        if ids is not table.ids:
+            ids, numbers = table.ids, numbers[:0]
+        if len(numbers) < len(table):
+            numbers = np.concatenate([numbers, self.number_ids(ids[len(numbers) : len(table)])])
+            self._by_row = ids, numbers
+        return numbers
