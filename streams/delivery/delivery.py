@@ -31,7 +31,7 @@ import structlog
 
 from reaseq.backoff import Backoff
 from reaseq.errors import InvalidRecord, ReaSeqError, Unavailable
-from reaseq.records import FeatureRecord
+from reaseq.records import FeatureRecord, read_partition
 from streams.delivery import metrics
 from streams.delivery.dead_letters import size_bytes, to_dead_letter
 from streams.delivery.event_deltas import encode_deltas
@@ -47,6 +47,7 @@ T = TypeVar("T")
 Decoded = tuple[RawRecord, Message]
 Observer = Callable[[str, Message, float], None]  # stage, message, seconds from its production until it is servable
 
+_NEVER_MS = 2**63
 PAGE_RECORDS = 256  # stored records in one read
 
 DEFAULT_BACKOFF = Backoff(first_s=0.1, limit_s=5.0)
@@ -226,7 +227,7 @@ class Delivery:
             error = f"the feature record that it leads to has {sizes[message.key]} bytes; the limit is {limit}"
             dead_letters.append(self._to_dead_letter(raw, "result_too_large", error))
         positions = {(raw.partition, raw.offset) for raw, _ in failed}
-        effects.deltas = [delta for delta in effects.deltas if (delta.partition, delta.offset) not in positions]
+        effects.deltas = [delta for delta in effects.deltas if (read_partition(delta.source), delta.offset) not in positions]
         kept = [_source_key(record) not in sizes for record in effects.records]
         effects.records = list(compress(effects.records, kept))
         return list(compress(features, kept))
@@ -307,7 +308,8 @@ def _oldest_origins_ms(decoded: list[Decoded]) -> dict[str, int]:
     """When the oldest input of each entity was produced."""
     oldest: dict[str, int] = {}
     for _, message in decoded:
-        oldest[message.key] = min(message.origin_ms, oldest.get(message.key, message.origin_ms))
+        if message.origin_ms < oldest.get(message.key, _NEVER_MS):
+            oldest[message.key] = message.origin_ms
     return oldest
 
 
