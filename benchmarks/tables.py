@@ -205,7 +205,7 @@ def _onboarding(results: Results) -> str:
     """Both sides, by wall time and by CPU time."""
     sides = {"onboarding": "items_per_s", "sentence_transformers": "sentence_transformers_items_per_s"}
     return _table(
-        ["side", "items/s", "CPU ms per item"],
+        ["side", "items/s", "CPU ms per item, least of the turns"],
         [
             [
                 side.replace("_", "-"),
