@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import behavior, console, delivery, ranking, reasoning
+from benchmarks import behavior, console, delivery, onboarding, ranking, reasoning
 
 RESULTS = Path(__file__).with_name("results")
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "behavior": behavior.run,
     "console": console.run,
     "delivery": delivery.run,
+    "onboarding": onboarding.run,
     "ranking": ranking.run,
     "reasoning": reasoning.run,
 }

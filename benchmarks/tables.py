@@ -37,6 +37,8 @@ def main() -> None:
         _write(DOCS / "benchmarks.md", {"ranking": _ranking(ranking)})
     if delivery := _read("delivery"):
         _write(DOCS / "benchmarks.md", {"delivery": _delivery(delivery)})
+    if onboarding := _read("onboarding"):
+        _write(DOCS / "benchmarks.md", {"onboarding": _onboarding(onboarding)})
     if console := _read("console"):
         _write(DOCS / "benchmarks.md", {"console": _console(console)})
     if ranking and delivery:
@@ -197,6 +199,22 @@ def _delivery(results: Results) -> str:
         ],
     )
     return f"{costs}\n\n{rates}"
+
+
+def _onboarding(results: Results) -> str:
+    """Both sides, by wall time and by CPU time."""
+    sides = {"onboarding": "items_per_s", "sentence_transformers": "sentence_transformers_items_per_s"}
+    return _table(
+        ["side", "items/s", "CPU ms per item, least of the turns"],
+        [
+            [
+                side.replace("_", "-"),
+                str(results[rate]),
+                f"{min(run['cpu_s'] for run in results[side]) / results['items'] * 1000:.1f}",
+            ]
+            for side, rate in sides.items()
+        ],
+    )
 
 
 def _ranking(results: Results) -> str:

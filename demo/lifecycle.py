@@ -41,8 +41,7 @@ AT_ONCE = BatchPolicy(limit_records=1024, wait_s=0.0)
 BATCHING = Batching(
     default=AT_ONCE, history=AT_ONCE, aggregates=AT_ONCE, archive=BatchPolicy(limit_records=4000, wait_s=3600.0)
 )
-ITEMS_CHUNK = 128
-ORDERS_CHUNK = 16
+ITEMS_CHUNK = 512  # large, so that enough texts have the same length
 SERVED_SHARE = 0.2  # of the live rankings are logged as served features: the user's row and one item's
 SERVED_STEP = 50  # that item is one of every SERVED_STEP-th product on sale
 RANKER_HISTORY = 64  # latest behaviors that attention reads
@@ -246,7 +245,7 @@ def _distinct_customers(orders: Sequence[Order]) -> Iterator[list[Order]]:
     chunk: list[Order] = []
     customers: set[str] = set()
     for order in orders:
-        if order.user_id in customers or len(chunk) == ORDERS_CHUNK:
+        if order.user_id in customers:
             yield chunk
             chunk, customers = [], set()
         chunk.append(order)

@@ -1,7 +1,7 @@
 """Metrics list by list: hit rate, NDCG and GAUC over all products on sale, with intervals over baskets."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -21,13 +21,16 @@ class LabeledCandidates:
     negatives: NDArray[np.bool_]
     buckets: NDArray[np.int64]
 
-    def match(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    @cached_property
+    def matched(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Indices of the targets and of the negatives of each bucket that has both."""
+        found = []
         for bucket in np.unique(self.buckets[self.targets]):
             same = self.buckets == bucket
             negatives = np.flatnonzero(self.negatives & same)
             if len(negatives):
-                yield np.flatnonzero(self.targets & same), negatives
+                found.append((np.flatnonzero(self.targets & same), negatives))
+        return found
 
 
 class ListResult(NamedTuple):
@@ -66,7 +69,7 @@ class MetricTally:
         ranks = metrics.rank(scores[candidates.targets], negatives)
         matched = [
             metrics.target_auc(metrics.rank(scores[targets], scores[others]), len(others))
-            for targets, others in candidates.match()
+            for targets, others in candidates.matched
         ]
         self.lists.append(
             ListResult(

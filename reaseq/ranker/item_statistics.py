@@ -135,7 +135,8 @@ def fit_weights(taken: sp.csr_matrix, regularization: float) -> NDArray[np.float
     """The weights B (N, N) of EASE^R for users and items (users, N)."""
     gram = (taken.T @ taken).toarray().astype(np.float32)
     gram[np.diag_indices(len(gram))] += regularization
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(torch.from_numpy(gram))).numpy()
+    # LAPACK inverts from a Cholesky factor with half of the operations that solving takes, and at a quarter of its speed.
+    inverse = torch.cholesky_solve(torch.eye(len(gram)), torch.linalg.cholesky(torch.from_numpy(gram))).numpy()
     weights = -inverse / np.diag(inverse)
     weights[np.diag_indices(len(weights))] = 0.0
     return np.asarray(weights, np.float32)

@@ -6,7 +6,6 @@ Purchases repeat, and a whole history tells how. Attention over the latest behav
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from reaseq.days import DAY_MS
@@ -79,5 +78,5 @@ def _price_ratios(own: NDArray[np.int64], candidates: NDArray[np.int64], table: 
 
 def read_prices(rows: NDArray[np.int64], table: Snapshot) -> NDArray[np.float32]:
     """The prices of rows (…), NaN if unknown."""
-    prices: NDArray[np.float32] = table.prices[torch.from_numpy(rows)].cpu().numpy()
+    prices: NDArray[np.float32] = table.prices.cpu().numpy()[rows]
     return np.where(prices >= 0, prices, np.float32(np.nan))
