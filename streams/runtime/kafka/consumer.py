@@ -14,6 +14,7 @@ from streams.runtime.kafka.connection import ISOLATION_LEVEL, broker_errors, cli
 POLL_MS = 200
 QUERY_TIMEOUT_MS = 10_000  # a user waits for the result
 START_TIMEOUT_MS = 60_000  # the brokers may be starting as well
+RECONNECT_LIMIT_MS = 2000  # by default, readers would be up to half a minute late after an outage
 
 
 class _Consumer(KafkaConsumer):  # type: ignore[misc]  # the library has no types
@@ -37,6 +38,7 @@ def new_consumer(settings: KafkaSettings, group_id: str | None = None, timeout_m
         **client_options(settings),
         group_id=group_id,
         bootstrap_timeout_ms=timeout_ms,
+        reconnect_backoff_max_ms=RECONNECT_LIMIT_MS,
         enable_auto_commit=False,
         auto_offset_reset="earliest",  # an offset that retention has deleted; the default would skip to the end
         isolation_level=ISOLATION_LEVEL,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import structlog
 
-from reaseq.logs import configure_logs
+from reaseq.logs import REMEMBERED_MESSAGES, REPEAT_INTERVAL_S, configure_logs
 
 
 def test_log_lines_have_process_event_level_and_ids(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,3 +80,33 @@ def test_libraries_log_warnings_only(capsys: pytest.CaptureFixture[str]) -> None
     library.info("below the level")
 
     assert capsys.readouterr().err == ""
+
+
+def test_message_that_a_library_repeats_is_logged_once_in_an_interval(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure_logs("worker-7")
+    library, now_s = logging.getLogger("library"), 1_000_000.0
+    monkeypatch.setattr("logging.time.time", lambda: now_s)
+    for attempt in range(100):
+        library.error("cannot connect to node %d", attempt)
+    library.error("another message")
+    logging.getLogger("another library").error("cannot connect to node 1")
+    now_s += REPEAT_INTERVAL_S
+    library.error("cannot connect to node 7")
+
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line.get("repeats")) for line in logged] == [
+        ("cannot connect to node 0", None),
+        ("another message", None),
+        ("cannot connect to node 1", None),
+        ("cannot connect to node 7", 99),
+    ]
+
+
+def test_different_messages_of_libraries_are_all_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("worker-7")
+    for number in range(2 * REMEMBERED_MESSAGES):
+        logging.getLogger(f"library-{number}").error("down")
+
+    assert len(capsys.readouterr().err.splitlines()) == 2 * REMEMBERED_MESSAGES
