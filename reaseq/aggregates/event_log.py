@@ -96,7 +96,7 @@ class _Range:
     """The range of some numbers, in which a row and a number become one key: in order of the row, then of the number."""
 
     def __init__(self, numbers: Ints) -> None:
-        self._least = int(numbers.min(initial=0 if not len(numbers) else int(numbers[0])))
+        self._least = int(numbers.min()) if len(numbers) else 0
         self._count = int(numbers.max(initial=self._least)) - self._least + 2  # one more, after all of them
 
     def keys(self, rows: Ints, numbers: Ints) -> Ints:
