@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import behavior, console, delivery, ranking, reasoning
+from benchmarks import behavior, console, delivery, ranking, reasoning, start
 
 RESULTS = Path(__file__).with_name("results")
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -15,6 +15,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "delivery": delivery.run,
     "ranking": ranking.run,
     "reasoning": reasoning.run,
+    "start": start.run,
 }
 
 
