@@ -74,7 +74,7 @@ class Lifecycle:
         self.aggregates = AggregateTable(BUILT_IN)
         feed = ItemAggregatesFeed(self.aggregates, self.system.table, waiting_limit=0)  # items come before their events
         self.broker.subscribe(ITEM_AGGREGATES.name, feed.apply_records)
-        self._served = ServedFeatureLog(self.served_features_dir, SERVED_SHARE, self.system.table)
+        self._served = ServedFeatureLog(self.served_features_dir, SERVED_SHARE, self.system.table, self.aggregates)
         future_limit_s = settings.guard.future_limit_s
         self.runtime = InProcessRuntime(
             self.broker,

@@ -106,7 +106,8 @@ class RankingService:
 
     def app_state(self) -> AppState:
         """The state of the web application."""
-        served = ServedFeatureLog(self.settings.served_features_dir, self.settings.service.served_feature_log_share, self.table)
+        folder, share = self.settings.served_features_dir, self.settings.service.served_feature_log_share
+        served = ServedFeatureLog(folder, share, self.table, self.aggregates)
         return AppState(self.ranker, self.settings.service, self.waiting_for, self.failure, self.shadow, served.offer)
 
     def _scan(self) -> None:

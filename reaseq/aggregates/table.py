@@ -16,6 +16,13 @@ from reaseq.aggregates.tiles import Series, unpack_series
 from reaseq.records import ItemAggregates, Version
 
 
+class Part(NamedTuple):
+    """The newest record of an item and a source partition."""
+
+    version: Version
+    tiles: bytes
+
+
 class AggregateTable:
     """The tiles of each row of the item table, summed over the source partitions. Safe to use from several threads.
 
@@ -26,7 +33,7 @@ class AggregateTable:
     def __init__(self, aggregates: Sequence[Aggregate]) -> None:
         self._columns = Columns(aggregates)
         self._lock = threading.Lock()
-        self._parts: dict[int, bytes] = {}  # by row: a packed dict[int, _Part]
+        self._parts: dict[int, bytes] = {}  # by row: a packed dict[int, Part]
         self._parts_bytes = 0
         self._tiles = {series: Ragged.empty(np.int32, np.float64) for series in self._columns.longest}  # tile and number
         self.newest_ms = 0  # the time of the newest event
@@ -39,23 +46,27 @@ class AggregateTable:
     def apply(self, rows: Sequence[int], records: Sequence[ItemAggregates]) -> None:
         """Apply the records of items with these rows; one that is older than what its source partition has is ignored."""
         with self._lock:
-            parts: dict[int, dict[int, _Part]] = {}
+            parts: dict[int, dict[int, Part]] = {}
             changes = _Changes(self._columns.longest)
             for row, record in zip(rows, records, strict=True):
-                known = parts.get(row) or _unpack_parts(self._parts.get(row, b""))
+                known = parts.get(row) or self.parts(row)
                 before = known.get(record.source_partition)
                 if before and before.version > record.version:
                     continue
                 if before:
                     changes.add(row, before.tiles, sign=-1)
                 changes.add(row, record.tiles, sign=1)
-                parts[row] = {**known, record.source_partition: _Part(record.version, record.tiles)}
+                parts[row] = {**known, record.source_partition: Part(record.version, record.tiles)}
                 self.newest_ms = max(self.newest_ms, record.event_time_ms)
             for row, changed in parts.items():
                 packed = _pack(changed)
                 self._parts_bytes += len(packed) - len(self._parts.get(row, b""))
                 self._parts[row] = packed
             self._tiles = {series: changes.merged(series, tiles) for series, tiles in self._tiles.items()}
+
+    def parts(self, row: int) -> dict[int, Part]:
+        """What the row of an item is the sum of, by source partition."""
+        return _unpack_parts(self._parts.get(row, b""))
 
     def evaluate(self, rows: Ints, now_ms: int | Ints) -> NDArray[np.float32]:
         """The features (C, F) of rows (C,) at `now_ms`, a time or one for each row (C,), in the order of `Aggregate.spans`."""
@@ -68,13 +79,6 @@ class AggregateTable:
 
         times_ms = np.broadcast_to(np.asarray(now_ms, np.int64), rows.shape)
         return self._columns.evaluate(read, times_ms)
-
-
-class _Part(NamedTuple):
-    """The newest record of one source partition."""
-
-    version: Version
-    tiles: bytes
 
 
 class _Changes:
@@ -123,8 +127,8 @@ def _key(rows: Ints, tiles: NDArray[np.generic]) -> Ints:
 
 
 _pack = msgspec.msgpack.Encoder().encode
-_parts_decoder = msgspec.msgpack.Decoder(dict[int, _Part])
+_parts_decoder = msgspec.msgpack.Decoder(dict[int, Part])
 
 
-def _unpack_parts(packed: bytes) -> dict[int, _Part]:
+def _unpack_parts(packed: bytes) -> dict[int, Part]:
     return _parts_decoder.decode(packed) if packed else {}
