@@ -10,9 +10,9 @@ from reaseq.aggregates import Aggregate, evaluate, merge_tiles, unpack_tiles
 def read_aggregate_values(
     repository: FeatureRepository, aggregates: Sequence[Aggregate], item_ids: Sequence[str], now_ms: int
 ) -> dict[str, dict[str, float]]:
-    """The features of each item, all partitions added up: zero or NaN for an item without events.
+    """The features of each item, all rows added up: zero or NaN for an item without events.
 
-    Goes through the keys of all rows, to find those of an item in any partition. Raises StoreUnavailable.
+    Goes through the keys of all rows, to find those of an item from any source. Raises StoreUnavailable.
     """
     part_ids: dict[str, list[str]] = {item_id: [] for item_id in item_ids}
     for part_id in repository.scan_ids(item_aggregates):

@@ -141,7 +141,7 @@ def aggregate_rows(record: ItemAggregates) -> list[Row]:
     """The row of an item's aggregates."""
     values: dict[str, Plain] = {
         "item_id": record.item_id,
-        "source_partition": record.source_partition,
+        "source": record.source,
         "applied_offset": record.applied_offset,
         "applied_ms": record.applied_ms,
         "earlier_ms": record.earlier_ms,
@@ -155,7 +155,7 @@ def aggregate_record(part_id: str, event_time_ms: int, values: Mapping[str, Plai
     """Build the record of an item's aggregates from its row: the inverse of `aggregate_rows`."""
     return ItemAggregates(
         item_id=values["item_id"],  # type: ignore[arg-type]
-        source_partition=values["source_partition"],  # type: ignore[arg-type]
+        source=values["source"],  # type: ignore[arg-type]
         event_time_ms=event_time_ms,
         deltas=values["revision"],  # type: ignore[arg-type]
         applied_offset=values["applied_offset"],  # type: ignore[arg-type]

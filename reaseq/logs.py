@@ -18,7 +18,7 @@ REMEMBERED_MESSAGES = 1000
 def configure_logs(process: str, level: str = "INFO", library_level: str = "WARNING") -> None:
     """Log events of `level` and above to standard error, each with the process name; of libraries, those of `library_level`.
 
-    A message that a library repeats is logged once in REPEAT_INTERVAL_S: Kafka's clients log 70 a second while a broker is gone.
+    Of a message that a library repeats, one is logged in REPEAT_INTERVAL_S. Kafka's clients log 70 a second without a broker.
     """
 
     def add_process(logger: object, method: str, event: EventDict) -> EventDict:

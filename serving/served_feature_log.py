@@ -65,8 +65,8 @@ class ServedFeatureLog:
         if version := self._table.version(item_id):
             table = self._table.snapshot
             rows.append(served_item(table, item_id, version, task.now_ms))
-            for partition, part in self._aggregates.parts(int(table.rows([item_id])[0])).items():
-                rows.append(served_aggregates(to_part_id(partition, item_id), part, task.now_ms))
+            for source, part in self._aggregates.parts(int(table.rows([item_id])[0])).items():
+                rows.append(served_aggregates(to_part_id(source, item_id), part, task.now_ms))
         self._files.append(rows)
 
 
@@ -96,7 +96,7 @@ def served_item(table: Snapshot, item_id: str, version: Version, now_ms: int) ->
 
 
 def served_aggregates(part_id: str, part: Part, now_ms: int) -> ServedRow:
-    """The log's row for the aggregates of an item and a source partition."""
+    """The log's row for the aggregates of an item and a source."""
     ((view, names),) = AUDITED["aggregates"].items()
     return ServedRow("aggregates", part_id, now_ms, *part.version, {f"{view}:{name}": digest(part.tiles) for name in names})
 

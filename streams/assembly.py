@@ -105,7 +105,7 @@ def assemble(
     stages: tuple[Stage, ...] = (
         OnboardingStage(store, encoder, declaration, batching.default),
         ReasoningStage(store, reasoner, encoder, vocabulary.version, reasoning_batch),
-        HistoryStage(store, table, settings.behavior, batching.history),
+        HistoryStage(store, table, settings.behavior, batching.history, len(store.shards)),
         inference := BehaviorInferenceStage(store, table, None, settings.behavior, batching.default),
         AggregatesStage(store, declaration.kept_aggregates, batching.aggregates),
         *(ArchiveStage(topic, archive, store, batching.archive, on_erasure) for topic in FEATURE_TOPICS),

@@ -25,7 +25,7 @@ class ItemAggregatesFeed:
         self._waiting_limit = waiting_limit
         self._decoder = TolerantDecoder(ITEM_AGGREGATES)
         self._lock = threading.Lock()
-        self._waiting: dict[str, dict[int, ItemAggregates]] = {}  # by item and partition, the longest waiting item first
+        self._waiting: dict[str, dict[str, ItemAggregates]] = {}  # by item and source, the longest waiting item first
         self._waiting_count = 0
 
     def apply_records(self, records: Sequence[RawRecord]) -> None:
@@ -52,10 +52,10 @@ class ItemAggregatesFeed:
 
     def _keep_waiting(self, record: ItemAggregates) -> None:
         parts = self._waiting.setdefault(record.item_id, {})
-        known = parts.get(record.source_partition)
+        known = parts.get(record.source)
         self._waiting_count += known is None
         if known is None or known.version <= record.version:
-            parts[record.source_partition] = record
+            parts[record.source] = record
 
     def _take(self, item_id: str) -> list[ItemAggregates]:
         parts = self._waiting.pop(item_id)

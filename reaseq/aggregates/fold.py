@@ -1,4 +1,4 @@
-"""Folds deltas of events into the row of one item and source partition, each delta once.
+"""Folds deltas of events into the row of one item and source, each delta once.
 
 The stream delivers at least once, so a delta may come again: with the same record of deltas, or because the worker that
 found it stopped before it had stored that it did. The row keeps the position in the source up to which it has been applied.
@@ -12,7 +12,7 @@ from reaseq.records import EventDelta, ItemAggregates
 
 
 class Applied(NamedTuple):
-    """The position in a source partition up to which a row has been applied; -1 for nothing.
+    """The position in a partition of `events` up to which a row has been applied; -1 for nothing.
 
     Clocks alone do not decide what is applied, because they may be wrong, and neither do offsets alone: they start again when
     the source topic is created anew. `earlier_ms` is the time up to which the records of its predecessor reached.
@@ -34,12 +34,12 @@ class Applied(NamedTuple):
 
 
 class PartialRow:
-    """The aggregates of one item, from the events of one source partition."""
+    """The aggregates of one item, from the events of one source, see `to_source`."""
 
-    def __init__(self, item_id: str, partition: int, stored: ItemAggregates | None, kept: Mapping[Series, int]) -> None:
+    def __init__(self, item_id: str, source: str, stored: ItemAggregates | None, kept: Mapping[Series, int]) -> None:
         """`kept` are the series and their tiles, see `kept_series`."""
         self._item_id = item_id
-        self._partition = partition
+        self._source = source
         self._kept = kept
         self._tiles = unpack_tiles(stored.tiles) if stored else {}
         self._newest_ms = stored.event_time_ms if stored else 0
@@ -64,7 +64,7 @@ class PartialRow:
         tiles = drop_expired(self._tiles, self._kept, self._newest_ms)
         return ItemAggregates(
             item_id=self._item_id,
-            source_partition=self._partition,
+            source=self._source,
             event_time_ms=self._newest_ms,
             deltas=self._deltas,
             applied_offset=self._applied.offset,

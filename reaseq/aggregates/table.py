@@ -17,23 +17,23 @@ from reaseq.records import ItemAggregates, Version
 
 
 class Part(NamedTuple):
-    """The newest record of an item and a source partition."""
+    """The newest record of an item and a source."""
 
     version: Version
     tiles: bytes
 
 
 class AggregateTable:
-    """The tiles of each row of the item table, summed over the source partitions. Safe to use from several threads.
+    """The tiles of each row of the item table, summed over the sources of events. Safe to use from several threads.
 
-    An item has one tile for each span of time in which it had events, 12 bytes in each series, and the record of each source
-    partition as the stream packs it, which the next one of that partition replaces.
+    An item has one tile for each span of time in which it had events, 12 bytes in each series, and the record of each source as
+    the stream packs it, which the next one of that source replaces.
     """
 
     def __init__(self, aggregates: Sequence[Aggregate]) -> None:
         self._columns = Columns(aggregates)
         self._lock = threading.Lock()
-        self._parts: dict[int, bytes] = {}  # by row: a packed dict[int, Part]
+        self._parts: dict[int, bytes] = {}  # by row: a packed dict[str, Part]
         self._parts_bytes = 0
         self._tiles = {series: Ragged.empty(np.int32, np.float64) for series in self._columns.longest}  # tile and number
         self.newest_ms = 0  # the time of the newest event
@@ -44,19 +44,19 @@ class AggregateTable:
         return self._parts_bytes + sum(tiles.nbytes for tiles in self._tiles.values())
 
     def apply(self, rows: Sequence[int], records: Sequence[ItemAggregates]) -> None:
-        """Apply the records of items with these rows; one that is older than what its source partition has is ignored."""
+        """Apply the records of items with these rows; one that is older than what its source has is ignored."""
         with self._lock:
-            parts: dict[int, dict[int, Part]] = {}
+            parts: dict[int, dict[str, Part]] = {}
             changes = _Changes(self._columns.longest)
             for row, record in zip(rows, records, strict=True):
                 known = parts.get(row) or self.parts(row)
-                before = known.get(record.source_partition)
+                before = known.get(record.source)
                 if before and before.version > record.version:
                     continue
                 if before:
                     changes.add(row, before.tiles, sign=-1)
                 changes.add(row, record.tiles, sign=1)
-                parts[row] = {**known, record.source_partition: Part(record.version, record.tiles)}
+                parts[row] = {**known, record.source: Part(record.version, record.tiles)}
                 self.newest_ms = max(self.newest_ms, record.event_time_ms)
             for row, changed in parts.items():
                 packed = _pack(changed)
@@ -64,8 +64,8 @@ class AggregateTable:
                 self._parts[row] = packed
             self._tiles = {series: changes.merged(series, tiles) for series, tiles in self._tiles.items()}
 
-    def parts(self, row: int) -> dict[int, Part]:
-        """What the row of an item is the sum of, by source partition."""
+    def parts(self, row: int) -> dict[str, Part]:
+        """What the row of an item is the sum of, by source."""
         return _unpack_parts(self._parts.get(row, b""))
 
     def evaluate(self, rows: Ints, now_ms: int | Ints) -> NDArray[np.float32]:
@@ -127,8 +127,8 @@ def _key(rows: Ints, tiles: NDArray[np.generic]) -> Ints:
 
 
 _pack = msgspec.msgpack.Encoder().encode
-_parts_decoder = msgspec.msgpack.Decoder(dict[int, Part])
+_parts_decoder = msgspec.msgpack.Decoder(dict[str, Part])
 
 
-def _unpack_parts(packed: bytes) -> dict[int, Part]:
+def _unpack_parts(packed: bytes) -> dict[str, Part]:
     return _parts_decoder.decode(packed) if packed else {}

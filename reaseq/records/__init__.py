@@ -5,11 +5,10 @@ keeps the version, any other change needs a new one. Times are milliseconds sinc
 """
 
 from reaseq.records.event import EVENT_TYPES, VALUE_UNITS, Event, EventType, MicroValue
-from reaseq.records.event_deltas import EventDelta, EventDeltas
+from reaseq.records.event_deltas import SOURCE_LIMIT_CHARS, EventDelta, EventDeltas, read_partition, to_source
 from reaseq.records.fields import (
     EARLIEST_TIME_MS,
     ID_LIMIT_CHARS,
-    PARTITIONS_LIMIT,
     TIME_LIMIT_MS,
     TIME_UNITS_MS,
     TITLE_LIMIT_CHARS,
@@ -30,7 +29,7 @@ __all__ = [
     "EVENT_TYPES",
     "ID_LIMIT_CHARS",
     "LEVELS",
-    "PARTITIONS_LIMIT",
+    "SOURCE_LIMIT_CHARS",
     "STATUS_RANK",
     "TIME_LIMIT_MS",
     "TIME_UNITS_MS",
@@ -54,6 +53,8 @@ __all__ = [
     "Version",
     "describe_wrong_time",
     "find_time_unit",
+    "read_partition",
     "read_revision",
     "to_part_id",
+    "to_source",
 ]

@@ -31,7 +31,7 @@ import structlog
 
 from reaseq.backoff import Backoff
 from reaseq.errors import InvalidRecord, ReaSeqError, Unavailable
-from reaseq.records import FeatureRecord
+from reaseq.records import FeatureRecord, read_partition
 from streams.delivery import metrics
 from streams.delivery.dead_letters import size_bytes, to_dead_letter
 from streams.delivery.event_deltas import encode_deltas
@@ -226,7 +226,7 @@ class Delivery:
             error = f"the feature record that it leads to has {sizes[message.key]} bytes; the limit is {limit}"
             dead_letters.append(self._to_dead_letter(raw, "result_too_large", error))
         positions = {(raw.partition, raw.offset) for raw, _ in failed}
-        effects.deltas = [delta for delta in effects.deltas if (delta.partition, delta.offset) not in positions]
+        effects.deltas = [delta for delta in effects.deltas if (read_partition(delta.source), delta.offset) not in positions]
         kept = [_source_key(record) not in sizes for record in effects.records]
         effects.records = list(compress(effects.records, kept))
         return list(compress(features, kept))

@@ -1,4 +1,4 @@
-"""Encodes the deltas of a batch: few records for many events, in the order of the events in their partitions."""
+"""Encodes the deltas of a batch: few records for many events, in the order of the events in their sources."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -8,17 +8,17 @@ from reaseq.records import EventDelta, EventDeltas
 from streams.delivery.dead_letters import size_bytes
 from streams.delivery.messages import RawRecord, encode
 
-_partition = attrgetter("partition")
+_source = attrgetter("source")
 
 
 def encode_deltas(deltas: Sequence[EventDelta], limit_bytes: int) -> list[RawRecord]:
-    """One record for each source partition, or several if it is larger than `limit_bytes`, in order of offset.
+    """One record for each source, or several if it is larger than `limit_bytes`, in order of offset.
 
     The order counts: a consumer that has applied an offset takes everything before it for redelivered. So deltas of one offset
     stay in one record, whatever its size.
     """
-    in_order = sorted(deltas, key=attrgetter("partition", "offset"))
-    return [raw for _, part in groupby(in_order, _partition) for raw in _encode(list(part), limit_bytes)]
+    in_order = sorted(deltas, key=attrgetter("source", "offset"))
+    return [raw for _, part in groupby(in_order, _source) for raw in _encode(list(part), limit_bytes)]
 
 
 def _encode(deltas: list[EventDelta], limit_bytes: int) -> Iterator[RawRecord]:

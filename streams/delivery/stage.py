@@ -17,7 +17,6 @@ class BatchPolicy:
     limit_records: int  # largest batch
     wait_s: float  # longest time that a batch's first record waits for more
     in_flight: int = 1  # concurrent batches; more than one helps a stage that waits for a remote service
-    ordered: bool = False  # the order of its effects counts, so no part of a batch may be finished before an earlier batch
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from reaseq.records import (
     ID_LIMIT_CHARS,
-    PARTITIONS_LIMIT,
+    SOURCE_LIMIT_CHARS,
     Event,
     EventDeltas,
     Item,
@@ -46,15 +46,15 @@ EVENTS = Topic(
 )
 ITEM_FEATURES = Topic("item-features", ItemFeatures, attrgetter("item_id"), "compact", null_meaning=NO_RECORD)
 USER_FEATURES = Topic("user-features", UserFeatures, attrgetter("user_id"), "compact", null_meaning=NO_RECORD, personal=True)
-# Deltas of one partition of `events` stay in order, and one worker at a time writes the rows that come from them.
-EVENT_DELTAS = Topic("event-deltas", EventDeltas, lambda record: str(record.source_partition), "delete", WEEK_MS)
+# Deltas of one source stay in order, and one worker at a time writes the rows that come from them.
+EVENT_DELTAS = Topic("event-deltas", EventDeltas, attrgetter("source"), "delete", WEEK_MS)
 ITEM_AGGREGATES = Topic(
     "item-aggregates",
     ItemAggregates,
     attrgetter("entity_id"),
     "compact",
     null_meaning=NO_RECORD,
-    key_limit_chars=len(to_part_id(PARTITIONS_LIMIT, "")) + ID_LIMIT_CHARS,
+    key_limit_chars=SOURCE_LIMIT_CHARS + len(to_part_id("", "")) + ID_LIMIT_CHARS,
     source_key=EVENT_DELTAS.key,
 )
 # Carries the failed bytes unchanged, so it has no message type of its own. A tombstone deletes a dead letter.

@@ -19,16 +19,15 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of a stage, one for each shard, or a single one if the order of its effects counts.
+    """The lanes of a stage, one for each shard.
 
     The key of a record is taken for the id of its entity. While a shard does not answer, the others go on. At most
     `held_limit_records` wait then, in memory and uncommitted; at that limit, the stage waits for all shards.
     """
 
     def __init__(self, stage: str, policy: BatchPolicy, shards: int, held_limit_records: int) -> None:
-        count = 1 if policy.ordered else shards
-        names = [f"{stage} {number + 1}/{count}" for number in range(count)]
-        self._lanes = [Lane(name, policy, limit_batches=-(-policy.in_flight // count)) for name in names]
+        names = [f"{stage} {number + 1}/{shards}" for number in range(shards)]
+        self._lanes = [Lane(name, policy, limit_batches=-(-policy.in_flight // shards)) for name in names]
         self._held_limit_records = held_limit_records
 
     def __iter__(self) -> Iterator[Lane]:

@@ -16,12 +16,12 @@ class AggregateReader(Protocol):
     """Reads the current aggregates."""
 
     def read_aggregates(self, part_ids: Sequence[str]) -> dict[str, ItemAggregates]:
-        """Records by partition and item, see `to_part_id`; unknown ones are left out."""
+        """Records by source and item, see `to_part_id`; unknown ones are left out."""
         ...
 
 
 class AggregatesStage:
-    """Keeps a row for each item and source partition, so a hot item has as many writers as the topic has partitions.
+    """Keeps a row for each item and source, so a hot item has as many writers as the topic has partitions.
 
     A batch writes a row once, however many deltas it has for it: the batch policy's wait is how stale a row may be.
     """
@@ -54,11 +54,11 @@ class AggregatesStage:
         return Effects([row.record() for row in changed.values()], counts)
 
     def _open(self, part_id: str, delta: EventDelta, known: Mapping[str, ItemAggregates]) -> PartialRow:
-        return PartialRow(delta.item_id, delta.partition, known.get(part_id), self._kept)
+        return PartialRow(delta.item_id, delta.source, known.get(part_id), self._kept)
 
 
 def _by_row(record: EventDeltas) -> dict[str, list[EventDelta]]:
     deltas: dict[str, list[EventDelta]] = {}
     for delta in record:
-        deltas.setdefault(to_part_id(delta.partition, delta.item_id), []).append(delta)
+        deltas.setdefault(to_part_id(delta.source, delta.item_id), []).append(delta)
     return deltas

@@ -1,15 +1,15 @@
 """The history stage: folds events into user histories."""
 
 import asyncio
-import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
 from msgspec.structs import replace
 
+from features.sharding import shard_of
 from reaseq.behavior.history import Behavior, ErasureRequest, HistoryFold
 from reaseq.readers import ItemLookup, UserReader
-from reaseq.records import EVENT_TYPES, EventDelta, History, Inferred, UserFeatures
+from reaseq.records import EVENT_TYPES, EventDelta, History, Inferred, UserFeatures, to_source
 from reaseq.settings import BehaviorSettings
 from streams.delivery.messages import Message
 from streams.delivery.stage import BatchPolicy, Effects
@@ -29,12 +29,15 @@ class HistoryStage:
     name = "history"
     source = EVENTS
 
-    def __init__(self, store: UserReader, catalog: ItemLookup, settings: BehaviorSettings, batch: BatchPolicy) -> None:
-        # A delta that is produced after one of a later offset is taken for redelivered: see `encode_deltas`.
-        self.batch = dataclasses.replace(batch, ordered=True)
+    def __init__(
+        self, store: UserReader, catalog: ItemLookup, settings: BehaviorSettings, batch: BatchPolicy, shards: int = 1
+    ) -> None:
+        """`shards` is the number of shards of the store: the users of each are a source of deltas, see `to_source`."""
+        self.batch = batch
         self._store = store
         self._catalog = catalog
         self._limit = settings.history_limit_events
+        self._shards = shards
 
     async def process(self, batch: Sequence[Message]) -> Effects:
         """One record for each user whose history changed."""
@@ -54,6 +57,7 @@ class HistoryStage:
     ) -> UserFeatures | None:
         fold = HistoryFold(known.history if known else History(), self._limit)
         inferred, accepted = known.inferred if known else Inferred(), 0
+        shard = shard_of(user_id.encode(), self._shards)
         for message in messages:
             if message.body is None:  # an erasure request
                 if fold.erase(message.origin_ms, ErasureRequest(message.offset, message.produced_ms)):
@@ -65,7 +69,8 @@ class HistoryStage:
                 outcome = fold.absorb(message.body)
                 effects.counts[outcome] += 1
                 accepted += outcome in ("accepted", "retracted")
-            effects.deltas += _to_deltas(message, fold.take_changes())
+            if changes := fold.take_changes():
+                effects.deltas += _to_deltas(message, to_source(message.partition, shard, self._shards), changes)
         if not accepted:
             return None
         history = fold.history()
@@ -80,10 +85,10 @@ class HistoryStage:
         )
 
 
-def _to_deltas(message: Message, changes: Sequence[tuple[Literal[1, -1], Behavior]]) -> list[EventDelta]:
+def _to_deltas(message: Message, source: str, changes: Sequence[tuple[Literal[1, -1], Behavior]]) -> list[EventDelta]:
     return [
         EventDelta(
-            message.partition,
+            source,
             message.offset,
             message.produced_ms,
             sign,

@@ -47,8 +47,8 @@ def aggregates() -> AggregateTable:
     """The aggregates after one event of each of the rows 1 to 99, half a day apart."""
     table, kept = AggregateTable(BUILT_IN), kept_series(BUILT_IN)
     for row in range(1, 100):
-        part = PartialRow(f"row {row}", 0, None, kept)
-        part.apply([EventDelta(0, row, row, 1, f"row {row}", "view", NOW_MS - row * DAY_MS // 2, None)])
+        part = PartialRow(f"row {row}", "0", None, kept)
+        part.apply([EventDelta("0", row, row, 1, f"row {row}", "view", NOW_MS - row * DAY_MS // 2, None)])
         table.apply([row], [part.record()])
     return table
 

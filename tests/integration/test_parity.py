@@ -34,8 +34,8 @@ REASONED = item(1, event_time_ms=500, price=2.1)
 
 def sold(*times_ms: int) -> ItemAggregates:
     """The row of an item after events at these times, which come from partition 3."""
-    row = PartialRow("i1", 3, None, kept_series(BUILT_IN))
-    row.apply([EventDelta(3, offset, offset, 1, "i1", "view", time_ms, None) for offset, time_ms in enumerate(times_ms)])
+    row = PartialRow("i1", "3", None, kept_series(BUILT_IN))
+    row.apply([EventDelta("3", offset, offset, 1, "i1", "view", time_ms, None) for offset, time_ms in enumerate(times_ms)])
     return row.record()
 
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -268,12 +268,15 @@ def test_killed_shard_stops_its_own_items_and_users_and_loses_nothing(shop: Shop
         shop.act()
         shop.list_items()
         wait_for(lambda: shop.has_items(store, DEAD), "items elsewhere while the shard is dead")
+        wait_for(lambda: shop.has_all(store, ELSEWHERE), "events of users elsewhere while the shard is dead")
     cache = UserCache(FeatureRepository(settings), limit_users=1000, pause_s=1.0)
     assert [known.fresh for known in cache.read(USERS)] == [user_id in ELSEWHERE for user_id in USERS]
     process.stop(settings.run_dir, "worker-1", wait_s=0.0)  # with records of the dead shard in its memory
     local.wait_ready(local.start_worker(settings, "worker-1"))
     shop.list_items()
+    shop.act()
     wait_for(lambda: shop.has_items(store, DEAD), "items after a restart of the worker")
+    wait_for(lambda: shop.has_all(store, ELSEWHERE), "events of users elsewhere after a restart of the worker")
     recover(settings)
     shop.act()
 
@@ -281,6 +284,10 @@ def test_killed_shard_stops_its_own_items_and_users_and_loses_nothing(shop: Shop
     wait_until_idle(settings)
     assert FeatureRepository(settings).is_complete()
     assert not DeadLetterQueue(settings.kafka, 3).counts()
+    counted: Counter[str] = Counter()
+    for row in (row for page in store.scan_aggregates() for row in page):
+        counted[row.item_id] += row.deltas
+    assert counted == Counter(item_id for items in shop.sent.values() for item_id in items), "each event counts once"
 
 
 def test_emptied_shard_is_filled_again_and_loses_nothing(shop: Shop) -> None:

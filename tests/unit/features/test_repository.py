@@ -57,7 +57,7 @@ def item(item_id: str = "u", title: str = "thing", time_ms: int = 1001) -> ItemF
 def aggregates(partition: int = 0, deltas: int = 1, item_id: str = "i") -> ItemAggregates:
     return ItemAggregates(
         item_id=item_id,
-        source_partition=partition,
+        source=str(partition),
         event_time_ms=1001,
         deltas=deltas,
         applied_offset=7,

@@ -12,7 +12,7 @@ from streams.delivery.messages import encode
 from streams.item_aggregates_feed import ItemAggregatesFeed
 from tests.fakes.catalog import NOW_MS, build_table, item
 
-ITEMS, PARTITIONS = 3, 2
+ITEMS, SOURCES = 3, ("0", "1")
 
 
 class Reader:
@@ -32,17 +32,17 @@ class Reader:
         return [round(float(count), 3) for count in self._aggregates.evaluate(rows, NOW_MS)[:, 2]]
 
 
-def record(number: int, partition: int, events: int) -> ItemAggregates:
-    """The row after the first `events` of one item and partition, of which the later ones are newer."""
-    row = PartialRow(f"i{number}", partition, None, kept_series(BUILT_IN))
-    deltas = [EventDelta(partition, n, n, 1, f"i{number}", "view", NOW_MS - 100 + n, None) for n in range(events)]
+def record(number: int, source: str, events: int) -> ItemAggregates:
+    """The row after the first `events` of one item and source, of which the later ones are newer."""
+    row = PartialRow(f"i{number}", source, None, kept_series(BUILT_IN))
+    deltas = [EventDelta(source, n, n, 1, f"i{number}", "view", NOW_MS - 100 + n, None) for n in range(events)]
     row.apply(deltas)
     return row.record()
 
 
 ARRIVALS = [
     *range(ITEMS),
-    *(record(number, partition, events) for number in range(ITEMS) for partition in range(PARTITIONS) for events in (1, 4)),
+    *(record(number, source, events) for number in range(ITEMS) for source in SOURCES for events in (1, 4)),
 ]
 
 
@@ -60,7 +60,7 @@ def test_counts_do_not_depend_on_the_order_in_which_records_and_items_arrive(arr
 
 def test_records_of_the_item_that_has_waited_longest_are_dropped_first() -> None:
     reader = Reader(waiting_limit=3)
-    reader.feed.apply([record(0, 0, 1), record(1, 0, 1), record(0, 1, 1), record(1, 0, 4), record(1, 1, 4)])
+    reader.feed.apply([record(0, "0", 1), record(1, "0", 1), record(0, "1", 1), record(1, "0", 4), record(1, "1", 4)])
     for number in range(2):
         reader.onboard(number)
 
@@ -70,7 +70,7 @@ def test_records_of_the_item_that_has_waited_longest_are_dropped_first() -> None
 def test_unreadable_record_and_tombstone_change_nothing() -> None:
     reader = Reader()
     reader.onboard(0)
-    good = encode(record(0, 0, 4), NOW_MS)
+    good = encode(record(0, "0", 4), NOW_MS)
     reader.feed.apply_records([good, good._replace(value=None), good._replace(value=b"{"), good._replace(key=b"1/i0")])
 
     assert reader.counts() == pytest.approx([4.0, 0, 0], rel=0.05)

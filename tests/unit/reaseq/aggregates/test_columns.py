@@ -27,7 +27,7 @@ from reaseq.records import EVENT_TYPES, EventDelta, ItemAggregates
 
 HOUR_MS = 3_600_000
 NOW_MS = 1000 * DAY_MS + 5 * HOUR_MS + 17
-ITEMS, PARTITIONS = 4, 3
+ITEMS, SOURCES = 4, ("0", "1", "2:1of2")
 AGGREGATES = (
     *BUILT_IN,
     Aggregate("views", "count", ("view", "click"), windows=("1h", "24h", "30d")),
@@ -40,7 +40,7 @@ FEATURES = [span.feature for aggregate in AGGREGATES for span in aggregate.spans
 
 events = st.builds(
     EventDelta,
-    partition=st.integers(0, PARTITIONS - 1),
+    source=st.sampled_from(SOURCES),
     offset=st.just(0),
     produced_ms=st.just(0),
     sign=st.just(1),
@@ -56,14 +56,14 @@ moments = st.integers(NOW_MS - 40 * DAY_MS, NOW_MS + 40 * DAY_MS) | st.just(NOW_
 
 
 def fold(log: Sequence[EventDelta]) -> list[ItemAggregates]:
-    """The records of all items and partitions, as the stage folds them."""
-    deltas: dict[tuple[str, int], list[EventDelta]] = defaultdict(list)
+    """The records of all items and sources, as the stage folds them."""
+    deltas: dict[tuple[str, str], list[EventDelta]] = defaultdict(list)
     for offset, event in enumerate(log):
         delta = event._replace(offset=offset, produced_ms=offset)
-        deltas[event.item_id, event.partition].append(delta)
+        deltas[event.item_id, event.source].append(delta)
     records = []
-    for (item_id, partition), of_part in deltas.items():
-        row = PartialRow(item_id, partition, None, KEPT)
+    for (item_id, source), of_part in deltas.items():
+        row = PartialRow(item_id, source, None, KEPT)
         row.apply(of_part)
         records.append(row.record())
     return records
@@ -138,8 +138,8 @@ def test_log_without_its_latest_events_keeps_the_weights_of_the_moment() -> None
 
 def test_order_of_arrival_changes_no_bit() -> None:
     generator = np.random.default_rng(0)
-    records = [_record(str(item), partition, generator) for item in range(1, 20) for partition in range(PARTITIONS)]
-    older = [_record(record.item_id, record.source_partition, generator, event_time_ms=1) for record in records]
+    records = [_record(str(item), source, generator) for item in range(1, 20) for source in SOURCES]
+    older = [_record(record.item_id, record.source, generator, event_time_ms=1) for record in records]
     rows = np.arange(20)
 
     tables = [AggregateTable(AGGREGATES) for _ in range(2)]
@@ -152,7 +152,7 @@ def test_order_of_arrival_changes_no_bit() -> None:
 
 
 def _record(
-    item_id: str, partition: int, generator: np.random.Generator, event_time_ms: int = NOW_MS, tiles: int = 20
+    item_id: str, source: str, generator: np.random.Generator, event_time_ms: int = NOW_MS, tiles: int = 20
 ) -> ItemAggregates:
     packed = pack_tiles(
         {
@@ -162,7 +162,7 @@ def _record(
     )
     return ItemAggregates(
         item_id=item_id,
-        source_partition=partition,
+        source=source,
         event_time_ms=event_time_ms,
         deltas=1,
         applied_offset=0,
@@ -176,10 +176,10 @@ def test_memory_follows_the_tiles_and_not_the_number_of_updates() -> None:
     generator = np.random.default_rng(0)
     table = AggregateTable(BUILT_IN)
     for version in range(1, 200):
-        apply(table, [_record(str(item), 0, generator, event_time_ms=version) for item in range(1, 11)])
+        apply(table, [_record(str(item), "0", generator, event_time_ms=version) for item in range(1, 11)])
 
     tiles = 10 * 20 * 2  # of ten items, in two series
-    assert table.nbytes < 10 * len(_record("1", 0, generator).tiles) * 1.2 + 12 * tiles * 5
+    assert table.nbytes < 10 * len(_record("1", "0", generator).tiles) * 1.2 + 12 * tiles * 5
 
 
 def test_reader_keeps_its_version_while_rows_are_replaced() -> None:

@@ -17,21 +17,21 @@ from tests.fakes.delivery import Journal, event_record
 LIMIT_BYTES = 400
 
 
-def delta(offset: int, partition: int = 0, item_id: str = "i", value: int | None = None) -> EventDelta:
-    return EventDelta(partition, offset, 1_000 + offset, 1, item_id, "view", 700_000_000_000, value)
+def delta(offset: int, source: str = "0", item_id: str = "i", value: int | None = None) -> EventDelta:
+    return EventDelta(source, offset, 1_000 + offset, 1, item_id, "view", 700_000_000_000, value)
 
 
 def decode(records: Sequence[RawRecord]) -> list[list[EventDelta]]:
     return [list(msgspec.json.decode(record.value or b"", type=EventDeltas)) for record in records]
 
 
-def test_each_partition_has_one_record_in_order_of_offset() -> None:
-    deltas = [delta(5), delta(3, partition=2, value=7), delta(1), delta(9, partition=2)]
+def test_each_source_has_one_record_in_order_of_offset() -> None:
+    deltas = [delta(5), delta(3, source="2", value=7), delta(1), delta(9, source="2")]
 
     records = encode_deltas(deltas, 1_000_000)
 
     assert [record.key for record in records] == [b"0", b"2"]
-    assert decode(records) == [[delta(1), delta(5)], [delta(3, partition=2, value=7), delta(9, partition=2)]]
+    assert decode(records) == [[delta(1), delta(5)], [delta(3, source="2", value=7), delta(9, source="2")]]
 
 
 def test_large_record_is_cut_between_offsets_and_stays_in_order() -> None:

@@ -2,13 +2,9 @@
 
 import asyncio
 
-from reaseq.settings import Settings
-from streams.assembly import Batching
 from streams.delivery.messages import RawRecord
 from streams.delivery.stage import BatchPolicy
 from streams.runtime.lanes import Lanes
-from streams.stages.history import HistoryStage
-from tests.unit.streams.stages.test_user_stages import FakeItemTable, MemoryUserStore
 
 USERS = [f"u{number}".encode() for number in range(90)]
 
@@ -74,18 +70,3 @@ async def test_batches_in_flight_are_shared_out() -> None:
     gate.set()
     for lane in lanes:
         await lane.in_flight.drain()
-
-
-def test_stage_whose_effects_must_stay_in_order_has_one_lane() -> None:
-    lanes = Lanes("history", BatchPolicy(10, 1.0, ordered=True), shards=3, held_limit_records=1000)
-    records = [record(key, offset) for offset, key in enumerate(USERS)]
-
-    assert list(lanes.split(records).values()) == [records]
-
-
-def test_history_makes_its_deltas_in_the_order_of_the_events() -> None:
-    """The aggregates take a delta that comes after one of a later offset for redelivered, and drop it."""
-    settings = Settings()
-    stage = HistoryStage(MemoryUserStore(), FakeItemTable(), settings.behavior, Batching.from_settings(settings).history)
-
-    assert stage.batch.ordered

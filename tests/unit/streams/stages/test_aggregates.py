@@ -18,9 +18,19 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from features.repository import FeatureRepository
+from features.sharding import shard_of
 from reaseq.aggregates import Aggregate, evaluate, merge_tiles, unpack_tiles
 from reaseq.days import DAY_MS
-from reaseq.records import EARLIEST_TIME_MS, Event, EventDelta, EventDeltas, FeatureRecord, ItemAggregates
+from reaseq.records import (
+    EARLIEST_TIME_MS,
+    Event,
+    EventDelta,
+    EventDeltas,
+    FeatureRecord,
+    ItemAggregates,
+    to_part_id,
+    to_source,
+)
 from reaseq.settings import BehaviorSettings, Settings
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import Message, RawRecord, encode
@@ -113,6 +123,7 @@ class Step:
     """A zombie's record lands; then a worker processes a batch of a stage, which may repeat earlier records, and may crash."""
 
     stage: int
+    lane: int
     records: tuple[int, int]  # from each partition
     repeated: int
     crash: str  # one of CRASHES
@@ -120,42 +131,53 @@ class Step:
 
 
 class Worker:
-    """Both stages, and the offset that each has committed in each partition."""
+    """Both stages, and the offset up to which each of their lanes has finished each partition.
 
-    def __init__(self, world: World, history_limit: int = 1000) -> None:
+    The history stage has a lane for each of the `shards`. A crash takes all lanes back to the slowest of them: that is what the
+    stage has committed.
+    """
+
+    def __init__(self, world: World, shards: int) -> None:
         self.world = world
-        policy = BehaviorSettings(history_limit_events=history_limit)
         stages: tuple[Stage, ...] = (
-            HistoryStage(world.store, Catalog(), policy, BATCH),
+            HistoryStage(world.store, Catalog(), BehaviorSettings(history_limit_events=1000), BATCH, shards),
             AggregatesStage(world.store, AGGREGATES_KEPT, BATCH),
         )
         self.deliveries = [Delivery(stage, world, world, 300.0) for stage in stages]
-        self.committed = {(stage, partition): 0 for stage in (HISTORY, AGGREGATES) for partition in range(PARTITIONS)}
+        self.lanes = shards, 1
+        self.finished = {
+            (stage, partition): [0] * self.lanes[stage] for stage in (HISTORY, AGGREGATES) for partition in range(PARTITIONS)
+        }
 
     def run(self, step: Step) -> bool:
         """Run one step; returns whether there was a new record."""
         if step.late is not None:
             self.world.land_late(step.late)
-        delivery, batch, ends, new = self.deliveries[step.stage], [], {}, False
+        delivery, batch, ends = self.deliveries[step.stage], [], {}
+        lanes = self.lanes[step.stage]
+        lane = step.lane % lanes
         for partition, records in enumerate(step.records):
             log = self.world.logs[delivery.stage.source.name, partition]
-            start = self.committed[step.stage, partition]
-            end = min(start + records, len(log))
-            batch += log[max(0, start - step.repeated) : end]
-            ends[step.stage, partition] = end
-            new |= end > start
+            start = self.finished[step.stage, partition][lane]
+            ends[partition] = min(start + records, len(log))
+            fetched = log[max(0, start - step.repeated) : ends[partition]]
+            batch += [record for record in fetched if shard_of(record.key or b"", lanes) == lane]
+        new = any(end > self.finished[step.stage, partition][lane] for partition, end in ends.items())
         self.world.crash_at = step.crash
-        if batch:
-            try:
+        try:
+            if batch:
                 asyncio.run(delivery.handle(batch))
-                self.committed |= ends
-            except Crash:
-                pass
+            for partition, end in ends.items():
+                self.finished[step.stage, partition][lane] = end
+        except Crash:
+            for partition in ends:
+                self.finished[step.stage, partition] = [min(self.finished[step.stage, partition])] * lanes
         return new
 
     def finish(self, *stages: int) -> None:
         """Process everything that is left for some stages."""
-        while any([self.run(Step(stage, (3, 2), 0, "")) for stage in stages]):
+        steps = [Step(stage, lane, (3, 2), 0, "") for stage in stages for lane in range(self.lanes[stage])]
+        while any([self.run(step) for step in steps]):
             pass
 
 
@@ -190,6 +212,7 @@ steps = st.lists(
     st.builds(
         Step,
         st.integers(0, 1),
+        st.integers(0, 2),
         st.tuples(st.integers(0, 3), st.integers(0, 3)),
         st.integers(0, 6),
         st.sampled_from(CRASHES),
@@ -206,6 +229,7 @@ steps = st.lists(
     anew=events("n{}", PRODUCED_MS + 1000, PRODUCED_MS + 3 * DAY_MS),
     steps=steps,
     later_ms=st.integers(0, 3 * DAY_MS),
+    shards=st.sampled_from([1, 3]),
     data=st.data(),
 )
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -218,6 +242,7 @@ def test_aggregates_equal_a_batch_computation_over_the_distinct_events(
     anew: list[Event],
     steps: list[Step],
     later_ms: int,
+    shards: int,
     data: st.DataObject,
 ) -> None:
     example = f"{next(numbers)}"
@@ -232,13 +257,13 @@ def test_aggregates_equal_a_batch_computation_over_the_distinct_events(
     if erased:
         world.append(RawRecord(EVENTS.name, erased.encode(), None, 0))
     _produce(world, data.draw(st.permutations([*late, *after, *after[::3], *retracted_later])))
-    worker = Worker(world)
+    worker = Worker(world, shards)
     for step in steps[::2]:
         worker.run(step)
     worker.finish(HISTORY)
     world.recreate_events()
     _produce(world, data.draw(st.permutations([*anew, *anew[::3]])))
-    worker.committed |= {(HISTORY, partition): 0 for partition in range(PARTITIONS)}
+    worker.finished |= {(HISTORY, partition): [0] * shards for partition in range(PARTITIONS)}
     for step in steps[1::2]:
         worker.run(step)
     worker.finish(HISTORY, AGGREGATES)
@@ -256,7 +281,7 @@ def test_aggregates_equal_a_batch_computation_over_the_distinct_events(
     ]
     now_ms = later_ms + max((event.event_time_ms for event in before + after + anew), default=PRODUCED_MS)
     for item_id in (f"{example}-i", f"{example}-j"):
-        assert read_features(store, item_id, now_ms) == pytest.approx(
+        assert read_features(store, shards, item_id, now_ms) == pytest.approx(
             compute_features([event for event in distinct if event.item_id == item_id], now_ms), rel=1e-12, nan_ok=True
         )
     dead_letters = [record.key or b"" for (topic, _), log in world.logs.items() if topic == DEAD_LETTERS.name for record in log]
@@ -284,22 +309,23 @@ async def test_row_of_a_hot_item_is_written_once_in_a_batch_and_a_repeated_recor
     assert (await stage.process(messages)).records == []
 
 
-async def test_item_is_on_its_own_in_each_partition(store: FeatureRepository) -> None:
+async def test_item_has_a_row_for_each_source(store: FeatureRepository) -> None:
     effects = await AggregatesStage(store, AGGREGATES_KEPT, BATCH).process(
-        [build_deltas(5, "shared", partition) for partition in (0, 1)]
+        [build_deltas(5, "shared", source) for source in ("0", "1:1of2", "1:2of2")]
     )
 
-    assert [record.entity_id for record in effects.records] == ["0/shared", "1/shared"]
+    assert [record.entity_id for record in effects.records] == ["0/shared", "1:1of2/shared", "1:2of2/shared"]
 
 
-def build_deltas(offset: int, item_id: str, partition: int = 1) -> Message:
-    delta = EventDelta(partition, offset, PRODUCED_MS, 1, item_id, "view", PRODUCED_MS, None)
-    return Message(f"{partition}", EventDeltas.from_deltas([delta]), PRODUCED_MS)
+def build_deltas(offset: int, item_id: str, source: str = "1") -> Message:
+    delta = EventDelta(source, offset, PRODUCED_MS, 1, item_id, "view", PRODUCED_MS, None)
+    return Message(source, EventDeltas.from_deltas([delta]), PRODUCED_MS)
 
 
-def read_features(store: FeatureRepository, item_id: str, now_ms: int) -> dict[str, float]:
+def read_features(store: FeatureRepository, shards: int, item_id: str, now_ms: int) -> dict[str, float]:
     """The features of an item from the rows in the store."""
-    rows = store.read_aggregates([f"{partition}/{item_id}" for partition in range(PARTITIONS)])
+    sources = [to_source(partition, shard, shards) for partition in range(PARTITIONS) for shard in range(shards)]
+    rows = store.read_aggregates([to_part_id(source, item_id) for source in sources])
     tiles = merge_tiles(unpack_tiles(row.tiles) for row in rows.values())
     return {name: value for aggregate in AGGREGATES_KEPT for name, value in evaluate(aggregate, tiles, now_ms).items()}
 
