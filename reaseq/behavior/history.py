@@ -70,12 +70,12 @@ class HistoryFold:
         if self._forgotten_ms and event.event_time_ms <= self._forgotten_ms:
             return "forgotten"
         columns = self._columns
-        if len(columns) >= self._limit and (event.event_time_ms, key) < columns.oldest:
+        if len(columns.times_ms) >= self._limit and (event.event_time_ms, key) < columns.oldest:
             return "too_late"
         behavior = Behavior(event.event_time_ms, key, event.item_id, TYPE_CODES[event.type], event.micro_value)
         columns.insert(behavior)
         self._keys.add(key)
-        if len(columns) > self._limit:
+        if len(columns.times_ms) > self._limit:
             dropped = columns.drop_oldest()
             self._keys.discard(dropped)
             self._retracted.discard(dropped)
@@ -145,9 +145,6 @@ class _Columns:
         """The behaviors in order."""
         columns = (self.times_ms, self.event_keys, self.item_ids, self.types, self.values)
         return map(Behavior._make, zip(*columns, strict=True))
-
-    def __len__(self) -> int:
-        return len(self.times_ms)
 
     @property
     def oldest(self) -> tuple[int, int]:

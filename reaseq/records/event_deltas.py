@@ -1,6 +1,7 @@
 """Deltas: which events have come to count, and which count no longer. Users' histories decide; the deltas name no user."""
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -14,6 +15,7 @@ SOURCE_LIMIT_CHARS = len(f"{PARTITIONS_LIMIT}:{SHARDS_LIMIT}of{SHARDS_LIMIT}")
 Source = Annotated[str, Meta(pattern=r"^[0-9]+(:[0-9]+of[0-9]+)?$", max_length=SOURCE_LIMIT_CHARS)]
 
 
+@cache
 def to_source(partition: int, shard: int, shards: int) -> str:
     """The name of a part of `events` whose deltas are in order: a partition, such as `3`.
 

@@ -26,10 +26,9 @@ def find_time_unit(number: float) -> str:
 
 def describe_wrong_time(number: float) -> str:
     """What is wrong with a number that should be a time in ms, as the end of a sentence; empty if nothing is."""
-    unit = find_time_unit(number)
-    if unit == "milliseconds":
+    if EARLIEST_TIME_MS <= number <= TIME_LIMIT_MS:
         return ""
-    if unit:
+    if unit := find_time_unit(number):
         return f"is in {unit}, but milliseconds are expected"
     is_excel_day = EXCEL_DAYS.start <= number < EXCEL_DAYS.stop
     return "is a day as Excel counts them: write a date" if is_excel_day else "is not between 1990 and 2100"

@@ -47,6 +47,7 @@ T = TypeVar("T")
 Decoded = tuple[RawRecord, Message]
 Observer = Callable[[str, Message, float], None]  # stage, message, seconds from its production until it is servable
 
+_NEVER_MS = 2**63
 PAGE_RECORDS = 256  # stored records in one read
 
 DEFAULT_BACKOFF = Backoff(first_s=0.1, limit_s=5.0)
@@ -307,7 +308,8 @@ def _oldest_origins_ms(decoded: list[Decoded]) -> dict[str, int]:
     """When the oldest input of each entity was produced."""
     oldest: dict[str, int] = {}
     for _, message in decoded:
-        oldest[message.key] = min(message.origin_ms, oldest.get(message.key, message.origin_ms))
+        if message.origin_ms < oldest.get(message.key, _NEVER_MS):
+            oldest[message.key] = message.origin_ms
     return oldest
 
 

@@ -190,6 +190,6 @@ def _decode_key(raw: RawRecord, limit_chars: int) -> str:
 
 def _read_origin_ms(raw: RawRecord, now_ms: int) -> int:
     """The origin time; now if it is unknown (0 or less), or later: brokers reject records from the future."""
-    header_ms = get_int_header(raw.headers, ORIGIN_HEADER)
+    header_ms = get_int_header(raw.headers, ORIGIN_HEADER) if raw.headers else None
     origin_ms = raw.timestamp_ms if header_ms is None else header_ms
     return origin_ms if 0 < origin_ms <= now_ms else now_ms

@@ -38,7 +38,7 @@ class Spans:
     def __init__(self, stage: str, decoded: Sequence[tuple[RawRecord, Message]]) -> None:
         contexts: dict[str, list[SpanContext]] = {}
         for raw, message in decoded:
-            if context := _sampled_context(raw.headers):
+            if raw.headers and (context := _sampled_context(raw.headers)):
                 contexts.setdefault(message.key, []).append(context)
         self._spans = {entity: _start_span(stage, entity, parents) for entity, parents in contexts.items()}
 

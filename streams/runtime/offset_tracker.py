@@ -43,12 +43,10 @@ class OffsetTracker:
 
     def start(self, reader: str, batch: Sequence[RawRecord]) -> StartOffsets:
         """Record that a reader starts a batch; returns the argument for `finish`."""
-        starts: StartOffsets = {}
-        for record in batch:
-            partition = (record.topic, record.partition)
-            starts.setdefault(partition, record.offset)
-            self._next[reader, partition] = max(record.offset + 1, self._next.get((reader, partition), 0))
+        starts = {(record.topic, record.partition): record.offset for record in reversed(batch)}
+        lasts = {(record.topic, record.partition): record.offset for record in batch}
         for partition, offset in starts.items():
+            self._next[reader, partition] = max(lasts[partition] + 1, self._next.get((reader, partition), 0))
             self._running.setdefault((reader, partition), Counter())[offset] += 1
         return starts
 

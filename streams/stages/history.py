@@ -69,8 +69,8 @@ class HistoryStage:
                 outcome = fold.absorb(message.body)
                 effects.counts[outcome] += 1
                 accepted += outcome in ("accepted", "retracted")
-            if changes := fold.take_changes():
-                effects.deltas += _to_deltas(message, to_source(message.partition, shard, self._shards), changes)
+            for sign, behavior in fold.take_changes():
+                effects.deltas.append(_to_delta(message, to_source(message.partition, shard, self._shards), sign, behavior))
         if not accepted:
             return None
         history = fold.history()
@@ -85,17 +85,8 @@ class HistoryStage:
         )
 
 
-def _to_deltas(message: Message, source: str, changes: Sequence[tuple[Literal[1, -1], Behavior]]) -> list[EventDelta]:
-    return [
-        EventDelta(
-            source,
-            message.offset,
-            message.produced_ms,
-            sign,
-            behavior.item_id,
-            EVENT_TYPES[behavior.type_code - 1],
-            behavior.time_ms,
-            behavior.value,
-        )
-        for sign, behavior in changes
-    ]
+def _to_delta(message: Message, source: str, sign: Literal[1, -1], behavior: Behavior) -> EventDelta:
+    event_type = EVENT_TYPES[behavior.type_code - 1]
+    return EventDelta(
+        source, message.offset, message.produced_ms, sign, behavior.item_id, event_type, behavior.time_ms, behavior.value
+    )
