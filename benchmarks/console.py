@@ -42,7 +42,8 @@ from reaseq.knowledge.vocabulary import Vocabulary, load_vocabulary
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
-from reaseq.ranker.item_statistics import fit, save_statistics
+from reaseq.ranker.engine import engine_files
+from reaseq.ranker.item_statistics import fit
 from reaseq.ranker.latent import SCORES
 from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.records import Claim, ItemFeatures, ProductKnowledge
@@ -87,8 +88,9 @@ def _fill(settings: Settings, repository: FeatureRepository) -> None:
     behavior = BehaviorConfig(claims=vocabulary.size, items=len(ids))
     version = publish_model(settings.models_dir, BEHAVIOR, "bench", BehaviorModel(behavior), behavior, ids, facts).version
     config = RankerConfig(claims=vocabulary.size, items=len(ids), history=HISTORY, scores=SCORES)
-    files = save_statistics(fit([("a user", ITEM_IDS[:100])]))
-    publish_model(settings.models_dir, RANKER, "bench", Ranker(config), config, ids, facts, files)
+    model, statistics = Ranker(config), fit([("a user", ITEM_IDS[:100])])
+    files = engine_files(model, statistics)
+    publish_model(settings.models_dir, RANKER, "bench", model, config, ids, facts, files)
     repository.write([_build_item(item_id, vocabulary, generator) for item_id in ITEM_IDS])
     width = behavior.backbone.width
     repository.write([build_user(ITEM_IDS, number, HISTORY, NOW_MS, version, width, generator) for number in range(USERS)])

@@ -1,8 +1,8 @@
 """Ranking 500 candidates with their features, compared with Feast alone and with the bare forward pass and user read.
 
 All sides run in one process against one real Redis, with the catalog of Online Retail, users with histories of several
-lengths, and one ranker of the default size (its weights are random, which costs the same). Each side is called by 1, 8 and 32
-concurrent callers:
+lengths, and one ranker of the default size (its weights are random, which costs the same). A lone caller is measured in
+`benchmarks.lone_caller`. Here, each side is called by 1, 8 and 32 concurrent callers:
 
 - `rank`: the ranking as the service calls it: user read, features, micro-batch, forward pass, fallback levels, budget.
 - `feast_per_candidate`: Feast's own Redis store, one feature per column. `get_online_features` for the user, the 500 candidates
@@ -18,7 +18,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,8 +31,10 @@ from msgspec.structs import replace as changed
 from rich.console import Console
 
 import features.definitions as views
+from benchmarks import lone_caller
 from benchmarks.feast_alone import build_table, start_feast, write_items, write_users
 from benchmarks.folded_events import fold_purchases
+from benchmarks.lone_caller import Caller, bare_forward, in_process
 from demo import ANSWERS, ORDER_LINES, VOCABULARY
 from evaluation.datasets.interaction_log import InteractionLog
 from evaluation.experiments import online_retail
@@ -49,21 +50,20 @@ from reaseq.days import DAY_MS
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import RankedUser, build_batch
-from reaseq.ranker.engine import Engine, ScoringQuery
+from reaseq.ranker.engine import Engine
 from reaseq.ranker.item_statistics import fit
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
+from reaseq.ranker.onnx_forward import OnnxForward, export
 from reaseq.records import History, Inferred, ItemFeatures, UserFeatures
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import Settings
-from serving.degradation import DegradingRanker, RankingTask
-from serving.micro_batching import MicroBatcher
-from serving.user_cache import UserCache
 
 CANDIDATES, USERS = 500, 64
 CALLERS, HISTORIES = (1, 8, 32), (50, 200, 1000)
+LONE_HISTORIES = (50, 200)
 CALLS, FEAST_CALLS, TURNS = 300, 30, 3  # calls per side at each point, and the turns they are split into
 LONG_HISTORIES = (1000, 10_000)
 SEARCH = 48  # behaviors that the search stage keeps
@@ -78,44 +78,34 @@ class RankingBench:
     settings: Settings
     table: ItemTable
     engine: Engine
+    eager: Engine  # the same, without ONNX Runtime
     feast_engine: Engine  # the same model for `feast_per_candidate`, which has no item table
     users: list[UserFeatures]
     candidates: list[str]
     now_ms: int
     feast: FeatureStore
 
+    @property
+    def caller(self) -> Caller:
+        """What every caller asks for."""
+        return Caller(self.users, self.candidates, self.now_ms)
+
     def sides(self) -> dict[str, Callable[[int], object]]:
         """Each side as a function of the call's number, which chooses the user."""
-        settings = self.settings.model_copy(deep=True)
-        settings.store.redis_timeout_s = 1.0
-        repository = FeatureRepository(settings)
-        ranker = DegradingRanker(self.engine, UserCache(repository, USERS, 1.0))
-        ranker.warm_up(CANDIDATES)
-        batcher = MicroBatcher(ranker.rank, 8 * CANDIDATES, 256)
-        snapshot = self.table.snapshot
-        rows = snapshot.rows(self.candidates)
-        batches = [self.engine.batch([ScoringQuery(user, rows, self.now_ms)], snapshot)[0] for user in self.users]
-        one_at_a_time = ThreadPoolExecutor(max_workers=1)  # first come, first served
-        client = redis.Redis.from_url(settings.store.redis_url.get_secret_value())
-        prefixes = [f"{repository.config.project}:{view.name}:".encode() for view in (views.user_history, views.user_inferred)]
-        keys = [[prefix + _key(user.user_id) for prefix in prefixes] for user in self.users]
-
-        def rank(number: int) -> object:
-            user = self.users[number % USERS]
-            now_s = time.monotonic()
-            result = batcher.submit(RankingTask(user.user_id, self.candidates, self.now_ms, now_s + 60)).result()
-            assert result.fallback_level == "fresh" and not result.reasons, result
-            return result
-
-        def forward(number: int) -> object:
-            return self.engine.score_batch(batches[number % USERS], snapshot)
-
         return {
-            "rank": rank,
-            "forward": lambda number: one_at_a_time.submit(forward, number).result(),
-            "raw_read": lambda number: client.mget(keys[number % USERS]),
+            "rank": in_process(self.settings, self.engine, self.caller),
+            "forward": bare_forward(self.engine, self.caller),
+            "raw_read": self.raw_read(),
             "feast_per_candidate": lambda number: self._feast_per_candidate(self.users[number % USERS].user_id),
         }
+
+    def raw_read(self) -> Callable[[int], object]:
+        """Reads a user's bytes from Redis."""
+        client = redis.Redis.from_url(self.settings.store.redis_url.get_secret_value())
+        project = FeatureRepository(self.settings).config.project
+        prefixes = [f"{project}:{view.name}:".encode() for view in (views.user_history, views.user_inferred)]
+        keys = [[prefix + _key(user.user_id) for prefix in prefixes] for user in self.users]
+        return lambda number: client.mget(keys[number % USERS])
 
     def _feast_per_candidate(self, user_id: str) -> torch.Tensor:
         row = self.feast.get_online_features(
@@ -139,7 +129,7 @@ class RankingBench:
 
 
 def run() -> dict[str, Any]:
-    """Every side at every history length and number of callers. The first point is the one that the goals refer to."""
+    """The lone caller, then every side at every history length and number of callers."""
     console = Console(stderr=True)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="reaseq-bench-") as folder:
@@ -153,19 +143,23 @@ def run() -> dict[str, Any]:
                 log = online_retail.build_experiment(
                     ORDER_LINES, ANSWERS, Encoder(Settings().encoder), Path("var/evaluation")
                 ).log
-            grid = []
+            grid, alone = [], []
             for history in HISTORIES:
                 with console.status(f"rebuilding Redis: histories of {history}"):
                     bench = _build_bench(settings, log, history, port)
                 sides = bench.sides()
                 gc.collect()
                 gc.freeze()  # like the service
+                if history in LONE_HISTORIES:
+                    measured = lone_caller.measure(settings, bench.engine, bench.eager, bench.caller, sides["raw_read"])
+                    alone.append({"history": history} | measured)
+                    console.print(alone[-1])
                 for callers in CALLERS:
                     grid.append({"history": history, "callers": callers} | _measure(sides, callers))
                     console.print(grid[-1])
-            first = grid[0]
             return {
-                **{name: value for name, value in first.items() if name not in ("history", "callers")},
+                **{name: value for name, value in alone[0].items() if name != "history"},
+                "lone_caller": alone,
                 "by_history_and_callers": grid,
                 "long_histories": [
                     _measure_long_history(log, history, search) for history in LONG_HISTORIES for search in (0, SEARCH)
@@ -244,11 +238,15 @@ def _build_bench(settings: Settings, log: InteractionLog, history: int, port: in
     repository.write(users)
     candidates = [log.items[index].item_id for index in generator.choice(len(log.items), CANDIDATES, replace=False)]
     statistics = fit([(basket.user_id, basket.item_ids) for basket in log.baskets])
-    engine, feast_engine = (Engine(model, ids, name, table, aggregates, latents, statistics) for name in ("bench", "feast"))
+    eager = Engine(model, ids, "eager", table, aggregates, latents, statistics)
+    engine, feast_engine = (
+        Engine(model, ids, name, table, aggregates, latents, statistics, OnnxForward(export(model)))
+        for name in ("bench", "feast")
+    )
     feast = start_feast(settings, port)
     write_items(feast, log, aggregates, table)
     write_users(feast, users)
-    return RankingBench(settings, table, engine, feast_engine, users, candidates, now_ms, feast)
+    return RankingBench(settings, table, engine, eager, feast_engine, users, candidates, now_ms, feast)
 
 
 def _build_record(log: InteractionLog, index: int) -> ItemFeatures:
@@ -327,7 +325,7 @@ def _measure_long_history(log: InteractionLog, history: int, search: int) -> dic
     )
     with torch.inference_mode():
         embedded = model.embed(log.table.contents, torch.zeros(len(log.table), dtype=torch.long))
-        items = Embedded(log.table.slots, log.table.prices, log.table.contents, *embedded)
+        items = Embedded(log.table.slots, log.table.contents, *embedded)
         times = _call_concurrently(lambda number: model(batch, items), 1, 20)
     return {"history": history, "search": search, "forward_p50_ms": round(float(np.median(times)) * 1000, 2)}
 

@@ -200,7 +200,7 @@ def _delivery(results: Results) -> str:
 
 
 def _ranking(results: Results) -> str:
-    """The grid of callers and histories, then long histories and the item table."""
+    """The lone caller, the grid of callers and histories, then long histories and the item table."""
     sides = ("rank", "forward", "raw_read", "feast_per_candidate")
     grid = _table(
         [
@@ -232,7 +232,29 @@ def _ranking(results: Results) -> str:
             for row in results["item_table"]
         ],
     )
-    return f"{grid}\n\nThe bare forward pass on long histories, and the item table under updates:\n\n{long}\n\n{table}"
+    alone = _lone_caller(results["lone_caller"])
+    rest = "The bare forward pass on long histories, and the item table under updates:"
+    return "\n\n".join([alone, grid, rest, long, table])
+
+
+def _lone_caller(rows: list[Results]) -> str:
+    """A column for each length of the history."""
+    sides = {
+        "rank": "in process",
+        "http": "over HTTP",
+        "forward": "bare forward pass",
+        "raw_read": "raw read",
+        "rank_eager": "in process, eager",
+        "http_eager": "over HTTP, eager",
+        "forward_eager": "bare forward pass, eager",
+    }
+    ratios = {"rank_over_forward_and_read": "in process / (forward + raw read)", "rank_over_eager": "in process / eager"}
+    lines = [[title, *(f"{row[f'{name}_p50_ms']} / {row[f'{name}_p99_ms']}" for row in rows)] for name, title in sides.items()]
+    lines += [[title, *(f"{row[f'{name}_p50']} / {row[f'{name}_p99']}" for row in rows)] for name, title in ratios.items()]
+    lines.append(
+        ["over HTTP − in process", *(f"{row['http_over_rank_p50_ms']} / {row['http_over_rank_p99_ms']}" for row in rows)]
+    )
+    return _table(["one caller, p50 / p99 ms", *(f"{row['history']} behaviors" for row in rows)], lines)
 
 
 def _scores(results: Results, gauc: str) -> str:

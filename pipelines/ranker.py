@@ -19,9 +19,8 @@ from reaseq.errors import ArtifactError
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
-from reaseq.ranker.engine import Engine
+from reaseq.ranker.engine import Engine, engine_files
 from reaseq.ranker.importance import permutation_losses
-from reaseq.ranker.item_statistics import save_statistics
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.ranker.numbers import POPULARITY
@@ -137,7 +136,7 @@ class RankerPipeline:
             "importance": dict(importance),
         }
         assert data.statistics  # noqa: S101  there are samples
-        files = save_statistics(data.statistics)
+        files = engine_files(model, data.statistics)
         return publish_model(self._models_dir, RANKER, to_day(data.until_ms), model, model.config, data.ids, facts, files)
 
     def _trained_until(self, version: str) -> int:

@@ -65,6 +65,10 @@ class Artifact:
             yield
         except ReaSeqError:
             raise
+        except FileNotFoundError as error:
+            raise ArtifactError(
+                f"{self.path} lacks a file that this version of the code reads; train it again: {error}"
+            ) from error
         except Exception as error:
             raise ArtifactError(f"{self.path} cannot be loaded by this version of the code: {error!r}") from error
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
 from reaseq.ranker.engine import Engine, ScoringQuery
 from serving.degradation import RankingResult, RankingTask
@@ -112,7 +111,14 @@ def correlation(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float
     """Spearman's rank correlation with average ranks for ties; None where it is undefined: constant scores, one candidate."""
     if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
         return None
-    return float(spearmanr(ours, theirs).statistic)
+    return float(np.corrcoef(_average_ranks(ours), _average_ranks(theirs))[0, 1])
+
+
+def _average_ranks(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)  # rank of the last of equal scores
+    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[place]
+    return ranks
 
 
 def _mean(total: float, count: int) -> float:

@@ -51,18 +51,18 @@ def build_batch(
     config: RankerConfig,
 ) -> RankerBatch:
     """The batch of B users with candidates' rows (B, C), their counts (B, C, half-lives) and scores (B, C, config.scores)."""
-    rows = torch.zeros(len(users), config.inferred, dtype=torch.long)
-    confidences = torch.zeros(len(users), config.inferred)
+    rows = np.zeros((len(users), config.inferred), np.int64)
+    confidences = np.zeros((len(users), config.inferred), np.float32)
     for index, user in enumerate(users):
         count = min(len(user.inferred.item_ids), config.inferred)
         rows[index, :count] = table.rows(user.inferred.item_ids[:count]).cpu()
-        confidences[index, :count] = torch.tensor(user.inferred.confidences[:count])
+        confidences[index, :count] = user.inferred.confidences[:count]
     device, now_ms = candidates.device, [user.now_ms for user in users]
     histories = [user.history for user in users]
     return RankerBatch(
         history=build_sequences(histories, now_ms, table, config.history).to(device),
-        inferred=rows.to(device),
-        confidences=(confidences * (rows > 0)).to(device),
+        inferred=torch.from_numpy(rows).to(device),
+        confidences=torch.from_numpy(confidences * (rows > 0)).to(device),
         candidates=candidates,
         numbers=torch.cat(
             [

@@ -13,16 +13,23 @@ from reaseq.aggregates import AggregateTable
 from reaseq.artifacts import Artifact
 from reaseq.declaration import Field
 from reaseq.model_artifacts import load_sizes, load_trained_ids, load_weights
+from reaseq.ranker import onnx_forward
 from reaseq.ranker.batch import FEATURES_VERSION, RankedUser, build_batch
-from reaseq.ranker.item_statistics import ItemStatistics, load_statistics
+from reaseq.ranker.item_statistics import ItemStatistics, load_statistics, save_statistics
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
+from reaseq.ranker.onnx_forward import OnnxForward
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.representation.derived import DerivedTensors
 from reaseq.representation.item_table import ItemTable, Snapshot
 from reaseq.representation.trained_ids import TrainedIds
 
 KIND = "ranker"
+
+
+def engine_files(model: Ranker, statistics: ItemStatistics) -> dict[str, bytes]:
+    """The files of a ranker's artifact that an engine reads besides its weights, sizes and ids."""
+    return {**save_statistics(statistics), onnx_forward.FILE: onnx_forward.export(model)}
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,10 @@ class Engine:
         aggregates: AggregateTable,
         latents: LatentModels,
         statistics: ItemStatistics | None = None,
+        onnx: OnnxForward | None = None,  # the same model for the CPU; without it, the eager model runs
     ) -> None:
         self.version = version
+        self._onnx = onnx
         self._statistics = statistics
         self.table = table
         self.aggregates = aggregates
@@ -74,7 +83,9 @@ class Engine:
         with artifact.reading():
             model = load_weights(artifact, Ranker(load_sizes(artifact, RankerConfig)))
             ids, statistics = load_trained_ids(artifact, model.config.items), load_statistics(artifact)
-            engine = Engine(model, ids, artifact.version, table, aggregates, latents, statistics)
+            exported = (artifact.path / onnx_forward.FILE).read_bytes()
+            onnx = OnnxForward(exported) if table.snapshot.live.device.type == "cpu" else None
+            engine = Engine(model, ids, artifact.version, table, aggregates, latents, statistics, onnx)
             engine._prepare()
         return engine
 
@@ -99,9 +110,12 @@ class Engine:
         """What the ranker reads."""
         return self._model.config
 
+    @torch.inference_mode()
     def score_batch(self, batch: RankerBatch, table: Snapshot, hidden: Field | None = None) -> Tensor:
         """Probabilities (B, C) of a batch, with the category `hidden` missing from the candidates."""
-        with torch.inference_mode(), self._precision():
+        if self._onnx and not hidden:
+            return torch.from_numpy(self._onnx.probability(batch, self.items(table)))
+        with self._precision():
             return self._model.probability(self._model(batch, self.items(table), hidden).float())
 
     @torch.inference_mode()
@@ -126,9 +140,10 @@ class Engine:
         ]
         return build_batch(users, candidates, counts, scores, table, self._model.config), read
 
+    @torch.inference_mode()
     def items(self, table: Snapshot) -> Embedded:
         """The embedded snapshot; only slots that are new since the last call are computed."""
-        return Embedded(table.slots, table.prices, table.contents, *self._embedded.get(table).tensors)
+        return Embedded(table.slots, table.contents, *self._embedded.get(table).tensors)
 
     def _prepare(self) -> None:
         """Score an item for a user with a history, which embeds the current table, so that the first request does not have to.

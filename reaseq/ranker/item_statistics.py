@@ -63,21 +63,28 @@ class ItemStatistics:
         items = self.ids.number_rows(table, torch.from_numpy(candidates)).numpy()
         known = items > 0
         if history.item_ids:
-            numbers[known, :_SUMS] = self._sum_weights(history, now_ms)[items[known]]
-        numbers[known, _SUMS:] = np.stack([self.users[items[known]], self.again_share[items[known]]], axis=1)
+            for column, sums in enumerate(self._sum_weights(history, now_ms)):
+                numbers[known, column] = sums[items[known]]
+        numbers[known, _SUMS] = self.users[items[known]]
+        numbers[known, _SUMS + 1] = self.again_share[items[known]]
         return numbers
 
-    def _sum_weights(self, history: History, now_ms: int) -> NDArray[np.float32]:
-        """Sums of weights (N, 3) toward every item."""
+    def _sum_weights(self, history: History, now_ms: int) -> list[NDArray[np.float64]]:
+        """Sums of weights (N,) toward every item: the first numbers."""
         latest_ms = dict(zip(history.item_ids, history.times_ms, strict=True))  # an item's last time stays
         items, times_ms = self.ids.number_ids(list(latest_ms)), np.fromiter(latest_ms.values(), np.int64)
         decay = np.exp2(-np.maximum(now_ms - times_ms, 0) / DAY_MS / HALF_LIFE_DAYS)
-        targets, weights = self.neighbors[items].ravel(), self.weights[items]
-        sums = [
-            np.bincount(targets, (weights * by_item[:, None]).ravel(), len(self.neighbors))
-            for by_item in (np.ones(len(items)), decay, times_ms == times_ms.max())
+        neighbors, weights = self.neighbors[items], self.weights[items]
+        latest = times_ms == times_ms.max()
+
+        def total(targets: NDArray[np.int32], weights: NDArray[np.floating]) -> NDArray[np.float64]:
+            return np.asarray(np.bincount(targets.ravel(), weights.ravel(), len(self.neighbors)), np.float64)
+
+        return [
+            total(neighbors, weights),
+            total(neighbors, weights * decay[:, None]),
+            total(neighbors[latest], weights[latest]),
         ]
-        return np.stack(sums, axis=1).astype(np.float32)
 
 
 def fit(moments: Sequence[tuple[str, Sequence[str]]]) -> ItemStatistics:

@@ -35,6 +35,6 @@ def lifts(history: Sequences, labels: Tensor, history_labels: Tensor, rates: Ten
     recent = (history.rows > 0) / (1.0 + history.gaps)  # (B, H)
     recent = recent / recent.sum(-1, keepdim=True).clamp(min=1e-6)
     weights = (recent.unsqueeze(-1) * (history_labels > 0)).flatten(1)
-    share = weights.new_zeros(len(recent), len(rates)).scatter_add(1, history_labels.flatten(1), weights)  # (B, V)
+    share = weights.new_zeros(recent.shape[0], rates.shape[0]).scatter_add(1, history_labels.flatten(1), weights)  # (B, V)
     lift = torch.log((share + SHARE_FLOOR) / (rates + SHARE_FLOOR)) * (recent.sum(-1, keepdim=True) > 0)
     return lift.gather(1, labels.flatten(1)).view(labels.shape) * (labels > 0)

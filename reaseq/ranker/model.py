@@ -101,7 +101,6 @@ class Embedded:
     """The item table with the model's embeddings. Rows point to slots, which hold the contents of items."""
 
     slots: Tensor  # (N,)
-    prices: Tensor  # (N,)
     contents: Contents  # (S, …)
     ids: Tensor  # (S, d) id embeddings
     content_embeddings: Tensor  # (S, d)
@@ -236,7 +235,7 @@ class Ranker(nn.Module):
 
     def _search(self, cosine: Tensor | None, known: Tensor) -> Tensor | None:
         """Indices (B, C, s) of the behaviors most similar to each candidate; None to attend to all."""
-        if cosine is None or not 0 < self.config.search < known.shape[1]:
+        if cosine is None or not 0 < self.config.search < self.config.history:
             return None
         return cosine.masked_fill(known.unsqueeze(1) == 0, -2.0).topk(self.config.search, dim=-1).indices
 

@@ -40,16 +40,18 @@ class OwnItem(NamedTuple):
 
 OWN_FEATURES = len(OwnItem._fields)
 _USER = slice(OwnItem._fields.index("moments"), OwnItem._fields.index("price_ratio"))
+_ABSENT = [0.0 if at <= OwnItem._fields.index("share") else np.nan for at in range(_USER.start)]  # of an item never acted on
 
 
 def own_items(history: History, now_ms: int, candidates: NDArray[np.int64], table: Snapshot) -> NDArray[np.float32]:
     """The features (C, OWN_FEATURES) of candidates' rows (C,) for a user with a history."""
     rows = table.rows(history.item_ids).cpu().numpy()
     ages = np.maximum(now_ms - np.array(history.times_ms, np.int64), 0) / DAY_MS  # (H,) oldest first
-    moment_ages, moment = np.unique(-ages, return_inverse=True)  # moments oldest first, and that of each behavior
-    moments = len(moment_ages)
+    moment = np.cumsum(np.append(False, ages[1:] != ages[:-1]))  # of each behavior
+    moments = int(moment[-1]) + 1
     own, first, item, count = np.unique(rows, return_index=True, return_inverse=True, return_counts=True)
-    last = len(rows) - 1 - np.unique(rows[::-1], return_index=True)[1]  # index of the last behavior with each item
+    last = np.zeros_like(first)  # index of the last behavior with each item
+    last[item] = np.arange(len(rows))
     decayed = [np.bincount(item, np.exp2(-ages / half_life)) for half_life in HALF_LIVES_DAYS]
     interval = (ages[first] - ages[last]) / np.maximum(count - 1, 1)
     lateness = np.where(count > 1, ages[last] / np.maximum(interval, 0.5), np.nan)
@@ -61,9 +63,8 @@ def own_items(history: History, now_ms: int, candidates: NDArray[np.int64], tabl
     features[:, -1] = _price_ratios(own, candidates, table)
     place = np.minimum(np.searchsorted(own, candidates), len(own) - 1)
     known = (own[place] == candidates) & (candidates > 0)
-    columns = np.stack(per_item, axis=1)  # (items, features)
-    absent = np.where(np.arange(columns.shape[1]) <= OwnItem._fields.index("share"), 0.0, np.nan)
-    features[:, : _USER.start] = np.where(known[:, None], columns[place], absent)
+    features[:, : _USER.start] = _ABSENT
+    features[known, : _USER.start] = np.stack(per_item, axis=1)[place[known]]
     return features
 
 

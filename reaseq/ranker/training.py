@@ -231,7 +231,7 @@ class RankerLossModule(nn.Module):
 
 def embedded(model: Ranker, table: Snapshot, numbers: Tensor) -> Embedded:
     """A whole table, embedded by a model; `numbers` (S,) are the trained ids of its slots."""
-    return Embedded(table.slots, table.prices, table.contents, *model.embed(table.contents, numbers))
+    return Embedded(table.slots, table.contents, *model.embed(table.contents, numbers))
 
 
 def train(

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class Derivation:
     tensors: tuple[Tensor, ...]  # (S, …) each
     sums: tuple[Tensor, ...]  # (…) each, float64, over the items' current slots
 
-    @property
+    @cached_property
     def means(self) -> tuple[Tensor, ...]:
         """The means over the items (…). Slots of replaced contents do not count, so equal catalogs give equal means."""
         items = max(1, len(self.table) - 1)

@@ -12,6 +12,7 @@ full, slots that no row points to are dropped, which starts a new *generation* o
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -51,8 +52,7 @@ class Snapshot:
 
     def rows(self, item_ids: Sequence[str]) -> Tensor:
         """The row of each item (len(item_ids),), 0 if the table does not know it."""
-        row_by_id = self.index.get
-        rows = np.array([row_by_id(item_id, 0) for item_id in item_ids], np.int64)
+        rows = np.fromiter(map(self.index.get, item_ids, repeat(0)), np.int64, len(item_ids))
         rows[rows >= len(self)] = 0  # added by a newer snapshot
         return torch.from_numpy(rows).to(self.live.device)
 

@@ -16,6 +16,7 @@ class TrainedIds:
     def __init__(self, item_ids: Sequence[str]) -> None:
         self.item_ids = list(item_ids)
         self._numbers = {item_id: number for number, item_id in enumerate(self.item_ids, start=1)}
+        self._numbered: tuple[list[str], NDArray[np.int64]] = [], np.zeros(0, np.int64)  # ids of a table, numbers of its rows
 
     def __len__(self) -> int:
         return len(self.item_ids) + 1
@@ -30,4 +31,13 @@ class TrainedIds:
 
     def number_rows(self, table: Snapshot, rows: Tensor) -> Tensor:
         """The numbers of the given rows (M,)."""
-        return torch.from_numpy(self.number_ids([table.ids[row] for row in rows.tolist()])).to(rows.device)
+        return torch.from_numpy(self._number_table(table)[rows.cpu().numpy()]).to(rows.device)
+
+    def _number_table(self, table: Snapshot) -> NDArray[np.int64]:
+        """The numbers of at least the table's rows. They are kept, since rows never move: later, only new rows are numbered."""
+        ids, numbers = self._numbered
+        known = len(numbers) if ids is table.ids else 0
+        if known < len(table):
+            numbers = np.concatenate([numbers[:known], self.number_ids(table.ids[known : len(table)])])
+            self._numbered = table.ids, numbers
+        return numbers

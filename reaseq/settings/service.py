@@ -26,7 +26,7 @@ class ServiceSettings(SettingsGroup):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8080, ge=1, le=65_535, description="Port to listen on.")
     device: str = Field(default="cpu", description="Torch device of the ranker: `cpu` or `cuda`.")
-    threads: PositiveInt = Field(default=1, description="Torch threads.")
+    threads: PositiveInt = Field(default=1, description="Threads that score: of ONNX Runtime and of PyTorch.")
     hosts: list[str] = Field(
         default=[],
         description="Host names under which the service is called, as a JSON list, besides `localhost` and addresses; requests "

@@ -13,8 +13,8 @@ from reaseq.days import DAY_MS
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
-from reaseq.ranker.engine import Engine
-from reaseq.ranker.item_statistics import fit, save_statistics
+from reaseq.ranker.engine import Engine, engine_files
+from reaseq.ranker.item_statistics import fit
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.records import EventDelta, Inferred, UserFeatures
@@ -63,7 +63,7 @@ def publish_ranker(models: Path, seed: int = 0, **facts: object) -> str:
     """Publish the random ranker; returns its version."""
     required = {"space_id": "s", "vector_dim": DIM, "vocabulary": VOCABULARY.version, "features": FEATURES_VERSION, **facts}
     model = ranker(seed)
-    files = save_statistics(STATISTICS)
+    files = engine_files(model, STATISTICS)
     return publish_model(models, RANKER, f"made-{seed}", model, model.config, IDS, required, files).version
 
 

@@ -25,6 +25,7 @@ from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.item_statistics import FILE, IDS_FILE
 from reaseq.ranker.latent import LatentModels, LatentScores
+from reaseq.ranker.onnx_forward import FILE as ONNX_FILE
 from reaseq.representation.semantic_ids import CENTROIDS, Codebook
 from reaseq.representation.semantic_ids import KIND as SEMANTIC_IDS
 from reaseq.representation.trained_ids import TrainedIds
@@ -131,6 +132,8 @@ SPECIFIC_FAULTS: list[tuple[Any, str, Callable[[bytes], bytes]]] = [
     (RANKER_MODEL, ITEMS, lambda content: b'["one"]'),
     (RANKER_MODEL, IDS_FILE, lambda content: b'["one"]'),
     (RANKER_MODEL, FILE, lambda content: save({"invented": torch.zeros(1)})),
+    (RANKER_MODEL, ONNX_FILE, lambda content: content[:-100]),
+    (RANKER_MODEL, ONNX_FILE, lambda content: b""),
     (CODEBOOK, CENTROIDS, lambda content: b""),
     (CODEBOOK, CENTROIDS, lambda content: save({"invented": torch.zeros(1)})),
 ]
@@ -162,6 +165,17 @@ def test_file_that_does_not_fit_the_model_is_rejected_by_name(
     tmp_path: Path, model: tuple[str, Callable[[Path], str], Loader], file: str, edit: Callable[[bytes], bytes]
 ) -> None:
     reject(tmp_path, model, file, edit)
+
+
+def test_ranker_without_the_exported_forward_pass_is_to_be_trained_again(tmp_path: Path) -> None:
+    """An earlier version of the code published it."""
+    whole = tmp_path / RANKER / publish_ranker(tmp_path)
+    facts = json.loads((whole / "manifest.json").read_text())["facts"]
+    files = {path.name: path.read_bytes() for path in whole.iterdir() if path.name not in ("manifest.json", ONNX_FILE)}
+    older = publish(tmp_path, RANKER, "older", files, facts).version
+
+    with pytest.raises(ArtifactError, match=rf"{older} lacks a file .*; train it again: .*{ONNX_FILE}"):
+        load_ranker(tmp_path, older)
 
 
 def test_fact_that_is_missing_is_rejected_by_name(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from reaseq.errors import ArtifactError
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
-from reaseq.ranker.model import Ranker
+from reaseq.ranker.onnx_forward import OnnxForward
 from reaseq.records import Inferred, UserFeatures
 from reaseq.settings import Settings
 from serving.degradation import DegradingRanker
@@ -146,7 +146,7 @@ def test_ranker_that_cannot_score_does_not_take_over(tmp_path: Path, monkeypatch
     reloader, _ = build_reloader(tmp_path, ranker)
     before, count = ranker.engine, rejections()
     publish_ranker(tmp_path, seed=1)
-    monkeypatch.setattr(Ranker, "probability", lambda self, logits: logits * torch.nan)
+    monkeypatch.setattr(OnnxForward, "probability", lambda self, batch, items: np.full(batch.candidates.shape, np.nan))
 
     reloader.check()
 
