@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import behavior, console, delivery, onboarding, ranking, reasoning
+from benchmarks import behavior, console, delivery, onboarding, ranking, reasoning, start
 
 RESULTS = Path(__file__).with_name("results")
 BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "onboarding": onboarding.run,
     "ranking": ranking.run,
     "reasoning": reasoning.run,
+    "start": start.run,
 }
 
 

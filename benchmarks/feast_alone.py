@@ -13,7 +13,7 @@ from feast.types import Array, Float64, Int64, String
 
 from evaluation.datasets.interaction_log import InteractionLog
 from features.packed_store import KEY_VERSION, entity_key
-from reaseq.ranker.popularity import Popularity
+from reaseq.aggregates import AggregateTable
 from reaseq.records import UserFeatures
 from reaseq.representation.contents import Contents
 from reaseq.representation.item_table import ItemTable, Snapshot, build_snapshot
@@ -69,10 +69,10 @@ def start_feast(settings: Settings, port: int) -> FeatureStore:
     return store
 
 
-def write_items(store: FeatureStore, log: InteractionLog, popularity: Popularity, table: ItemTable) -> None:
+def write_items(store: FeatureStore, log: InteractionLog, aggregates: AggregateTable, table: ItemTable) -> None:
     """Write every item of the log."""
     contents = table.snapshot.contents
-    counts = popularity.counts(np.arange(1, len(log.items) + 1), log.baskets[-1].time_ms)
+    counts = aggregates.evaluate(np.arange(1, len(log.items) + 1), log.baskets[-1].time_ms)
     rows = {}
     for index, item in enumerate(log.items):
         rows[item.item_id] = {

@@ -33,6 +33,7 @@ from rich.console import Console
 import features.definitions as views
 from benchmarks import lone_caller
 from benchmarks.feast_alone import build_table, start_feast, write_items, write_users
+from benchmarks.folded_events import fold_purchases
 from benchmarks.lone_caller import Caller, bare_forward, in_process
 from demo import ANSWERS, ORDER_LINES, VOCABULARY
 from evaluation.datasets.interaction_log import InteractionLog
@@ -42,6 +43,7 @@ from features.repository import FeatureRepository
 from infra import process
 from infra.redis import start_redis
 from reaseq import float16
+from reaseq.aggregates import BUILT_IN, AggregateTable
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
 from reaseq.days import DAY_MS
@@ -53,7 +55,6 @@ from reaseq.ranker.item_statistics import fit
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.onnx_forward import OnnxForward, export
-from reaseq.ranker.popularity import Popularity
 from reaseq.records import History, Inferred, ItemFeatures, UserFeatures
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import ItemTable
@@ -226,9 +227,9 @@ def _build_bench(settings: Settings, log: InteractionLog, history: int, port: in
     table = ItemTable(vocabulary, "bench", log.text.shape[1])
     records = [_build_record(log, index) for index in range(len(log.items))]
     table.apply(records)
-    popularity = Popularity()
-    events = [(basket.time_ms, item_id) for basket in log.baskets for item_id in basket.item_ids]
-    popularity.observe(table.snapshot.rows([item_id for _, item_id in events]).numpy(), [time_ms for time_ms, _ in events])
+    aggregates = AggregateTable(BUILT_IN)
+    sold = fold_purchases((item_id, basket.time_ms) for basket in log.baskets for item_id in basket.item_ids)
+    aggregates.apply(table.snapshot.rows([record.item_id for record in sold]).tolist(), sold)
     model = Ranker(RankerConfig(claims=vocabulary.size, items=len(ids), history=history, scores=SCORES))
     item_ids, width = [item.item_id for item in log.items], config.backbone.width
     users = [build_user(item_ids, number, history, now_ms, version, width, generator) for number in range(USERS)]
@@ -237,13 +238,13 @@ def _build_bench(settings: Settings, log: InteractionLog, history: int, port: in
     repository.write(users)
     candidates = [log.items[index].item_id for index in generator.choice(len(log.items), CANDIDATES, replace=False)]
     statistics = fit([(basket.user_id, basket.item_ids) for basket in log.baskets])
-    eager = Engine(model, ids, "eager", table, popularity, latents, statistics)
+    eager = Engine(model, ids, "eager", table, aggregates, latents, statistics)
     engine, feast_engine = (
-        Engine(model, ids, name, table, popularity, latents, statistics, OnnxForward(export(model)))
+        Engine(model, ids, name, table, aggregates, latents, statistics, OnnxForward(export(model)))
         for name in ("bench", "feast")
     )
     feast = start_feast(settings, port)
-    write_items(feast, log, popularity, table)
+    write_items(feast, log, aggregates, table)
     write_users(feast, users)
     return RankingBench(settings, table, engine, eager, feast_engine, users, candidates, now_ms, feast)
 

@@ -19,12 +19,14 @@ from evaluation.judge import Assortment, Judge
 from features.repository import FeatureRepository
 from pipelines.behavior_model import BehaviorModelPipeline
 from pipelines.ranker import RankerPipeline
+from reaseq.aggregates import BUILT_IN, AggregateTable
 from reaseq.artifacts import Artifact
 from reaseq.behavior.examples import Basket
 from reaseq.behavior.training import BehaviorTrainingConfig
 from reaseq.ranker.engine import Engine, ScoringQuery
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
+from reaseq.ranker.numbers import POPULARITY
 from reaseq.ranker.training_data import RankerLog
 from reaseq.records import Item
 from reaseq.settings import Settings
@@ -34,7 +36,8 @@ from serving.served_feature_log import ServedFeatureLog
 from streams.assembly import Batching, System, assemble
 from streams.delivery.delivery import Delivery
 from streams.delivery.stage import BatchPolicy
-from streams.delivery.topics import ITEM_FEATURES
+from streams.delivery.topics import ITEM_AGGREGATES, ITEM_FEATURES
+from streams.item_aggregates_feed import ItemAggregatesFeed
 from streams.runtime.in_process import InProcessBroker, InProcessRuntime
 
 AT_ONCE = BatchPolicy(limit_records=1024, wait_s=0.0)
@@ -67,7 +70,10 @@ class Lifecycle:
         self.system: System = assemble(settings, store, BATCHING)
         self.broker = InProcessBroker()
         self.broker.subscribe(ITEM_FEATURES.name, self.system.items.apply_records)
-        self._served = ServedFeatureLog(self.served_features_dir, SERVED_SHARE, self.system.table)
+        self.aggregates = AggregateTable(BUILT_IN)
+        feed = ItemAggregatesFeed(self.aggregates, self.system.table, waiting_limit=0)  # items come before their events
+        self.broker.subscribe(ITEM_AGGREGATES.name, feed.apply_records)
+        self._served = ServedFeatureLog(self.served_features_dir, SERVED_SHARE, self.system.table, self.aggregates)
         future_limit_s = settings.guard.future_limit_s
         self.runtime = InProcessRuntime(
             self.broker,
@@ -174,7 +180,6 @@ class Lifecycle:
         log, _ = pipeline.load_log(schedule.replay_ms)
         self._phase_done("point-in-time join")
         self.purchases, self.engines = Purchases(), dict[str, Engine]()
-        self.popularity = self.purchases.popularity
         for order in earlier:
             self._count(order)
         full = replace(pipeline.config, history=RANKER_HISTORY)
@@ -189,7 +194,7 @@ class Lifecycle:
             measured = pipeline.measure(model, data)
             pipeline.catch_up(model, data, schedule.ranker)
             self.engines[name] = Engine(
-                model, data.ids, name, self.system.table, self.popularity, self.latents, data.statistics
+                model, data.ids, name, self.system.table, self.aggregates, self.latents, data.statistics
             )
             if name == RANKER:
                 pipeline.publish(model, data, measured)
@@ -213,14 +218,14 @@ class Lifecycle:
         task = RankingTask(order.user_id, sampled, order.time_ms, done)
         self._served.offer(task, RankingResult(ranked, "fresh", (), RANKER, user))
         ids_only = self.engines[ID_ONLY].score_all([query], table)[0].probabilities
-        counts = self.popularity.counts(np.arange(len(table)), order.time_ms)
-        scores = {RECENT: counts[:, -1], POPULAR: judge.count_sales(table.ids[: len(table)])}
+        recent = self.aggregates.evaluate(np.arange(len(table)), order.time_ms)[:, POPULARITY][:, -1]
+        scores = {RECENT: recent, POPULAR: judge.count_sales(table.ids[: len(table)])}
         for name, probabilities in ((RANKER, ranked), (ID_ONLY, ids_only)):
             scores[name] = np.full(len(table), -np.inf, np.float32)
             scores[name][rows] = probabilities
         for name, peer in self.peers.items():
             scores[name] = peer.score(order.user_id, order.time_ms, len(table))
-        judge.judge(order, Assortment(table.ids, on_sale.numpy(), counts[:, -1]), scores)
+        judge.judge(order, Assortment(table.ids, on_sale.numpy(), recent), scores)
         self.recorder.remember(order, user, table.ids, scores[RANKER])
 
     def _learn(self, order: Order, judge: Judge) -> None:

@@ -19,7 +19,8 @@ from evaluation.candidate_sets import CandidateSets
 from evaluation.instances import RankingInstance, age_instances, to_times
 from evaluation.item_labels import ItemLabels
 from evaluation.outcomes import KindOutcome, RankingOutcomes, VariantOutcome
-from evaluation.ranking_features import BatchBuilder, LoggedEvents, build_examples, concatenate_examples
+from evaluation.ranking_features import BatchBuilder, build_examples, concatenate_examples
+from reaseq.aggregates import EventLog
 from reaseq.ranker import training
 from reaseq.ranker.item_statistics import ItemStatistics
 from reaseq.ranker.model import RankerBatch, RankerConfig
@@ -61,7 +62,7 @@ class RankingExperiment:
     """A data set with its splits, and the variants to compare.
 
     Attributes:
-        events: (time in ms, item id) in order of time, which popularity counts.
+        events: what popularity counts.
         trained_ids: the items that training knows.
         train: the splits to train on; probabilities are calibrated on the first one.
         test: the splits to judge on, by name; probabilities and ages are judged on the first one.
@@ -74,7 +75,7 @@ class RankingExperiment:
 
     name: str
     table: Snapshot
-    events: LoggedEvents
+    events: EventLog
     trained_ids: TrainedIds
     train: tuple[EvaluationSplit, ...]
     test: dict[str, EvaluationSplit]

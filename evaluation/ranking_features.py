@@ -10,22 +10,21 @@ from torch import Tensor
 
 from evaluation.candidate_sets import TARGETS_LIMIT, CandidateSets
 from evaluation.instances import RankingInstance, to_times
+from reaseq.aggregates import BUILT_IN, EventLog, LoggedAggregates
 from reaseq.ranker.batch import RankedUser, build_batch
 from reaseq.ranker.item_statistics import ItemStatistics
 from reaseq.ranker.model import RankerBatch, RankerConfig
-from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
 from reaseq.ranker.training import RankerExamples
 from reaseq.records import Inferred
 from reaseq.representation.item_table import Snapshot
-
-LoggedEvents = Sequence[tuple[int, str]]  # (time in ms, item id), in order of time
 
 
 class BatchBuilder:
     """Builds batches, caching the features that all variants share."""
 
-    def __init__(self, events: LoggedEvents, table: Snapshot, statistics: Mapping[int, ItemStatistics]) -> None:
-        self._events, self._table, self._statistics = events, table, statistics
+    def __init__(self, events: EventLog, table: Snapshot, statistics: Mapping[int, ItemStatistics]) -> None:
+        self._aggregates = LoggedAggregates(BUILT_IN, events, table.rows(events.item_ids).numpy())
+        self._table, self._statistics = table, statistics
         self._batches: dict[tuple[int, int], RankerBatch] = {}
 
     def build(
@@ -55,7 +54,7 @@ class BatchBuilder:
                 for instance, time_ms in zip(instances, times_ms, strict=True)
             ],
             rows,
-            count_popularity(self._events, times_ms, rows, self._table, age_ms),
+            count_popularity(self._aggregates, times_ms, rows, age_ms),
             torch.zeros(*rows.shape, 0),
             self._table,
             RankerConfig(history=history, inferred=0),
@@ -68,21 +67,10 @@ def latest_before(statistics: Mapping[int, ItemStatistics], time_ms: int) -> Ite
     return statistics[cuts_ms[-1]] if cuts_ms else None
 
 
-def count_popularity(
-    events: LoggedEvents, times_ms: Sequence[int], rows: Tensor, table: Snapshot, age_ms: int
-) -> NDArray[np.float32]:
-    """Popularity (n, C, half-lives) of rows (n, C) at ascending times, without the events of the last `age_ms` before each."""
-    popularity = Popularity()
-    event_times = np.array([time_ms for time_ms, _ in events], np.int64)
-    event_rows = table.rows([item_id for _, item_id in events]).numpy()
-    counts, observed = np.zeros((*rows.shape, len(HALF_LIVES_DAYS)), np.float32), 0
-    for index, time_ms in enumerate(times_ms):
-        end = int(np.searchsorted(event_times, time_ms - age_ms))
-        if end > observed:
-            popularity.observe(event_rows[observed:end], event_times[observed:end].tolist())
-            observed = end
-        counts[index] = popularity.counts(rows[index].numpy(), time_ms)
-    return counts
+def count_popularity(aggregates: LoggedAggregates, times_ms: Sequence[int], rows: Tensor, age_ms: int) -> NDArray[np.float32]:
+    """Popularity (n, C, half-lives) of rows (n, C) at times (n,), without the events of the last `age_ms` before each."""
+    counts = aggregates.evaluate(rows.flatten().numpy(), np.repeat(times_ms, rows.shape[1]), age_ms)
+    return counts.reshape(*rows.shape, -1)
 
 
 def build_examples(batch: RankerBatch, candidate_sets: CandidateSets, calibrates: bool) -> RankerExamples:

@@ -111,5 +111,5 @@ class SplitReport:
 def _count_seen(experiment: RankingExperiment) -> torch.Tensor:
     """How often each row (N,) occurs in the events before the test, or in all events if the experiment has no cuts."""
     until_ms = experiment.cuts_ms[-1] if experiment.cuts_ms else NEVER_MS
-    rows = experiment.table.rows([item_id for time_ms, item_id in experiment.events if time_ms < until_ms])
+    rows = experiment.table.rows(experiment.events.item_ids)[torch.from_numpy(experiment.events.times_ms < until_ms)]
     return torch.bincount(rows, minlength=len(experiment.table))

@@ -1,14 +1,17 @@
 """Point-in-time reads of the archive through Feast: the user features that training may see for each example."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
 from features import definitions as views
 from features.array_codec import unpack_history, unpack_inferred
 from features.repository import FeatureRepository
+from reaseq.aggregates import EventLog
 from reaseq.behavior.examples import Basket
 from reaseq.errors import CatalogError
 from reaseq.records import History, Inferred
@@ -38,36 +41,50 @@ def users_before(
     return list(zip(histories, inferred, strict=True))
 
 
-def instances_in_archive(repository: FeatureRepository, until_ms: int) -> list[tuple[Basket, Inferred]]:
-    """Every basket before `until_ms` in the archived histories, in order of time, with the behaviors inferred before it.
+class ArchivedLog(NamedTuple):
+    """The archived events before a time, and every basket in order of time, with the behaviors inferred before it."""
+
+    events: EventLog
+    instances: list[tuple[Basket, Inferred]]
+
+
+def read_archived_log(repository: FeatureRepository, until_ms: int) -> ArchivedLog:
+    """The log before `until_ms`.
 
     A basket is the set of a user's items with one event time. Its history is what the archive had strictly before that time.
     It may lack the last event or two if events arrived faster than records were written; it never contains later knowledge.
     Raises CatalogError if the archive has no events before `until_ms`.
     """
-    items_by_basket: dict[tuple[int, str], dict[int, str]] = defaultdict(dict)  # (time, user): event key → item
-    for user_id, time_ms, key, item_id in events_in_archive(repository):
+    by_basket: dict[tuple[int, str], dict[int, _Event]] = defaultdict(dict)  # (time, user): event key → event
+    for user_id, time_ms, key, event in _events_in_archive(repository):
         if time_ms < until_ms:
-            items_by_basket[time_ms, user_id][key] = item_id
-    baskets = sorted(items_by_basket)
+            by_basket[time_ms, user_id][key] = event
+    baskets = sorted(by_basket)
     if not baskets:
         raise CatalogError(
             f"the archive in {repository.settings.archive_dir} has no history to train on: send events or set a later --until"
         )
     features = users_before(repository, [user_id for _, user_id in baskets], [time_ms for time_ms, _ in baskets])
-    return [
-        (Basket(user_id, time_ms, tuple(dict.fromkeys(items_by_basket[time_ms, user_id].values())), history), inferred)
-        for (time_ms, user_id), (history, inferred) in zip(baskets, features, strict=True)
-    ]
+    instances = []
+    for (time_ms, user_id), (history, inferred) in zip(baskets, features, strict=True):
+        item_ids = dict.fromkeys(event.item_id for event in by_basket[time_ms, user_id].values())
+        instances.append((Basket(user_id, time_ms, tuple(item_ids), history), inferred))
+    return ArchivedLog(_to_event_log(by_basket), instances)
 
 
 def baskets_in_archive(repository: FeatureRepository, until_ms: int) -> list[Basket]:
-    """The baskets of `instances_in_archive`, without the inferred behaviors."""
-    return [basket for basket, _ in instances_in_archive(repository, until_ms)]
+    """The baskets of `read_archived_log`, without the inferred behaviors."""
+    return [basket for basket, _ in read_archived_log(repository, until_ms).instances]
 
 
-def events_in_archive(repository: FeatureRepository) -> Iterator[tuple[str, int, int, str]]:
-    """User id, time in ms, event key and item id of every event in the archived histories, with repeats and in no order.
+class _Event(NamedTuple):
+    item_id: str
+    type_code: int
+    value: int | None  # in millionths
+
+
+def _events_in_archive(repository: FeatureRepository) -> Iterator[tuple[str, int, int, _Event]]:
+    """User id, time in ms, event key and content of every event in the archived histories, with repeats and in no order.
 
     Events that were retracted later are left out.
     """
@@ -79,9 +96,22 @@ def events_in_archive(repository: FeatureRepository) -> Iterator[tuple[str, int,
     ]
     retracted = {(user_id, key) for user_id, history in histories for key in history.retracted_keys}
     for user_id, history in histories:
-        for item_id, time_ms, key in zip(history.item_ids, history.times_ms, history.event_keys, strict=True):
+        contents = map(_Event, history.item_ids, history.types, history.values or (None,) * len(history.types))
+        for time_ms, key, event in zip(history.times_ms, history.event_keys, contents, strict=True):
             if (user_id, key) not in retracted:
-                yield user_id, time_ms, key, item_id
+                yield user_id, time_ms, key, event
+
+
+def _to_event_log(by_basket: Mapping[tuple[int, str], Mapping[int, _Event]]) -> EventLog:
+    times_ms = [time_ms for (time_ms, _), events in by_basket.items() for _ in events]
+    item_ids, type_codes, values = zip(*(event for events in by_basket.values() for event in events.values()), strict=True)
+    return EventLog(
+        item_ids,
+        np.array(times_ms, np.int64),
+        np.array(type_codes, np.int64) - 1,
+        np.array([value or 0 for value in values], np.int64),
+        np.array([value is not None for value in values], bool),
+    )
 
 
 def _to_inferred(packed: bytes, model: str, as_of_ms: int, events_seen: int, latent: bytes) -> Inferred:

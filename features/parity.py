@@ -38,6 +38,7 @@ AUDITED: dict[str, dict[str, tuple[str, ...]]] = {  # by entity and view
         views.user_inferred.name: ("inferred", "model", "as_of_ms", "events_seen", "latent"),
     },
     "item": {views.item_representation.name: ("vector", "claim_ids", "claim_confidences", "price", "listed_ms")},
+    "aggregates": {views.item_aggregates.name: ("tiles",)},
 }
 
 ParityResult = Literal["equal", "late", "ahead", "not archived yet", "different"]
@@ -47,7 +48,7 @@ Digests = dict[str, str]  # by "view:feature"
 class ServedRow(msgspec.Struct, frozen=True):
     """One row as it was served: its version, and a digest of each feature."""
 
-    entity: Literal["user", "item"]
+    entity: Literal["user", "item", "aggregates"]
     entity_id: str
     now_ms: int  # the time of the request
     event_time_ms: int
@@ -78,7 +79,7 @@ class Parity:
 def compare(repository: FeatureRepository, served: Sequence[ServedRow]) -> Parity:
     """Compare each served row with the point-in-time join at the time of its request."""
     parity = Parity(len(served))
-    for view in (views.user_history, views.user_inferred, views.item_representation):
+    for view in (views.user_history, views.user_inferred, views.item_representation, views.item_aggregates):
         rows = [row for row in served if view.name in AUDITED[row.entity]]
         if not rows:
             continue

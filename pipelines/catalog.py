@@ -7,6 +7,7 @@ import structlog
 
 from features.repository import FeatureRepository
 from reaseq import float16
+from reaseq.aggregates import BUILT_IN, AggregateTable
 from reaseq.declaration import load_declaration
 from reaseq.errors import CatalogError
 from reaseq.records import ItemFeatures
@@ -37,3 +38,12 @@ def load_item_table(repository: FeatureRepository) -> ItemTable:
     for rejection in table.apply(records):
         log.warning("item_skipped", item_id=rejection.record.item_id, error=str(rejection.error))
     return table
+
+
+def load_aggregate_table(repository: FeatureRepository, items: ItemTable) -> AggregateTable:
+    """The stored aggregates of the items in a table."""
+    aggregates = AggregateTable(BUILT_IN)
+    for page in repository.scan_aggregates():
+        known = [record for record in page if items.knows(record.item_id)]
+        aggregates.apply(items.snapshot.rows([record.item_id for record in known]).tolist(), known)
+    return aggregates

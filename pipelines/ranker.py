@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from evaluation import metrics
-from features.historical import events_in_archive, instances_in_archive
+from features.historical import read_archived_log
 from features.repository import FeatureRepository
-from pipelines.catalog import load_item_table
+from pipelines.catalog import load_aggregate_table, load_item_table
 from reaseq.artifacts import Artifact, current, is_published, load_version
 from reaseq.behavior.calibration import expected_error
 from reaseq.behavior.inference import KIND as BEHAVIOR
@@ -24,7 +24,6 @@ from reaseq.ranker.importance import permutation_losses
 from reaseq.ranker.latent import SCORES, LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.ranker.numbers import POPULARITY
-from reaseq.ranker.popularity import Popularity
 from reaseq.ranker.training import (
     RankerExamples,
     RankerLossModule,
@@ -64,14 +63,15 @@ class RankerPipeline:
 
         An inference is dropped if its model was trained on data later than the basket.
         """
+        archived = read_archived_log(self._repository, until_ms)
         samples, dropped, trained_until = [], 0, dict[str, int]()
-        for basket, inferred in instances_in_archive(self._repository, until_ms):
+        for basket, inferred in archived.instances:
             if inferred.model:
                 seen_ms = trained_until.setdefault(inferred.model, self._trained_until(inferred.model))
                 if seen_ms > basket.time_ms:
                     inferred, dropped = Inferred(), dropped + 1
             samples.append(RankerSample(basket, inferred))
-        return RankerLog(samples), dropped
+        return RankerLog(samples, archived.events), dropped
 
     def build_data(
         self, log: RankerLog, training: RankerTrainingConfig, config: RankerConfig, since_ms: int = 0
@@ -160,16 +160,13 @@ def _rank_figures(scores: torch.Tensor, examples: RankerExamples) -> dict[str, f
 
 
 def load_engine(settings: Settings) -> tuple[Engine, FeatureRepository]:
-    """The published ranker on the items of the feature store, with popularity from the archive."""
+    """The published ranker on the items and the aggregates of the feature store."""
     repository = FeatureRepository(settings)
     items = load_item_table(repository)
     artifact = current(settings.models_dir, RANKER)
     artifact.require(vocabulary=repository.vocabulary.version, space_id=items.space_id)
-    events = sorted({(time_ms, key, item_id) for _, time_ms, key, item_id in events_in_archive(repository)})
-    popularity = Popularity()
-    rows = items.snapshot.rows([item_id for _, _, item_id in events])
-    popularity.observe(rows.numpy(), [time_ms for time_ms, _, _ in events])
+    aggregates = load_aggregate_table(repository, items)
     latents = LatentModels(settings.models_dir)
     if is_published(settings.models_dir, BEHAVIOR):
         latents.load(current(settings.models_dir, BEHAVIOR).version)
-    return Engine.load(artifact, items, popularity, latents), repository
+    return Engine.load(artifact, items, aggregates, latents), repository

@@ -106,9 +106,10 @@ def _metrics_routes(state: AppState) -> APIRouter:
     @routes.get("/metrics")
     async def scrape() -> Response:
         """Prometheus metrics."""
-        table = state.ranker.engine.table
+        table, aggregates = state.ranker.engine.table, state.ranker.engine.aggregates
         metrics.TABLE_ITEMS.set(len(table.snapshot) - 1)
         metrics.TABLE_BYTES.set(table.nbytes)
+        metrics.AGGREGATES_BYTES.set(aggregates.nbytes)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return routes

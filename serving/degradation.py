@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from reaseq.ranker.engine import Engine, ScoringQuery, ScoringResult
+from reaseq.ranker.numbers import POPULARITY
 from reaseq.records import UserFeatures
 from reaseq.representation.item_table import Snapshot
 from serving.api import FallbackLevel
@@ -110,7 +111,7 @@ class DegradingRanker:
         engine = self.engine
         table = engine.table.snapshot
         rows = table.live.nonzero().flatten().cpu().numpy()
-        counts = engine.popularity.counts(rows, now_ms=0)[:, 0]  # as of the newest event
+        counts = engine.aggregates.evaluate(rows, engine.aggregates.newest_ms)[:, POPULARITY][:, 0]
         return [table.ids[row] for row in rows[np.argsort(-counts, kind="stable")[:count]].tolist()]
 
     def _in_time(self, attempts: list[_Attempt]) -> list[int]:
@@ -152,8 +153,8 @@ class DegradingRanker:
             candidates = table.contents.vectors[table.slots[attempt.query.rows]]  # (C, D)
             cosine = torch.nn.functional.cosine_similarity(candidates, history, dim=-1)
             return RankingResult(cosine.cpu().numpy(), "semantic", tuple(attempt.reasons), "", user)
-        counts = engine.popularity.counts(attempt.query.rows.cpu().numpy(), attempt.task.now_ms)
-        return RankingResult(counts[:, -1], "popularity", tuple(attempt.reasons), "", user)
+        counts = engine.aggregates.evaluate(attempt.query.rows.cpu().numpy(), attempt.task.now_ms)
+        return RankingResult(counts[:, POPULARITY][:, -1], "popularity", tuple(attempt.reasons), "", user)
 
 
 def _start(task: RankingTask, user: CachedUser, table: Snapshot) -> _Attempt:

@@ -15,9 +15,7 @@ SERVED_LOG_FAILURES = Counter(
 )
 TABLE_ITEMS = Gauge("reaseq_item_table_items", "Items in the item table, delisted items included")
 TABLE_BYTES = Gauge("reaseq_item_table_bytes", "Bytes of the item table's tensors, spare capacity included")
-WAITING_EVENTS = Gauge(
-    "reaseq_events_waiting_for_items", "Events that do not count as popularity yet, because their item is not in the item table"
-)
+AGGREGATES_BYTES = Gauge("reaseq_aggregate_table_bytes", "Bytes of the aggregates of the items, spare capacity included")
 RELOADS = Counter("reaseq_rank_reloads", "Published rankers loaded or rejected", ["outcome"])
 
 for _outcome in ("taken_over", "rejected"):  # exported from the start, so that the first one is an increase

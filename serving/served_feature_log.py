@@ -13,7 +13,9 @@ from features.parity import AUDITED, ServedRow, digest
 from features.record_mapping import user_rows
 from features.served_feature_files import ServedFeatureFiles
 from reaseq import float16
-from reaseq.records import UserFeatures, Version
+from reaseq.aggregates import AggregateTable
+from reaseq.aggregates.table import Part
+from reaseq.records import UserFeatures, Version, to_part_id
 from reaseq.representation.item_table import NO_PRICE, ItemTable, Snapshot
 from serving import metrics
 from serving.degradation import RankingResult, RankingTask
@@ -24,13 +26,20 @@ REPORT_INTERVAL_S = 60.0
 
 
 class ServedFeatureLog:
-    """Appends sampled rows to the log in `folder`: the user's row, and the row of one of the candidates."""
+    """Appends sampled rows to the log in `folder`: the user's row, and the rows of one of the candidates."""
 
-    def __init__(self, folder: Path, share: float, table: ItemTable, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        share: float,
+        table: ItemTable,
+        aggregates: AggregateTable,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder = folder
         self._files = ServedFeatureFiles(folder)
         self._share = share
-        self._table = table
+        self._table, self._aggregates = table, aggregates
         self._clock = clock
         self._report_after_s = 0.0
 
@@ -54,7 +63,10 @@ class ServedFeatureLog:
         rows = [served_user(result.user, task.now_ms)] if result.user else []
         item_id = task.candidate_ids[sample % len(task.candidate_ids)]
         if version := self._table.version(item_id):
-            rows.append(served_item(self._table.snapshot, item_id, version, task.now_ms))
+            table = self._table.snapshot
+            rows.append(served_item(table, item_id, version, task.now_ms))
+            for source, part in self._aggregates.parts(int(table.rows([item_id])[0])).items():
+                rows.append(served_aggregates(to_part_id(source, item_id), part, task.now_ms))
         self._files.append(rows)
 
 
@@ -81,6 +93,12 @@ def served_item(table: Snapshot, item_id: str, version: Version, now_ms: int) ->
     view = views.item_representation.name
     digests = {f"{view}:{name}": digest(values[name]) for name in AUDITED["item"][view]}
     return ServedRow("item", item_id, now_ms, *version, digests)
+
+
+def served_aggregates(part_id: str, part: Part, now_ms: int) -> ServedRow:
+    """The log's row for the aggregates of an item and a source."""
+    ((view, names),) = AUDITED["aggregates"].items()
+    return ServedRow("aggregates", part_id, now_ms, *part.version, {f"{view}:{name}": digest(part.tiles) for name in names})
 
 
 def _hash(task: RankingTask) -> int:

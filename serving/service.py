@@ -1,4 +1,4 @@
-"""The ranking service as a process: it tails the topics for its item table and popularity, and reads users from Feast."""
+"""The ranking service as a process: it keeps the items and their aggregates in tables, and reads users from Feast."""
 
 import asyncio
 import gc
@@ -15,25 +15,25 @@ import uvicorn
 from fastapi import FastAPI
 
 from features.repository import FeatureRepository
+from reaseq.aggregates import BUILT_IN, AggregateTable
 from reaseq.artifacts import Artifact, load_newest, load_version
-from reaseq.days import DAY_MS
 from reaseq.declaration import load_declaration
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
-from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
 from reaseq.representation.item_table import ItemTable
 from reaseq.settings import Settings
 from serving.access import check_exposure
+from serving.active_users import ACTIVE_USERS, ActiveUsers
 from serving.app import AppState, create_app
 from serving.degradation import DegradingRanker
-from serving.event_counter import EventCounter
 from serving.reload import Reloader
 from serving.served_feature_log import ServedFeatureLog
 from serving.shadow import Shadow
 from serving.user_cache import UserCache
-from streams.delivery.topics import EVENTS, ITEM_FEATURES
+from streams.delivery.topics import ITEM_AGGREGATES, ITEM_FEATURES, USER_FEATURES
+from streams.item_aggregates_feed import ItemAggregatesFeed
 from streams.item_table_feed import ItemTableFeed
 from streams.runtime.http_server import BoundedConfig
 from streams.runtime.kafka.admin import wait_for_topics
@@ -41,7 +41,6 @@ from streams.runtime.kafka.tailer import TopicTailer
 
 log = structlog.get_logger()
 
-POPULARITY_WINDOW_DAYS = 4 * max(HALF_LIVES_DAYS)  # an older event has decayed to a sixteenth or less
 WARM_UP_CANDIDATES = 500
 SHADOW_SEED = 0
 
@@ -55,13 +54,13 @@ class RankingService:
         self.settings = settings
         self.vocabulary = load_vocabulary(settings.knowledge.vocabulary)
         self.declaration = load_declaration(settings.declaration_file)
-        self.popularity = Popularity()
+        self.aggregates = AggregateTable(BUILT_IN)
         latents = LatentModels(settings.models_dir)
         engine = load_newest(settings.models_dir, RANKER, partial(self._load_first_engine, latents))
         self.table = engine.table
-        waiting_limit, future_limit_s = service.waiting_limit_events, settings.guard.future_limit_s
-        self.events = EventCounter(self.popularity, self.table, future_limit_s, waiting_limit)
-        self.items = ItemTableFeed(self.table, self.events.items_arrived)
+        self.item_aggregates = ItemAggregatesFeed(self.aggregates, self.table, service.waiting_limit_aggregates)
+        self.items = ItemTableFeed(self.table, self.item_aggregates.items_arrived)
+        self.active_users = ActiveUsers()
         self.ranker = DegradingRanker(engine, self._open_user_cache())
         self.shadow = self._load_shadow() if service.shadow_version else None
         self.reloader = Reloader(
@@ -75,12 +74,19 @@ class RankingService:
         self._tailers: dict[str, TopicTailer] = {}
 
     def start(self) -> None:
-        """Fill the table from Feast, then tail the topics. Returns when the table has caught up; events may still be behind."""
+        """Fill the tables from Feast, then tail the topics. Returns when the tables have caught up."""
         started_ms = int(time.time() * 1000)
-        self._scan_items()
+        self._scan()
         # A record reaches its topic before the store, so what the scan missed was produced shortly before the scan.
-        self._tail_items(started_ms - int(self.settings.service.warm_up_overlap_s * 1000))
-        self._tail_events(started_ms - int(POPULARITY_WINDOW_DAYS * DAY_MS))
+        since_ms = started_ms - int(self.settings.service.warm_up_overlap_s * 1000)
+        for name, topic, apply in (
+            ("items", ITEM_FEATURES, self.items.apply_records),
+            ("aggregates", ITEM_AGGREGATES, self.item_aggregates.apply_records),
+        ):
+            self._tailers[name] = TopicTailer(self.settings.kafka, topic, apply, since_ms).start()
+        for tailer in self._tailers.values():
+            tailer.wait()
+        TopicTailer(self.settings.kafka, USER_FEATURES, self.active_users.observe, last_records=ACTIVE_USERS).start()
         self.reloader.check()
         self.ranker.warm_up(WARM_UP_CANDIDATES)
         gc.collect()
@@ -100,21 +106,18 @@ class RankingService:
 
     def app_state(self) -> AppState:
         """The state of the web application."""
-        served = ServedFeatureLog(self.settings.served_features_dir, self.settings.service.served_feature_log_share, self.table)
+        folder, share = self.settings.served_features_dir, self.settings.service.served_feature_log_share
+        served = ServedFeatureLog(folder, share, self.table, self.aggregates)
         return AppState(self.ranker, self.settings.service, self.waiting_for, self.failure, self.shadow, served.offer)
 
-    def _scan_items(self) -> None:
-        for page in FeatureRepository(self.settings).scan_items():
-            self.items.apply(page)
-        log.info("warmed_up", items=len(self.table.snapshot) - 1, mib=round(self.table.nbytes / 2**20, 1))
-
-    def _tail_items(self, since_ms: int) -> None:
-        """Tail the item features, and return when the table has caught up."""
-        self._tailers["items"] = TopicTailer(self.settings.kafka, ITEM_FEATURES, self.items.apply_records, since_ms).start()
-        self._tailers["items"].wait()
-
-    def _tail_events(self, since_ms: int) -> None:
-        self._tailers["events"] = TopicTailer(self.settings.kafka, EVENTS, self.events.count, since_ms).start()
+    def _scan(self) -> None:
+        repository = FeatureRepository(self.settings)
+        for items in repository.scan_items():
+            self.items.apply(items)
+        for aggregates in repository.scan_aggregates():
+            self.item_aggregates.apply(aggregates)
+        mib = {"items_mib": round(self.table.nbytes / 2**20, 1), "aggregates_mib": round(self.aggregates.nbytes / 2**20, 1)}
+        log.info("warmed_up", items=len(self.table.snapshot) - 1, **mib)
 
     def _load_first_engine(self, latents: LatentModels, artifact: Artifact) -> Engine:
         """A ranker on a new item table of the space that it was trained on, which skips items of any other."""
@@ -125,7 +128,7 @@ class RankingService:
 
     def _load_engine(self, table: ItemTable, latents: LatentModels, artifact: Artifact) -> Engine:
         artifact.require(vocabulary=self.vocabulary.version, space_id=table.space_id)
-        return Engine.load(artifact, table, self.popularity, latents)
+        return Engine.load(artifact, table, self.aggregates, latents)
 
     def _open_user_cache(self) -> UserCache:
         """A cache whose store reads time out early, because a request's budget is short."""

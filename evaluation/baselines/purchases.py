@@ -9,11 +9,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from reaseq.days import DAY_MS
-from reaseq.ranker.popularity import HALF_LIVES_DAYS, Popularity
 
 Rows = NDArray[np.int64]
 Scores = NDArray[np.float32]
-WEEK = HALF_LIVES_DAYS.index(7.0)
 
 
 class Baseline(Protocol):
@@ -29,13 +27,15 @@ class Purchases:
 
     def __init__(self) -> None:
         self.baskets: dict[str, list[tuple[int, Rows]]] = defaultdict(list)
-        self.popularity = Popularity()
+        self._weekly_sales, self._counted_ms = np.zeros(0), 0  # decayed until the last basket
 
     def add(self, user_id: str, time_ms: int, rows: Rows) -> None:
         """Add a basket; items that the table does not know are left out."""
         bought = np.unique(rows[rows > 0])
         self.baskets[user_id].append((time_ms, bought))
-        self.popularity.observe(bought, [time_ms] * len(bought))
+        self._weekly_sales = self._decayed(time_ms, items=max(len(self._weekly_sales), int(bought.max(initial=0)) + 1))
+        self._weekly_sales[bought] += 1
+        self._counted_ms = time_ms
 
     def of_user(self, user_id: str) -> Sequence[tuple[int, Rows]]:
         """The user's baskets (time in ms, rows), oldest first."""
@@ -43,8 +43,13 @@ class Purchases:
 
     def weekly_sales(self, time_ms: int, items: int) -> Scores:
         """Sales (items,) that decay with a half-life of a week, as a share of the best seller's."""
-        counts = self.popularity.counts(np.arange(items), time_ms)[:, WEEK]
+        counts = self._decayed(time_ms, items).astype(np.float32)
         return counts / max(float(counts.max()), 1e-9)
+
+    def _decayed(self, time_ms: int, items: int) -> NDArray[np.float64]:
+        """The sales (items,) until the last basket, decayed to a time after it."""
+        counted = self._weekly_sales[:items] * 2.0 ** (-(time_ms - self._counted_ms) / DAY_MS / 7)
+        return np.pad(counted, (0, items - len(counted)))
 
     def personal_frequency(self, user_id: str, time_ms: int, items: int, half_life_days: float) -> Scores:
         """How often the user bought each item (items,), decayed: Σ_baskets 2^(−age / half-life)."""

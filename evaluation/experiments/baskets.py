@@ -18,12 +18,13 @@ from evaluation.baselines.up_cf import UpCf
 from evaluation.datasets.interaction_log import InteractionLog
 from evaluation.experiments.online_retail import VOCABULARY, load_log
 from evaluation.judge import Assortment, Judge
+from reaseq.aggregates import BUILT_IN, LoggedAggregates
 from reaseq.days import time_ms
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.ranker.batch import RankedUser, build_batch
 from reaseq.ranker.model import RankerBatch, RankerConfig
 from reaseq.ranker.training import RankerSample, RankerTrainingConfig, catch_up, embedded, label_rates, train
-from reaseq.ranker.training_data import RankerLog, RankerTrainingData, build_training_data
+from reaseq.ranker.training_data import RankerLog, RankerTrainingData, build_training_data, purchases_in
 from reaseq.records import History, Inferred
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import Snapshot
@@ -77,7 +78,7 @@ def run(experiment: BasketExperiment, seed: int, report: Callable[[str], None]) 
     report("ranking")
     trained = {item_id for basket in earlier for item_id in basket.item_ids}
     judge = Judge((*learned, *baselines), trained, earlier)
-    inputs = _Inputs(table, purchases, data)
+    inputs = _Inputs(log, data)
     for basket in log.between(experiment.start_ms, experiment.end_ms):
         user_id, now_ms = basket.user_id, basket.time_ms
         on_sale = (table.live & (table.listed_ms < now_ms)).numpy()
@@ -95,7 +96,8 @@ def _build_data(experiment: BasketExperiment, training: RankerTrainingConfig) ->
     samples = [RankerSample(basket, Inferred()) for basket in log.between(0, experiment.start_ms)]
     dimensions = log.table.contents.vectors.shape[1]
     config = RankerConfig(vector_dim=dimensions, claims=log.claims, history=ATTENDED, inferred=0)
-    return build_training_data(RankerLog(samples), log.table, None, config, training, experiment.since_ms)
+    ranker_log = RankerLog(samples, purchases_in(log.between(0, experiment.start_ms)))
+    return build_training_data(ranker_log, log.table, None, config, training, experiment.since_ms)
 
 
 def _train_ranker(table: Snapshot, data: RankerTrainingData, training: RankerTrainingConfig) -> ScoreBatch:
@@ -115,13 +117,15 @@ def _train_ranker(table: Snapshot, data: RankerTrainingData, training: RankerTra
 class _Inputs:
     """What the learned models read of every row for one user."""
 
-    def __init__(self, table: Snapshot, purchases: Purchases, data: RankerTrainingData) -> None:
-        self._table, self._purchases, self._data = table, purchases, data
-        self._rows = torch.arange(len(table)).unsqueeze(0)  # (1, N)
+    def __init__(self, log: InteractionLog, data: RankerTrainingData) -> None:
+        events = purchases_in(log.baskets)
+        self._aggregates = LoggedAggregates(BUILT_IN, events, log.table.rows(events.item_ids).numpy())
+        self._table, self._data = log.table, data
+        self._rows = torch.arange(len(log.table)).unsqueeze(0)  # (1, N)
 
     def build(self, history: History, now_ms: int) -> tuple[RankerBatch, Scores]:
         """A batch with one user and all rows as candidates, and the rows' sales (N,), decayed with a half-life of 30 days."""
-        counts = self._purchases.popularity.counts(self._rows[0].numpy(), now_ms)
+        counts = self._aggregates.evaluate(self._rows[0].numpy(), now_ms)
         user = RankedUser(history, Inferred(), now_ms, self._data.statistics)
         no_scores = torch.zeros(*self._rows.shape, 0)
         batch = build_batch([user], self._rows, counts[None], no_scores, self._table, self._data.config)

@@ -17,6 +17,7 @@ from reaseq.behavior.popularity import RecentSales
 from reaseq.behavior.training import BehaviorTrainingConfig
 from reaseq.ranker import item_statistics
 from reaseq.ranker.item_statistics import ItemStatistics
+from reaseq.ranker.training_data import purchases_in
 from reaseq.representation.trained_ids import TrainedIds
 
 REPEATS_LIMIT = 2000  # training instances with repeats
@@ -107,7 +108,7 @@ def build_ranking_experiment(
     return RankingExperiment(
         name=log.name,
         table=log.table,
-        events=[(basket.time_ms, item_id) for basket in log.baskets for item_id in basket.item_ids],
+        events=purchases_in(log.baskets),
         trained_ids=experiment.trained_ids,
         train=tuple(split for split in train_splits if split.instances),
         test={name: split for name, split in test_splits.items() if split.instances},

@@ -26,6 +26,7 @@ from evaluation.ranking import EvaluationSplit, RankingExperiment, Variant
 from reaseq.declaration import Category, Declaration
 from reaseq.knowledge.content import Content
 from reaseq.knowledge.vocabulary import load_vocabulary
+from reaseq.ranker.training_data import purchases_in
 from reaseq.representation.encoder import Encoder
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -45,12 +46,11 @@ def build_ranking(folder: Path, encoder: Encoder, cache: Path) -> RankingExperim
     with_words = build_item_labels(combine_labels(side, title_words(mind.items)), text)
     with_zero_shot = build_item_labels(combine_labels(side, by_zero_shot), text)
     table = build_table(mind.items, labels.contents, DECLARATION)
-    clicks = [(i.basket.time_ms, item_id) for i in mind.train for item_id in i.basket.item_ids]
     seen = sorted({item_id for i in mind.train for item_id in (*i.basket.item_ids, *i.basket.history.item_ids)})
     return RankingExperiment(
         name="mind",
         table=table,
-        events=clicks,
+        events=purchases_in([instance.basket for instance in mind.train]),
         trained_ids=TrainedIds(seen),
         train=(build_shown_split(mind.train, table),),
         test={"shown": build_shown_split(mind.test, table)},

@@ -9,7 +9,7 @@ from reaseq.records import VALUE_UNITS
 
 
 def merge_tiles(parts: Iterable[Tiles]) -> Tiles:
-    """The sum of tiles: the rows of one item, from all partitions."""
+    """The sum of tiles: the rows of one item, from all sources."""
     merged: Tiles = {}
     for tiles in parts:
         for series, numbers in tiles.items():

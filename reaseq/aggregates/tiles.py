@@ -3,7 +3,8 @@
 The model is Chronon's: https://chronon.ai/Tiled_Architecture.html
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -67,16 +68,15 @@ def pack_tiles(tiles: Tiles) -> bytes:
     return msgspec.msgpack.encode(packed)
 
 
+def unpack_series(packed: bytes) -> Iterator[tuple[Series, Iterable[int], list[int]]]:
+    """Each series in packed tiles, with its tiles in order of time and their numbers."""
+    for event_type, measure, tile_ms, steps, numbers in _decoder.decode(packed) if packed else ():
+        yield Series(event_type, measure, tile_ms), accumulate(steps), numbers
+
+
 def unpack_tiles(packed: bytes) -> Tiles:
     """The inverse of `pack_tiles`."""
-    tiles: Tiles = {}
-    for event_type, measure, tile_ms, steps, numbers in _decoder.decode(packed) if packed else ():
-        tile, series = 0, {}
-        for step, number in zip(steps, numbers, strict=True):
-            tile += step
-            series[tile] = number
-        tiles[Series(event_type, measure, tile_ms)] = series
-    return tiles
+    return {series: dict(zip(tiles, numbers, strict=True)) for series, tiles, numbers in unpack_series(packed)}
 
 
 _decoder = msgspec.msgpack.Decoder(list[tuple[str, Measure, int, list[int], list[int]]])

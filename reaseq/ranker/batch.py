@@ -26,7 +26,7 @@ from reaseq.ranker.own_items import own_items, read_prices
 from reaseq.records import History, Inferred
 from reaseq.representation.item_table import Snapshot
 
-FEATURES_VERSION = "ranker-features.4"  # version of the model's inputs and weights; a ranker of another version is rejected
+FEATURES_VERSION = "ranker-features.5"  # version of the model's inputs and weights; a ranker of another version is rejected
 
 
 TREND_FLOOR = 0.1  # added to the longer count of a trend

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reaseq.aggregates import AggregateTable
 from reaseq.artifacts import Artifact
 from reaseq.declaration import Field
 from reaseq.model_artifacts import load_sizes, load_trained_ids, load_weights
@@ -18,7 +19,6 @@ from reaseq.ranker.item_statistics import ItemStatistics, load_statistics, save_
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
 from reaseq.ranker.onnx_forward import OnnxForward
-from reaseq.ranker.popularity import Popularity
 from reaseq.records import History, Inferred, UserFeatures
 from reaseq.representation.derived import DerivedTensors
 from reaseq.representation.item_table import ItemTable, Snapshot
@@ -50,7 +50,7 @@ class ScoringResult:
 
 
 class Engine:
-    """A published ranker with the item table, recent popularity and the behavior models that it reads."""
+    """A published ranker with the item table, the aggregates by its rows, and the behavior models that it reads."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Engine:
         ids: TrainedIds,
         version: str,
         table: ItemTable,
-        popularity: Popularity,
+        aggregates: AggregateTable,
         latents: LatentModels,
         statistics: ItemStatistics | None = None,
         onnx: OnnxForward | None = None,  # the same model for the CPU; without it, the eager model runs
@@ -67,14 +67,14 @@ class Engine:
         self._onnx = onnx
         self._statistics = statistics
         self.table = table
-        self.popularity = popularity
+        self.aggregates = aggregates
         self.latents = latents
         self._device = table.snapshot.live.device
         self._model = model.eval().to(self._device)
         self._embedded = DerivedTensors(model.embed, ids)
 
     @staticmethod
-    def load(artifact: Artifact, table: ItemTable, popularity: Popularity, latents: LatentModels) -> "Engine":
+    def load(artifact: Artifact, table: ItemTable, aggregates: AggregateTable, latents: LatentModels) -> "Engine":
         """The published ranker, ready to score.
 
         Raises ArtifactError if it was trained on another version of the features, or if it cannot be loaded or cannot score.
@@ -85,7 +85,7 @@ class Engine:
             ids, statistics = load_trained_ids(artifact, model.config.items), load_statistics(artifact)
             exported = (artifact.path / onnx_forward.FILE).read_bytes()
             onnx = OnnxForward(exported) if table.snapshot.live.device.type == "cpu" else None
-            engine = Engine(model, ids, artifact.version, table, popularity, latents, statistics, onnx)
+            engine = Engine(model, ids, artifact.version, table, aggregates, latents, statistics, onnx)
             engine._prepare()
         return engine
 
@@ -126,10 +126,10 @@ class Engine:
         """
         width = max(len(query.rows) for query in queries)
         candidates = torch.zeros(len(queries), width, dtype=torch.long, device=self._device)
-        counts = []
         for user, query in enumerate(queries):
             candidates[user, : len(query.rows)] = query.rows
-            counts.append(self.popularity.counts(candidates[user].cpu().numpy(), query.now_ms))
+        now_ms = np.repeat([query.now_ms for query in queries], width)
+        counts = self.aggregates.evaluate(candidates.flatten().cpu().numpy(), now_ms).reshape(*candidates.shape, -1)
         inferred = [query.user.inferred if query.user else Inferred() for query in queries]
         scores, read = candidates.new_zeros(*candidates.shape, 0, dtype=torch.float), [True] * len(queries)
         if self._model.config.scores:
@@ -138,7 +138,7 @@ class Engine:
             RankedUser(query.user.history if query.user else History(), behaviors, query.now_ms, self._statistics)
             for query, behaviors in zip(queries, inferred, strict=True)
         ]
-        return build_batch(users, candidates, np.stack(counts), scores, table, self._model.config), read
+        return build_batch(users, candidates, counts, scores, table, self._model.config), read
 
     @torch.inference_mode()
     def items(self, table: Snapshot) -> Embedded:

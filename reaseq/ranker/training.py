@@ -6,7 +6,7 @@ are never positives.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from reaseq.aggregates import LoggedAggregates
 from reaseq.behavior import calibration
 from reaseq.behavior.examples import Basket
+from reaseq.days import DAY_MS
 from reaseq.errors import CatalogError
 from reaseq.ranker.batch import RankedUser, build_batch
 from reaseq.ranker.item_statistics import ItemStatistics
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Embedded, Ranker, RankerBatch, RankerConfig
-from reaseq.ranker.popularity import Popularity
+from reaseq.ranker.numbers import POPULARITY
 from reaseq.records import Inferred
 from reaseq.representation.item_table import Snapshot
 from reaseq.representation.trained_ids import TrainedIds
@@ -95,7 +97,7 @@ class RankerExamples:
 
 def build_examples(
     samples: Sequence[RankerSample],
-    events: Iterable[tuple[int, str]],
+    aggregates: LoggedAggregates,
     table: Snapshot,
     latents: LatentModels | None,
     sizes: RankerConfig,
@@ -103,35 +105,26 @@ def build_examples(
 ) -> RankerExamples:
     """Examples of samples in order of time; `latents` score candidates if `sizes` has scores.
 
-    `events` are (time in ms, item) of the log in order, from its start; a basket's popularity counts those strictly before it.
+    `aggregates` are those of the log, by row of the table; a basket's popularity counts the events strictly before it.
     Baskets without an item that was listed before them, or without negatives, are left out. Raises CatalogError if none
     remains.
     """
-    sampler = _CandidateSampler(table, config)
-    popularity, log = Popularity(), iter(events)
-    pending = next(log, None)
+    sampler = _CandidateSampler(table, aggregates, config)
     drawn, usable = [], []
     for sample in samples:
-        before: list[tuple[int, str]] = []
-        while pending and pending[0] < sample.basket.time_ms:
-            before.append(pending)
-            pending = next(log, None)
-        if before:
-            times_ms, item_ids = zip(*before, strict=True)
-            popularity.observe(table.rows(item_ids).numpy(), times_ms)
-        if candidates := sampler.draw(sample.basket, popularity):
+        if candidates := sampler.draw(sample.basket):
             drawn.append(candidates)
             usable.append(sample)
     if not drawn:
         raise CatalogError(
             f"none of {len(samples)} baskets has both an item that was on sale before it and other items to compare it with"
         )
-    rows, counts, positives, negatives, log_q, weights = (
-        torch.from_numpy(np.stack(column)) for column in zip(*drawn, strict=True)
-    )
+    rows, positives, negatives, log_q, weights = (torch.from_numpy(np.stack(column)) for column in zip(*drawn, strict=True))
+    times_ms = np.repeat([sample.basket.time_ms for sample in usable], rows.shape[1])
+    counts = aggregates.evaluate(rows.flatten().numpy(), times_ms).reshape(*rows.shape, -1)
     users = [RankedUser(sample.basket.history, sample.inferred, sample.basket.time_ms, sample.statistics) for sample in usable]
     scores = latent_scores([sample.inferred for sample in usable], rows, table, latents, sizes)
-    batch = build_batch(users, rows, counts.numpy(), scores, table, sizes)
+    batch = build_batch(users, rows, counts, scores, table, sizes)
     return RankerExamples(batch, positives, negatives, log_q, weights)
 
 
@@ -155,7 +148,6 @@ class _Drawn(NamedTuple):
     """The candidates of one basket, as in `RankerExamples`."""
 
     rows: NDArray[np.int64]  # (C,)
-    counts: NDArray[np.float32]  # (C, half-lives)
     positives: NDArray[np.bool_]  # (P,)
     negatives: NDArray[np.bool_]  # (C - P,)
     log_q: NDArray[np.float32]  # (C - P,)
@@ -165,15 +157,16 @@ class _Drawn(NamedTuple):
 class _CandidateSampler:
     """Draws the positives and negatives of each basket."""
 
-    def __init__(self, table: Snapshot, config: RankerTrainingConfig) -> None:
+    def __init__(self, table: Snapshot, aggregates: LoggedAggregates, config: RankerTrainingConfig) -> None:
         self._table, self._config, self._generator = table, config, np.random.default_rng(config.seed)
+        self._aggregates, self._day, self._popularity = aggregates, -1, np.zeros(len(table), np.float32)
         # Listing time of each row; items that are not on sale never count as listed.
         self._listed_ms = np.where(table.live.numpy(), table.listed_ms.numpy(), np.iinfo(np.int64).max)
         on_sale = np.flatnonzero(table.live.numpy())
         self._on_sale = on_sale[np.argsort(self._listed_ms[on_sale], kind="stable")]
         self._times_ms = self._listed_ms[self._on_sale]
 
-    def draw(self, basket: Basket, popularity: Popularity) -> _Drawn | None:
+    def draw(self, basket: Basket) -> _Drawn | None:
         """The candidates of a basket; None if no item of the basket, or no other item, was listed before it."""
         config, generator = self._config, self._generator
         basket_rows = np.unique(self._table.rows(basket.item_ids).numpy())
@@ -185,7 +178,7 @@ class _CandidateSampler:
         available = available[others[available]]
         if not len(positives) or not len(available):
             return None
-        share = popularity.counts(available, basket.time_ms)[:, -1] + POPULAR_FLOOR
+        share = self._popularity_on(basket.time_ms // DAY_MS)[available] + POPULAR_FLOOR
         share = share / share.sum()
         is_own = np.isin(available, self._table.rows(basket.history.item_ids).numpy())
         own = generator.permutation(available[is_own])[: config.own_negatives]
@@ -206,8 +199,14 @@ class _CandidateSampler:
         weights[: len(positives)] = len(all_positives) / max(1, len(positives))
         weights[uniform] = len(available) / config.uniform_negatives
         is_positive = np.arange(config.positives) < len(positives)
-        counts = popularity.counts(rows, basket.time_ms)
-        return _Drawn(rows, counts, is_positive, is_negative, log_q.astype(np.float32), weights)
+        return _Drawn(rows, is_positive, is_negative, log_q.astype(np.float32), weights)
+
+    def _popularity_on(self, day: int) -> NDArray[np.float32]:
+        """The popularity of all rows (N,) when a day began: it changes little in a day, and log Q knows what was drawn."""
+        if day != self._day:
+            every = np.arange(len(self._table))
+            self._day, self._popularity = day, self._aggregates.evaluate(every, day * DAY_MS)[:, POPULARITY][:, -1]
+        return self._popularity
 
 
 class RankerLossModule(nn.Module):

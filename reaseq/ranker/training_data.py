@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from reaseq.aggregates import BUILT_IN, EventLog, LoggedAggregates
+from reaseq.behavior.examples import Basket
 from reaseq.days import DAY_MS
 from reaseq.errors import CatalogError
 from reaseq.ranker.item_statistics import ItemStatistics, fit
@@ -54,10 +56,14 @@ class RankerTrainingData:
 
 
 class RankerLog:
-    """Samples of a log in order of time. Rankers of several configurations share its statistics, which are fitted once."""
+    """Samples of a log in order of time, and its events, which aggregates count.
 
-    def __init__(self, samples: Sequence[RankerSample]) -> None:
+    Rankers of several configurations share the log's statistics, which are fitted once.
+    """
+
+    def __init__(self, samples: Sequence[RankerSample], events: EventLog) -> None:
         self.samples = samples
+        self.events = events
         self._statistics: dict[int, ItemStatistics | None] = {}  # by the end of the log that they describe
 
     def since(self, time_ms: int) -> list[RankerSample]:
@@ -86,7 +92,7 @@ def build_training_data(
     training: RankerTrainingConfig,
     since_ms: int = 0,
 ) -> RankerTrainingData:
-    """Examples of the baskets from `since_ms` on. Popularity counts the whole log; trained ids exclude the held-out baskets.
+    """Examples of the baskets from `since_ms` on. Aggregates are of the whole log; trained ids exclude the held-out baskets.
 
     `latents` score candidates if `config` has scores. Raises CatalogError if there are too few baskets to train and measure.
     """
@@ -96,12 +102,18 @@ def build_training_data(
     cut_ms = chosen[round((len(chosen) - 1) * (1 - HELD_OUT_SHARE))].basket.time_ms
     baskets = [sample.basket for sample in log.samples]
     ids = TrainedIds(sorted({item_id for basket in baskets if basket.time_ms < cut_ms for item_id in basket.item_ids}))
-    events = [(basket.time_ms, item_id) for basket in baskets for item_id in basket.item_ids]
+    aggregates = LoggedAggregates(BUILT_IN, log.events, table.rows(log.events.item_ids).numpy())
     sizes = replace(config, items=len(ids))
-    examples = build_examples(chosen, events, table, latents, sizes, training)
+    examples = build_examples(chosen, aggregates, table, latents, sizes, training)
     held_out = int((examples.batch.now_ms >= cut_ms).sum())
     if not 0 < held_out < len(examples):
         raise CatalogError(f"{len(chosen)} baskets are too few to train and measure a ranker")
     until_ms = chosen[-1].basket.time_ms + 1
     models = sorted({sample.inferred.model for sample in chosen if sample.inferred.model})
     return RankerTrainingData(examples, held_out, ids, sizes, log.statistics_before(until_ms), until_ms, models)
+
+
+def purchases_in(baskets: Sequence[Basket]) -> EventLog:
+    """Every item of every basket as a purchase."""
+    item_ids = [item_id for basket in baskets for item_id in basket.item_ids]
+    return EventLog.of_purchases(item_ids, [basket.time_ms for basket in baskets for _ in basket.item_ids])

@@ -65,11 +65,11 @@ class ServiceSettings(SettingsGroup):
     )
     warm_up_overlap_s: NonNegativeFloat = Field(
         default=600.0,
-        description="At start, the service tails `item-features` from this long before its scan of the store began.",
+        description="At start, the service tails its topics from this long before its scan of the store began.",
     )
-    waiting_limit_events: NonNegativeInt = Field(
+    waiting_limit_aggregates: NonNegativeInt = Field(
         default=100_000,
-        description="Events whose item is not onboarded yet that are kept, to count as popularity once it is.",
+        description="Rows of `item-aggregates` whose item is not onboarded yet that are kept until it is.",
     )
     drain_s: NonNegativeFloat = Field(default=2.0, description="Time at shutdown between reporting not ready and closing.")
     worker_urls: list[str] = Field(

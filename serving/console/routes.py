@@ -117,7 +117,7 @@ class UserEndpoints:
         """The most popular items on sale, and the most recently active users."""
         popular = self._service.ranker.popular(RECENT_LIMIT)
         titles = read_titles(self._store, popular)
-        users = self._views.with_history(self._service.events.active_users()[:RECENT_LIMIT])
+        users = self._views.with_history(self._service.active_users.newest_first()[:RECENT_LIMIT])
         items = tuple(PopularItem(item_id, titles.get(item_id, "")) for item_id in popular)
         return json_response(RecentActivity(items, tuple(users)))
 

@@ -28,6 +28,10 @@ SKIPPED = Counter(
 CONNECTIONS_CLOSED = Counter(
     "reaseq_http_connections_closed", "Connections that an HTTP server closed at one of its limits", ["reason"]
 )
+WAITING_AGGREGATES = Gauge(
+    "reaseq_aggregates_waiting_for_items",
+    "Rows of aggregates that a reader does not use yet, because their item is not in its item table",
+)
 TAILED = Gauge("reaseq_tailed_records", "Position of a tailer in its topic, summed over all partitions", ["topic"])
 STORE_EVICTS = Gauge("reaseq_store_evicts", "1 if the store may evict rows when its memory is full, else 0")
 STORE_EVICTED_KEYS = Gauge(

@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +16,7 @@ from features.definitions import user_inferred
 from features.historical import baskets_in_archive, users_before
 from features.repository import FeatureRepository
 from pipelines.catalog import load_item_table
+from reaseq.aggregates import BUILT_IN, EventLog, LoggedAggregates
 from reaseq.behavior.examples import build_examples, build_pairs
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
@@ -90,7 +92,8 @@ def test_inferred_behaviors_never_enter_training_as_real_ones(repository: Featur
         assert {table.ids[row] for row in response_rows if row >= 0} <= set(basket.item_ids)
     latest = slice(-50, None)
     samples = [RankerSample(basket, inferred) for basket, (_, inferred) in zip(baskets[latest], known[latest], strict=True)]
-    ranked = build_ranker_examples(samples, [], table, LatentModels(Path()), RankerConfig(), RankerTrainingConfig())
+    no_events = LoggedAggregates(BUILT_IN, EventLog.of_purchases([], []), np.zeros(0, np.int64))
+    ranked = build_ranker_examples(samples, no_events, table, LatentModels(Path()), RankerConfig(), RankerTrainingConfig())
     candidates, positives = ranked.batch.candidates.tolist(), ranked.positives.tolist()
     for basket, rows, is_positive in zip(baskets[latest], candidates, positives, strict=True):
         assert {table.ids[row] for row, positive in zip(rows, is_positive, strict=False) if positive} <= set(basket.item_ids)

@@ -40,8 +40,3 @@ def change_log_from(log: InteractionLog, from_ms: int) -> InteractionLog:
     """The same log until `from_ms`, and other baskets after it."""
     baskets = (b if b.time_ms < from_ms else Basket(b.user_id, b.time_ms, ("i7", "i9"), b.history) for b in log.baskets)
     return replace(log, baskets=tuple(baskets))
-
-
-def to_events(log: InteractionLog) -> list[tuple[int, str]]:
-    """(time in ms, item id) of everything bought."""
-    return [(basket.time_ms, item_id) for basket in log.baskets for item_id in basket.item_ids]

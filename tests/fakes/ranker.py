@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from reaseq.aggregates import BUILT_IN, AggregateTable, PartialRow, kept_series
 from reaseq.behavior.backbone import BackboneConfig
 from reaseq.behavior.inference import KIND as BEHAVIOR
 from reaseq.behavior.model import BehaviorConfig, BehaviorModel
@@ -17,8 +17,7 @@ from reaseq.ranker.engine import Engine, engine_files
 from reaseq.ranker.item_statistics import fit
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import Ranker, RankerConfig
-from reaseq.ranker.popularity import Popularity
-from reaseq.records import Inferred, UserFeatures
+from reaseq.records import EventDelta, Inferred, UserFeatures
 from reaseq.representation.item_table import ItemTable
 from reaseq.representation.trained_ids import TrainedIds
 from tests.fakes.catalog import CATALOG, DIM, ITEMS, NOW_MS, VOCABULARY, request
@@ -44,17 +43,20 @@ def ranker(seed: int = 0, **changes: int) -> Ranker:
     return model
 
 
-def popularity() -> Popularity:
-    """The popularity after one event of each of the rows 1 to 99, half a day apart."""
-    popularity = Popularity()
-    popularity.observe(np.arange(1, 100), [NOW_MS - row * DAY_MS // 2 for row in range(1, 100)])
-    return popularity
+def aggregates() -> AggregateTable:
+    """The aggregates after one event of each of the rows 1 to 99, half a day apart."""
+    table, kept = AggregateTable(BUILT_IN), kept_series(BUILT_IN)
+    for row in range(1, 100):
+        part = PartialRow(f"row {row}", "0", None, kept)
+        part.apply([EventDelta("0", row, row, 1, f"row {row}", "view", NOW_MS - row * DAY_MS // 2, None)])
+        table.apply([row], [part.record()])
+    return table
 
 
 def engine(table: ItemTable = CATALOG, latents: LatentModels | None = None, seed: int = 0, **changes: int) -> Engine:
     """The random ranker on a table."""
     latents = latents or LatentModels(Path())
-    return Engine(ranker(seed, **changes), IDS, f"v{seed}", table, popularity(), latents, STATISTICS)
+    return Engine(ranker(seed, **changes), IDS, f"v{seed}", table, aggregates(), latents, STATISTICS)
 
 
 def publish_ranker(models: Path, seed: int = 0, **facts: object) -> str:

@@ -123,6 +123,31 @@ def test_readers_read_committed_records_only(services: Settings, producer: Kafka
         started.stop()
 
 
+def test_tailer_starts_at_the_last_records_and_goes_on_with_new_ones(services: Settings) -> None:
+    plain = KafkaProducer(bootstrap_servers=services.kafka.bootstrap_servers)
+
+    def send(*keys: bytes) -> None:
+        for key in keys:
+            plain.send(ITEMS.name, key=key, value=b"{}", partition=1).get(timeout=60)
+
+    send(b"item-1", b"item-2", b"item-3")
+    tailed: list[bytes | None] = []
+    tailer = TopicTailer(
+        services.kafka, ITEMS, lambda records: tailed.extend(record.key for record in records), last_records=2
+    ).start()
+    tailer.wait()
+    assert tailed[-2:] == [b"item-2", b"item-3"] and len(tailed) <= 2 * services.kafka.partitions
+    del tailed[:-2]
+
+    send(b"item-4")
+    deadline = time.monotonic() + 30
+    while len(tailed) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert tailed == [b"item-2", b"item-3", b"item-4"]
+    tailer.stop()
+    plain.close()
+
+
 def test_records_that_the_topic_has_deleted_are_no_lag(services: Settings) -> None:
     group, partition = "reads-no-more", TopicPartition(EVENTS.name, 3)
     plain = KafkaProducer(bootstrap_servers=services.kafka.bootstrap_servers)

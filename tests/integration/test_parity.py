@@ -9,7 +9,8 @@ import pytest
 from features.archive import Archive
 from features.parity import compare, read_served_features
 from features.repository import FeatureRepository
-from reaseq.records import FeatureRecord, History, Inferred, ItemFeatures, UserFeatures
+from reaseq.aggregates import BUILT_IN, AggregateTable, PartialRow, kept_series
+from reaseq.records import EventDelta, FeatureRecord, History, Inferred, ItemAggregates, ItemFeatures, UserFeatures
 from reaseq.settings import Settings
 from serving.degradation import RankingResult, RankingTask
 from serving.served_feature_log import ServedFeatureLog
@@ -31,6 +32,16 @@ TEXT = item(1, event_time_ms=500, status="text", knowledge=None, price=2.1)
 REASONED = item(1, event_time_ms=500, price=2.1)
 
 
+def sold(*times_ms: int) -> ItemAggregates:
+    """The row of an item after events at these times, which come from partition 3."""
+    row = PartialRow("i1", "3", None, kept_series(BUILT_IN))
+    row.apply([EventDelta("3", offset, offset, 1, "i1", "view", time_ms, None) for offset, time_ms in enumerate(times_ms)])
+    return row.record()
+
+
+SOLD, SOLD_AGAIN = sold(600), sold(600, 1800)
+
+
 class Serving:
     """A served-feature log, an archive and a Feast repository."""
 
@@ -40,13 +51,17 @@ class Serving:
         self.repository.apply()
         archive = Archive(self.settings.archive_dir, self.repository.vocabulary)
         archive.create()
-        batches: list[list[FeatureRecord]] = [[FIRST, SECOND, TEXT], [SECOND, REASONED]]
+        batches: list[list[FeatureRecord]] = [[FIRST, SECOND, TEXT, SOLD], [SECOND, REASONED, SOLD_AGAIN]]
         for records in batches:  # one record is delivered twice
             archive.append(records)
         archive.compact(min_files=2)  # the replaced files are still there for readers
 
-    def serve(self, user: UserFeatures | None, now_ms: int, of_table: ItemFeatures = REASONED) -> None:
-        log = ServedFeatureLog(self.settings.served_features_dir, 1.0, build_table(of_table))
+    def serve(
+        self, user: UserFeatures | None, now_ms: int, of_table: ItemFeatures = REASONED, sold: ItemAggregates = SOLD
+    ) -> None:
+        table, aggregates = build_table(of_table), AggregateTable(BUILT_IN)
+        aggregates.apply(table.snapshot.rows([sold.item_id]).tolist(), [sold])
+        log = ServedFeatureLog(self.settings.served_features_dir, 1.0, table, aggregates)
         log.offer(RankingTask("u", ["i1"], now_ms, 0), RankingResult(np.zeros(1, np.float32), "fresh", (), "v", user))
 
 
@@ -56,8 +71,8 @@ def test_audit_classifies_every_difference(tmp_path: Path) -> None:
     serving.serve(FIRST, 2500)  # late: the archive has the second row by then
     serving.serve(SECOND, 1500)  # ahead: the request is for a time in the past
     serving.serve(THIRD, 3500)  # not archived yet
-    serving.serve(TAMPERED, 2500)  # different in one feature
-    serving.serve(None, 2500, of_table=TEXT)  # late: the text row was served, the join returns the reasoned one
+    serving.serve(TAMPERED, 2500, sold=msgspec.structs.replace(SOLD, tiles=b"\x90"))  # different in one feature each
+    serving.serve(None, 2500, of_table=TEXT, sold=SOLD_AGAIN)  # late: the join returns the reasoned one
 
     parity = compare(serving.repository, read_served_features(serving.settings.served_features_dir))
 
@@ -67,4 +82,8 @@ def test_audit_classifies_every_difference(tmp_path: Path) -> None:
     assert parity.results["item_representation:price"] == {"equal": 6}
     assert parity.results["item_representation:vector"] == {"equal": 6}
     assert parity.results["item_representation:claim_ids"] == {"equal": 5, "late": 1}
-    assert (parity.rows, parity.different) == (11, ["user_inferred:latent of user u at 2500"])
+    assert parity.results["item_aggregates:tiles"] == {"equal": 3, "late": 2, "different": 1}
+    assert (parity.rows, parity.different) == (
+        17,
+        ["user_inferred:latent of user u at 2500", "item_aggregates:tiles of aggregates 3/i1 at 2500"],
+    )

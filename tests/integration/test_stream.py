@@ -33,20 +33,19 @@ from features.parity import read_served_features
 from features.repository import FeatureRepository
 from infra import local, process
 from infra.scratch import start_empty
-from reaseq.aggregates import POPULARITY, evaluate, merge_tiles, unpack_tiles
+from reaseq.aggregates import BUILT_IN, POPULARITY, AggregateTable, evaluate, merge_tiles, unpack_tiles
 from reaseq.artifacts import current
 from reaseq.behavior.history import event_key
 from reaseq.ranker.engine import Engine
 from reaseq.ranker.latent import LatentModels
-from reaseq.ranker.popularity import Popularity
 from reaseq.records import EARLIEST_TIME_MS, Event, Inferred, Item, UserFeatures
 from reaseq.settings import Settings
-from serving.event_counter import EventCounter
 from streams.assembly import Batching, assemble
 from streams.delivery.delivery import Delivery
 from streams.delivery.messages import RawRecord
 from streams.delivery.stage import BatchPolicy
-from streams.delivery.topics import DEAD_LETTERS, EVENTS, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
+from streams.delivery.topics import DEAD_LETTERS, EVENTS, ITEM_AGGREGATES, ITEM_FEATURES, ITEMS, USER_FEATURES, Topic
+from streams.item_aggregates_feed import ItemAggregatesFeed
 from streams.operations import status
 from streams.operations.dead_letter_queue import DeadLetterQueue, Filter
 from streams.operations.rebuild import rebuild
@@ -200,10 +199,10 @@ def reference(running: Running, tmp_path_factory: pytest.TempPathFactory) -> Ref
     system.use_behavior(current(running.settings.models_dir, "behavior"))
     broker = InProcessBroker()
     broker.subscribe(ITEM_FEATURES.name, system.items.apply_records)
-    popularity, latents = Popularity(), LatentModels(running.settings.models_dir)
-    broker.subscribe(EVENTS.name, EventCounter(popularity, system.table, 300.0, waiting_limit_events=0).count)
+    aggregates, latents = AggregateTable(BUILT_IN), LatentModels(running.settings.models_dir)
+    broker.subscribe(ITEM_AGGREGATES.name, ItemAggregatesFeed(aggregates, system.table, waiting_limit=0).apply_records)
     latents.load(current(running.settings.models_dir, "behavior").version)
-    engine = Engine.load(current(running.settings.models_dir, "ranker"), system.table, popularity, latents)
+    engine = Engine.load(current(running.settings.models_dir, "ranker"), system.table, aggregates, latents)
     runtime = InProcessRuntime(broker, lambda stage: Delivery(stage, broker, system.store, 300.0), system.stages)
 
     async def replay() -> None:
@@ -261,6 +260,18 @@ def test_service_gives_the_scores_of_the_reference(after_the_kill: Running, refe
         expected.append(reference.engine.score(users[user_id], candidates, now_ms))
 
     np.testing.assert_allclose(served, np.array(expected), rtol=1e-5)
+
+
+def test_restarted_service_gives_the_same_scores_to_the_last_bit(after_the_kill: Running) -> None:
+    settings, now_ms = after_the_kill.settings, after_the_kill.events[-1].event_time_ms + 1
+    candidates = [item.item_id for item in after_the_kill.items[:500]]
+    user_ids = sorted({event.user_id for event in after_the_kill.events})[:20]
+    before = [_rank(after_the_kill, user_id, candidates, now_ms)["ranked"] for user_id in user_ids]
+
+    process.stop(settings.run_dir, "ranker")
+    local.wait_ready(local.start_ranker(settings))
+
+    assert [_rank(after_the_kill, user_id, candidates, now_ms)["ranked"] for user_id in user_ids] == before
 
 
 def test_no_event_is_lost_or_duplicated(after_the_kill: Running) -> None:

@@ -26,9 +26,10 @@ RECONNECT = Backoff(first_s=0.5, limit_s=15.0)
 class TopicTailer:
     """Tails all partitions of a topic in a thread of its own, without a consumer group.
 
-    It starts at the beginning of the topic, or at the records produced since `since_ms`. `caught_up` is set once everything
-    present at the start has been passed to `receive`. Without a broker or without the topic, it tries again until it finds
-    them, and goes on where it was. If `receive` raises, the tailer ends, and `failure` says why: only a restart helps.
+    It starts at the beginning of the topic, at the records produced since `since_ms`, or at the `last_records` of each
+    partition. `caught_up` is set once everything present at the start has been passed to `receive`. Without a broker or without
+    the topic, it tries again until it finds them, and goes on where it was. If `receive` raises, the tailer ends, and `failure`
+    says why: only a restart helps.
     """
 
     def __init__(
@@ -37,13 +38,14 @@ class TopicTailer:
         topic: Topic,
         receive: Callable[[Sequence[RawRecord]], object],
         since_ms: int | None = None,
+        last_records: int | None = None,
     ) -> None:
         self.caught_up = threading.Event()
         self.failure: str | None = None
         self._topic = topic
         self._receive = receive
         self._settings = settings
-        self._since_ms = since_ms
+        self._since_ms, self._last_records = since_ms, last_records
         self._stop = threading.Event()
         self._positions: dict[TopicPartition, int] = {}  # offsets of the next records to pass to `receive`
         self._attempt = 0  # failed connections in a row
@@ -100,5 +102,8 @@ class TopicTailer:
         consumer.seek_to_beginning(*partitions)
         if self._since_ms is not None:
             seek_to_time(consumer, partitions, self._since_ms)
+        if self._last_records is not None:
+            for tp, end in consumer.end_offsets(partitions).items():
+                consumer.seek(tp, max(0, end - self._last_records))
         for tp, position in self._positions.items():
             consumer.seek(tp, position)

@@ -14,7 +14,7 @@ from evaluation.tally import ListResult
 from reaseq.days import DAY_MS
 from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.training import RankerSample, RankerTrainingConfig, label_rates
-from reaseq.ranker.training_data import RankerLog, build_training_data
+from reaseq.ranker.training_data import RankerLog, build_training_data, purchases_in
 from reaseq.records import Inferred
 from tests.fakes.catalog import NOW_MS
 from tests.fakes.interactions import TABLE, build_log, change_log_from
@@ -58,7 +58,7 @@ def test_every_model_ranks_every_basket_and_the_future_changes_nothing() -> None
 
 
 def test_lambdarank_learns_to_order_candidates() -> None:
-    samples = RankerLog([RankerSample(basket, Inferred()) for basket in LOG.baskets])
+    samples = RankerLog([RankerSample(basket, Inferred()) for basket in LOG.baskets], purchases_in(LOG.baskets))
     config = RankerConfig(vector_dim=TABLE.vectors.shape[1], claims=LOG.claims, inferred=0)
     data = build_training_data(samples, TABLE, None, config, RankerTrainingConfig(positives=4, popular_negatives=8))
     rates = label_rates(TABLE, TABLE.contents.claims, config.claims)

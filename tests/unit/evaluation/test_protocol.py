@@ -1,5 +1,7 @@
 """The evaluation protocol: instances, candidate sets and features contain nothing from the future."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -18,17 +20,24 @@ from evaluation.experiments.experiment import fit_statistics
 from evaluation.instances import age_instances, build_candidate_mask, build_instances, to_times
 from evaluation.negative_sampling import MATCHED_NEGATIVES, NEGATIVES, sample_new_item_sets, sample_repeat_sets
 from evaluation.ranking_features import count_popularity, latest_before
+from reaseq.aggregates import BUILT_IN, LoggedAggregates
+from reaseq.behavior.examples import Basket
 from reaseq.behavior.popularity import RecentSales
 from reaseq.days import DAY_MS
 from reaseq.ranker.item_statistics import ItemStatistics
+from reaseq.ranker.training_data import purchases_in
 from tests.fakes.catalog import NOW_MS
-from tests.fakes.interactions import TABLE, build_log, change_log_from, to_events
+from tests.fakes.interactions import TABLE, build_log, change_log_from
 
 LOG = build_log()
 CUT_MS, END_MS = NOW_MS + 20 * DAY_MS, NOW_MS + 30 * DAY_MS
 SALES = RecentSales.from_baskets(LOG.baskets, TABLE)
-EVENTS = to_events(LOG)
 INSTANCES = build_instances(LOG, CUT_MS, END_MS)
+
+
+def aggregates(baskets: Iterable[Basket]) -> LoggedAggregates:
+    events = purchases_in(list(baskets))
+    return LoggedAggregates(BUILT_IN, events, TABLE.rows(events.item_ids).numpy())
 
 
 def test_targets_are_new_to_the_user_and_were_on_sale() -> None:
@@ -103,7 +112,7 @@ def test_later_events_change_no_feature_of_an_instance(changed: str) -> None:
     sets = sample_new_item_sets([instance], TABLE, SALES, seed=1)
     times = [instance.basket.time_ms]
 
-    before, after = (count_popularity(events, times, sets.rows, TABLE, 0) for events in (EVENTS, to_events(other)))
+    before, after = (count_popularity(aggregates(log.baskets), times, sets.rows, 0) for log in (LOG, other))
     rebuilt = build_instances(other, CUT_MS, END_MS)[0] if changed == "later baskets" else instance
 
     assert np.array_equal(before, after) and before.any()
@@ -138,9 +147,10 @@ def test_aged_features_contain_nothing_newer_than_their_age() -> None:
         assert old.basket.history.item_ids == tuple(kept) and old.basket.time_ms == instance.basket.time_ms
     one = sets[torch.tensor([5])]
     until_ms = times[5] - age_ms
-    seen = [(time_ms, item_id) for time_ms, item_id in EVENTS if time_ms < until_ms]
+    seen = aggregates(basket for basket in LOG.baskets if basket.time_ms < until_ms)
     assert np.array_equal(
-        count_popularity(EVENTS, [times[5]], one.rows, TABLE, age_ms), count_popularity(seen, [times[5]], one.rows, TABLE, 0)
+        count_popularity(aggregates(LOG.baskets), [times[5]], one.rows, age_ms),
+        count_popularity(seen, [times[5]], one.rows, 0),
     )
 
 

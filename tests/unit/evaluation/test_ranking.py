@@ -20,9 +20,10 @@ from evaluation.ranking import EvaluationSplit, RankingEvaluation, RankingExperi
 from evaluation.ranking_report import build_report
 from reaseq.behavior.popularity import RecentSales
 from reaseq.days import DAY_MS
+from reaseq.ranker.training_data import purchases_in
 from reaseq.representation.trained_ids import TrainedIds
 from tests.fakes.catalog import NOW_MS
-from tests.fakes.interactions import TABLE, build_log, change_log_from, to_events
+from tests.fakes.interactions import TABLE, build_log, change_log_from
 
 LOG = build_log()
 CUTS = (NOW_MS + 8 * DAY_MS, NOW_MS + 14 * DAY_MS, NOW_MS + 20 * DAY_MS)
@@ -49,7 +50,7 @@ def build_experiment(scorers: dict[str, ScorerFactory], ages_ms: dict[str, int] 
     return RankingExperiment(
         name="made up",
         table=TABLE,
-        events=to_events(LOG),
+        events=purchases_in(LOG.baskets),
         trained_ids=TrainedIds(sorted({item_id for b in LOG.between(0, CUTS[-1]) for item_id in b.item_ids})),
         train=(
             EvaluationSplit(train, sample_new_item_sets(train, TABLE, SALES, 1)),
@@ -144,7 +145,7 @@ def test_a_resumed_evaluation_runs_only_missing_variants(oracle_run: OracleRun) 
 def test_runs_are_reproducible_and_ignore_events_after_the_test() -> None:
     def run(log: InteractionLog) -> dict[tuple[str, str, str], np.ndarray]:
         experiment = build_experiment({"item-kNN": lambda cut_ms: KnnScorer(log, cut_ms, 48)})
-        return flatten(RankingEvaluation(replace(experiment, events=to_events(log))).run(0, lambda line: None, {}))
+        return flatten(RankingEvaluation(replace(experiment, events=purchases_in(log.baskets))).run(0, lambda line: None, {}))
 
     first, second, future = run(LOG), run(LOG), run(change_log_from(LOG, END_MS))
 

@@ -31,7 +31,7 @@ from reaseq.representation.semantic_ids import KIND as SEMANTIC_IDS
 from reaseq.representation.trained_ids import TrainedIds
 from reaseq.settings import SamplerSettings
 from tests.fakes.catalog import CATALOG, DIM, VOCABULARY, request
-from tests.fakes.ranker import popularity, publish_behavior, publish_ranker
+from tests.fakes.ranker import aggregates, publish_behavior, publish_ranker
 
 CONFIG = BehaviorConfig(vector_dim=DIM, claims=VOCABULARY.size, backbone=BackboneConfig(width=32, layers=1, feed=48))
 
@@ -68,7 +68,7 @@ Loader = Callable[[Path, str], object]
 
 
 def load_ranker(models: Path, version: str) -> object:
-    return Engine.load(load_version(models, RANKER, version), CATALOG, popularity(), LatentModels(models))
+    return Engine.load(load_version(models, RANKER, version), CATALOG, aggregates(), LatentModels(models))
 
 
 def load_behavior(models: Path, version: str) -> object:

@@ -81,7 +81,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
         ranker=ranker,
         table=ranker.engine.table,
         vocabulary=load_vocabulary(settings.knowledge.vocabulary),
-        events=SimpleNamespace(active_users=lambda: [USER.user_id, "an erased user"]),
+        active_users=SimpleNamespace(newest_first=lambda: [USER.user_id, "an erased user"]),
     )
     app = create_app(AppState(ranker, ServiceSettings()))
     add_console(app, service)

@@ -7,7 +7,7 @@ import numpy as np
 from serving import degradation as levels
 from serving.user_cache import UserCache
 from tests.fakes.catalog import CATALOG, NOW_MS
-from tests.fakes.ranker import USER, Store, popularity
+from tests.fakes.ranker import USER, Store, aggregates
 from tests.fakes.serving import CANDIDATES, build_ranker, build_task
 
 
@@ -68,7 +68,7 @@ def test_unavailable_store_falls_back_to_last_known_features_and_recovers() -> N
     assert (cached.fallback_level, cached.reasons) == ("last_known", (levels.NO_STORE,))
     assert np.array_equal(cached.scores, before.scores)
     assert (uncached.fallback_level, uncached.model) == ("popularity", "")
-    assert uncached.scores.tolist() == popularity().counts(CATALOG.snapshot.rows(CANDIDATES).numpy(), NOW_MS)[:, -1].tolist()
+    assert uncached.scores.tolist() == aggregates().evaluate(CATALOG.snapshot.rows(CANDIDATES).numpy(), NOW_MS)[:, -1].tolist()
     assert (after.fallback_level, after.reasons) == ("fresh", ())
 
 

@@ -25,7 +25,7 @@ from serving.micro_batching import MicroBatcher
 from serving.reload import Reloader
 from serving.service import RankingService
 from tests.fakes.catalog import CATALOG, NOW_MS
-from tests.fakes.ranker import USER, WIDTH, Store, engine, popularity, publish_behavior, publish_ranker
+from tests.fakes.ranker import USER, WIDTH, Store, aggregates, engine, publish_behavior, publish_ranker
 from tests.fakes.serving import CANDIDATES, build_ranker, build_task
 
 
@@ -34,7 +34,7 @@ def build_reloader(models_dir: Path, ranker: DegradingRanker) -> tuple[Reloader,
 
     def load(artifact: Artifact) -> Engine:
         artifact.require(space_id="s")
-        return Engine.load(artifact, CATALOG, popularity(), latents)
+        return Engine.load(artifact, CATALOG, aggregates(), latents)
 
     return Reloader(models_dir, ranker, [latents], load, interval_s=0.01), latents
 

@@ -17,9 +17,10 @@ from serving.app import AppState
 from serving.degradation import RankingResult
 from serving.served_feature_log import REPORT_INTERVAL_S, ServedFeatureLog
 from tests.fakes.catalog import CATALOG
-from tests.fakes.ranker import USER, Store
+from tests.fakes.ranker import USER, Store, aggregates
 from tests.fakes.serving import WebServer, build_ranker, build_task, request_body
 
+AGGREGATES = aggregates()
 RESULT = RankingResult(np.zeros(1, np.float32), "fresh", (), "v0", USER)
 
 
@@ -44,7 +45,7 @@ def failures() -> float:
 
 
 def test_log_that_cannot_be_written_fails_no_ranking(unwritable: Path, serve: Callable[[AppState], WebServer]) -> None:
-    log = ServedFeatureLog(unwritable, 1.0, CATALOG)
+    log = ServedFeatureLog(unwritable, 1.0, CATALOG, AGGREGATES)
     server = serve(AppState(build_ranker(Store(USER)), ServiceSettings(budget_ms=10_000), on_ranked=log.offer))
     before = failures()
 
@@ -56,7 +57,7 @@ def test_log_that_cannot_be_written_fails_no_ranking(unwritable: Path, serve: Ca
 
 def test_failure_is_reported_once_in_an_interval(unwritable: Path) -> None:
     now = [0.0]
-    log, before = ServedFeatureLog(unwritable, 1.0, CATALOG, lambda: now[0]), failures()
+    log, before = ServedFeatureLog(unwritable, 1.0, CATALOG, AGGREGATES, lambda: now[0]), failures()
 
     with capture_logs() as reports:
         for now[0] in (0.0, 1.0, REPORT_INTERVAL_S - 1, REPORT_INTERVAL_S, REPORT_INTERVAL_S + 1):
@@ -68,18 +69,18 @@ def test_failure_is_reported_once_in_an_interval(unwritable: Path) -> None:
 
 def test_logging_resumes_when_the_folder_can_be_written(tmp_path: Path) -> None:
     folder = tmp_path / "served"
-    log = ServedFeatureLog(folder, 1.0, CATALOG)
+    log = ServedFeatureLog(folder, 1.0, CATALOG, AGGREGATES)
     fail_with_a_folder_that_is_a_file(folder)
     log.offer(build_task(), RESULT)
     folder.unlink()
 
     log.offer(build_task(), RESULT)
 
-    assert {row.entity for row in read_served_features(folder)} == {"user", "item"}
+    assert {row.entity for row in read_served_features(folder)} == {"user", "item", "aggregates"}
 
 
 def test_rows_that_fit_only_in_part_leave_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log = ServedFeatureLog(tmp_path, 1.0, CATALOG)
+    log = ServedFeatureLog(tmp_path, 1.0, CATALOG, AGGREGATES)
     log.offer(build_task("first"), RESULT)
     [file] = tmp_path.iterdir()
     before = file.read_bytes()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from reaseq.aggregates import BUILT_IN, EventLog, LoggedAggregates
 from reaseq.behavior.examples import Basket
 from reaseq.days import DAY_MS
 from reaseq.declaration import Attribute, Category, Declaration, Flag, Number, Tags
@@ -130,7 +131,8 @@ def test_ranker_learns_a_brand_that_nothing_else_tells_and_its_importance_says_s
         epochs=4, batch_baskets=8, positives=3, uniform_negatives=20, popular_negatives=2, own_negatives=2, learning_rate=1e-2
     )
     ids = TrainedIds([])
-    built = build_examples(samples, [], table, LatentModels.__new__(LatentModels), sizes, config)
+    no_events = LoggedAggregates(BUILT_IN, EventLog.of_purchases([], []), np.zeros(0, np.int64))
+    built = build_examples(samples, no_events, table, LatentModels.__new__(LatentModels), sizes, config)
     model, _ = train(built[:200], built[200:], table, ids, sizes, config)
 
     def auc(examples: RankerExamples, snapshot: Snapshot) -> float:

@@ -16,7 +16,7 @@ from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import TargetAttention
 from reaseq.records import History, Inferred, UserFeatures
 from tests.fakes.catalog import CATALOG, NOW_MS, build_table, item, request
-from tests.fakes.ranker import USER, engine, popularity, publish_ranker
+from tests.fakes.ranker import USER, aggregates, engine, publish_ranker
 
 CANDIDATES = ["i1", "i5", "i290", "nobody"]
 VARIANTS: list[dict[str, int]] = [
@@ -145,4 +145,4 @@ def test_ranker_trained_on_other_features_is_rejected(tmp_path: Path) -> None:
     publish_ranker(tmp_path, features="of another version")
 
     with pytest.raises(ArtifactError, match="another version"):
-        Engine.load(current(tmp_path, RANKER), CATALOG, popularity(), LatentModels(tmp_path))
+        Engine.load(current(tmp_path, RANKER), CATALOG, aggregates(), LatentModels(tmp_path))

@@ -16,7 +16,7 @@ from reaseq.records import History, Inferred, ItemFeatures, UserFeatures
 from reaseq.representation.item_table import ItemTable
 from reaseq.representation.trained_ids import TrainedIds
 from tests.fakes.catalog import DIM, NOW_MS, VOCABULARY, item, request
-from tests.fakes.ranker import IDS, STATISTICS, popularity
+from tests.fakes.ranker import IDS, STATISTICS, aggregates
 
 DECLARED = Declaration(
     item_attributes=[Category("brand", buckets=8), Number("grams"), Tags("tags", buckets=8, limit=3), Flag("new")]
@@ -69,7 +69,7 @@ def engines(config: RankerConfig, table: ItemTable, latents: LatentModels) -> tu
     """The same ranker, eager and exported."""
     model, ids = random_model(config), IDS if config.items > 1 else TrainedIds([])
     eager, exported = (
-        Engine(model, ids, "v", table, popularity(), latents, STATISTICS, onnx) for onnx in (None, OnnxForward(export(model)))
+        Engine(model, ids, "v", table, aggregates(), latents, STATISTICS, onnx) for onnx in (None, OnnxForward(export(model)))
     )
     return eager, exported
 

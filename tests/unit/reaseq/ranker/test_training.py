@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from reaseq import float16
+from reaseq.aggregates import BUILT_IN, LoggedAggregates
 from reaseq.behavior import calibration
 from reaseq.behavior.examples import Basket
 from reaseq.days import DAY_MS
@@ -26,6 +27,7 @@ from reaseq.ranker.training import (
     score,
     train,
 )
+from reaseq.ranker.training_data import purchases_in
 from reaseq.records import History, Inferred
 from reaseq.representation.trained_ids import TrainedIds
 from tests.fakes.catalog import DIM, NOW_MS, VOCABULARY, build_table, item, request
@@ -55,12 +57,13 @@ def samples(count: int = 64) -> list[RankerSample]:
     return samples
 
 
-def events(log: list[RankerSample]) -> list[tuple[int, str]]:
-    return [(sample.basket.time_ms, item_id) for sample in log for item_id in sample.basket.item_ids]
+def aggregates(log: list[RankerSample]) -> LoggedAggregates:
+    events = purchases_in([sample.basket for sample in log])
+    return LoggedAggregates(BUILT_IN, events, TABLE.rows(events.item_ids).numpy())
 
 
 def examples(log: list[RankerSample], models: Path = Path(), sizes: RankerConfig = SIZES) -> RankerExamples:
-    return build_examples(log, events(log), TABLE, LatentModels(models), sizes, CONFIG)
+    return build_examples(log, aggregates(log), TABLE, LatentModels(models), sizes, CONFIG)
 
 
 def test_candidates_were_listed_before_the_basket_and_negatives_are_not_in_it() -> None:

@@ -8,12 +8,19 @@ import torch
 from reaseq.behavior.examples import Basket
 from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.training import RankerSample, RankerTrainingConfig
-from reaseq.ranker.training_data import STATISTICS_PERIOD_MS, RankerLog, RankerTrainingData, build_training_data
+from reaseq.ranker.training_data import (
+    STATISTICS_PERIOD_MS,
+    RankerLog,
+    RankerTrainingData,
+    build_training_data,
+    purchases_in,
+)
 from reaseq.records import History, Inferred
 from tests.fakes.interactions import TABLE, build_log
 
 START_MS = 10 * STATISTICS_PERIOD_MS
 LESS = RankerConfig(vector_dim=0, inferred=0)
+NO_EVENTS = purchases_in([])
 
 
 def sample(number: int, time_ms: int) -> RankerSample:
@@ -21,7 +28,7 @@ def sample(number: int, time_ms: int) -> RankerSample:
 
 
 def test_statistics_are_of_the_log_before_the_period_of_the_basket() -> None:
-    log = RankerLog([sample(number, START_MS + number * STATISTICS_PERIOD_MS // 4) for number in range(-6, 12)])
+    log = RankerLog([sample(number, START_MS + number * STATISTICS_PERIOD_MS // 4) for number in range(-6, 12)], NO_EVENTS)
 
     chosen = log.since(START_MS)
 
@@ -33,13 +40,14 @@ def test_statistics_are_of_the_log_before_the_period_of_the_basket() -> None:
 
 
 def test_first_period_of_a_log_has_no_statistics() -> None:
-    chosen = RankerLog([sample(1, START_MS), sample(2, START_MS + STATISTICS_PERIOD_MS)]).since(0)
+    chosen = RankerLog([sample(1, START_MS), sample(2, START_MS + STATISTICS_PERIOD_MS)], NO_EVENTS).since(0)
 
     assert chosen[0].statistics is None and chosen[1].statistics
 
 
 def build_data(config: RankerConfig) -> RankerTrainingData:
-    log = RankerLog([RankerSample(basket, Inferred()) for basket in build_log(users=6, days=20).baskets])
+    baskets = build_log(users=6, days=20).baskets
+    log = RankerLog([RankerSample(basket, Inferred()) for basket in baskets], purchases_in(baskets))
     training = RankerTrainingConfig(positives=3, uniform_negatives=8, popular_negatives=8, own_negatives=4)
     return build_training_data(log, TABLE, None, config, training)
 
