@@ -18,6 +18,7 @@ from features.repository import FeatureRepository
 from reaseq.aggregates import BUILT_IN, AggregateTable
 from reaseq.artifacts import Artifact, load_newest, load_version
 from reaseq.declaration import load_declaration
+from reaseq.errors import StoreUnavailable
 from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.ranker.engine import KIND as RANKER
 from reaseq.ranker.engine import Engine
@@ -74,11 +75,18 @@ class RankingService:
         self._tailers: dict[str, TopicTailer] = {}
 
     def start(self) -> None:
-        """Fill the tables from Feast, then tail the topics. Returns when the tables have caught up."""
+        """Fill the tables from Feast, then tail the topics. Returns when the tables have caught up.
+
+        While the store, or one of its shards, does not answer, they are filled from the topics alone, which takes longer.
+        """
         started_ms = int(time.time() * 1000)
-        self._scan()
         # A record reaches its topic before the store, so what the scan missed was produced shortly before the scan.
         since_ms = started_ms - int(self.settings.service.warm_up_overlap_s * 1000)
+        try:
+            self._scan()
+        except StoreUnavailable as error:
+            log.warning("store_unavailable", error=str(error), consequence="the topics are read from their beginning")
+            since_ms = 0
         for name, topic, apply in (
             ("items", ITEM_FEATURES, self.items.apply_records),
             ("aggregates", ITEM_AGGREGATES, self.item_aggregates.apply_records),

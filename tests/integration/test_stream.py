@@ -25,6 +25,7 @@ import torch
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from demo import ANSWERS, ORDER_LINES
 from evaluation.datasets.online_retail import read_retail
@@ -272,6 +273,22 @@ def test_restarted_service_gives_the_same_scores_to_the_last_bit(after_the_kill:
     local.wait_ready(local.start_ranker(settings))
 
     assert [_rank(after_the_kill, user_id, candidates, now_ms)["ranked"] for user_id in user_ids] == before
+
+
+def test_service_starts_while_the_store_is_away_and_ranks_by_popularity(after_the_kill: Running) -> None:
+    settings, now_ms = after_the_kill.settings, after_the_kill.events[-1].event_time_ms + 1
+    away = settings.model_copy(deep=True)
+    away.store.redis_url = SecretStr(f"redis://{process.LOOPBACK}:{process.free_port()}/0")
+
+    process.stop(settings.run_dir, "ranker")
+    local.wait_ready(local.start_ranker(away))
+    ranking = _rank(after_the_kill, "anyone", [item.item_id for item in after_the_kill.items], now_ms)
+    process.stop(settings.run_dir, "ranker")
+    local.wait_ready(local.start_ranker(settings))
+
+    assert (ranking["fallback_level"], ranking["degraded"]) == ("popularity", ["store_unavailable"])
+    sold = Counter(event.item_id for event in after_the_kill.events)
+    assert all(sold[ranked["item_id"]] for ranked in ranking["ranked"][:20])
 
 
 def test_no_event_is_lost_or_duplicated(after_the_kill: Running) -> None:
