@@ -18,8 +18,8 @@ from evaluation.datasets.online_retail import Order, read_retail
 from evaluation.judge import Assortment, Judge
 from features.repository import FeatureRepository
 from pipelines.behavior_model import BehaviorModelPipeline
+from pipelines.catalog import load_aggregate_table
 from pipelines.ranker import RankerPipeline
-from reaseq.aggregates import BUILT_IN, AggregateTable
 from reaseq.artifacts import Artifact
 from reaseq.behavior.examples import Basket
 from reaseq.behavior.training import BehaviorTrainingConfig
@@ -27,6 +27,7 @@ from reaseq.ranker.engine import Engine, ScoringQuery
 from reaseq.ranker.latent import LatentModels
 from reaseq.ranker.model import RankerConfig
 from reaseq.ranker.numbers import POPULARITY
+from reaseq.ranker.onnx_forward import OnnxForward, export
 from reaseq.ranker.training_data import RankerLog
 from reaseq.records import Item
 from reaseq.settings import Settings
@@ -70,10 +71,6 @@ class Lifecycle:
         self.system: System = assemble(settings, store, BATCHING)
         self.broker = InProcessBroker()
         self.broker.subscribe(ITEM_FEATURES.name, self.system.items.apply_records)
-        self.aggregates = AggregateTable(BUILT_IN)
-        feed = ItemAggregatesFeed(self.aggregates, self.system.table, waiting_limit=0)  # items come before their events
-        self.broker.subscribe(ITEM_AGGREGATES.name, feed.apply_records)
-        self._served = ServedFeatureLog(self.served_features_dir, SERVED_SHARE, self.system.table, self.aggregates)
         future_limit_s = settings.guard.future_limit_s
         self.runtime = InProcessRuntime(
             self.broker,
@@ -176,6 +173,7 @@ class Lifecycle:
     def _train_rankers(self, earlier: Sequence[Order]) -> RankerLog:
         """Train the ranker and its ids-only baseline on the second block, and publish the ranker; returns all samples."""
         schedule = self.schedule
+        self._follow_aggregates()
         pipeline = RankerPipeline(self.system.store, self.system.table, self._models_dir)
         log, _ = pipeline.load_log(schedule.replay_ms)
         self._phase_done("point-in-time join")
@@ -193,13 +191,22 @@ class Lifecycle:
             model, _ = pipeline.train(data, schedule.ranker, progress=self._advance(task))
             measured = pipeline.measure(model, data)
             pipeline.catch_up(model, data, schedule.ranker)
+            exported = OnnxForward(export(model))
             self.engines[name] = Engine(
-                model, data.ids, name, self.system.table, self.aggregates, self.latents, data.statistics
+                model, data.ids, name, self.system.table, self.aggregates, self.latents, data.statistics, exported
             )
             if name == RANKER:
                 pipeline.publish(model, data, measured)
         self._phase_done("train rankers")
         return log
+
+    def _follow_aggregates(self) -> None:
+        """Read the aggregates of the backfill, and keep them current from now on, as a ranking service does."""
+        items = self.system.table
+        self.aggregates = load_aggregate_table(self.system.store, items)
+        feed = ItemAggregatesFeed(self.aggregates, items, waiting_limit=0)  # items come before their events
+        self.broker.subscribe(ITEM_AGGREGATES.name, feed.apply_records)
+        self._served = ServedFeatureLog(self.served_features_dir, SERVED_SHARE, items, self.aggregates)
 
     def _rank(self, order: Order, judge: Judge) -> None:
         started = time.perf_counter()
