@@ -239,9 +239,9 @@ def _build_bench(settings: Settings, log: InteractionLog, history: int, port: in
     candidates = [log.items[index].item_id for index in generator.choice(len(log.items), CANDIDATES, replace=False)]
     statistics = fit([(basket.user_id, basket.item_ids) for basket in log.baskets])
     eager = Engine(model, ids, "eager", table, aggregates, latents, statistics)
+    onnx = OnnxForward(export(model))
     engine, feast_engine = (
-        Engine(model, ids, name, table, aggregates, latents, statistics, OnnxForward(export(model)))
-        for name in ("bench", "feast")
+        Engine(model, ids, name, table, aggregates, latents, statistics, onnx) for name in ("bench", "feast")
     )
     feast = start_feast(settings, port)
     write_items(feast, log, aggregates, table)

@@ -28,7 +28,8 @@ from reaseq.knowledge.vocabulary import load_vocabulary
 from reaseq.model_artifacts import publish_model
 from reaseq.ranker.batch import FEATURES_VERSION
 from reaseq.ranker.engine import KIND as RANKER
-from reaseq.ranker.item_statistics import fit, save_statistics
+from reaseq.ranker.engine import engine_files
+from reaseq.ranker.item_statistics import fit
 from reaseq.ranker.model import Ranker, RankerConfig
 from reaseq.records import Event, ItemAggregates, ItemFeatures
 from reaseq.representation.trained_ids import TrainedIds
@@ -90,8 +91,8 @@ def _publish_ranker(settings: Settings) -> None:
     ids = TrainedIds([f"i{number}" for number in range(1000)])
     model = Ranker(RankerConfig(vector_dim=DIM, claims=vocabulary.size, items=len(ids)))
     facts = {"space_id": SPACE, "vector_dim": DIM, "vocabulary": vocabulary.version, "features": FEATURES_VERSION}
-    statistics = save_statistics(fit([("u", ids.item_ids[:10])]))
-    publish_model(settings.models_dir, RANKER, "bench", model, model.config, ids, facts, statistics)
+    files = engine_files(model, fit([("u", ids.item_ids[:10])]))
+    publish_model(settings.models_dir, RANKER, "bench", model, model.config, ids, facts, files)
 
 
 def _produce_events(settings: Settings, purchases: Purchases) -> None:

@@ -191,12 +191,11 @@ class Lifecycle:
             model, _ = pipeline.train(data, schedule.ranker, progress=self._advance(task))
             measured = pipeline.measure(model, data)
             pipeline.catch_up(model, data, schedule.ranker)
-            exported = OnnxForward(export(model))
-            self.engines[name] = Engine(
-                model, data.ids, name, self.system.table, self.aggregates, self.latents, data.statistics, exported
-            )
+            read = self.system.table, self.aggregates, self.latents
             if name == RANKER:
-                pipeline.publish(model, data, measured)
+                self.engines[name] = Engine.load(pipeline.publish(model, data, measured), *read)
+            else:
+                self.engines[name] = Engine(model, data.ids, name, *read, data.statistics, OnnxForward(export(model)))
         self._phase_done("train rankers")
         return log
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from evaluation.candidate_sets import TARGETS_LIMIT, CandidateSets
@@ -54,7 +53,7 @@ class BatchBuilder:
                 for instance, time_ms in zip(instances, times_ms, strict=True)
             ],
             rows,
-            count_popularity(self._aggregates, times_ms, rows, age_ms),
+            self._aggregates.evaluate(rows.numpy(), np.array(times_ms)[:, None], age_ms),
             torch.zeros(*rows.shape, 0),
             self._table,
             RankerConfig(history=history, inferred=0),
@@ -65,12 +64,6 @@ def latest_before(statistics: Mapping[int, ItemStatistics], time_ms: int) -> Ite
     """Of statistics by the cut in ms of their log, in order, those of the last cut that is not after `time_ms`."""
     cuts_ms = [cut_ms for cut_ms in statistics if cut_ms <= time_ms]
     return statistics[cuts_ms[-1]] if cuts_ms else None
-
-
-def count_popularity(aggregates: LoggedAggregates, times_ms: Sequence[int], rows: Tensor, age_ms: int) -> NDArray[np.float32]:
-    """Popularity (n, C, half-lives) of rows (n, C) at times (n,), without the events of the last `age_ms` before each."""
-    counts = aggregates.evaluate(rows.flatten().numpy(), np.repeat(times_ms, rows.shape[1]), age_ms)
-    return counts.reshape(*rows.shape, -1)
 
 
 def build_examples(batch: RankerBatch, candidate_sets: CandidateSets, calibrates: bool) -> RankerExamples:

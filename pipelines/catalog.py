@@ -12,6 +12,7 @@ from reaseq.declaration import load_declaration
 from reaseq.errors import CatalogError
 from reaseq.records import ItemFeatures
 from reaseq.representation.item_table import ItemTable
+from streams.item_aggregates_feed import ItemAggregatesFeed
 
 log = structlog.get_logger()
 
@@ -43,7 +44,7 @@ def load_item_table(repository: FeatureRepository) -> ItemTable:
 def load_aggregate_table(repository: FeatureRepository, items: ItemTable) -> AggregateTable:
     """The stored aggregates of the items in a table."""
     aggregates = AggregateTable(BUILT_IN)
+    feed = ItemAggregatesFeed(aggregates, items, waiting_limit=0)
     for page in repository.scan_aggregates():
-        known = [record for record in page if items.knows(record.item_id)]
-        aggregates.apply(items.snapshot.rows([record.item_id for record in known]).tolist(), known)
+        feed.apply(page)
     return aggregates

@@ -81,12 +81,12 @@ class RankingService:
         """
         started_ms = int(time.time() * 1000)
         # A record reaches its topic before the store, so what the scan missed was produced shortly before the scan.
-        since_ms = started_ms - int(self.settings.service.warm_up_overlap_s * 1000)
+        since_ms: int | None = started_ms - int(self.settings.service.warm_up_overlap_s * 1000)
         try:
             self._scan()
         except StoreUnavailable as error:
             log.warning("store_unavailable", error=str(error), consequence="the topics are read from their beginning")
-            since_ms = 0
+            since_ms = None
         for name, topic, apply in (
             ("items", ITEM_FEATURES, self.items.apply_records),
             ("aggregates", ITEM_AGGREGATES, self.item_aggregates.apply_records),

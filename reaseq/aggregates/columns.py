@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from reaseq.aggregates.aggregate import Aggregate, Span
+from reaseq.aggregates.ragged import Ints
 from reaseq.aggregates.tiles import Measure
 from reaseq.records import VALUE_UNITS
 
-Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 

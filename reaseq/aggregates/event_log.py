@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reaseq.aggregates.aggregate import Aggregate
-from reaseq.aggregates.columns import Columns, Entries, Floats, Ints, SummedSeries
-from reaseq.aggregates.ragged import expand
+from reaseq.aggregates.columns import Columns, Entries, Floats, SummedSeries
+from reaseq.aggregates.ragged import Ints, expand
 from reaseq.records import EVENT_TYPES
 
 CHUNK_ITEMS = 20_000  # items at a moment that are evaluated at once, so that their tiles fit into the cache
@@ -41,16 +41,17 @@ class LoggedAggregates:
         self._series = {series: _SeriesLog(events, rows, series, longest) for series, longest in self._columns.longest.items()}
 
     def evaluate(self, rows: Ints, now_ms: int | Ints, age_ms: int = 0) -> NDArray[np.float32]:
-        """The features (C, F) of rows (C,) at `now_ms`, a time or one for each row (C,), in the order of `Aggregate.spans`.
+        """The features (…, F) of rows (…) at `now_ms`, which broadcasts to their shape, in the order of `Aggregate.spans`.
 
         With an age, the events of the last `age_ms` are not known yet.
         """
-        times_ms = np.broadcast_to(np.asarray(now_ms, np.int64), rows.shape)
+        flat, times_ms = rows.ravel(), np.broadcast_to(np.asarray(now_ms, np.int64), rows.shape).ravel()
         parts = [
-            self._evaluate(rows[start : start + CHUNK_ITEMS], times_ms[start : start + CHUNK_ITEMS], age_ms)
-            for start in range(0, max(1, len(rows)), CHUNK_ITEMS)
+            self._evaluate(flat[start : start + CHUNK_ITEMS], times_ms[start : start + CHUNK_ITEMS], age_ms)
+            for start in range(0, max(1, len(flat)), CHUNK_ITEMS)
         ]
-        return np.concatenate(parts)
+        features = np.concatenate(parts)  # (C, F)
+        return features.reshape(*rows.shape, features.shape[1])
 
     def _evaluate(self, rows: Ints, now_ms: Ints, age_ms: int) -> NDArray[np.float32]:
         return self._columns.evaluate(lambda series: self._series[series].entries(rows, now_ms, now_ms - age_ms), now_ms)

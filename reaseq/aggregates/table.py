@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reaseq.aggregates.aggregate import Aggregate
-from reaseq.aggregates.columns import Columns, Entries, Ints, SummedSeries
-from reaseq.aggregates.ragged import Ragged
+from reaseq.aggregates.columns import Columns, Entries, SummedSeries
+from reaseq.aggregates.ragged import Ints, Ragged
 from reaseq.aggregates.tiles import Series, unpack_series
 from reaseq.records import ItemAggregates, Version
 
@@ -69,16 +69,17 @@ class AggregateTable:
         return _unpack_parts(self._parts.get(row, b""))
 
     def evaluate(self, rows: Ints, now_ms: int | Ints) -> NDArray[np.float32]:
-        """The features (C, F) of rows (C,) at `now_ms`, a time or one for each row (C,), in the order of `Aggregate.spans`."""
-        tiles = self._tiles
-        nothing_partial = np.zeros((2, len(rows)), np.int64)
+        """The features (…, F) of rows (…) at `now_ms`, which broadcasts to their shape, in the order of `Aggregate.spans`."""
+        tiles, flat = self._tiles, rows.ravel()
+        nothing_partial = np.zeros((2, len(flat)), np.int64)
 
         def read(series: SummedSeries) -> Entries:
-            lengths, (numbers_of_tiles, numbers) = tiles[series].read(rows)
+            lengths, (numbers_of_tiles, numbers) = tiles[series].read(flat)
             return Entries(lengths, numbers_of_tiles, numbers, *nothing_partial)
 
-        times_ms = np.broadcast_to(np.asarray(now_ms, np.int64), rows.shape)
-        return self._columns.evaluate(read, times_ms)
+        times_ms = np.broadcast_to(np.asarray(now_ms, np.int64), rows.shape).ravel()
+        features = self._columns.evaluate(read, times_ms)  # (C, F)
+        return features.reshape(*rows.shape, features.shape[1])
 
 
 class _Changes:

@@ -128,8 +128,7 @@ class Engine:
         candidates = torch.zeros(len(queries), width, dtype=torch.long, device=self._device)
         for user, query in enumerate(queries):
             candidates[user, : len(query.rows)] = query.rows
-        now_ms = np.repeat([query.now_ms for query in queries], width)
-        counts = self.aggregates.evaluate(candidates.flatten().cpu().numpy(), now_ms).reshape(*candidates.shape, -1)
+        counts = self.aggregates.evaluate(candidates.cpu().numpy(), np.array([[query.now_ms] for query in queries]))
         inferred = [query.user.inferred if query.user else Inferred() for query in queries]
         scores, read = candidates.new_zeros(*candidates.shape, 0, dtype=torch.float), [True] * len(queries)
         if self._model.config.scores:

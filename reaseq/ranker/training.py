@@ -120,8 +120,7 @@ def build_examples(
             f"none of {len(samples)} baskets has both an item that was on sale before it and other items to compare it with"
         )
     rows, positives, negatives, log_q, weights = (torch.from_numpy(np.stack(column)) for column in zip(*drawn, strict=True))
-    times_ms = np.repeat([sample.basket.time_ms for sample in usable], rows.shape[1])
-    counts = aggregates.evaluate(rows.flatten().numpy(), times_ms).reshape(*rows.shape, -1)
+    counts = aggregates.evaluate(rows.numpy(), np.array([[sample.basket.time_ms] for sample in usable]))
     users = [RankedUser(sample.basket.history, sample.inferred, sample.basket.time_ms, sample.statistics) for sample in usable]
     scores = latent_scores([sample.inferred for sample in usable], rows, table, latents, sizes)
     batch = build_batch(users, rows, counts, scores, table, sizes)

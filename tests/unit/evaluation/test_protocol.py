@@ -19,7 +19,7 @@ from evaluation.candidate_sets import (
 from evaluation.experiments.experiment import fit_statistics
 from evaluation.instances import age_instances, build_candidate_mask, build_instances, to_times
 from evaluation.negative_sampling import MATCHED_NEGATIVES, NEGATIVES, sample_new_item_sets, sample_repeat_sets
-from evaluation.ranking_features import count_popularity, latest_before
+from evaluation.ranking_features import latest_before
 from reaseq.aggregates import BUILT_IN, LoggedAggregates
 from reaseq.behavior.examples import Basket
 from reaseq.behavior.popularity import RecentSales
@@ -112,7 +112,7 @@ def test_later_events_change_no_feature_of_an_instance(changed: str) -> None:
     sets = sample_new_item_sets([instance], TABLE, SALES, seed=1)
     times = [instance.basket.time_ms]
 
-    before, after = (count_popularity(aggregates(log.baskets), times, sets.rows, 0) for log in (LOG, other))
+    before, after = (aggregates(log.baskets).evaluate(sets.rows.numpy(), np.array(times)[:, None]) for log in (LOG, other))
     rebuilt = build_instances(other, CUT_MS, END_MS)[0] if changed == "later baskets" else instance
 
     assert np.array_equal(before, after) and before.any()
@@ -149,8 +149,8 @@ def test_aged_features_contain_nothing_newer_than_their_age() -> None:
     until_ms = times[5] - age_ms
     seen = aggregates(basket for basket in LOG.baskets if basket.time_ms < until_ms)
     assert np.array_equal(
-        count_popularity(aggregates(LOG.baskets), [times[5]], one.rows, age_ms),
-        count_popularity(seen, [times[5]], one.rows, 0),
+        aggregates(LOG.baskets).evaluate(one.rows.numpy(), times[5], age_ms),
+        seen.evaluate(one.rows.numpy(), times[5]),
     )
 
 
